@@ -1,0 +1,1 @@
+//! Cross-package tests: helpers shared by the test files.
