@@ -1,1 +1,41 @@
-//! engine
+//! Runs language models on MLX: loads them, tokenizes, schedules, generates.
+//!
+//! The shape of the crate: [`Engine`] owns one plain OS thread on which every MLX array lives and
+//! dies. [`Engine::load`] gives a [`Model`], a cheap handle that holds what needs no MLX (tokenizer,
+//! chat template, sampling defaults, limits). [`Model::generate`] queues a [`GenerateRequest`] and
+//! gives a [`Generation`], a stream of [`Event`]s; dropping it cancels the request within one decode
+//! step or one prefill chunk.
+//!
+//! This crate knows nothing of HTTP, sockets or configuration files.
+
+mod bridge;
+mod cache;
+mod detokenize;
+mod engine;
+mod error;
+mod generation;
+mod model;
+mod models;
+mod nn;
+mod quantization;
+mod rope;
+mod sampling;
+mod step;
+mod stop;
+mod template;
+mod tokenizer;
+mod weights;
+
+pub use engine::{
+    ComputeDtype, Engine, EngineConfig, MemoryUse, NoObserver, Observer, Phase, Progress, StepReport,
+};
+pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};
+pub use generation::{
+    Delta, Event, FinishReason, GenerateRequest, Generation, Outcome, Timings, TokenLogprob,
+    TokenOutput, Usage,
+};
+pub use model::{Model, ModelInfo};
+pub use quantization::Quantization;
+pub use sampling::{SamplingDefaults, SamplingParams};
+pub use template::{ChatInputs, ChatTemplate};
+pub use tokenizer::Tokenizer;

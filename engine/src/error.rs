@@ -1,0 +1,137 @@
+//! What can go wrong, by operation. An error says what happened, where, and what to do next; its
+//! source is never repeated in its own text.
+
+use std::path::PathBuf;
+
+/// A model folder that cannot be loaded. Nothing of it stays in memory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// A file that every model needs is not there.
+    #[error("{path} is missing: {hint}")]
+    Missing {
+        /// The file that was looked for.
+        path: PathBuf,
+        /// What the file is for and how to get it.
+        hint: &'static str,
+    },
+    /// A file could not be read.
+    #[error("cannot read {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file was read but its content is not what it must be.
+    #[error("{path} is not usable: {what}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The field or tensor and what is wrong with it.
+        what: String,
+    },
+    /// `model_type` names an architecture that this engine does not have.
+    #[error(
+        "{path}: model_type \"{model_type}\" is not supported; supported are: {}",
+        supported.join(", ")
+    )]
+    UnknownArchitecture {
+        /// The config.json.
+        path: PathBuf,
+        /// What it names.
+        model_type: String,
+        /// What the engine has.
+        supported: Vec<&'static str>,
+    },
+    /// MLX refused an operation while the model was being built or tried out.
+    #[error("MLX failed while loading {path}: {what}")]
+    Mlx {
+        /// The model folder.
+        path: PathBuf,
+        /// MLX's message.
+        what: String,
+    },
+    /// The engine is stopping.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+}
+
+/// A request that was refused before it was queued.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The prompt has no token.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The prompt leaves no room for one generated token.
+    #[error("the prompt has {prompt_tokens} tokens and the context limit is {context_tokens}")]
+    ContextExceeded {
+        /// Tokens in the prompt.
+        prompt_tokens: usize,
+        /// The model's limit, prompt and answer together.
+        context_tokens: usize,
+    },
+    /// A token id (in the prompt or in `logit_bias`) that the vocabulary does not have.
+    #[error("token id {id} is outside the vocabulary of {vocab} tokens")]
+    UnknownToken {
+        /// The id.
+        id: u32,
+        /// Ids run from 0 to this, exclusive.
+        vocab: usize,
+    },
+    /// `max_queue` requests are waiting already.
+    #[error("{waiting} requests are waiting, which is the limit")]
+    QueueFull {
+        /// Requests that wait.
+        waiting: usize,
+    },
+    /// The engine is stopping.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+}
+
+/// A request that failed while it ran. The engine and the other requests go on.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// The logits held a NaN: weights are damaged.
+    #[error("the model computed NaN: {what}")]
+    NotANumber {
+        /// The tensor that holds a NaN, and its file, when the scan found one.
+        what: String,
+    },
+    /// MLX refused an operation.
+    #[error("MLX failed: {0}")]
+    Mlx(String),
+    /// The receiver did not read for longer than the limit.
+    #[error("the client read nothing for {0} seconds")]
+    SlowReader(u64),
+    /// A bug in the engine: the step panicked. The message is in the log.
+    #[error("internal error in the engine")]
+    Internal,
+    /// The engine stopped before the request ended.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+}
+
+/// Text that cannot become tokens, or tokens that cannot become text.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("tokenizer: {0}")]
+pub struct TokenizeError(pub(crate) String);
+
+/// A chat template that refused the conversation, or is itself wrong.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TemplateError {
+    /// The template called `raise_exception`: the conversation is not one that it can render.
+    #[error("{0}")]
+    Raised(String),
+    /// The template ran longer than its budget allows.
+    #[error("the chat template ran for more than {0} instructions: it may loop for ever")]
+    OutOfFuel(u64),
+    /// The template has an error.
+    #[error("the chat template failed: {0}")]
+    Failed(String),
+}
