@@ -1,1 +1,4 @@
-//! omlxd
+//! The daemon: configuration, the OpenAI-compatible HTTP API, and the admin socket.
+#![forbid(unsafe_code)]
+
+pub mod config;
