@@ -101,6 +101,8 @@ pub struct Memory {
 /// `GET /models`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Models {
+    /// The one that `omlxctl chat` talks to when none is named.
+    pub default: Option<String>,
     /// By id.
     pub models: Vec<KnownModel>,
 }
