@@ -53,12 +53,11 @@ impl ModelState {
 }
 
 /// The models. Clones share them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Registry {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     engine: Engine,
     metrics: Metrics,

@@ -173,6 +173,11 @@ impl Ticket {
         self.entry.cancel.clone()
     }
 
+    /// The model's id.
+    pub fn model(&self) -> &str {
+        &self.entry.model
+    }
+
     /// The engine has the request.
     pub fn submitted(&self, prompt_tokens: usize) {
         self.entry.prompt_tokens.store(prompt_tokens, Ordering::Relaxed);
