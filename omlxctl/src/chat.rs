@@ -341,7 +341,8 @@ mod tests {
 
     #[test]
     fn one_argument_is_a_known_model_or_a_sentence() {
-        let known = KnownModel { id: "tiny".into(), path: "/m".into(), loaded: false, error: None };
+        let known =
+            KnownModel { id: "tiny".into(), path: "/m".into(), state: "ready".into(), error: None };
         let models = Models { default: Some("tiny".into()), models: vec![known] };
         let choose = |model: Option<&str>, prompt: Option<&str>| {
             let mut options = Chat {

@@ -166,10 +166,9 @@ async fn models(context: &Context) -> Done {
             .models
             .iter()
             .map(|model| {
-                let state = match (&model.error, model.loaded) {
-                    (_, true) => "loaded".to_owned(),
-                    (Some(error), false) => format!("failed: {error}"),
-                    (None, false) => "on disk".to_owned(),
+                let state = match &model.error {
+                    Some(error) => format!("{}: {error}", model.state),
+                    None => model.state.clone(),
                 };
                 [model.id.clone(), model.path.display().to_string(), state]
             })

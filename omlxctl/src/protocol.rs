@@ -73,8 +73,10 @@ pub struct Status {
     pub requests_waiting: usize,
     /// What MLX holds.
     pub memory: Memory,
-    /// Time since the engine last finished a step, when it has ever done one.
-    pub last_step_seconds: Option<f64>,
+    /// Whether the engine computes or loads something.
+    pub busy: bool,
+    /// Time since the engine last finished a step or was idle.
+    pub last_progress_seconds: f64,
 }
 
 /// Whether the daemon takes requests.
@@ -114,8 +116,8 @@ pub struct KnownModel {
     pub id: String,
     /// Its folder.
     pub path: PathBuf,
-    /// Whether it is in memory.
-    pub loaded: bool,
+    /// `ready` when it is in memory; else `loading`, `failed` or another word of the registry's.
+    pub state: String,
     /// Why the last attempt to load it failed.
     pub error: Option<String>,
 }
@@ -164,7 +166,7 @@ pub struct Request {
     pub id: String,
     /// The model's id.
     pub model: String,
-    /// The endpoint, such as `/v1/chat/completions`.
+    /// The endpoint, such as `chat.completions`.
     pub endpoint: String,
     /// What it is doing.
     pub phase: String,

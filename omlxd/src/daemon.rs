@@ -70,7 +70,8 @@ pub fn run(options: Options) -> Exit {
 
 /// Prints every problem of the configuration.
 pub fn check_config(options: &Options) -> Exit {
-    let loaded = options.home().map_err(|source| StartError::Io { what: "find the base directory", source });
+    let loaded =
+        options.home().map_err(|source| StartError::Io { what: "find the base directory", source });
     let checked = loaded.and_then(|home| {
         options.load(&home).map_err(StartError::Config)?;
         Ok(options.config_file(&home))
@@ -100,7 +101,7 @@ fn start(options: Options) -> Result<Exit, StartError> {
     }
     let lock = home.lock()?;
     raise_open_files();
-    let keys = read_keys(&loaded.config)?;
+    let keys = open_keys(&loaded.config)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(worker_threads())
@@ -229,9 +230,8 @@ impl Daemon {
                 return;
             }
         };
-        match read_key(&self.app.config) {
-            Ok(key) => self.app.keys.replace(key.as_deref()),
-            Err(error) => tracing::error!(error = %Chain(&error), "the API key was not reloaded"),
+        if let Err(error) = self.reload_key() {
+            tracing::error!(error = %Chain(&error), "the API key was not reloaded");
         }
         for changed in self.changed(&loaded) {
             let applied = if changed.needs_restart { "at the next start" } else { "now" };
@@ -273,6 +273,14 @@ impl Daemon {
             .collect()
     }
 
+    /// Takes the key file as it is now, unless it cannot be used.
+    fn reload_key(&self) -> Result<(), HomeError> {
+        read_key(&self.app.config)?;
+        let path = &self.app.config.auth.key_file;
+        let what = "read";
+        self.app.keys.reload().map_err(|source| HomeError::Io { what, path: path.clone(), source })
+    }
+
     /// The API key, or none when the API asks for none.
     ///
     /// # Errors
@@ -290,14 +298,18 @@ impl Daemon {
             return Ok(None);
         }
         let key = home::rotate_key(&self.app.config.auth.key_file)?;
-        self.app.keys.replace(Some(&key));
+        self.reload_key()?;
         tracing::info!("the API key was replaced");
         Ok(Some(key))
     }
 }
 
-fn read_keys(config: &Config) -> Result<Keys, HomeError> {
-    Ok(Keys::new(read_key(config)?.as_deref()))
+fn open_keys(config: &Config) -> Result<Keys, StartError> {
+    if read_key(config)?.is_none() {
+        return Ok(Keys::disabled());
+    }
+    Keys::from_file(&config.auth.key_file)
+        .map_err(|source| StartError::Io { what: "read the API key", source })
 }
 
 fn read_key(config: &Config) -> Result<Option<String>, HomeError> {

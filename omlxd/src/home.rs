@@ -26,7 +26,10 @@ const OURS: [&str; 7] = ["config.toml", "api-key", "models", "cache", "run", "lo
 const KEY_RANDOM_BYTES: usize = 32;
 
 /// Longest key file that is read.
-const KEY_FILE_BYTES: u64 = 4096;
+const KEY_FILE_BYTES: u64 = 64 << 10;
+
+/// How long a key may be: long enough not to be guessed, short enough for a header.
+const KEY_CHARS: std::ops::RangeInclusive<usize> = 16..=256;
 
 /// What can be wrong with the base directory.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +78,7 @@ pub enum HomeError {
     },
     /// A key file without a usable key.
     #[error(
-        "{path} holds no API key: it must be one line of 16 to 256 visible characters; delete the file to have a new key made"
+        "{path} holds no API key: a key is 16 to 256 visible ASCII characters, on a line of its own; delete the file to have a new key made"
     )]
     BadKey {
         /// Which file.
@@ -271,7 +274,8 @@ impl Drop for Lock {
     }
 }
 
-/// Reads the API key, or makes one when there is none.
+/// Reads the first API key of the file, or makes the file when there is none. One key a line; lines
+/// that begin with `#`, and what follows a key on its line, are for people.
 ///
 /// # Errors
 /// When others can read the file, it holds no key, or it cannot be read or made.
@@ -289,14 +293,17 @@ pub fn api_key(path: &Path) -> Result<String, HomeError> {
         return Err(HomeError::OpenKey { path: path.to_owned(), mode });
     }
     let mut text = String::new();
-    let read = file.take(KEY_FILE_BYTES).read_to_string(&mut text);
-    read.map_err(on("read", path))?;
-    let key = text.trim();
-    let usable = (16..=256).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    if usable { Ok(key.to_owned()) } else { Err(HomeError::BadKey { path: path.to_owned() }) }
+    file.take(KEY_FILE_BYTES).read_to_string(&mut text).map_err(on("read", path))?;
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let mut keys = lines.filter_map(|line| line.split_whitespace().next());
+    let usable = |key: &&str| {
+        KEY_CHARS.contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let first = keys.next().filter(usable).filter(|_| keys.all(|key| usable(&key)));
+    first.map(str::to_owned).ok_or_else(|| HomeError::BadKey { path: path.to_owned() })
 }
 
-/// Replaces the API key by a new one. The old one is gone from the file once this returns.
+/// Replaces the file by one with a new key. The old keys are gone once this returns.
 ///
 /// # Errors
 /// When the file cannot be written; the old key then stays.

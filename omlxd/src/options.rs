@@ -142,7 +142,12 @@ mod tests {
     fn flags_set_their_keys() {
         let temp = tempfile::tempdir().unwrap();
         let options = Options::parse_from([
-            "omlxd", "--port=7", "--host=::1", "--log-format=json", "--model-dir=/a", "--model-dir=/b",
+            "omlxd",
+            "--port=7",
+            "--host=::1",
+            "--log-format=json",
+            "--model-dir=/a",
+            "--model-dir=/b",
         ]);
         let loaded = options.load(&Home::at(temp.path().into())).unwrap();
         assert_eq!(loaded.config.server.port, 7);
@@ -156,7 +161,11 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let home = Home::at(temp.path().into());
         let missing = temp.path().join("missing.toml");
-        let options = Options::parse_from(["omlxd".into(), "--config".into(), missing.clone().into_os_string()]);
+        let options = Options::parse_from([
+            "omlxd".into(),
+            "--config".into(),
+            missing.clone().into_os_string(),
+        ]);
         let problems = options.load(&home).unwrap_err();
         let start = format!("{}:1: cannot read this file: ", missing.display());
         assert!(problems[0].to_string().starts_with(&start), "{}", problems[0]);

@@ -9,6 +9,8 @@ use omlxctl::protocol::{
 use super::{AdminError, AdminPeer, Answer, json};
 use crate::daemon::{Daemon, VERSION};
 use crate::home::HomeError;
+use crate::registry::ModelState;
+use crate::requests::RequestInfo;
 
 pub(super) fn version(_: AdminPeer, _: &Daemon, _: &str) -> Answer {
     json(&Version { version: VERSION.to_owned(), admin_api: ADMIN_API })
@@ -31,37 +33,39 @@ pub(super) fn status(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
         requests_running: progress.running,
         requests_waiting: progress.waiting,
         memory: Memory {
-            active_bytes: memory.active_bytes as u64,
-            cache_bytes: memory.cache_bytes as u64,
-            peak_bytes: memory.peak_bytes as u64,
+            active_bytes: memory.active_bytes,
+            cache_bytes: memory.cache_bytes,
+            peak_bytes: memory.peak_bytes,
         },
-        last_step_seconds: progress.since_last_step.map(|since| since.as_secs_f64()),
+        busy: progress.busy || progress.loading,
+        last_progress_seconds: progress.since_last_step.as_secs_f64(),
     })
 }
 
 pub(super) fn models(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
     let registry = &daemon.app.registry;
-    let loaded = registry.loaded();
-    let is_loaded = |id: &str| loaded.iter().any(|model| model.name() == id);
     let mut models: Vec<_> = registry
         .list()
         .into_iter()
-        .map(|model| KnownModel {
-            loaded: is_loaded(&model.id),
-            error: model.failure,
-            id: model.id,
-            path: model.dir,
+        .map(|model| {
+            let state = registry.state(&model.id);
+            let error = match &state {
+                ModelState::Failed(message) => Some(message.clone()),
+                _ => None,
+            };
+            KnownModel { id: model.id, path: model.dir, state: state.as_str().to_owned(), error }
         })
         .collect();
     models.sort_by(|a, b| a.id.cmp(&b.id));
     let chosen = daemon.app.config.models.default.clone();
-    let first = || models.iter().max_by_key(|model| model.loaded).map(|model| model.id.clone());
-    let default = chosen.or_else(first);
+    let loaded = registry.loaded().first().map(|model| model.name().to_owned());
+    let first = models.first().map(|model| model.id.clone());
+    let default = chosen.or(loaded).or(first);
     json(&Models { default, models })
 }
 
 pub(super) fn ps(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
-    let running = daemon.app.requests.list();
+    let running = in_flight(daemon);
     let loaded = daemon.app.registry.loaded();
     let models = loaded.iter().map(|model| {
         let info = model.info();
@@ -83,23 +87,20 @@ pub(super) fn ps(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
 }
 
 pub(super) fn requests(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
-    let mut requests: Vec<_> = daemon
-        .app
-        .requests
-        .list()
-        .into_iter()
-        .map(|request| Request {
-            id: request.id,
-            model: request.model,
-            endpoint: request.endpoint.to_owned(),
-            phase: request.phase.as_str().to_owned(),
-            prompt_tokens: request.prompt_tokens,
-            completion_tokens: request.completion_tokens,
-            age_seconds: request.started.elapsed().as_secs_f64(),
-        })
-        .collect();
-    requests.sort_by(|a, b| b.age_seconds.total_cmp(&a.age_seconds));
-    json(&Requests { requests })
+    let requests = in_flight(daemon).into_iter().map(|request| Request {
+        id: request.id,
+        model: request.model,
+        endpoint: request.endpoint.to_owned(),
+        phase: request.phase.as_str().to_owned(),
+        prompt_tokens: request.prompt_tokens,
+        completion_tokens: request.generated_tokens,
+        age_seconds: request.age.as_secs_f64(),
+    });
+    json(&Requests { requests: requests.collect() })
+}
+
+fn in_flight(daemon: &Daemon) -> Vec<RequestInfo> {
+    daemon.app.requests.list(daemon.app.engine.progress().running)
 }
 
 pub(super) fn cancel(_: AdminPeer, daemon: &Daemon, id: &str) -> Answer {

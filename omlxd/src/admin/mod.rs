@@ -26,9 +26,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -161,7 +161,8 @@ async fn route(peer: AdminPeer, daemon: Arc<Daemon>, method: &Method, path: &str
         Some((allowed, handler, matches(pattern, path.strip_prefix(PREFIX)?)?))
     });
     let Some((allowed, handler, id)) = matching else {
-        let message = format!("there is no such route; this is omlxd {VERSION}, admin API {ADMIN_API}");
+        let message =
+            format!("there is no such route; this is omlxd {VERSION}, admin API {ADMIN_API}");
         return Err(AdminError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message));
     };
     if method != allowed {

@@ -1,7 +1,7 @@
 //! Who may use the admin socket.
 
-use hyper::header::{self, HeaderMap};
 use hyper::StatusCode;
+use hyper::header::{self, HeaderMap};
 use omlxctl::protocol::{ErrorCode, HOST};
 
 use super::AdminError;
@@ -16,12 +16,16 @@ impl AdminPeer {
     pub(super) fn check(uid: Option<u32>, headers: &HeaderMap) -> Result<AdminPeer, AdminError> {
         let ours = rustix::process::geteuid().as_raw();
         if uid.is_none_or(|uid| uid != ours && uid != 0) {
-            return Err(forbidden("only the user who runs omlxd, and root, may use its admin socket"));
+            return Err(forbidden(
+                "only the user who runs omlxd, and root, may use its admin socket",
+            ));
         }
         // A browser that something made talk to this socket would send one of these.
         for name in [header::ORIGIN, header::REFERER] {
             if headers.contains_key(&name) {
-                return Err(forbidden(format!("the admin API is not for web pages: it takes no {name}")));
+                return Err(forbidden(format!(
+                    "the admin API is not for web pages: it takes no {name}"
+                )));
             }
         }
         let mut hosts = headers.get_all(header::HOST).iter();
@@ -44,7 +48,8 @@ mod tests {
     use super::*;
 
     fn check(uid: Option<u32>, headers: &[(HeaderName, &'static str)]) -> bool {
-        let pairs = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
+        let pairs =
+            headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
             map.append(name, value);
