@@ -131,9 +131,8 @@ impl ChatRequest {
 fn says_all(rendered: &Result<String, TemplateError>, messages: &[Value]) -> bool {
     let mut systems = messages.iter().filter(|message| is_system(message)).peekable();
     match rendered {
-        Ok(text) => systems.all(|message| {
-            text.contains(message["content"].as_str().unwrap_or_default().trim())
-        }),
+        Ok(text) => systems
+            .all(|message| text.contains(message["content"].as_str().unwrap_or_default().trim())),
         // Without a system message there is nothing that folding could cure.
         Err(_) => systems.peek().is_none(),
     }

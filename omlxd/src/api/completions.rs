@@ -58,7 +58,8 @@ impl CompletionsRequest {
         let echo = fields.boolean("echo")?.unwrap_or(false);
         let logprobs = fields.integer("logprobs", 0..=MAX_LOGPROBS)?.map(|top| top as usize);
         if echo && logprobs.is_some() {
-            let what = "log probabilities of the prompt are not supported: use one without the other";
+            let what =
+                "log probabilities of the prompt are not supported: use one without the other";
             return Err(ApiError::unsupported_value("echo", what));
         }
         if fields.string("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
@@ -74,7 +75,10 @@ fn best_of(fields: &Fields<'_>, n: usize) -> Result<(), ApiError> {
     // 0 and 1 are what a client sends that does not mean it.
     let best_of = best_of.max(1) as usize;
     if best_of < n {
-        return Err(ApiError::invalid_value("best_of", format_args!("it must be at least n = {n}")));
+        return Err(ApiError::invalid_value(
+            "best_of",
+            format_args!("it must be at least n = {n}"),
+        ));
     }
     if best_of > n {
         return Err(ApiError::unsupported_value("best_of", "only the value of 'n' is supported"));

@@ -2,7 +2,9 @@
 
 use engine::{FinishReason, Model, TokenOutput};
 
-use super::reply::{Choice, Reply, Write, chosen, finish_word, list, logprob, put, string, token_key};
+use super::reply::{
+    Choice, Reply, Write, chosen, finish_word, list, logprob, put, string, token_key,
+};
 
 /// Writes the answers to one completion request.
 pub struct CompletionsReply {

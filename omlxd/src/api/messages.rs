@@ -10,7 +10,8 @@ use super::read::{Fields, Path, not_one_of, wrong};
 
 const ROLES: [&str; 6] = ["developer", "system", "user", "assistant", "tool", "function"];
 /// Kinds of content parts that exist in the API but are no text.
-const NOT_TEXT: [&str; 6] = ["image_url", "input_audio", "file", "input_image", "audio", "video_url"];
+const NOT_TEXT: [&str; 6] =
+    ["image_url", "input_audio", "file", "input_image", "audio", "video_url"];
 
 /// Reads `messages`. E3, E4, E5, E9, E14, E15.
 pub fn read(fields: &Fields<'_>, reading: &Reading) -> Result<Vec<Value>, ApiError> {

@@ -103,11 +103,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A number in a range (E4, E6).
-    pub fn number(
-        &self,
-        name: &str,
-        range: RangeInclusive<f64>,
-    ) -> Result<Option<f64>, ApiError> {
+    pub fn number(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
         let Some(number) = self.typed(name, "a number", Value::as_f64)? else { return Ok(None) };
         if range.contains(&number) {
             return Ok(Some(number));
@@ -116,11 +112,7 @@ impl<'a> Fields<'a> {
     }
 
     /// An integer in a range (E4, E6). `5.0` is an integer too, as some clients write it.
-    pub fn integer(
-        &self,
-        name: &str,
-        range: RangeInclusive<i64>,
-    ) -> Result<Option<i64>, ApiError> {
+    pub fn integer(&self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
         let Some(integer) = self.typed(name, "an integer", as_integer)? else { return Ok(None) };
         match i64::try_from(integer) {
             Ok(integer) if range.contains(&integer) => Ok(Some(integer)),

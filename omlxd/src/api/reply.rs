@@ -88,7 +88,10 @@ impl Reply {
             let mut out = Vec::with_capacity(256);
             out.extend_from_slice(start.as_bytes());
             put(&mut out, format_args!("{{\"id\":\"{prefix}{}\",", identity.id));
-            put(&mut out, format_args!("\"object\":\"{object}\",\"created\":{},", identity.created));
+            put(
+                &mut out,
+                format_args!("\"object\":\"{object}\",\"created\":{},", identity.created),
+            );
             out.extend_from_slice(b"\"model\":");
             string(&mut out, &params.model);
             put(&mut out, format_args!(",\"system_fingerprint\":\"{}\",", identity.fingerprint));

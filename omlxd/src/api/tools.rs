@@ -48,11 +48,7 @@ fn function(tool: &Fields<'_>, path: &Path<'_>) -> Result<Value, ApiError> {
 
 /// A namespace offers its functions under their own names, where those are free. Its functions are
 /// written flat (`{"type": "function", "name": ...}`), as in the Responses API.
-fn namespace(
-    tool: &Fields<'_>,
-    path: &Path<'_>,
-    tools: &mut Vec<Value>,
-) -> Result<(), ApiError> {
+fn namespace(tool: &Fields<'_>, path: &Path<'_>, tools: &mut Vec<Value>) -> Result<(), ApiError> {
     let path = path.field("tools");
     for (index, inner) in tool.array("tools")?.into_iter().flatten().enumerate() {
         let path = path.index(index);
@@ -118,11 +114,7 @@ fn choose(fields: &Fields<'_>, tools: Vec<Value>) -> Result<Vec<Value>, ApiError
     }
 }
 
-fn allowed(
-    choice: &Fields<'_>,
-    tools: Vec<Value>,
-    unforced: &str,
-) -> Result<Vec<Value>, ApiError> {
+fn allowed(choice: &Fields<'_>, tools: Vec<Value>, unforced: &str) -> Result<Vec<Value>, ApiError> {
     let path = choice.path().field("allowed_tools");
     let allowed = Fields::of(choice.required("allowed_tools")?, &path)?;
     allowed.required("tools")?;
