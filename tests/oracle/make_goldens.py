@@ -1,0 +1,157 @@
+"""Makes tests/goldens/*.json with mlx-lm: python make_goldens.py [case-name-prefix ...]
+
+For each case it builds the model, and looks for prompts whose 64 greedy tokens do not hang on
+rounding: among many random prompts it takes those with the widest gap between the likeliest and the
+second likeliest token along the whole path, and of these the first for which mlx-lm gives the same
+tokens (a) from the weights as stored, (b) with the prompt prefilled in steps of 3 tokens, (c) with
+all weights widened to float32 (quantized ones dequantized), and (d) in one pass over the path. A difference from such a golden is
+a bug, not noise. `min_gap` is that gap in standard deviations of the logits.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.generate import generate_step
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import dequantize_model, load_model
+
+import fixtures
+from cases import all_cases
+
+GOLDENS = Path(__file__).parent.parent / "goldens"
+TOKENS = 64
+CANDIDATES = 2048
+TRIED = 64
+SEEDS = range(1, 9)
+SHORT, LONG = 7, 40
+FIRST_ORDINARY_TOKEN = 8
+# Gaps, in deviations of the logits, that rounding cannot close.
+MIN_GAP = {"F32": 0.002, "F16": 0.008, "BF16": 0.015}
+TOP = 4
+
+
+def batch_gaps(model, prompts):
+    """The smallest gap on each prompt's greedy path (a rough figure: float32, batched)."""
+    cache, tokens, gaps = make_prompt_cache(model), mx.array(prompts), []
+    for _ in range(TOKENS):
+        logits = model(tokens, cache=cache)[:, -1, :]
+        best = mx.sort(logits, axis=-1)[:, -2:]
+        gaps.append((best[:, 1] - best[:, 0]) / mx.std(logits, axis=-1))
+        tokens = mx.argmax(logits, axis=-1, keepdims=True)
+        mx.eval(tokens, gaps[-1])
+    return np.array(mx.min(mx.stack(gaps), axis=0))
+
+
+def greedy(model, prompt, step=2048):
+    """mlx-lm's own greedy decoding."""
+    steps = generate_step(mx.array(prompt), model, max_tokens=TOKENS, prefill_step_size=step)
+    return [int(token) for token, _ in steps]
+
+
+def measure(model, prompt, tokens):
+    """Along a path, in one pass: whether every token is the likeliest, the smallest gap, and natural
+    log probabilities from float32 logits."""
+    logits = model(mx.array([prompt + tokens[:-1]]), cache=make_prompt_cache(model))[0, len(prompt) - 1 :]
+    logits = np.array(logits.astype(mx.float32)).astype(np.float64)
+    order = np.argsort(-logits, axis=-1)
+    best, second = (np.take_along_axis(logits, order[:, i : i + 1], -1)[:, 0] for i in (0, 1))
+    gap = ((best - second) / logits.std(axis=-1)).min()
+    peak = logits.max(axis=-1, keepdims=True)
+    logprobs = logits - peak - np.log(np.exp(logits - peak).sum(axis=-1, keepdims=True))
+    chosen = [round(float(row[token]), 5) for row, token in zip(logprobs, tokens)]
+    top = [[[int(i), round(float(row[i]), 5)] for i in likeliest[:TOP]]
+           for row, likeliest in zip(logprobs[:TOP], order)]
+    return order[:, 0].tolist() == tokens, gap, chosen, top
+
+
+def widened(folder):
+    """The same weights in float32, none of them quantized."""
+    model, config = load_model(folder)
+    if "quantization" in config:
+        model = dequantize_model(model)
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    return model
+
+
+def find(case, model, wide, length):
+    """A prompt of `length` tokens whose path is stable, with what is known of it."""
+    salt = fixtures.stream_key(case["seed"], f"prompts of {length}")
+    draws = fixtures.splitmix64(salt, CANDIDATES * length) >> np.uint64(33)
+    span = case["config"]["vocab_size"] - FIRST_ORDINARY_TOKEN
+    prompts = (draws % np.uint64(span)).astype(np.int64).reshape(CANDIDATES, length) + FIRST_ORDINARY_TOKEN
+    for index in np.argsort(-batch_gaps(wide, prompts.tolist()))[:TRIED]:
+        prompt = prompts[index].tolist()
+        tokens = greedy(wide, prompt)
+        same, gap, chosen, top = measure(model, prompt, tokens)
+        varied = len(set(tokens)) >= TOKENS // 3
+        if not same or not varied or gap < MIN_GAP[case["dtype"]]:
+            continue
+        if tokens != greedy(model, prompt) or tokens != greedy(model, prompt, step=3):
+            continue
+        return {"prompt": prompt, "tokens": tokens, "min_gap": round(float(gap), 5),
+                "logprobs": chosen, "top_logprobs": top}
+    return None
+
+
+def dump(path, golden):
+    """JSON with one line for each long thing, so that a change can be read."""
+    lines = [f'  {json.dumps(key)}: {json.dumps(value)}' for key, value in golden.items() if key not in ("paths", "tensors")]
+    hashes = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in golden["tensors"].items())
+    paths = ",\n".join(
+        "    {\n" + ",\n".join(f"      {json.dumps(k)}: {json.dumps(v)}" for k, v in one.items()) + "\n    }"
+        for one in golden["paths"]
+    )
+    lines += ['  "paths": [\n' + paths + "\n  ]", '  "tensors": {\n' + hashes + "\n  }"]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def paths_of(case):
+    """The case's two paths and its tensors, or None where a prompt has no stable path."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        tensors = fixtures.write(folder, case)
+        model, _ = load_model(folder)
+        wide = widened(folder)
+        paths = []
+        for length in (SHORT, LONG):
+            paths.append(find(case, model, wide, length))
+            if paths[-1] is None:
+                return None
+        return paths, tensors
+
+
+def make(case):
+    for seed in SEEDS:
+        case = case | {"seed": seed}
+        if found := paths_of(case):
+            break
+    else:
+        raise SystemExit(f"{case['name']}: no seed has stable paths")
+    paths, tensors = found
+    golden = {"case": case, "oracle": f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}",
+              "paths": paths, "tensors": fixtures.hashes(tensors)}
+    dump(GOLDENS / f"{case['name']}.json", golden)
+    print(case["name"], "seed", case["seed"], "min gaps", [path["min_gap"] for path in paths], flush=True)
+
+
+def version(package):
+    from importlib.metadata import version as of
+
+    return of(package)
+
+
+def main():
+    GOLDENS.mkdir(exist_ok=True)
+    wanted = tuple(sys.argv[1:]) or ("",)
+    for case in all_cases():
+        if case["name"].startswith(wanted):
+            make(case)
+
+
+if __name__ == "__main__":
+    main()
