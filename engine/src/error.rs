@@ -3,6 +3,9 @@
 
 use std::path::PathBuf;
 
+/// MLX's exception unless another error is named.
+pub(crate) type Result<T, E = mlx_rs::error::Exception> = std::result::Result<T, E>;
+
 /// A model folder that cannot be loaded. Nothing of it stays in memory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -1,14 +1,15 @@
 //! One request and the stream of what it generates.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use crate::detokenize::Detokenizer;
 use crate::error::GenerateError;
 use crate::sampling::SamplingParams;
-use crate::stop::StopMatcher;
+use crate::stop::{StopMatcher, Stopped};
 use crate::tokenizer::Tokenizer;
 
 /// What to generate from.
@@ -129,8 +130,10 @@ pub struct Timings {
 /// What the engine thread sends for one request.
 #[derive(Debug)]
 pub(crate) enum Raw {
+    /// The prompt is computed; the first token follows.
+    Started(Usage, Timings),
     Token(TokenOutput),
-    Done(Outcome),
+    Done(FinishReason),
     Failed(GenerateError),
 }
 
@@ -141,10 +144,117 @@ pub struct Generation {
     receiver: mpsc::Receiver<Raw>,
     detokenizer: Detokenizer,
     stop: StopMatcher,
+    /// Tokens that end the answer; empty when the request ignores them.
     eos: Arc<[u32]>,
-    ignore_eos: bool,
     /// Tokens whose text has not been released yet.
     pending: Vec<TokenOutput>,
     usage: Usage,
+    timings: Timings,
+    first_token: Option<Instant>,
+    /// Events that came out together.
+    ready: VecDeque<Event>,
     finished: bool,
+}
+
+impl Generation {
+    pub(crate) fn new(
+        receiver: mpsc::Receiver<Raw>,
+        request: &GenerateRequest,
+        tokenizer: Tokenizer,
+        eos: Arc<[u32]>,
+    ) -> Self {
+        Self {
+            receiver,
+            detokenizer: Detokenizer::new(tokenizer, !request.keep_special_tokens),
+            stop: StopMatcher::new(request.stop.clone()),
+            eos: if request.ignore_eos { Arc::new([]) } else { eos },
+            pending: Vec::new(),
+            usage: Usage { prompt_tokens: request.prompt.len(), ..Usage::default() },
+            timings: Timings::default(),
+            first_token: None,
+            ready: VecDeque::new(),
+            finished: false,
+        }
+    }
+
+    /// The next event: any number of deltas, then one `Done` or `Failed`, then `None`. Nothing is
+    /// lost when the future is dropped before it is ready.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.finished {
+                return None;
+            }
+            match self.receiver.recv().await {
+                Some(raw) => self.take(raw),
+                None => self.end(Event::Failed(GenerateError::ShuttingDown)),
+            }
+        }
+    }
+
+    /// Token counts so far.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    fn take(&mut self, raw: Raw) {
+        match raw {
+            Raw::Started(usage, timings) => (self.usage, self.timings) = (usage, timings),
+            Raw::Token(token) => self.take_token(token),
+            Raw::Done(finish) => self.finish(finish),
+            Raw::Failed(error) => self.end(Event::Failed(error)),
+        }
+    }
+
+    fn take_token(&mut self, token: TokenOutput) {
+        self.first_token.get_or_insert_with(Instant::now);
+        self.usage.completion_tokens += 1;
+        let id = token.id;
+        self.pending.push(token);
+        if self.eos.contains(&id) {
+            return;
+        }
+        let text = self.detokenizer.push(id);
+        match self.stop.push(&text) {
+            Stopped::Send(text) if text.is_empty() => {}
+            Stopped::Send(text) => self.release(text),
+            Stopped::Stop(text) => {
+                self.release(text);
+                self.done(FinishReason::Stop);
+            }
+        }
+    }
+
+    /// The engine is done: what was held back comes out.
+    fn finish(&mut self, finish: FinishReason) {
+        let text = self.detokenizer.finish();
+        let (text, finish) = match self.stop.push(&text) {
+            Stopped::Send(text) => (text + &self.stop.finish(), finish),
+            Stopped::Stop(text) => (text, FinishReason::Stop),
+        };
+        if !text.is_empty() || !self.pending.is_empty() {
+            self.release(text);
+        }
+        self.done(finish);
+    }
+
+    fn release(&mut self, text: String) {
+        let tokens = std::mem::take(&mut self.pending);
+        self.ready.push_back(Event::Delta(Delta { text, tokens }));
+    }
+
+    fn done(&mut self, finish: FinishReason) {
+        let decode = self.first_token.map_or(Duration::ZERO, |first| first.elapsed());
+        let timings = Timings { decode, ..self.timings };
+        self.end(Event::Done(Outcome { finish, usage: self.usage, timings }));
+    }
+
+    fn end(&mut self, event: Event) {
+        self.finished = true;
+        // The engine sees the closed channel at its next step, if it has not ended itself.
+        self.receiver.close();
+        self.ready.push_back(event);
+    }
 }

@@ -25,14 +25,16 @@ mod stop;
 mod template;
 mod tokenizer;
 mod weights;
+mod worker;
 
 pub use engine::{
-    ComputeDtype, Engine, EngineConfig, MemoryUse, NoObserver, Observer, Phase, Progress, StepReport,
+    ComputeDtype, Engine, EngineConfig, MemoryUse, NoObserver, Observer, Phase, Progress,
+    StepReport,
 };
 pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};
 pub use generation::{
     Delta, Event, FinishReason, GenerateRequest, Generation, Outcome, Timings, TokenLogprob,
-    TokenOutput, Usage,
+    TokenLogprobs, TokenOutput, Usage,
 };
 pub use model::{Model, ModelInfo};
 pub use quantization::Quantization;

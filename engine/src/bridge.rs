@@ -1,0 +1,227 @@
+//! The few MLX calls that mlx-rs does not wrap, and the only unsafe code of this crate.
+//!
+//! Every function relies on mlx-rs having installed its error handler, which it does at its first
+//! operation: [`init`] makes sure of it on the engine thread before anything else runs.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use crate::error::Result;
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype, Stream};
+
+/// Metal adopts memory without a copy when pointer and length are multiples of this.
+pub(crate) const PAGE: usize = 16 * 1024;
+
+/// Installs mlx-rs's error handler: without it, mlx-c ends the process at the first error.
+pub(crate) fn init() -> Result<()> {
+    mlx_rs::memory::active_memory().map(|_| ())
+}
+
+/// Whether arrays live on a Metal device. On Linux MLX runs on its CPU backend.
+pub(crate) fn metal_is_available() -> bool {
+    let mut available = false;
+    // SAFETY: writes one bool through a valid pointer.
+    let status = unsafe { mlx_sys::mlx_metal_is_available(&raw mut available) };
+    status == 0 && available
+}
+
+/// `a[start..stop]` per axis, as a view. `start` and `stop` have one entry per axis of `a`.
+pub(crate) fn slice(a: &Array, start: &[i32], stop: &[i32]) -> Result<Array> {
+    let strides = [1; 8];
+    let dims = a.ndim();
+    check_axes(a, start, stop)?;
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: the three vectors hold `dims` entries each, the handles are alive across the call,
+    // and a handle that MLX filled in is owned by the Array made from it.
+    unsafe {
+        let mut out = mlx_sys::mlx_array_new();
+        let status = mlx_sys::mlx_slice(
+            &raw mut out,
+            a.as_ptr(),
+            start.as_ptr(),
+            dims,
+            stop.as_ptr(),
+            dims,
+            strides.as_ptr(),
+            dims,
+            stream.as_ptr(),
+        );
+        owned(out, status, || format!("slice {start:?}..{stop:?} of {:?}", a.shape()))
+    }
+}
+
+/// `a` with `a[start..stop]` replaced by `update`. MLX writes in place when nobody else holds `a`'s
+/// buffer by the time it is evaluated.
+pub(crate) fn slice_update(
+    a: &Array,
+    update: &Array,
+    start: &[i32],
+    stop: &[i32],
+) -> Result<Array> {
+    let strides = [1; 8];
+    let dims = a.ndim();
+    check_axes(a, start, stop)?;
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: as in `slice`.
+    unsafe {
+        let mut out = mlx_sys::mlx_array_new();
+        let status = mlx_sys::mlx_slice_update(
+            &raw mut out,
+            a.as_ptr(),
+            update.as_ptr(),
+            start.as_ptr(),
+            dims,
+            stop.as_ptr(),
+            dims,
+            strides.as_ptr(),
+            dims,
+            stream.as_ptr(),
+        );
+        owned(out, status, || format!("slice_update {start:?}..{stop:?} of {:?}", a.shape()))
+    }
+}
+
+fn check_axes(a: &Array, start: &[i32], stop: &[i32]) -> Result<()> {
+    if a.ndim() > 8 || start.len() != a.ndim() || stop.len() != a.ndim() {
+        return Err(Exception::custom(format!("slice of {:?} by {start:?}..{stop:?}", a.shape())));
+    }
+    Ok(())
+}
+
+/// # Safety
+/// `handle` must be one that MLX returned with `status`, owned by the caller.
+unsafe fn owned(
+    handle: mlx_sys::mlx_array,
+    status: i32,
+    what: impl FnOnce() -> String,
+) -> Result<Array> {
+    if status == 0 {
+        // SAFETY: MLX filled the handle and ownership passes to the Array.
+        return Ok(unsafe { Array::from_ptr(handle) });
+    }
+    // SAFETY: a handle that was not filled is still ours to free.
+    unsafe { mlx_sys::mlx_array_free(handle) };
+    Err(Exception::custom(format!("{} failed", what())))
+}
+
+/// Zeroed memory, aligned to [`PAGE`] and padded to whole pages, that MLX can adopt.
+pub(crate) struct PageBuffer {
+    data: NonNull<u8>,
+    len: usize,
+    layout: Layout,
+}
+
+// SAFETY: plain memory owned by the buffer alone.
+unsafe impl Send for PageBuffer {}
+
+impl PageBuffer {
+    /// `len` bytes of zeros.
+    pub(crate) fn zeroed(len: usize) -> PageBuffer {
+        let padded = len.max(1).next_multiple_of(PAGE);
+        let layout = Layout::from_size_align(padded, PAGE).expect("a buffer under isize::MAX");
+        // SAFETY: the layout's size is not zero.
+        let data = unsafe { alloc_zeroed(layout) };
+        let Some(data) = NonNull::new(data) else { handle_alloc_error(layout) };
+        PageBuffer { data, len, layout }
+    }
+
+    /// The bytes, to be filled.
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: `len` bytes were allocated and initialised, and we hold the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
+    }
+
+    /// An array over this memory: adopted on Metal where MLX can, copied otherwise.
+    ///
+    /// # Errors
+    /// When `shape` and `dtype` do not describe exactly these bytes.
+    pub(crate) fn into_array(self, shape: &[i32], dtype: Dtype) -> Result<Array> {
+        let bytes = shape.iter().map(|&n| n as usize).product::<usize>() * item_bytes(dtype);
+        if bytes != self.len {
+            return Err(Exception::custom(format!(
+                "{} bytes are not an array of {shape:?} {dtype:?}",
+                self.len
+            )));
+        }
+        let data = self.data.as_ptr().cast::<c_void>();
+        let payload = Box::into_raw(Box::new(self)).cast::<c_void>();
+        // SAFETY: data holds `bytes` bytes, checked above. MLX calls `drop_page_buffer` with the
+        // payload exactly once, when it no longer needs the memory (at once, if it copies).
+        unsafe {
+            let handle = mlx_sys::mlx_array_new_data_managed_payload(
+                data,
+                shape.as_ptr(),
+                shape.len() as i32,
+                dtype.into(),
+                payload,
+                Some(drop_page_buffer),
+            );
+            let status = if handle.ctx.is_null() { 1 } else { 0 };
+            owned(handle, status, || format!("an array of {shape:?} {dtype:?}"))
+        }
+    }
+}
+
+impl Drop for PageBuffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, freed once.
+        unsafe { dealloc(self.data.as_ptr(), self.layout) }
+    }
+}
+
+/// MLX's callback for a buffer it no longer needs.
+unsafe extern "C" fn drop_page_buffer(payload: *mut c_void) {
+    // SAFETY: the payload is the box leaked in `into_array`, handed back once.
+    drop(unsafe { Box::from_raw(payload.cast::<PageBuffer>()) });
+}
+
+/// Bytes of one element.
+pub(crate) fn item_bytes(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::Bool | Dtype::Uint8 | Dtype::Int8 => 1,
+        Dtype::Uint16 | Dtype::Int16 | Dtype::Float16 | Dtype::Bfloat16 => 2,
+        Dtype::Uint32 | Dtype::Int32 | Dtype::Float32 => 4,
+        Dtype::Uint64 | Dtype::Int64 | Dtype::Float64 | Dtype::Complex64 => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_and_updates() {
+        init().unwrap();
+        let a = Array::from_iter(0..12, &[3, 4]);
+        let cut = slice(&a, &[1, 1], &[3, 3]).unwrap();
+        assert_eq!(cut.contiguous().unwrap().as_slice::<i32>(), [5, 6, 9, 10]);
+        let update = Array::from_iter([100, 200], &[1, 2]);
+        let b = slice_update(&a, &update, &[0, 0], &[1, 2]).unwrap();
+        assert_eq!(&b.as_slice::<i32>()[..4], [100, 200, 2, 3]);
+        assert_eq!(a.as_slice::<i32>()[0], 0, "the original is untouched");
+    }
+
+    #[test]
+    fn wrong_axes_and_shapes_are_errors() {
+        init().unwrap();
+        let a = Array::from_iter(0..12, &[3, 4]);
+        assert!(slice(&a, &[1], &[3]).is_err());
+        assert!(slice_update(&a, &a, &[0, 0], &[1, 2]).is_err());
+        assert!(PageBuffer::zeroed(8).into_array(&[3], Dtype::Float32).is_err());
+    }
+
+    #[test]
+    fn a_buffer_becomes_an_array() {
+        init().unwrap();
+        let mut buffer = PageBuffer::zeroed(8);
+        buffer.as_mut_slice().copy_from_slice(bytemuck_f32(&[1.5, -2.0]).as_slice());
+        let array = buffer.into_array(&[2], Dtype::Float32).unwrap();
+        assert_eq!(array.as_slice::<f32>(), [1.5, -2.0]);
+    }
+
+    fn bytemuck_f32(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+}

@@ -1,0 +1,324 @@
+//! The engine's handle: what other threads hold of the one that owns MLX.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{LoadError, Result, SubmitError};
+use crate::generation::{GenerateRequest, Generation};
+use crate::model::{Folder, Model, ModelInfo};
+use crate::tokenizer::Tokenizer;
+use crate::worker::{Command, Job, Worker};
+
+/// Tokens that may wait for a slow reader before its row pauses.
+const TOKEN_CHANNEL: usize = 64;
+/// Room in the command channel for what is not a request: loads, unloads, wake-ups.
+const CONTROL_COMMANDS: usize = 64;
+
+/// How the engine runs.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// The most prompt tokens computed in one step. Cancellation is noticed between steps.
+    pub prefill_chunk: usize,
+    /// Requests that may wait; more are refused.
+    pub max_queue: usize,
+    /// How long a request may stand still because nobody reads its tokens.
+    pub slow_reader: Duration,
+    /// What unquantized models compute in.
+    pub compute_dtype: ComputeDtype,
+    /// Told about every step.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            prefill_chunk: 512,
+            max_queue: 256,
+            slow_reader: Duration::from_secs(30),
+            compute_dtype: ComputeDtype::Auto,
+            observer: Arc::new(NoObserver),
+        }
+    }
+}
+
+impl std::fmt::Debug for EngineConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineConfig")
+            .field("prefill_chunk", &self.prefill_chunk)
+            .field("max_queue", &self.max_queue)
+            .field("slow_reader", &self.slow_reader)
+            .field("compute_dtype", &self.compute_dtype)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an unquantized bf16 or f16 model computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ComputeDtype {
+    /// The stored type on Metal; float32 on MLX's CPU backend, where it is far faster.
+    #[default]
+    Auto,
+    /// The stored type.
+    Stored,
+}
+
+/// Told about every step, on the engine thread: must be quick.
+pub trait Observer: Send + Sync {
+    /// A step is complete.
+    fn step(&self, report: &StepReport);
+}
+
+/// An observer that looks away.
+#[derive(Debug, Clone, Copy)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {
+    fn step(&self, _: &StepReport) {}
+}
+
+/// One step of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepReport {
+    /// What it did.
+    pub phase: Phase,
+    /// Tokens computed.
+    pub tokens: usize,
+    /// Sequences in it.
+    pub rows: usize,
+    /// From its start to the tokens it gave.
+    pub duration: Duration,
+    /// The part of `duration` outside MLX's evaluation: building graphs, reading and sending tokens.
+    pub host: Duration,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Computes prompt tokens.
+    Prefill,
+    /// Computes one new token a sequence.
+    Decode,
+}
+
+/// Whether the engine gets on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// A request is running.
+    pub busy: bool,
+    /// A model is being loaded, which no step interrupts.
+    pub loading: bool,
+    /// Since the last step, load or idle moment.
+    pub since_last_step: Duration,
+    /// Requests being computed.
+    pub running: usize,
+    /// Requests waiting.
+    pub waiting: usize,
+}
+
+/// MLX's memory, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Held by arrays.
+    pub active_bytes: u64,
+    /// Kept by MLX for reuse.
+    pub cache_bytes: u64,
+    /// The most that was ever active.
+    pub peak_bytes: u64,
+}
+
+/// Names a loaded model between the handle and the engine thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ModelId(u64);
+
+/// A handle to the engine thread. Clones share it; the thread ends at [`Engine::stop`], or when the
+/// last handle is gone.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    commands: SyncSender<Command>,
+    status: Arc<Status>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    max_queue: usize,
+    next_model: AtomicU64,
+}
+
+/// What the engine thread tells of itself.
+#[derive(Debug)]
+pub(crate) struct Status {
+    started: Instant,
+    /// Milliseconds from `started` to the last sign of life.
+    last_step_ms: AtomicU64,
+    pub(crate) loading: AtomicBool,
+    pub(crate) stopping: AtomicBool,
+    pub(crate) running: AtomicUsize,
+    /// Counted up by the submitter and down by the engine thread.
+    pub(crate) waiting: AtomicUsize,
+}
+
+impl Status {
+    /// A sign of life.
+    pub(crate) fn alive(&self) {
+        let now = self.started.elapsed().as_millis() as u64;
+        self.last_step_ms.store(now, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    /// Starts the thread. MLX is not touched before the first load.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(config: EngineConfig) -> std::io::Result<Self> {
+        let (commands, receiver) = sync_channel(config.max_queue + CONTROL_COMMANDS);
+        let status = Arc::new(Status {
+            started: Instant::now(),
+            last_step_ms: AtomicU64::new(0),
+            loading: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            running: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+        });
+        let max_queue = config.max_queue;
+        let thread = std::thread::Builder::new().name("engine".into()).spawn({
+            let status = Arc::clone(&status);
+            // Made on its own thread: arrays never leave it.
+            move || Worker::new(receiver, config, status).run()
+        })?;
+        let shared = Shared {
+            commands,
+            status,
+            thread: Mutex::new(Some(thread)),
+            max_queue,
+            next_model: AtomicU64::new(0),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Loads the model folder `dir` under `name`, which is for people only. Running requests stand
+    /// still while weights are read.
+    ///
+    /// # Errors
+    /// When the folder is not a model that runs here; nothing of it stays in memory.
+    pub async fn load(&self, dir: &Path, name: &str) -> Result<Model, LoadError> {
+        let started = Instant::now();
+        let (reply, outcome) = oneshot::channel();
+        let id = ModelId(self.shared.next_model.fetch_add(1, Ordering::Relaxed));
+        let (dir, name) = (dir.to_owned(), name.to_owned());
+        let commands = self.shared.commands.clone();
+        // Tokenizers take a while to parse: not on an async thread, and not on the engine's.
+        let read = move || {
+            let folder = match Folder::read(&dir) {
+                Ok(folder) => Arc::new(folder),
+                Err(error) => return drop(reply.send(Err(error))),
+            };
+            // The reply is dropped, and so answered, when the engine is gone.
+            let _ = commands.send(Command::Load { id, folder, reply });
+        };
+        std::thread::Builder::new()
+            .name("load".into())
+            .spawn(read)
+            .map_err(|source| LoadError::Io { path: "a thread".into(), source })?;
+        let (folder, info) = outcome.await.unwrap_or(Err(LoadError::ShuttingDown))?;
+        let folder = Arc::try_unwrap(folder).map_err(|_| LoadError::ShuttingDown)?;
+        let info = ModelInfo { load_time: started.elapsed(), ..info };
+        Ok(Model::new(self.clone(), id, name, info, folder))
+    }
+
+    /// Whether the engine gets on.
+    pub fn progress(&self) -> Progress {
+        let status = &self.shared.status;
+        let now = status.started.elapsed();
+        let last = Duration::from_millis(status.last_step_ms.load(Ordering::Relaxed));
+        let running = status.running.load(Ordering::Relaxed);
+        Progress {
+            busy: running > 0,
+            loading: status.loading.load(Ordering::Relaxed),
+            since_last_step: now.saturating_sub(last),
+            running,
+            waiting: status.waiting.load(Ordering::Relaxed),
+        }
+    }
+
+    /// MLX's memory.
+    pub fn memory(&self) -> MemoryUse {
+        let bytes = |read: Result<usize>| read.map_or(0, |bytes| bytes as u64);
+        MemoryUse {
+            active_bytes: bytes(mlx_rs::memory::active_memory()),
+            cache_bytes: bytes(mlx_rs::memory::cache_memory()),
+            peak_bytes: bytes(mlx_rs::memory::peak_memory()),
+        }
+    }
+
+    /// Ends the thread after the step under way: running and waiting requests fail with
+    /// `ShuttingDown`. Calling it again changes nothing.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+
+    /// Waits until the thread has ended. Blocks: not for an async thread.
+    pub fn join(&self) {
+        let thread = self.shared.thread.lock().ok().and_then(|mut thread| thread.take());
+        if let Some(thread) = thread {
+            // The thread catches its panics; there is nothing to tell from how it ended.
+            let _ = thread.join();
+        }
+    }
+
+    pub(crate) fn submit(
+        &self,
+        model: ModelId,
+        request: GenerateRequest,
+        tokenizer: Tokenizer,
+        eos: Arc<[u32]>,
+    ) -> Result<Generation, SubmitError> {
+        let Shared { status, commands, max_queue, .. } = &*self.shared;
+        let waiting = status.waiting.fetch_add(1, Ordering::Relaxed);
+        let refuse = |error| {
+            status.waiting.fetch_sub(1, Ordering::Relaxed);
+            Err(error)
+        };
+        if waiting >= *max_queue {
+            return refuse(SubmitError::QueueFull { waiting });
+        }
+        let (events, receiver) = mpsc::channel(TOKEN_CHANNEL);
+        let Ok(last) = events.clone().try_reserve_owned() else {
+            return refuse(SubmitError::ShuttingDown);
+        };
+        let generation = Generation::new(receiver, &request, tokenizer, eos);
+        let job = Job { model, request, events, last, submitted: Instant::now() };
+        match commands.try_send(Command::Submit(Box::new(job))) {
+            Ok(()) => Ok(generation),
+            Err(TrySendError::Full(_)) => refuse(SubmitError::QueueFull { waiting }),
+            Err(TrySendError::Disconnected(_)) => refuse(SubmitError::ShuttingDown),
+        }
+    }
+
+    pub(crate) fn unload(&self, model: ModelId) {
+        // An engine that is gone has freed the weights itself.
+        let _ = self.shared.commands.send(Command::Unload(model));
+    }
+}
+
+impl Shared {
+    fn stop(&self) {
+        self.status.stopping.store(true, Ordering::Relaxed);
+        // Wakes an idle thread. A full channel means that it is not idle.
+        let _ = self.commands.try_send(Command::Wake);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,262 @@
+//! A loaded model, seen from outside the engine thread.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::engine::{Engine, ModelId};
+use crate::error::{LoadError, SubmitError};
+use crate::generation::{GenerateRequest, Generation};
+use crate::models::ConfigFile;
+use crate::quantization::{Quantization, QuantizationConfig};
+use crate::sampling::SamplingDefaults;
+use crate::template::{ChatTemplate, parse_object};
+use crate::tokenizer::Tokenizer;
+
+/// The largest config.json that is read.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// A handle to a loaded model. When the last clone is dropped, the engine frees the weights.
+#[derive(Debug, Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    engine: Engine,
+    id: ModelId,
+    name: String,
+    info: ModelInfo,
+    folder: Folder,
+}
+
+/// What a model is and needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    /// `model_type` of config.json.
+    pub architecture: String,
+    /// Weights counted one by one, packed ones as what they unpack to.
+    pub parameters: u64,
+    /// Bytes of the weights in memory.
+    pub weight_bytes: u64,
+    /// The most tokens of a prompt and its answer together.
+    pub context_tokens: usize,
+    /// Token ids run from 0 to this, exclusive.
+    pub vocab_tokens: usize,
+    /// The model-wide packing, when there is one.
+    pub quantization: Option<Quantization>,
+    /// What the layers compute in, such as `float32`.
+    pub dtype: String,
+    /// Hex digest over the config and the weight files' headers and sizes.
+    pub digest: String,
+    /// How long loading took.
+    pub load_time: Duration,
+}
+
+impl Model {
+    pub(crate) fn new(
+        engine: Engine,
+        id: ModelId,
+        name: String,
+        info: ModelInfo,
+        folder: Folder,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { engine, id, name, info, folder }) }
+    }
+
+    /// The name it was loaded under.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// What it is and needs.
+    pub fn info(&self) -> &ModelInfo {
+        &self.inner.info
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.inner.folder.tokenizer
+    }
+
+    /// Its chat template; base models have none.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.inner.folder.chat_template.as_ref()
+    }
+
+    /// What its authors recommend.
+    pub fn sampling_defaults(&self) -> &SamplingDefaults {
+        &self.inner.folder.sampling
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// When the prompt is empty, too long or holds ids that do not exist, and when the queue is
+    /// full.
+    pub fn generate(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
+        let info = &self.inner.info;
+        let prompt_tokens = request.prompt.len();
+        if prompt_tokens == 0 {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        if prompt_tokens >= info.context_tokens {
+            let context_tokens = info.context_tokens;
+            return Err(SubmitError::ContextExceeded { prompt_tokens, context_tokens });
+        }
+        let vocab = info.vocab_tokens;
+        let biased = request.sampling.logit_bias.iter().map(|(id, _)| id);
+        if let Some(&id) = request.prompt.iter().chain(biased).find(|&&id| id as usize >= vocab) {
+            return Err(SubmitError::UnknownToken { id, vocab });
+        }
+        let mut request = request;
+        request.max_tokens = request.max_tokens.min(info.context_tokens - prompt_tokens).max(1);
+        let Folder { tokenizer, eos, .. } = &self.inner.folder;
+        self.inner.engine.submit(self.inner.id, request, tokenizer.clone(), eos.clone())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.engine.unload(self.id);
+    }
+}
+
+/// The files of a model folder that need no MLX, read and checked.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    pub(crate) dir: PathBuf,
+    pub(crate) config_path: PathBuf,
+    pub(crate) config: Map<String, Value>,
+    pub(crate) quantization: QuantizationConfig,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) chat_template: Option<ChatTemplate>,
+    pub(crate) sampling: SamplingDefaults,
+    /// Every token that ends an answer.
+    pub(crate) eos: Arc<[u32]>,
+    pub(crate) context_tokens: usize,
+    pub(crate) vocab_tokens: usize,
+}
+
+impl Folder {
+    /// Reads everything but the weights.
+    pub(crate) fn read(dir: &Path) -> Result<Self, LoadError> {
+        let config_path = dir.join("config.json");
+        let config = read_object(&config_path)?.ok_or(LoadError::Missing {
+            path: config_path.clone(),
+            hint: "a model folder holds config.json beside its weights",
+        })?;
+        let file = ConfigFile { path: &config_path, fields: &config };
+        file.architecture()?;
+        let quantization = QuantizationConfig::from_config(&config);
+        let quantization = quantization.map_err(|what| file.invalid(what))?;
+        let context_tokens = context_tokens(&file)?;
+        let vocab_tokens = config
+            .get("vocab_size")
+            .and_then(Value::as_u64)
+            .filter(|&vocab| (1..=1 << 24).contains(&vocab))
+            .ok_or_else(|| file.invalid("\"vocab_size\" is not a number from 1 to 16777216"))?;
+        let vocab_tokens = vocab_tokens as usize;
+        let generation = read_object(&dir.join("generation_config.json"))?.unwrap_or_default();
+        let tokenizer = Tokenizer::load(dir)?;
+        let eos = eos_tokens(&config, &generation, dir, &tokenizer, vocab_tokens)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            quantization,
+            chat_template: ChatTemplate::load(dir)?,
+            sampling: sampling_defaults(&generation),
+            eos,
+            context_tokens,
+            vocab_tokens,
+            tokenizer,
+            config_path,
+            config,
+        })
+    }
+
+    /// The config as the model families take it.
+    pub(crate) fn config_file(&self) -> ConfigFile<'_> {
+        ConfigFile { path: &self.config_path, fields: &self.config }
+    }
+}
+
+fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, LoadError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.len() > MAX_CONFIG_BYTES => Err(LoadError::Invalid {
+            path: path.to_owned(),
+            what: format!("{} bytes are more than {MAX_CONFIG_BYTES}", metadata.len()),
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        _ => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
+            parse_object(path, &text).map(Some)
+        }
+    }
+}
+
+/// `max_position_embeddings`, stretched by a rope scaling that the number does not include yet: all
+/// but llama3, whose configs state the stretched length.
+fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> {
+    let number = |fields: &Map<String, Value>, key| fields.get(key).and_then(Value::as_u64);
+    let positions = number(file.fields, "max_position_embeddings").unwrap_or(2048);
+    let scaling = file.rope_scaling();
+    let kind = scaling.and_then(|s| s.get("type").or(s.get("rope_type"))).and_then(Value::as_str);
+    let factor = scaling.and_then(|s| s.get("factor")).and_then(Value::as_f64).unwrap_or(1.0);
+    let stretched = match kind {
+        Some("linear" | "dynamic") => positions as f64 * factor,
+        Some("yarn") => {
+            let trained = scaling.and_then(|s| number(s, "original_max_position_embeddings"));
+            (trained.unwrap_or(positions) as f64 * factor).max(positions as f64)
+        }
+        _ => positions as f64,
+    };
+    if !(2.0..=f64::from(1 << 26)).contains(&stretched) {
+        let what = format!("\"max_position_embeddings\" comes to {stretched} tokens");
+        return Err(file.invalid(what));
+    }
+    Ok(stretched as usize)
+}
+
+/// Every end of sequence that any file of the model names.
+fn eos_tokens(
+    config: &Map<String, Value>,
+    generation: &Map<String, Value>,
+    dir: &Path,
+    tokenizer: &Tokenizer,
+    vocab: usize,
+) -> Result<Arc<[u32]>, LoadError> {
+    let mut ids: Vec<u32> = Vec::new();
+    for value in [config.get("eos_token_id"), generation.get("eos_token_id")].into_iter().flatten()
+    {
+        let many = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        ids.extend(many.iter().filter_map(Value::as_u64).map(|id| id as u32));
+    }
+    let tokenizer_config = read_object(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+    let named = tokenizer_config.get("eos_token");
+    let content = named.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
+    ids.extend(content.and_then(|content| tokenizer.token_id(content)));
+    ids.retain(|&id| (id as usize) < vocab);
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids.into())
+}
+
+fn sampling_defaults(generation: &Map<String, Value>) -> SamplingDefaults {
+    let number = |key: &str| generation.get(key).and_then(Value::as_f64).map(|n| n as f32);
+    let within = |n: Option<f32>, low: f32, high: f32| n.filter(|n| (low..=high).contains(n));
+    let greedy = generation.get("do_sample") == Some(&Value::Bool(false));
+    SamplingDefaults {
+        temperature: match greedy {
+            true => Some(0.0),
+            false => within(number("temperature"), 0.0, 100.0),
+        },
+        top_p: within(number("top_p"), 0.0, 1.0),
+        top_k: generation.get("top_k").and_then(Value::as_u64).map(|k| k as usize),
+        min_p: within(number("min_p"), 0.0, 1.0),
+        repetition_penalty: within(number("repetition_penalty"), 0.01, 100.0),
+    }
+}

@@ -1,0 +1,371 @@
+//! The dense decoder that llama, qwen2 and qwen3 share: pre-norm blocks of grouped-query attention
+//! with rotary positions and a SwiGLU feed-forward. The families differ in biases, in the norms on
+//! queries and keys, and in windows; each family's file says how.
+
+use crate::error::Result;
+use mlx_rs::Array;
+use mlx_rs::ops::indexing::take_axis;
+use mlx_rs::ops::{broadcast_to, concatenate, multiply};
+
+use super::{Architecture, ConfigFile};
+use crate::bridge::{metal_is_available, slice};
+use crate::error::LoadError;
+use crate::nn::{Embedding, Linear, LinearGroup, RmsNorm, SwiGlu};
+use crate::rope::{Rope, Table};
+use crate::step::{Attend, Step, join_segments, split_segments};
+use crate::weights::Weights;
+
+/// Largest value of any size in a config: keeps every product of two within i64 and every buffer's
+/// length within what MLX's 32-bit shapes can say.
+const MAX_SIZE: i32 = 1 << 24;
+
+/// What a family's config comes to.
+#[derive(Debug)]
+pub(crate) struct Shape {
+    pub(crate) hidden: i32,
+    pub(crate) layers: i32,
+    pub(crate) heads: i32,
+    pub(crate) kv_heads: i32,
+    pub(crate) head_dim: i32,
+    pub(crate) intermediate: i32,
+    pub(crate) vocab: i32,
+    pub(crate) rms_norm_eps: f32,
+    /// `None`: tied when there is no `lm_head.weight`.
+    pub(crate) tied_embeddings: Option<bool>,
+    pub(crate) qkv_bias: bool,
+    pub(crate) output_bias: bool,
+    pub(crate) mlp_bias: bool,
+    /// RMS norms on the heads of queries and keys.
+    pub(crate) qk_norm: bool,
+    /// Per layer; empty: no layer has a window.
+    pub(crate) windows: Vec<Option<i32>>,
+}
+
+impl Shape {
+    fn check(&self, config: &ConfigFile<'_>) -> Result<(), LoadError> {
+        let sizes = [
+            ("hidden_size", self.hidden),
+            ("num_hidden_layers", self.layers),
+            ("num_attention_heads", self.heads),
+            ("num_key_value_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+            ("intermediate_size", self.intermediate),
+            ("vocab_size", self.vocab),
+        ];
+        for (name, size) in sizes {
+            if !(1..=MAX_SIZE).contains(&size) {
+                return Err(config.invalid(format!("\"{name}\" is {size}")));
+            }
+        }
+        if self.heads % self.kv_heads != 0 {
+            return Err(config.invalid(format!(
+                "\"num_attention_heads\" {} is not a multiple of \"num_key_value_heads\" {}",
+                self.heads, self.kv_heads
+            )));
+        }
+        if i64::from(self.heads) * i64::from(self.head_dim) > i64::from(MAX_SIZE) {
+            return Err(config.invalid("\"num_attention_heads\" x \"head_dim\" is too large"));
+        }
+        if !self.windows.is_empty() && self.windows.len() != self.layers as usize {
+            return Err(config.invalid(format!(
+                "\"layer_types\" has {} entries for {} layers",
+                self.windows.len(),
+                self.layers
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The decoder.
+#[derive(Debug)]
+pub(crate) struct Dense {
+    embed_tokens: Embedding,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+    /// `None`: the embeddings serve as the output head.
+    lm_head: Option<Linear>,
+    rope: Rope,
+    head_dim: i32,
+    fused_rope: bool,
+}
+
+impl Dense {
+    /// Loads all weights, each checked against `shape`.
+    pub(crate) fn load(
+        config: &ConfigFile<'_>,
+        weights: &mut Weights,
+        shape: Shape,
+        rope: Rope,
+    ) -> Result<Box<dyn Architecture>, LoadError> {
+        shape.check(config)?;
+        let table = [shape.vocab, shape.hidden];
+        let tied = shape.tied_embeddings.unwrap_or(!weights.contains("lm_head.weight"));
+        let embed_tokens = Embedding::load(weights, "model.embed_tokens", table)?;
+        let layers = (0..shape.layers).map(|layer| Block::load(weights, &shape, layer));
+        Ok(Box::new(Self {
+            embed_tokens,
+            layers: layers.collect::<Result<_, _>>()?,
+            norm: RmsNorm::load(weights, "model.norm", shape.hidden, shape.rms_norm_eps)?,
+            lm_head: match tied {
+                true => None,
+                false => Some(Linear::load(weights, "lm_head", table, false)?),
+            },
+            rope,
+            head_dim: shape.head_dim,
+            fused_rope: metal_is_available(),
+        }))
+    }
+}
+
+impl Architecture for Dense {
+    fn forward(&self, tokens: &Array, step: &mut Step<'_>) -> Result<Option<Array>> {
+        let mut x = self.embed_tokens.forward(tokens)?; // [1, T, hidden]
+        let rows = step.output_rows();
+        let table = match self.fused_rope {
+            true => None,
+            false => self.rope.table(&step.positions(), self.head_dim, x.dtype()),
+        };
+        let rotary = Rotary { rope: &self.rope, table: table.as_ref() };
+        let (last, before) = self.layers.split_last().expect("checked: at least one layer");
+        for (index, layer) in before.iter().enumerate() {
+            x = layer.forward(&x, step, index, rotary, None)?.expect("all rows are kept");
+        }
+        // Behind the last layer's keys and values only the rows whose logits are wanted go on.
+        let last = last.forward(&x, step, before.len(), rotary, Some(&rows))?; // [1, R, hidden]
+        step.advance();
+        let Some(x) = last else { return Ok(None) };
+        let x = self.norm.forward(&x)?;
+        match &self.lm_head {
+            Some(head) => head.forward(&x).map(Some), // [1, R, vocab]
+            None => self.embed_tokens.as_linear(&x).map(Some),
+        }
+    }
+
+    fn layers(&self) -> usize {
+        self.layers.len()
+    }
+}
+
+/// How a step's queries and keys are rotated.
+#[derive(Debug, Clone, Copy)]
+struct Rotary<'a> {
+    rope: &'a Rope,
+    table: Option<&'a Table>,
+}
+
+impl Rotary<'_> {
+    /// x: [1, heads, T, head_dim] for all segments of the step; returns the same shape.
+    fn apply(&self, x: &Array, step: &Step<'_>) -> Result<Array> {
+        if let Some(table) = self.table {
+            return table.apply(x);
+        }
+        let lengths: Vec<i32> = step.segments.iter().map(|segment| segment.length).collect();
+        let parts = split_segments(x, &lengths)?;
+        let turned = parts.iter().zip(&step.segments);
+        let turned = turned.map(|(part, segment)| self.rope.apply(part, segment.cache.offset));
+        join_segments(turned.collect::<Result<_>>()?)
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: SwiGlu,
+}
+
+impl Block {
+    fn load(weights: &mut Weights, shape: &Shape, layer: i32) -> Result<Self, LoadError> {
+        let path = format!("model.layers.{layer}");
+        let norm = |weights: &mut Weights, name: &str| {
+            RmsNorm::load(weights, &format!("{path}.{name}"), shape.hidden, shape.rms_norm_eps)
+        };
+        Ok(Self {
+            input_layernorm: norm(weights, "input_layernorm")?,
+            self_attn: Attention::load(weights, shape, layer)?,
+            post_attention_layernorm: norm(weights, "post_attention_layernorm")?,
+            mlp: SwiGlu::load(
+                weights,
+                &format!("{path}.mlp"),
+                [shape.hidden, shape.intermediate],
+                shape.mlp_bias,
+            )?,
+        })
+    }
+
+    /// x: [1, T, hidden]. Returns the same shape, or with `keep` only those rows ([1, R, hidden],
+    /// `None` when there are none).
+    fn forward(
+        &self,
+        x: &Array,
+        step: &mut Step<'_>,
+        layer: usize,
+        rotary: Rotary<'_>,
+        keep: Option<&[i32]>,
+    ) -> Result<Option<Array>> {
+        let normed = self.input_layernorm.forward(x)?;
+        let attended = self.self_attn.forward(&normed, step, layer, rotary, keep.is_some())?;
+        let Some(attended) = attended else { return Ok(None) };
+        let x = match keep {
+            Some(rows) if rows.len() < x.shape()[1] as usize => {
+                take_axis(x, Array::from_slice(rows, &[rows.len() as i32]), 1)?
+            }
+            _ => x.clone(),
+        };
+        let h = x.add(&attended)?;
+        h.add(self.mlp.forward(&self.post_attention_layernorm.forward(&h)?)?).map(Some)
+    }
+}
+
+#[derive(Debug)]
+struct Attention {
+    qkv: LinearGroup,
+    o_proj: Linear,
+    norm: Option<QkNorm>,
+    attend: Attend,
+    heads: i32,
+    kv_heads: i32,
+    head_dim: i32,
+}
+
+impl Attention {
+    fn load(weights: &mut Weights, shape: &Shape, layer: i32) -> Result<Self, LoadError> {
+        let path = format!("model.layers.{layer}.self_attn");
+        let &Shape { hidden, heads, kv_heads, head_dim, .. } = shape;
+        let parts = [
+            (format!("{path}.q_proj"), heads * head_dim),
+            (format!("{path}.k_proj"), kv_heads * head_dim),
+            (format!("{path}.v_proj"), kv_heads * head_dim),
+        ];
+        Ok(Self {
+            qkv: LinearGroup::load(weights, &parts, hidden, shape.qkv_bias)?,
+            o_proj: Linear::load(
+                weights,
+                &format!("{path}.o_proj"),
+                [hidden, heads * head_dim],
+                shape.output_bias,
+            )?,
+            norm: match shape.qk_norm {
+                true => Some(QkNorm::load(weights, &path, shape)?),
+                false => None,
+            },
+            attend: Attend {
+                scale: 1.0 / (head_dim as f32).sqrt(),
+                window: shape.windows.get(layer as usize).copied().flatten(),
+            },
+            heads,
+            kv_heads,
+            head_dim,
+        })
+    }
+
+    /// x: [1, T, hidden] for all segments of the step; returns the same shape, or with `last_only`
+    /// one row for each segment that wants logits.
+    fn forward(
+        &self,
+        x: &Array,
+        step: &mut Step<'_>,
+        layer: usize,
+        rotary: Rotary<'_>,
+        last_only: bool,
+    ) -> Result<Option<Array>> {
+        let [q, k, v] = match (x.shape()[1] == 1).then(|| self.qkv.forward_joined(x)).flatten() {
+            Some(joined) => self.single(&joined?, step, rotary)?,
+            None => self.several(x, step, rotary)?,
+        }; // [1, heads, T, head_dim] each
+        let lengths: Vec<i32> = step.segments.iter().map(|segment| segment.length).collect();
+        let parts = split_segments(&q, &lengths)?
+            .into_iter()
+            .zip(split_segments(&k, &lengths)?)
+            .zip(split_segments(&v, &lengths)?);
+        let mut outputs = Vec::with_capacity(lengths.len());
+        for (((q, k), v), segment) in parts.zip(&mut step.segments) {
+            let (keys, values) = segment.cache.update(layer, &k, &v)?;
+            let q = match (last_only, segment.wants_logits) {
+                (false, _) => q,
+                (true, true) => self.last_row(&q)?,
+                (true, false) => continue,
+            };
+            outputs.push(self.attend.forward(&q, &keys, &values)?);
+        }
+        if outputs.is_empty() {
+            return Ok(None);
+        }
+        let joined = join_segments(outputs)?; // [1, heads, R, head_dim]
+        let rows = joined.shape()[2];
+        let joined = joined.transpose_axes(&[0, 2, 1, 3])?;
+        self.o_proj.forward(&joined.reshape(&[1, rows, self.heads * self.head_dim])?).map(Some)
+    }
+
+    /// Queries, keys and values of several tokens.
+    fn several(&self, x: &Array, step: &Step<'_>, rotary: Rotary<'_>) -> Result<[Array; 3]> {
+        let length = x.shape()[1];
+        let split = |x: &Array, heads| x.reshape(&[1, length, heads, self.head_dim]);
+        let turn = |x: Array| x.transpose_axes(&[0, 2, 1, 3]);
+        let parts = self.qkv.forward(x)?;
+        let [q, k, v] = &parts[..] else { unreachable!("three parts were loaded") };
+        let (mut q, mut k) = (split(q, self.heads)?, split(k, self.kv_heads)?);
+        if let Some(norm) = &self.norm {
+            q = norm.q_norm.forward(&q)?;
+            k = norm.k_norm.forward(&k)?;
+        }
+        let v = turn(split(v, self.kv_heads)?)?;
+        Ok([rotary.apply(&turn(q)?, step)?, rotary.apply(&turn(k)?, step)?, v])
+    }
+
+    /// Queries, keys and values of one token, from their joined projection [1, 1, all heads].
+    fn single(&self, joined: &Array, step: &Step<'_>, rotary: Rotary<'_>) -> Result<[Array; 3]> {
+        let turned = self.heads + self.kv_heads;
+        let all = turned + self.kv_heads;
+        let dim = self.head_dim;
+        let joined = joined.reshape(&[1, all, 1, dim])?;
+        let heads = |x: &Array, from, to| slice(x, &[0, from, 0, 0], &[1, to, 1, dim]);
+        let mut qk = heads(&joined, 0, turned)?;
+        if let Some(norm) = &self.norm {
+            qk = norm.joined(&qk)?;
+        }
+        let qk = rotary.apply(&qk, step)?;
+        let (q, k) = (heads(&qk, 0, self.heads)?, heads(&qk, self.heads, turned)?);
+        Ok([q, k, heads(&joined, turned, all)?])
+    }
+
+    fn last_row(&self, q: &Array) -> Result<Array> {
+        let length = q.shape()[2];
+        match length {
+            1 => Ok(q.clone()),
+            _ => slice(q, &[0, 0, length - 1, 0], &[1, self.heads, length, self.head_dim]),
+        }
+    }
+}
+
+/// RMS norms over each head of queries and keys.
+#[derive(Debug)]
+struct QkNorm {
+    q_norm: RmsNorm,
+    k_norm: RmsNorm,
+    /// Both weights, one row a head: [1, heads + kv_heads, 1, head_dim].
+    stacked: Array,
+}
+
+impl QkNorm {
+    fn load(weights: &mut Weights, path: &str, shape: &Shape) -> Result<Self, LoadError> {
+        let norm = |weights: &mut Weights, name: &str| {
+            RmsNorm::load(weights, &format!("{path}.{name}"), shape.head_dim, shape.rms_norm_eps)
+        };
+        let (q_norm, k_norm) = (norm(weights, "q_norm")?, norm(weights, "k_norm")?);
+        let spread =
+            |norm: &RmsNorm, heads| broadcast_to(&norm.weight, &[1, heads, 1, shape.head_dim]);
+        let stacked = spread(&q_norm, shape.heads)
+            .and_then(|q| concatenate(&[q, spread(&k_norm, shape.kv_heads)?], 1))
+            .and_then(|stacked| stacked.eval().map(|()| stacked))
+            .map_err(|error| LoadError::Mlx { path: path.into(), what: error.what().to_owned() })?;
+        Ok(Self { q_norm, k_norm, stacked })
+    }
+
+    /// x: [1, heads + kv_heads, 1, head_dim]; returns the same shape.
+    fn joined(&self, x: &Array) -> Result<Array> {
+        multiply(mlx_rs::fast::rms_norm(x, None, self.q_norm.eps)?, &self.stacked)
+    }
+}

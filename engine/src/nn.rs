@@ -1,0 +1,295 @@
+//! Inference-only layers: thin wrappers over MLX operations, without training plumbing.
+
+use crate::error::Result;
+use mlx_rs::ops::indexing::take_axis;
+use mlx_rs::ops::{addmm, concatenate, dequantize, matmul, multiply, quantized_matmul, sigmoid};
+use mlx_rs::{Array, fast};
+
+use crate::bridge::slice;
+use crate::error::LoadError;
+use crate::quantization::Quantization;
+use crate::weights::Weights;
+
+/// A matrix, plain or packed. Rows are outputs.
+#[derive(Debug)]
+enum Matrix {
+    /// [rows, columns].
+    Plain(Array),
+    Packed {
+        weight: Array,
+        scales: Array,
+        biases: Array,
+        quantization: Quantization,
+    },
+}
+
+impl Matrix {
+    fn load(weights: &mut Weights, path: &str, shape: [i32; 2]) -> Result<Self, LoadError> {
+        match weights.quantization_of(path) {
+            None => Ok(Self::Plain(weights.float(&format!("{path}.weight"), &shape)?)),
+            Some(quantization) => {
+                let [weight, scales, biases] = weights.packed(path, shape, quantization)?;
+                Ok(Self::Packed { weight, scales, biases, quantization })
+            }
+        }
+    }
+
+    /// x: [.., columns]; returns [.., rows].
+    fn forward(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
+        match (self, bias) {
+            (Self::Plain(weight), None) => matmul(x, weight.t()),
+            (Self::Plain(weight), Some(bias)) => addmm(bias, x, weight.t(), 1.0, 1.0),
+            (Self::Packed { weight, scales, biases, quantization: q }, bias) => {
+                let y = quantized_matmul(x, weight, scales, biases, true, q.group_size, q.bits)?;
+                bias.map_or(Ok(y.clone()), |bias| y.add(bias))
+            }
+        }
+    }
+
+    /// The matrices of one packing, one below the other.
+    fn stack(parts: &[&Self]) -> Result<Self> {
+        let join = |pick: &dyn Fn(&Self) -> Option<Array>| {
+            let arrays: Vec<Array> = parts.iter().filter_map(|part| pick(part)).collect();
+            let joined = concatenate(&arrays, 0)?;
+            joined.eval()?;
+            Result::<Array>::Ok(joined)
+        };
+        match parts[0] {
+            Self::Plain(_) => Ok(Self::Plain(join(&|part| part.array(0))?)),
+            Self::Packed { quantization, .. } => Ok(Self::Packed {
+                weight: join(&|part| part.array(0))?,
+                scales: join(&|part| part.array(1))?,
+                biases: join(&|part| part.array(2))?,
+                quantization: *quantization,
+            }),
+        }
+    }
+
+    fn array(&self, index: usize) -> Option<Array> {
+        match (self, index) {
+            (Self::Plain(weight) | Self::Packed { weight, .. }, 0) => Some(weight.clone()),
+            (Self::Packed { scales, .. }, 1) => Some(scales.clone()),
+            (Self::Packed { biases, .. }, 2) => Some(biases.clone()),
+            _ => None,
+        }
+    }
+
+    /// Rows `from..to`, as a view.
+    fn rows(&self, from: i32, to: i32) -> Result<Self> {
+        let cut = |a: &Array| slice(a, &[from, 0], &[to, a.shape()[1]]);
+        Ok(match self {
+            Self::Plain(weight) => Self::Plain(cut(weight)?),
+            Self::Packed { weight, scales, biases, quantization } => Self::Packed {
+                weight: cut(weight)?,
+                scales: cut(scales)?,
+                biases: cut(biases)?,
+                quantization: *quantization,
+            },
+        })
+    }
+
+    fn quantization(&self) -> Option<Quantization> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Packed { quantization, .. } => Some(*quantization),
+        }
+    }
+}
+
+/// y = x W^T + b.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    matrix: Matrix,
+    bias: Option<Array>,
+}
+
+impl Linear {
+    /// Loads `{path}.weight` of [rows, columns] and, when asked for, `{path}.bias` of [rows].
+    pub(crate) fn load(
+        weights: &mut Weights,
+        path: &str,
+        [rows, columns]: [i32; 2],
+        bias: bool,
+    ) -> Result<Self, LoadError> {
+        let matrix = Matrix::load(weights, path, [rows, columns])?;
+        let bias = bias.then(|| weights.float(&format!("{path}.bias"), &[rows])).transpose()?;
+        Ok(Self { matrix, bias })
+    }
+
+    /// x: [.., columns]; returns [.., rows].
+    pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
+        self.matrix.forward(x, self.bias.as_ref())
+    }
+}
+
+/// Linear layers over the same input. A single row goes through all of them as one product: with so
+/// little work in each, the number of operations is what costs.
+#[derive(Debug)]
+pub(crate) struct LinearGroup {
+    parts: Vec<Linear>,
+    /// All parts below each other; `None` when they are packed differently.
+    joined: Option<Linear>,
+}
+
+impl LinearGroup {
+    /// Loads each `(path, rows)` over `columns` inputs. The parts become views of one matrix, so
+    /// that having both costs no memory.
+    pub(crate) fn load(
+        weights: &mut Weights,
+        parts: &[(String, i32)],
+        columns: i32,
+        bias: bool,
+    ) -> Result<Self, LoadError> {
+        let mut parts = parts
+            .iter()
+            .map(|(path, rows)| Linear::load(weights, path, [*rows, columns], bias))
+            .collect::<Result<Vec<_>, _>>()?;
+        let joined = join(&mut parts).map_err(|error| LoadError::Mlx {
+            path: Default::default(),
+            what: error.what().to_owned(),
+        })?;
+        Ok(Self { parts, joined })
+    }
+
+    /// x: [1, T, columns]; returns each part's [1, T, rows].
+    pub(crate) fn forward(&self, x: &Array) -> Result<Vec<Array>> {
+        self.parts.iter().map(|part| part.forward(x)).collect()
+    }
+
+    /// x: [1, 1, columns]; returns [1, 1, all rows], when the parts can go as one.
+    pub(crate) fn forward_joined(&self, x: &Array) -> Option<Result<Array>> {
+        self.joined.as_ref().map(|joined| joined.forward(x))
+    }
+}
+
+fn join(parts: &mut [Linear]) -> Result<Option<Linear>> {
+    let packing = parts[0].matrix.quantization();
+    if parts.iter().any(|part| part.matrix.quantization() != packing) {
+        return Ok(None);
+    }
+    let matrices: Vec<&Matrix> = parts.iter().map(|part| &part.matrix).collect();
+    let matrix = Matrix::stack(&matrices)?;
+    let biases: Vec<Array> = parts.iter().filter_map(|part| part.bias.clone()).collect();
+    let bias = match biases.len() == parts.len() {
+        true => Some(concatenate(&biases, 0)?),
+        false => None,
+    };
+    let mut from = 0;
+    for part in parts {
+        let rows = part.matrix.array(0).map_or(0, |weight| weight.shape()[0]);
+        part.matrix = matrix.rows(from, from + rows)?;
+        from += rows;
+    }
+    Ok(Some(Linear { matrix, bias }))
+}
+
+/// Token embeddings, which may serve as the output head too.
+#[derive(Debug)]
+pub(crate) struct Embedding {
+    matrix: Matrix,
+}
+
+impl Embedding {
+    /// Loads `{path}.weight` of [vocab, hidden].
+    pub(crate) fn load(
+        weights: &mut Weights,
+        path: &str,
+        shape: [i32; 2],
+    ) -> Result<Self, LoadError> {
+        Ok(Self { matrix: Matrix::load(weights, path, shape)? })
+    }
+
+    /// tokens: [1, T] ids under the vocabulary's size; returns [1, T, hidden].
+    pub(crate) fn forward(&self, tokens: &Array) -> Result<Array> {
+        match &self.matrix {
+            Matrix::Plain(weight) => take_axis(weight, tokens, 0),
+            Matrix::Packed { weight, scales, biases, quantization: q } => dequantize(
+                take_axis(weight, tokens, 0)?,
+                take_axis(scales, tokens, 0)?,
+                &take_axis(biases, tokens, 0)?,
+                q.group_size,
+                q.bits,
+            ),
+        }
+    }
+
+    /// x: [.., hidden]; returns logits [.., vocab].
+    pub(crate) fn as_linear(&self, x: &Array) -> Result<Array> {
+        self.matrix.forward(x, None)
+    }
+}
+
+/// Root mean square normalization (arXiv 1910.07467).
+#[derive(Debug)]
+pub(crate) struct RmsNorm {
+    pub(crate) weight: Array,
+    pub(crate) eps: f32,
+}
+
+impl RmsNorm {
+    /// Loads `{path}.weight` of [dims].
+    pub(crate) fn load(
+        weights: &mut Weights,
+        path: &str,
+        dims: i32,
+        eps: f32,
+    ) -> Result<Self, LoadError> {
+        Ok(Self { weight: weights.float(&format!("{path}.weight"), &[dims])?, eps })
+    }
+
+    /// x: [.., dims]; returns the same shape.
+    pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
+        fast::rms_norm(x, Some(&self.weight), self.eps)
+    }
+}
+
+/// The gated feed-forward layer: down(silu(gate(x)) * up(x)).
+#[derive(Debug)]
+pub(crate) struct SwiGlu {
+    gate_up: LinearGroup,
+    down: Linear,
+    intermediate: i32,
+}
+
+impl SwiGlu {
+    /// Loads `{path}.gate_proj`, `.up_proj` and `.down_proj`.
+    pub(crate) fn load(
+        weights: &mut Weights,
+        path: &str,
+        [hidden, intermediate]: [i32; 2],
+        bias: bool,
+    ) -> Result<Self, LoadError> {
+        let parts = ["gate_proj", "up_proj"].map(|name| (format!("{path}.{name}"), intermediate));
+        Ok(Self {
+            gate_up: LinearGroup::load(weights, &parts, hidden, bias)?,
+            down: Linear::load(
+                weights,
+                &format!("{path}.down_proj"),
+                [hidden, intermediate],
+                bias,
+            )?,
+            intermediate,
+        })
+    }
+
+    /// x: [1, T, hidden]; returns the same shape.
+    pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
+        let single = (x.shape()[1] == 1).then(|| self.gate_up.forward_joined(x)).flatten();
+        let (gate, up) = match single {
+            Some(both) => {
+                let both = both?;
+                let n = self.intermediate;
+                (slice(&both, &[0; 3], &[1, 1, n])?, slice(&both, &[0, 0, n], &[1, 1, 2 * n])?)
+            }
+            None => {
+                let mut parts = self.gate_up.forward(x)?.into_iter();
+                match (parts.next(), parts.next()) {
+                    (Some(gate), Some(up)) => (gate, up),
+                    _ => unreachable!("two parts were loaded"),
+                }
+            }
+        };
+        let activated = multiply(&gate, sigmoid(&gate)?)?;
+        self.down.forward(&multiply(activated, up)?)
+    }
+}

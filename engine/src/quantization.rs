@@ -1,0 +1,125 @@
+//! MLX's affine quantization as mlx-lm writes it into config.json: a default, and per-layer
+//! overrides by the layer's path (`false` keeps that layer unquantized).
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+/// How one matrix is packed: `bits` per weight, one scale and bias for each `group_size` weights of
+/// a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Quantization {
+    /// 2, 3, 4, 5, 6 or 8.
+    pub bits: i32,
+    /// 32, 64 or 128.
+    pub group_size: i32,
+}
+
+impl std::fmt::Display for Quantization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-bit, groups of {}", self.bits, self.group_size)
+    }
+}
+
+/// The `quantization` object of a config.json.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct QuantizationConfig {
+    default: Option<Quantization>,
+    layers: HashMap<String, Option<Quantization>>,
+}
+
+impl QuantizationConfig {
+    /// Reads `quantization` (or `quantization_config`, which mlx-lm writes beside it).
+    ///
+    /// # Errors
+    /// A sentence naming the field, for anything that this engine does not run.
+    pub(crate) fn from_config(config: &Map<String, Value>) -> Result<Self, String> {
+        let (field, value) = match (config.get("quantization"), config.get("quantization_config")) {
+            (Some(value), _) if !value.is_null() => ("quantization", value),
+            (_, Some(value)) if !value.is_null() => ("quantization_config", value),
+            _ => return Ok(<Self as Default>::default()),
+        };
+        let object = value.as_object().ok_or_else(|| format!("\"{field}\" is not an object"))?;
+        if let Some(method) = object.get("quant_method") {
+            return Err(format!(
+                "\"{field}.quant_method\" is {method}: only MLX's own affine quantization runs \
+                 here; convert the model with mlx_lm.convert"
+            ));
+        }
+        let mut config = Self { default: Some(entry(field, object)?), layers: HashMap::new() };
+        for (path, value) in object {
+            let quantization = match value {
+                Value::Object(object) => Some(entry(&format!("{field}.{path}"), object)?),
+                Value::Bool(false) => None,
+                _ => continue,
+            };
+            config.layers.insert(path.clone(), quantization);
+        }
+        Ok(config)
+    }
+
+    /// How the layer at `path` is packed, given whether the weights hold scales for it.
+    pub(crate) fn of_layer(&self, path: &str, has_scales: bool) -> Option<Quantization> {
+        match self.layers.get(path) {
+            Some(quantization) => *quantization,
+            None => self.default.filter(|_| has_scales),
+        }
+    }
+
+    /// The model-wide setting.
+    pub(crate) fn default(&self) -> Option<Quantization> {
+        self.default
+    }
+}
+
+fn entry(field: &str, object: &Map<String, Value>) -> Result<Quantization, String> {
+    if let Some(mode) = object.get("mode").filter(|mode| *mode != "affine") {
+        return Err(format!("\"{field}.mode\" is {mode}; only \"affine\" is supported"));
+    }
+    let number = |key: &str, allowed: &[i64], default: i64| {
+        let value = object.get(key).map_or(Some(default), Value::as_i64);
+        value
+            .filter(|value| allowed.contains(value))
+            .map(|value| value as i32)
+            .ok_or_else(|| format!("\"{field}.{key}\" is {}; supported: {allowed:?}", object[key]))
+    };
+    Ok(Quantization {
+        bits: number("bits", &[2, 3, 4, 5, 6, 8], 4)?,
+        group_size: number("group_size", &[32, 64, 128], 64)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<QuantizationConfig, String> {
+        QuantizationConfig::from_config(&serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn overrides_win_over_the_default() {
+        let config = parse(
+            r#"{"quantization": {"group_size": 64, "bits": 4,
+                "a": {"group_size": 32, "bits": 8}, "b": false}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.of_layer("a", true), Some(Quantization { bits: 8, group_size: 32 }));
+        assert_eq!(config.of_layer("b", true), None);
+        assert_eq!(config.of_layer("c", true), Some(Quantization { bits: 4, group_size: 64 }));
+        assert_eq!(config.of_layer("c", false), None);
+    }
+
+    #[test]
+    fn what_cannot_run_is_named() {
+        assert!(parse(r#"{"quantization": {"bits": 7}}"#).unwrap_err().contains("bits\" is 7"));
+        assert!(parse(r#"{"quantization": {"mode": "mxfp4"}}"#).unwrap_err().contains("mode"));
+        assert!(
+            parse(r#"{"quantization_config": {"quant_method": "gptq"}}"#)
+                .unwrap_err()
+                .contains("gptq")
+        );
+        assert!(parse(r#"{"quantization": {"a": {"bits": 4, "group_size": 7}}}"#).is_err());
+        assert!(parse("{}").unwrap().default().is_none());
+    }
+}

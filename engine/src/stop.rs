@@ -1,0 +1,100 @@
+//! Stop strings over a stream of text.
+
+/// What to do with text that came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// Send this much; the rest is held back, since it may be the start of a stop string.
+    Send(String),
+    /// A stop string is complete: send this, which ends before it, and end.
+    Stop(String),
+}
+
+/// Finds the first of several strings in a text that comes in pieces, and never lets any part of it
+/// through.
+#[derive(Debug, Default)]
+pub(crate) struct StopMatcher {
+    stops: Vec<String>,
+    held: String,
+}
+
+impl StopMatcher {
+    /// Empty strings stop nothing.
+    pub(crate) fn new(mut stops: Vec<String>) -> Self {
+        stops.retain(|stop| !stop.is_empty());
+        Self { stops, held: String::new() }
+    }
+
+    /// Adds text.
+    pub(crate) fn push(&mut self, text: &str) -> Stopped {
+        if self.stops.is_empty() {
+            return Stopped::Send(text.to_owned());
+        }
+        self.held.push_str(text);
+        let found = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+        if let Some(at) = found {
+            self.held.truncate(at);
+            return Stopped::Stop(std::mem::take(&mut self.held));
+        }
+        let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
+        let rest = self.held.split_off(self.held.len() - keep);
+        Stopped::Send(std::mem::replace(&mut self.held, rest))
+    }
+
+    /// The text held back, when no more will come.
+    pub(crate) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+/// Bytes of the longest proper prefix of `stop` that ends `text`.
+fn overlap(text: &str, stop: &str) -> usize {
+    let longest = text.len().min(stop.len() - 1);
+    let fits = |&n: &usize| {
+        text.is_char_boundary(text.len() - n) && text.as_bytes().ends_with(&stop.as_bytes()[..n])
+    };
+    (1..=longest).rev().find(fits).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The text that comes out when `text` goes in cut into pieces of `size` characters.
+    fn run(text: &str, stops: &[&str], size: usize) -> (String, bool) {
+        let mut matcher = StopMatcher::new(stops.iter().map(|s| (*s).to_owned()).collect());
+        let characters: Vec<char> = text.chars().collect();
+        let mut out = String::new();
+        for piece in characters.chunks(size) {
+            match matcher.push(&piece.iter().collect::<String>()) {
+                Stopped::Send(text) => out.push_str(&text),
+                Stopped::Stop(text) => return (out + &text, true),
+            }
+        }
+        (out + &matcher.finish(), false)
+    }
+
+    #[test]
+    fn every_cut_gives_the_same_text() {
+        let cases: [(&str, &[&str], &str, bool); 7] = [
+            ("one two three", &["two"], "one ", true),
+            ("aaab", &["aab"], "a", true),
+            ("ends with sto", &["stop"], "ends with sto", false),
+            ("\u{1f980} crab \u{1f980}!", &["\u{1f980}!"], "\u{1f980} crab ", true),
+            ("abcabd", &["abd", "bc"], "a", true),
+            ("nothing", &[""], "nothing", false),
+            ("x\n\ny", &["\n\n"], "x", true),
+        ];
+        for (text, stops, expected, stopped) in cases {
+            for size in 1..=text.len() {
+                assert_eq!(run(text, stops, size), (expected.to_owned(), stopped), "{text} {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn holds_back_no_more_than_it_must() {
+        let mut matcher = StopMatcher::new(vec!["END".to_owned()]);
+        assert_eq!(matcher.push("text E"), Stopped::Send("text ".to_owned()));
+        assert_eq!(matcher.push("A"), Stopped::Send("EA".to_owned()));
+    }
+}

@@ -1,0 +1,370 @@
+//! Chat templates: a conversation rendered to the text that the model was trained on.
+//!
+//! Templates are Jinja as Hugging Face transformers runs them (`trim_blocks`, `lstrip_blocks`, loop
+//! controls, `raise_exception`, `strftime_now`, its own `tojson`), here by minijinja. They come with
+//! a model and are not trusted: fuel bounds how long one runs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value as JinjaValue};
+use minijinja::{Environment, Error, ErrorKind};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::error::{LoadError, TemplateError};
+
+/// Instructions that one rendering may take. A conversation of 10,000 messages takes about 2
+/// million.
+const FUEL: u64 = 50_000_000;
+/// A template longer than this is refused.
+const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+/// The name under which the main template of a list is known.
+const DEFAULT_NAME: &str = "default";
+/// The name of the template that a list may hold for requests with tools.
+const TOOL_NAME: &str = "tool_use";
+
+/// A model's chat template. Clones share it.
+#[derive(Clone)]
+pub struct ChatTemplate {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    environment: Environment<'static>,
+    /// `bos_token`, `eos_token` and the like, by name.
+    special_tokens: Map<String, Value>,
+    has_tool_template: bool,
+    sources: String,
+}
+
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ChatTemplate({} bytes)", self.inner.sources.len())
+    }
+}
+
+/// What a template is rendered with.
+#[derive(Debug, Clone)]
+pub struct ChatInputs<'a> {
+    /// As templates expect them: `role`, `content`, `tool_calls` with `arguments` as an object.
+    pub messages: &'a [Value],
+    /// Tool definitions, `{"type": "function", "function": {..}}`.
+    pub tools: Option<&'a [Value]>,
+    /// End with the start of the assistant's turn.
+    pub add_generation_prompt: bool,
+    /// Further variables, such as `enable_thinking`.
+    pub kwargs: &'a Map<String, Value>,
+    /// What `strftime_now` shows.
+    pub now: SystemTime,
+}
+
+/// The message of `raise_exception`, to be told from other errors.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+impl ChatTemplate {
+    /// The template of a model folder: `chat_template.jinja`, else `chat_template.json`, else
+    /// `chat_template` of `tokenizer_config.json`, which may be a list of named ones. `None` when
+    /// there is none, as for base models.
+    pub(crate) fn load(dir: &Path) -> Result<Option<Self>, LoadError> {
+        let read = |name: &str| read_optional(&dir.join(name));
+        let tokenizer_config = match read("tokenizer_config.json")? {
+            Some(text) => parse_object(&dir.join("tokenizer_config.json"), &text)?,
+            None => Map::new(),
+        };
+        let special_tokens = special_tokens(&tokenizer_config);
+        let (path, named) = if let Some(source) = read("chat_template.jinja")? {
+            (dir.join("chat_template.jinja"), vec![(DEFAULT_NAME.to_owned(), source)])
+        } else if let Some(text) = read("chat_template.json")? {
+            let path = dir.join("chat_template.json");
+            let object = parse_object(&path, &text)?;
+            (path, named_templates(object.get("chat_template")))
+        } else {
+            let path = dir.join("tokenizer_config.json");
+            (path, named_templates(tokenizer_config.get("chat_template")))
+        };
+        if named.is_empty() {
+            return Ok(None);
+        }
+        let invalid = |what: String| LoadError::Invalid { path: path.clone(), what };
+        Self::new(named, special_tokens).map(Some).map_err(invalid)
+    }
+
+    fn new(
+        mut named: Vec<(String, String)>,
+        special_tokens: Map<String, Value>,
+    ) -> Result<Self, String> {
+        if !named.iter().any(|(name, _)| name == DEFAULT_NAME) {
+            named[0].0 = DEFAULT_NAME.to_owned();
+        }
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|error| error.to_string())?);
+        environment.set_fuel(Some(FUEL));
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("tojson", to_json);
+        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, "raise_exception")
+                .with_source(Raised(message)))
+        });
+        let mut sources = String::new();
+        let has_tool_template = named.iter().any(|(name, _)| name == TOOL_NAME);
+        for (name, source) in named {
+            if source.len() > MAX_TEMPLATE_BYTES {
+                return Err(format!("the chat template \"{name}\" is over 1 MiB"));
+            }
+            sources.push_str(&source);
+            environment
+                .add_template_owned(name, strip_generation_tags(&source))
+                .map_err(|error| format!("the chat template does not parse: {error:#}"))?;
+        }
+        let inner = Inner { environment, special_tokens, has_tool_template, sources };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Renders a conversation.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation, fails, or runs for too long.
+    pub fn render(&self, inputs: &ChatInputs<'_>) -> Result<String, TemplateError> {
+        let Inner { environment, special_tokens, has_tool_template, .. } = &*self.inner;
+        let with_tools = *has_tool_template && inputs.tools.is_some();
+        let name = if with_tools { TOOL_NAME } else { DEFAULT_NAME };
+        let now = inputs.now;
+        let mut variables: Vec<(&str, JinjaValue)> = Vec::new();
+        variables.extend(special_tokens.iter().map(|(k, v)| (k.as_str(), to_value(v))));
+        variables.extend(inputs.kwargs.iter().map(|(k, v)| (k.as_str(), to_value(v))));
+        variables.push(("messages", to_value(&inputs.messages)));
+        if let Some(tools) = inputs.tools {
+            variables.push(("tools", to_value(&tools)));
+        }
+        variables.push(("add_generation_prompt", inputs.add_generation_prompt.into()));
+        let clock = JinjaValue::from_function(move |format: &str| strftime(now, format));
+        variables.push(("strftime_now", clock));
+        let template = environment.get_template(name).map_err(failed)?;
+        template.render(variables.into_iter().collect::<JinjaValue>()).map_err(failed)
+    }
+
+    /// Whether the template's source holds `name` (a variable or a role that it may know).
+    pub fn mentions(&self, name: &str) -> bool {
+        self.inner.sources.contains(name)
+    }
+}
+
+fn to_value<T: Serialize>(value: &T) -> JinjaValue {
+    JinjaValue::from(Serde(value))
+}
+
+fn failed(error: Error) -> TemplateError {
+    let mut source = std::error::Error::source(&error);
+    while let Some(inner) = source {
+        if let Some(Raised(message)) = inner.downcast_ref() {
+            return TemplateError::Raised(message.clone());
+        }
+        source = inner.source();
+    }
+    match error.kind() {
+        ErrorKind::OutOfFuel => TemplateError::OutOfFuel(FUEL),
+        _ => TemplateError::Failed(format!("{error:#}")),
+    }
+}
+
+fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
+    let invalid = |error: jiff::Error| {
+        Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}"))
+    };
+    let local =
+        jiff::Timestamp::try_from(now).map_err(invalid)?.to_zoned(jiff::tz::TimeZone::system());
+    jiff::fmt::strtime::format(format, &local).map_err(invalid)
+}
+
+/// `tojson` as transformers overrides it: Python's json.dumps, which escapes neither HTML nor
+/// non-ASCII text.
+fn to_json(value: &JinjaValue, indent: Option<usize>, args: Kwargs) -> Result<JinjaValue, Error> {
+    let named: Option<usize> = args.get("indent")?;
+    let _: Option<JinjaValue> = args.get("ensure_ascii")?;
+    let _: Option<JinjaValue> = args.get("sort_keys")?;
+    let separators: Option<Vec<String>> = args.get("separators")?;
+    args.assert_all_used()?;
+    let mut out = Vec::new();
+    let written = match indent.or(named) {
+        Some(width) => {
+            let indent = " ".repeat(width.min(16));
+            let format = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format))
+        }
+        None => {
+            let mut separators = separators.unwrap_or_default().into_iter();
+            let item = separators.next().unwrap_or_else(|| ", ".to_owned());
+            let key = separators.next().unwrap_or_else(|| ": ".to_owned());
+            let format = PythonFormatter { item, key };
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format))
+        }
+    };
+    let error = |what: String| Error::new(ErrorKind::InvalidOperation, format!("tojson: {what}"));
+    written.map_err(|e| error(e.to_string()))?;
+    let text = String::from_utf8(out).map_err(|e| error(e.to_string()))?;
+    Ok(JinjaValue::from_safe_string(text))
+}
+
+/// json.dumps on one line, with its separators.
+struct PythonFormatter {
+    item: String,
+    key: String,
+}
+
+impl serde_json::ser::Formatter for PythonFormatter {
+    fn begin_array_value<W>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()>
+    where
+        W: ?Sized + std::io::Write,
+    {
+        if first { Ok(()) } else { writer.write_all(self.item.as_bytes()) }
+    }
+
+    fn begin_object_key<W>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()>
+    where
+        W: ?Sized + std::io::Write,
+    {
+        if first { Ok(()) } else { writer.write_all(self.item.as_bytes()) }
+    }
+
+    fn begin_object_value<W>(&mut self, writer: &mut W) -> std::io::Result<()>
+    where
+        W: ?Sized + std::io::Write,
+    {
+        writer.write_all(self.key.as_bytes())
+    }
+}
+
+/// Takes out `{% generation %}` and `{% endgeneration %}`, which mark the trained part of a text for
+/// training and render nothing. Whitespace control of the tags is kept by leaving an empty comment.
+fn strip_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let end = start + length + 2;
+        let inner = &rest[start + 2..end - 2];
+        out.push_str(&rest[..start]);
+        match inner.trim_matches(|c: char| c == '-' || c.is_whitespace()) {
+            "generation" | "endgeneration" => {
+                let left = if inner.starts_with('-') { "-" } else { "" };
+                let right = if inner.ends_with('-') { "-" } else { "" };
+                out.push_str(&format!("{{#{left} {right}#}}"));
+            }
+            _ => out.push_str(&rest[start..end]),
+        }
+        rest = &rest[end..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// `chat_template`: one string, or a list of `{name, template}`.
+fn named_templates(field: Option<&Value>) -> Vec<(String, String)> {
+    match field {
+        Some(Value::String(source)) => vec![(DEFAULT_NAME.to_owned(), source.clone())],
+        Some(Value::Array(list)) => {
+            let text = |entry: &Value, key: &str| Some(entry.get(key)?.as_str()?.to_owned());
+            list.iter()
+                .filter_map(|entry| Some((text(entry, "name")?, text(entry, "template")?)))
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The `*_token` entries of tokenizer_config.json: strings, or objects with their `content`.
+fn special_tokens(config: &Map<String, Value>) -> Map<String, Value> {
+    let tokens = config.iter().filter(|(key, _)| key.ends_with("_token"));
+    tokens
+        .filter_map(|(key, value)| {
+            let content = value.as_str().or_else(|| value.get("content")?.as_str())?;
+            Some((key.clone(), Value::from(content)))
+        })
+        .collect()
+}
+
+fn read_optional(path: &Path) -> Result<Option<String>, LoadError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(LoadError::Io { path: path.to_owned(), source }),
+    }
+}
+
+/// A JSON file that must hold an object.
+pub(crate) fn parse_object(path: &Path, text: &str) -> Result<Map<String, Value>, LoadError> {
+    serde_json::from_str(text)
+        .map_err(|error| LoadError::Invalid { path: path.to_owned(), what: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn render(source: &str, messages: Value) -> Result<String, TemplateError> {
+        let tokens = special_tokens(json!({"bos_token": {"content": "<s>"}}).as_object().unwrap());
+        let named = vec![(DEFAULT_NAME.to_owned(), source.to_owned())];
+        let template = ChatTemplate::new(named, tokens).map_err(TemplateError::Failed)?;
+        template.render(&ChatInputs {
+            messages: messages.as_array().unwrap(),
+            tools: None,
+            add_generation_prompt: true,
+            kwargs: &Map::new(),
+            now: SystemTime::UNIX_EPOCH,
+        })
+    }
+
+    #[test]
+    fn renders_as_jinja_does() {
+        let source = "{{ bos_token }}{% for m in messages %}\n  {%- if loop.first %}{{ m.role }}: \
+                      {% endif %}{{ m['content'].strip() }}\n{% endfor %}\n{% if \
+                      add_generation_prompt %}bot:{% endif %}\n";
+        let text = render(source, json!([{"role": "user", "content": "  hi "}])).unwrap();
+        assert_eq!(text, "<s>user: hi\nbot:");
+    }
+
+    #[test]
+    fn tojson_is_pythons() {
+        let text = render(
+            "{{ messages[0] | tojson }}|{{ messages[0].a | tojson(indent=2) }}",
+            json!([{"role": "<&>", "a": [1, {"k": "\u{e9}'\"", "f": 1.0}], "n": null}]),
+        );
+        assert_eq!(
+            text.unwrap(),
+            "{\"role\": \"<&>\", \"a\": [1, {\"k\": \"\u{e9}'\\\"\", \"f\": 1.0}], \"n\": \
+             null}|[\n  1,\n  {\n    \"k\": \"\u{e9}'\\\"\",\n    \"f\": 1.0\n  }\n]"
+        );
+    }
+
+    #[test]
+    fn a_template_that_raises_or_loops_is_an_error() {
+        let raised = render("{{ raise_exception('no system role') }}", json!([]));
+        assert_eq!(raised, Err(TemplateError::Raised("no system role".to_owned())));
+        let looped = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}\
+                      {% endfor %}{% endfor %}";
+        assert_eq!(render(looped, json!([])), Err(TemplateError::OutOfFuel(FUEL)));
+        assert!(matches!(render("{% if %}", json!([])), Err(TemplateError::Failed(_))));
+        assert!(matches!(render("{{ a.b.c }}", json!([])), Err(TemplateError::Failed(_))));
+    }
+
+    #[test]
+    fn generation_tags_render_nothing() {
+        let source = "a {%- generation -%} b {% endgeneration %}c{% if true %}d{% endif %}";
+        assert_eq!(render(source, json!([])).unwrap(), "ab cd");
+    }
+
+    #[test]
+    fn the_clock_is_given() {
+        let text = render("{{ strftime_now('%Y') }}", json!([])).unwrap();
+        assert!(text == "1970" || text == "1969", "{text}");
+    }
+}

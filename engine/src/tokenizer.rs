@@ -1,0 +1,137 @@
+//! Text to token ids and back, by the model's tokenizer.json.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{LoadError, TokenizeError};
+
+/// The largest tokenizer.json that is read; real ones are under 40 MB.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// A model's tokenizer. Clones share it.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: Arc<tokenizers::Tokenizer>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tokenizer({} tokens)", self.vocab_tokens())
+    }
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a model folder.
+    pub(crate) fn load(dir: &Path) -> Result<Self, LoadError> {
+        let path = dir.join("tokenizer.json");
+        let length = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let hint = "the model's tokenizer; a model without one cannot run here";
+                return Err(LoadError::Missing { path, hint });
+            }
+            Err(source) => return Err(LoadError::Io { path, source }),
+        };
+        if length > MAX_FILE_BYTES {
+            let what = format!("{length} bytes are more than {MAX_FILE_BYTES}");
+            return Err(LoadError::Invalid { path, what });
+        }
+        let text =
+            std::fs::read(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&text)
+            .map_err(|error| LoadError::Invalid { path, what: error.to_string() })?;
+        // A file saved for training may cut or pad every text; a prompt is taken as it is.
+        let _ = inner.with_truncation(None);
+        inner.with_padding(None);
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Token ids of `text`. `add_special_tokens` adds what the model puts around a text (a
+    /// beginning of sequence, for one); a rendered chat template holds it already.
+    ///
+    /// Slow for long texts: not to be called on an async thread.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizeError> {
+        let encoding = self.inner.encode_fast(text, add_special_tokens);
+        encoding.map(|e| e.get_ids().to_vec()).map_err(|error| TokenizeError(error.to_string()))
+    }
+
+    /// The text of `ids`. Ids outside the vocabulary have none.
+    ///
+    /// # Errors
+    /// When the decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TokenizeError> {
+        self.inner
+            .decode(ids, skip_special_tokens)
+            .map_err(|error| TokenizeError(error.to_string()))
+    }
+
+    /// The bytes that a token stands for: those of its piece for a byte-level vocabulary, else those
+    /// of its text. Empty for an id outside the vocabulary.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let Some(piece) = self.inner.id_to_token(id) else { return Vec::new() };
+        if self.inner.get_added_tokens_decoder().contains_key(&id) {
+            return piece.into_bytes();
+        }
+        if let Some(byte) = byte_fallback(&piece) {
+            return vec![byte];
+        }
+        let is_byte_level =
+            matches!(self.inner.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_)));
+        let bytes: Option<Vec<u8>> = match is_byte_level {
+            true => piece.chars().map(byte_of_level).collect(),
+            false => None,
+        };
+        bytes.unwrap_or_else(|| piece.replace('\u{2581}', " ").into_bytes())
+    }
+
+    /// Ids run from 0 to this, exclusive, added tokens included.
+    pub fn vocab_tokens(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The id of a token by its content.
+    pub(crate) fn token_id(&self, content: &str) -> Option<u32> {
+        self.inner.token_to_id(content)
+    }
+}
+
+/// `<0x0A>` as vocabularies with byte fallback write a byte.
+fn byte_fallback(piece: &str) -> Option<u8> {
+    let hex = piece.strip_prefix("<0x")?.strip_suffix('>')?;
+    u8::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 2)
+}
+
+/// The byte that a character of a byte-level piece stands for: printable Latin-1 stands for itself,
+/// the other bytes, in order, for the characters from U+0100 on (the GPT-2 table).
+fn byte_of_level(c: char) -> Option<u8> {
+    let plain = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    match u32::from(c) {
+        code @ 0..=0xFF => Some(code as u8).filter(|&byte| plain(byte)),
+        code => (0..=u8::MAX).filter(|&byte| !plain(byte)).nth((code - 0x100) as usize),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_byte_level_table() {
+        assert_eq!(byte_of_level('A'), Some(b'A'));
+        assert_eq!(byte_of_level('\u{120}'), Some(b' '));
+        assert_eq!(byte_of_level('\u{10a}'), Some(b'\n'));
+        assert_eq!(byte_of_level('\u{143}'), Some(0xAD));
+        assert_eq!(byte_of_level(' '), None);
+        assert_eq!(byte_of_level('\u{2581}'), None);
+    }
+
+    #[test]
+    fn byte_fallback_pieces() {
+        assert_eq!(byte_fallback("<0x0A>"), Some(b'\n'));
+        assert_eq!(byte_fallback("<0xZZ>"), None);
+        assert_eq!(byte_fallback("word"), None);
+    }
+}

@@ -1,0 +1,363 @@
+//! The tensors of a model folder: safetensors files, whole or sharded.
+//!
+//! Headers are read and checked when the folder is opened; a tensor's bytes are read when it is
+//! taken, straight into memory that MLX adopts. Nothing is mapped, so a file that shrinks meanwhile
+//! is an error and not a signal.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use mlx_rs::{Array, Dtype};
+use safetensors::tensor::{Metadata, TensorInfo};
+
+use crate::bridge::{PageBuffer, item_bytes};
+use crate::error::LoadError;
+use crate::quantization::{Quantization, QuantizationConfig};
+
+/// The largest safetensors header that is read; real ones are under 20 MB.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// The checked headers of a model folder, and where each tensor's bytes lie.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    files: Vec<WeightFile>,
+    tensors: HashMap<String, Slot>,
+    quantization: QuantizationConfig,
+    /// Floating-point tensors are converted to this when they are taken.
+    compute_dtype: Option<Dtype>,
+    memory_bytes: u64,
+    parameters: u64,
+    digest: blake3::Hasher,
+}
+
+#[derive(Debug)]
+struct WeightFile {
+    path: PathBuf,
+    file: File,
+    data_start: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    file: usize,
+    info: TensorInfo,
+    taken: bool,
+}
+
+impl Weights {
+    /// Opens every safetensors file of `dir` and checks the headers against the files' lengths.
+    pub(crate) fn open(dir: &Path, quantization: QuantizationConfig) -> Result<Self, LoadError> {
+        let mut weights = Weights {
+            files: Vec::new(),
+            tensors: HashMap::new(),
+            quantization,
+            compute_dtype: None,
+            memory_bytes: 0,
+            parameters: 0,
+            digest: blake3::Hasher::new(),
+        };
+        for path in weight_files(dir)? {
+            weights.add_file(path)?;
+        }
+        Ok(weights)
+    }
+
+    fn add_file(&mut self, path: PathBuf) -> Result<(), LoadError> {
+        let io = |source| LoadError::Io { path: path.clone(), source };
+        let invalid = |what: String| LoadError::Invalid { path: path.clone(), what };
+        let file = File::open(&path).map_err(io)?;
+        let file_bytes = file.metadata().map_err(io)?.len();
+        let mut length = [0; 8];
+        file.read_exact_at(&mut length, 0)
+            .map_err(|_| invalid(format!("{file_bytes} bytes are too few for a header")))?;
+        let header_bytes = u64::from_le_bytes(length);
+        if header_bytes > MAX_HEADER_BYTES || header_bytes > file_bytes.saturating_sub(8) {
+            return Err(invalid(format!(
+                "its header claims {header_bytes} bytes in a file of {file_bytes}"
+            )));
+        }
+        let mut header = vec![0; header_bytes as usize];
+        file.read_exact_at(&mut header, 8).map_err(io)?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| invalid(format!("its header does not parse: {error}")))?;
+        self.digest.update(&file_bytes.to_le_bytes()).update(&length).update(&header);
+        let data_start = 8 + header_bytes;
+        let data_bytes = file_bytes - data_start;
+        if metadata.data_len() as u64 != data_bytes {
+            return Err(invalid(format!(
+                "its header describes {} bytes of tensors and {data_bytes} are there: the file is \
+                 truncated or damaged; download it again",
+                metadata.data_len()
+            )));
+        }
+        let index = self.files.len();
+        for (name, info) in metadata.tensors() {
+            check_extent(&name, info, data_bytes).map_err(&invalid)?;
+            let slot = Slot { file: index, info: info.clone(), taken: false };
+            if self.tensors.insert(name.clone(), slot).is_some() {
+                return Err(invalid(format!("tensor {name} is in two files")));
+            }
+        }
+        self.files.push(WeightFile { path, file, data_start });
+        Ok(())
+    }
+
+    /// From now on floating-point tensors are converted to `dtype`.
+    pub(crate) fn convert_to(&mut self, dtype: Dtype) {
+        self.compute_dtype = Some(dtype);
+    }
+
+    /// Whether the model is quantized, by its config.
+    pub(crate) fn quantization(&self) -> Option<Quantization> {
+        self.quantization.default()
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// How the matrix `{path}.weight` is packed; `None` when it is not.
+    pub(crate) fn quantization_of(&self, path: &str) -> Option<Quantization> {
+        self.quantization.of_layer(path, self.contains(&format!("{path}.scales")))
+    }
+
+    /// The stored dtype of a tensor.
+    pub(crate) fn dtype_of(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).and_then(|slot| dtype(slot.info.dtype))
+    }
+
+    /// Reads a floating-point tensor that must have `shape`.
+    pub(crate) fn float(&mut self, name: &str, shape: &[i32]) -> Result<Array, LoadError> {
+        let (array, path) = self.read(name, shape)?;
+        if !matches!(array.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) {
+            let what = format!("tensor {name} is {:?}, not a floating-point type", array.dtype());
+            return Err(LoadError::Invalid { path, what });
+        }
+        self.parameters += array.size() as u64;
+        let array = match self.compute_dtype {
+            Some(dtype) if dtype != array.dtype() => {
+                // Evaluated now, so that the stored bytes are released before the next tensor.
+                let converted = array.as_dtype(dtype).and_then(|a| a.eval().map(|()| a));
+                converted.map_err(|error| LoadError::Mlx { path, what: error.what().to_owned() })?
+            }
+            _ => array,
+        };
+        self.memory_bytes += array.nbytes() as u64;
+        Ok(array)
+    }
+
+    /// Reads the packed matrix of a layer: (weight, scales, biases), each checked against
+    /// `[rows, columns]`.
+    pub(crate) fn packed(
+        &mut self,
+        path: &str,
+        [rows, columns]: [i32; 2],
+        quantization: Quantization,
+    ) -> Result<[Array; 3], LoadError> {
+        let Quantization { bits, group_size } = quantization;
+        let groups = [rows, columns / group_size];
+        let (weight, file) = self.read(&format!("{path}.weight"), &[rows, columns * bits / 32])?;
+        if weight.dtype() != Dtype::Uint32 {
+            let what = format!("tensor {path}.weight is {:?}, not packed Uint32", weight.dtype());
+            return Err(LoadError::Invalid { path: file, what });
+        }
+        self.parameters += rows as u64 * columns as u64;
+        let (scales, _) = self.read(&format!("{path}.scales"), &groups)?;
+        let (biases, _) = self.read(&format!("{path}.biases"), &groups)?;
+        for array in [&weight, &scales, &biases] {
+            self.memory_bytes += array.nbytes() as u64;
+        }
+        Ok([weight, scales, biases])
+    }
+
+    fn read(&mut self, name: &str, shape: &[i32]) -> Result<(Array, PathBuf), LoadError> {
+        let Some(slot) = self.tensors.get_mut(name) else {
+            let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
+            let what = format!("tensor {name} is missing, and config.json asks for it");
+            return Err(LoadError::Invalid { path, what });
+        };
+        let WeightFile { path, file, data_start } = &self.files[slot.file];
+        let invalid = |what: String| LoadError::Invalid { path: path.clone(), what };
+        let stored: Vec<i64> = slot.info.shape.iter().map(|&n| n as i64).collect();
+        if !stored.iter().copied().eq(shape.iter().map(|&n| i64::from(n))) {
+            return Err(invalid(format!(
+                "tensor {name} has shape {stored:?}, and config.json asks for {shape:?}"
+            )));
+        }
+        let dtype = dtype(slot.info.dtype).ok_or_else(|| {
+            invalid(format!("tensor {name} has the unsupported type {:?}", slot.info.dtype))
+        })?;
+        let (start, end) = slot.info.data_offsets;
+        let mut buffer = PageBuffer::zeroed(end - start);
+        file.read_exact_at(buffer.as_mut_slice(), data_start + start as u64)
+            .map_err(|source| LoadError::Io { path: path.clone(), source })?;
+        slot.taken = true;
+        let array = buffer.into_array(shape, dtype).map_err(|error| invalid(error.to_string()))?;
+        Ok((array, path.clone()))
+    }
+
+    /// Names of tensors that the model did not ask for.
+    pub(crate) fn unused(&self) -> BTreeSet<&str> {
+        let unused = self.tensors.iter().filter(|(_, slot)| !slot.taken);
+        unused.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Bytes in memory of the tensors taken so far.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// A digest of the files' headers and lengths: tells two models apart, not two contents of the
+    /// same shape.
+    pub(crate) fn digest(&self) -> blake3::Hash {
+        self.digest.finalize()
+    }
+
+    /// Parameters of the tensors taken so far; a packed weight counts as what it unpacks to.
+    pub(crate) fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
+    /// The first stored floating-point tensor that holds a NaN or an infinity, as a sentence part.
+    /// Reads every file once: only for finding out why a model computes NaN.
+    pub(crate) fn find_not_finite(&self) -> Option<String> {
+        let mut names: Vec<_> = self.tensors.iter().filter(|(_, slot)| slot.taken).collect();
+        names.sort_by_key(|(name, _)| *name);
+        names.into_iter().find_map(|(name, slot)| {
+            let file = &self.files[slot.file];
+            let (start, end) = slot.info.data_offsets;
+            let finite = all_finite(file, slot.info.dtype, start as u64, end as u64);
+            match finite {
+                Ok(true) => None,
+                Ok(false) => Some(format!("tensor {name} in {} holds one", file.path.display())),
+                Err(error) => Some(format!("{} cannot be read: {error}", file.path.display())),
+            }
+        })
+    }
+}
+
+/// Whether a stored tensor has neither NaN nor infinity. Integer tensors have none.
+fn all_finite(
+    file: &WeightFile,
+    dtype: safetensors::Dtype,
+    start: u64,
+    end: u64,
+) -> io::Result<bool> {
+    // The exponent's bits, all set in a NaN or an infinity.
+    let (width, exponent) = match dtype {
+        safetensors::Dtype::F32 => (4, 0x7f80_0000u32),
+        safetensors::Dtype::BF16 => (2, 0x7f80),
+        safetensors::Dtype::F16 => (2, 0x7c00),
+        _ => return Ok(true),
+    };
+    let mut chunk = vec![0u8; 1 << 20];
+    let mut at = start;
+    while at < end {
+        let bytes = &mut chunk[..(end - at).min(1 << 20) as usize];
+        file.file.read_exact_at(bytes, file.data_start + at)?;
+        let not_finite = bytes.chunks_exact(width).any(|element| {
+            let mut bits = [0; 4];
+            bits[..width].copy_from_slice(element);
+            u32::from_le_bytes(bits) & exponent == exponent
+        });
+        if not_finite {
+            return Ok(false);
+        }
+        at += bytes.len() as u64;
+    }
+    Ok(true)
+}
+
+fn check_extent(name: &str, info: &TensorInfo, data_bytes: u64) -> Result<(), String> {
+    let (start, end) = info.data_offsets;
+    if start > end || end as u64 > data_bytes {
+        return Err(format!("tensor {name} lies at {start}..{end}, outside the file"));
+    }
+    let count = info.shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n));
+    let fits = info.shape.len() <= 8 && info.shape.iter().all(|&n| n <= i32::MAX as usize);
+    let bytes = dtype(info.dtype).and_then(|dtype| count?.checked_mul(item_bytes(dtype)));
+    match bytes {
+        // A type that MLX does not have is an error only if the tensor is needed.
+        None if dtype(info.dtype).is_none() => Ok(()),
+        Some(bytes) if fits && bytes == end - start => Ok(()),
+        _ => Err(format!(
+            "tensor {name} of shape {:?} and type {:?} does not fill its {} bytes",
+            info.shape,
+            info.dtype,
+            end - start
+        )),
+    }
+}
+
+fn dtype(stored: safetensors::Dtype) -> Option<Dtype> {
+    Some(match stored {
+        safetensors::Dtype::F32 => Dtype::Float32,
+        safetensors::Dtype::F16 => Dtype::Float16,
+        safetensors::Dtype::BF16 => Dtype::Bfloat16,
+        safetensors::Dtype::U32 => Dtype::Uint32,
+        safetensors::Dtype::U8 => Dtype::Uint8,
+        safetensors::Dtype::I32 => Dtype::Int32,
+        safetensors::Dtype::I64 => Dtype::Int64,
+        _ => return None,
+    })
+}
+
+/// The files to read, in a stable order: those that the index names, else `model*.safetensors`, else
+/// every `*.safetensors`.
+fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let index = dir.join(INDEX_FILE);
+    if index.exists() {
+        return indexed_files(dir, &index);
+    }
+    let io = |source| LoadError::Io { path: dir.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let named_model = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("model"))
+    };
+    if files.iter().any(named_model) {
+        files.retain(named_model);
+    }
+    if files.is_empty() {
+        return Err(LoadError::Missing {
+            path: dir.join("model.safetensors"),
+            hint: "the model's weights; is the download complete?",
+        });
+    }
+    Ok(files)
+}
+
+fn indexed_files(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: HashMap<String, String>,
+    }
+    let invalid = |what: String| LoadError::Invalid { path: index.to_owned(), what };
+    let text =
+        std::fs::read(index).map_err(|source| LoadError::Io { path: index.to_owned(), source })?;
+    let parsed: Index =
+        serde_json::from_slice(&text).map_err(|error| invalid(format!("{error}")))?;
+    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
+    let mut files = Vec::with_capacity(names.len());
+    for name in names {
+        if Path::new(&name).file_name() != Some(name.as_ref()) {
+            return Err(invalid(format!("\"{name}\" is not a plain file name")));
+        }
+        let path = dir.join(&name);
+        if !path.exists() {
+            return Err(LoadError::Missing { path, hint: "a shard that the index names" });
+        }
+        files.push(path);
+    }
+    Ok(files)
+}
