@@ -27,16 +27,29 @@ TOKENS = 64
 CANDIDATES = 2048
 TRIED = 128
 SEEDS = range(1, 9)
-SHORT, LONG = 7, 40
+LENGTHS = [7, 40]
+# Dynamic NTK scaling past max_position_embeddings: the prompt is prefilled token by token, since
+# what mlx-lm computes there depends on the chunks, and token by token is what the engine promises.
+DYNAMIC_LENGTHS = [7, 40, 100]
 FIRST_ORDINARY_TOKEN = 8
 # Gaps, in deviations of the logits, that rounding cannot close.
 MIN_GAP = {"F32": 0.002, "F16": 0.008, "BF16": 0.015}
 TOP = 4
 
 
-def batch_gaps(model, prompts):
+def prefill(model, cache, tokens, step):
+    """Runs all of [batch, T] but the last `step` columns at most, and returns those."""
+    while tokens.shape[1] > step:
+        model(tokens[:, :step], cache=cache)
+        mx.eval([c.state for c in cache])
+        tokens = tokens[:, step:]
+    return tokens
+
+
+def batch_gaps(model, prompts, step):
     """The smallest gap on each prompt's greedy path (a rough figure: float32, batched)."""
-    cache, tokens, gaps = make_prompt_cache(model), mx.array(prompts), []
+    cache, gaps = make_prompt_cache(model), []
+    tokens = prefill(model, cache, mx.array(prompts), step)
     for _ in range(TOKENS):
         logits = model(tokens, cache=cache)[:, -1, :]
         best = mx.sort(logits, axis=-1)[:, -2:]
@@ -46,16 +59,17 @@ def batch_gaps(model, prompts):
     return np.array(mx.min(mx.stack(gaps), axis=0))
 
 
-def greedy(model, prompt, step=2048):
+def greedy(model, prompt, step):
     """mlx-lm's own greedy decoding."""
     steps = generate_step(mx.array(prompt), model, max_tokens=TOKENS, prefill_step_size=step)
     return [int(token) for token, _ in steps]
 
 
-def measure(model, prompt, tokens, min_gap):
+def measure(model, prompt, tokens, min_gap, step):
     """Walks a path: the smallest gap, and natural log probabilities from float32 logits; or None as
     soon as a token is not the likeliest by `min_gap`."""
-    cache, at, gap, chosen, top = make_prompt_cache(model), mx.array([prompt]), np.inf, [], []
+    cache, gap, chosen, top = make_prompt_cache(model), np.inf, [], []
+    at = prefill(model, cache, mx.array([prompt]), step)
     for token in tokens:
         logits = np.array(model(at, cache=cache)[0, -1].astype(mx.float32)).astype(np.float64)
         order = np.argsort(-logits)
@@ -85,20 +99,34 @@ def agrees_in_float32(case):
     return not (case["dtype"] == "BF16" and "quantization" in case["config"])
 
 
-def find(case, model, wide, length):
-    """A prompt of `length` tokens whose path is stable, with what is known of it."""
+def prefill_steps(case, length):
+    """The steps in which a prompt is prefilled; each must give the same path."""
+    scaling = case["config"].get("rope_scaling") or {}
+    dynamic = scaling.get("rope_type") == "dynamic"
+    return [1] if dynamic and length > case["config"]["max_position_embeddings"] else [2048, 3]
+
+
+def prompts_of(case, length):
+    """Random prompts of ordinary tokens."""
     salt = fixtures.stream_key(case["seed"], f"prompts of {length}")
     draws = fixtures.splitmix64(salt, CANDIDATES * length) >> np.uint64(33)
     span = case["config"]["vocab_size"] - FIRST_ORDINARY_TOKEN
-    prompts = (draws % np.uint64(span)).astype(np.int64).reshape(CANDIDATES, length) + FIRST_ORDINARY_TOKEN
-    widest_first = np.argsort(-batch_gaps(wide, prompts.tolist())) if agrees_in_float32(case) else range(TRIED)
-    for index in widest_first[:TRIED]:
+    ids = (draws % np.uint64(span)).astype(np.int64) + FIRST_ORDINARY_TOKEN
+    return ids.reshape(CANDIDATES, length)
+
+
+def find(case, model, wide, length):
+    """A prompt of `length` tokens whose path is stable, with what is known of it."""
+    prompts, steps = prompts_of(case, length), prefill_steps(case, length)
+    in_float32 = agrees_in_float32(case)
+    order = np.argsort(-batch_gaps(wide, prompts.tolist(), steps[0])) if in_float32 else range(TRIED)
+    for index in order[:TRIED]:
         prompt = prompts[index].tolist()
-        tokens = greedy(wide if agrees_in_float32(case) else model, prompt)
+        tokens = greedy(wide if in_float32 else model, prompt, steps[0])
         if len(set(tokens)) < TOKENS // 3:
             continue
-        measured = measure(model, prompt, tokens, MIN_GAP[case["dtype"]])
-        if measured is None or tokens != greedy(model, prompt) or tokens != greedy(model, prompt, step=3):
+        measured = measure(model, prompt, tokens, MIN_GAP[case["dtype"]], steps[0])
+        if measured is None or any(tokens != greedy(model, prompt, step) for step in steps):
             continue
         gap, chosen, top = measured
         return {"prompt": prompt, "tokens": tokens, "min_gap": round(float(gap), 5),
@@ -126,7 +154,7 @@ def paths_of(case):
         model, _ = load_model(folder)
         wide = widened(folder)
         paths = []
-        for length in (SHORT, LONG):
+        for length in DYNAMIC_LENGTHS if "-dynamic" in case["name"] else LENGTHS:
             paths.append(find(case, model, wide, length))
             if paths[-1] is None:
                 return None

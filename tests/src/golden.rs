@@ -14,6 +14,8 @@ use crate::fixtures::Case;
 pub struct Golden {
     /// The model.
     pub case: Case,
+    /// Whether float32 arithmetic gives the same tokens (see make_goldens.py).
+    pub agrees_in_float32: bool,
     /// Which versions computed it.
     pub oracle: String,
     /// Prompts and what follows them.

@@ -2,6 +2,9 @@
 //!
 //! This library knows none of the other packages, so that each of them can use it in its own tests.
 
+pub mod daemon;
 pub mod fixtures;
 pub mod golden;
+pub mod http;
+pub mod sse;
 mod weights;
