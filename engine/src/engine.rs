@@ -267,11 +267,7 @@ impl Engine {
 
     /// Waits until the thread has ended. Blocks: not for an async thread.
     pub fn join(&self) {
-        let thread = self.shared.thread.lock().ok().and_then(|mut thread| thread.take());
-        if let Some(thread) = thread {
-            // The thread catches its panics; there is nothing to tell from how it ended.
-            let _ = thread.join();
-        }
+        self.shared.join();
     }
 
     pub(crate) fn submit(
@@ -315,10 +311,21 @@ impl Shared {
         // Wakes an idle thread. A full channel means that it is not idle.
         let _ = self.commands.try_send(Command::Wake);
     }
+
+    fn join(&self) {
+        let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
+        if let Some(thread) = thread {
+            // The thread catches its panics; there is nothing to tell from how it ended.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Drop for Shared {
+    /// Waits for the thread: a process that ends while MLX computes would crash in MLX's own
+    /// clean-up.
     fn drop(&mut self) {
         self.stop();
+        self.join();
     }
 }
