@@ -132,6 +132,25 @@ impl Body {
         self.reader.get_ref()
     }
 
+    /// The next chunk as the server wrote it, or `None` after the last.
+    ///
+    /// # Errors
+    /// When the body is not chunked, partly read, or broken off.
+    pub fn read_chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let Framing::Chunked { left: 0, ended } = self.framing else {
+            return Err(invalid("not between two chunks".into()));
+        };
+        let size = if ended { 0 } else { self.next_chunk()? };
+        if size == 0 {
+            self.framing = Framing::Chunked { left: 0, ended: true };
+            return Ok(None);
+        }
+        let mut chunk = vec![0; usize::try_from(size).map_err(|e| invalid(e.to_string()))?];
+        self.reader.read_exact(&mut chunk)?;
+        header_line(&mut self.reader)?;
+        Ok(Some(chunk))
+    }
+
     fn next_chunk(&mut self) -> io::Result<u64> {
         let line = header_line(&mut self.reader)?;
         let size = line.split(';').next().unwrap_or_default();
