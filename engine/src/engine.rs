@@ -228,7 +228,9 @@ impl Engine {
             .name("load".into())
             .spawn(read)
             .map_err(|source| LoadError::Io { path: "a thread".into(), source })?;
+        let abandoned = UnloadOnDrop { engine: self, id };
         let (folder, info) = outcome.await.unwrap_or(Err(LoadError::ShuttingDown))?;
+        std::mem::forget(abandoned);
         let folder = Arc::try_unwrap(folder).map_err(|_| LoadError::ShuttingDown)?;
         let info = ModelInfo { load_time: started.elapsed(), ..info };
         Ok(Model::new(self.clone(), id, name, info, folder))
@@ -302,6 +304,18 @@ impl Engine {
     pub(crate) fn unload(&self, model: ModelId) {
         // An engine that is gone has freed the weights itself.
         let _ = self.shared.commands.send(Command::Unload(model));
+    }
+}
+
+/// Frees a model that nobody will hold: its load failed, or its caller went away meanwhile.
+struct UnloadOnDrop<'a> {
+    engine: &'a Engine,
+    id: ModelId,
+}
+
+impl Drop for UnloadOnDrop<'_> {
+    fn drop(&mut self) {
+        self.engine.unload(self.id);
     }
 }
 
