@@ -10,9 +10,11 @@ fn root() -> PathBuf {
 }
 
 /// Whether a client can run here. In CI it must; elsewhere its absence is said, not hidden.
+#[expect(clippy::print_stderr, reason = "who runs the tests must see what did not run")]
 fn is_installed(tool: &str, library: &Path) -> bool {
-    let runs = Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-    let found = { runs }.status().is_ok_and(|status| status.success()) && library.exists();
+    let mut version = Command::new(tool);
+    version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+    let found = version.status().is_ok_and(|status| status.success()) && library.exists();
     let hint = format!(
         "{tool} or {} is missing: run tests/clients/setup.sh (make test does)",
         library.display()
