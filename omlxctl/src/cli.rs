@@ -18,12 +18,16 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// The heading of [`Global`] in every help text.
+const GLOBAL: &str = "Options of every command";
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed or the answer is no, 2 wrong usage, 3 the daemon cannot be reached, \
 4 no permission, 5 no answer in time, 6 the daemon speaks another admin API.";
 
 /// What every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = GLOBAL)]
 pub(crate) struct Global {
     /// The daemon's base directory [default: ~/.omlx]
     #[arg(long, global = true, value_name = "DIR", env = "OMLX_BASE_DIR", hide_env_values = true)]

@@ -79,8 +79,11 @@ fn the_page_shows_what_every_command_says_of_itself() {
         args.push("--help");
         let output = omlxctl(&args);
         assert_eq!(output.status.code(), Some(0), "{path}");
+        let help = text(&output.stdout);
+        let end = if path.is_empty() { None } else { help.find("\nOptions of every command:") };
         let title = format!("omlxctl {path}");
-        shown.push_str(&format!("\n## {}\n\n```text\n{}```\n", title.trim(), text(&output.stdout)));
+        let own = &help[..end.unwrap_or(help.len())];
+        shown.push_str(&format!("\n## {}\n\n```text\n{own}```\n", title.trim()));
     }
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/omlxctl.md");
     let written = fs::read_to_string(&page).unwrap_or_default();
