@@ -169,7 +169,8 @@ mod tests {
     fn each_key_of_the_file_lets_in_by_both_headers() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api-key");
-        std::fs::write(&path, "# mine\nsk-omlx-first-key-1234\n\nsk-omlx-second-key label\n").unwrap();
+        std::fs::write(&path, "# mine\nsk-omlx-first-key-1234\n\nsk-omlx-second-key label\n")
+            .unwrap();
         let keys = Keys::from_file(&path).unwrap();
         for (name, value, key) in [
             ("authorization", "Bearer sk-omlx-first-key-1234", 0),

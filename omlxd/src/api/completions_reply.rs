@@ -2,10 +2,12 @@
 
 use engine::{FinishReason, Model, TokenOutput};
 
-use super::reply::{Choice, Reply, Write, chosen, finish_word, list, logprob, put, string, token_key};
+use super::reply::{
+    Choice, Reply, Write, chosen, finish_word, list, logprob, put, string, token_key,
+};
 
 /// Writes the answers to one completion request.
-pub struct CompletionsReply {
+pub(super) struct CompletionsReply {
     reply: Reply,
     model: Model,
     /// For each choice, how many characters its tokens have made so far.
@@ -14,7 +16,7 @@ pub struct CompletionsReply {
 
 impl CompletionsReply {
     /// `model` names the tokens of log probabilities.
-    pub fn new(reply: Reply, model: Model) -> Self {
+    pub(super) fn new(reply: Reply, model: Model) -> Self {
         CompletionsReply { reply, model, offsets: Vec::new() }
     }
 

@@ -9,8 +9,7 @@ use crate::registry::{ModelEntry, ModelState};
 
 /// Every model on disk, loaded or not.
 pub(crate) fn list(app: &App) -> Value {
-    let data: Vec<Value> =
-        app.registry.list().iter().map(|entry| model(app, entry)).collect();
+    let data: Vec<Value> = app.registry.list().iter().map(|entry| model(app, entry)).collect();
     json!({"object": "list", "data": data})
 }
 

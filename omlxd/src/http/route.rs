@@ -120,9 +120,9 @@ impl Route {
     /// The statuses that it can answer with, for series that begin at zero.
     pub fn statuses(self) -> &'static [&'static str] {
         match self {
-            Route::ChatCompletions | Route::Completions => &[
-                "200", "400", "401", "403", "404", "408", "413", "415", "499", "500", "503",
-            ],
+            Route::ChatCompletions | Route::Completions => {
+                &["200", "400", "401", "403", "404", "408", "413", "415", "499", "500", "503"]
+            }
             Route::Model => &["200", "401", "403", "404", "503"],
             Route::Readyz => &["200", "403", "503"],
             Route::Healthz => &["200", "403"],

@@ -373,7 +373,9 @@ fn panicked(call: &Call) -> ApiError {
 
 /// The client's own id for the request, which is for logs only.
 fn log_client_id(call: &Call, headers: &HeaderMap) {
-    let Some(id) = headers.get("x-client-request-id").and_then(|id| id.to_str().ok()) else { return };
+    let Some(id) = headers.get("x-client-request-id").and_then(|id| id.to_str().ok()) else {
+        return;
+    };
     let client_id: String = id.chars().filter(char::is_ascii_graphic).take(64).collect();
     tracing::debug!(request = call.id(), client_id, "the client's own id");
 }

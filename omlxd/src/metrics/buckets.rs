@@ -7,9 +7,8 @@ pub(super) const FIRST_TOKEN: &[f64] = &[
 ];
 
 /// Time between two tokens.
-pub(super) const INTER_TOKEN: &[f64] = &[
-    0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0,
-];
+pub(super) const INTER_TOKEN: &[f64] =
+    &[0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0];
 
 /// Counts of tokens and of bytes.
 pub(super) const COUNTS: &[f64] = &[

@@ -16,8 +16,8 @@ use prometheus::{
 };
 
 use buckets::COUNTS;
-pub use model::{Endpoint, Finish, ModelMetrics, Rejection};
 use model::ModelFamilies;
+pub use model::{Endpoint, Finish, ModelMetrics, Rejection};
 
 /// What Prometheus asks for.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -118,7 +118,8 @@ impl Metrics {
         let families = ModelFamilies::new(&registry);
         let other = Arc::new(families.of(OTHER));
         let make = Make { registry: &registry };
-        let build = make.gauges("omlx_build_info", "What this daemon is.", &["version", "os", "arch"]);
+        let build =
+            make.gauges("omlx_build_info", "What this daemon is.", &["version", "os", "arch"]);
         let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), os, arch]).set(1);
         let errors = make.counters(

@@ -26,8 +26,7 @@ struct Usage {
 impl ProcessMetrics {
     pub(super) fn new(make: &Make<'_>) -> Self {
         ProcessMetrics {
-            cpu_seconds: make
-                .float_gauge("process_cpu_seconds_total", "User and system CPU time."),
+            cpu_seconds: make.float_gauge("process_cpu_seconds_total", "User and system CPU time."),
             resident_bytes: make
                 .gauge("process_resident_memory_bytes", "Resident memory of the process."),
             start_time: make
