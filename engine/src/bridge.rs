@@ -14,9 +14,14 @@ use mlx_rs::{Array, Dtype, Stream};
 /// Metal adopts memory without a copy when pointer and length are multiples of this.
 pub(crate) const PAGE: usize = 16 * 1024;
 
-/// Installs mlx-rs's error handler: without it, mlx-c ends the process at the first error.
+/// Freed memory that MLX may keep for reuse (Metal only). Steps of one model reuse the same sizes, so
+/// that more would be held for nothing.
+const MLX_CACHE_BYTES: usize = 1 << 30;
+
+/// Sets MLX's limits, and with the first call installs mlx-rs's error handler: without it, mlx-c ends
+/// the process at the first error.
 pub(crate) fn init() -> Result<()> {
-    mlx_rs::memory::active_memory().map(|_| ())
+    mlx_rs::memory::set_cache_limit(MLX_CACHE_BYTES).map(|_| ())
 }
 
 /// Whether arrays live on a Metal device. On Linux MLX runs on its CPU backend.

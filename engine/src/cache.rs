@@ -108,10 +108,10 @@ mod tests {
     fn appends_across_growth() {
         crate::bridge::init().unwrap();
         let mut cache = SequenceCache::new(1, 1);
-        let mut expected = Vec::new();
+        let mut expected: Vec<f32> = Vec::new();
         for step in 0..5 {
             let new: Vec<f32> = (0..200).map(|i| (step * 1000 + i) as f32).collect();
-            expected.extend(&new);
+            expected.extend_from_slice(&new);
             let array = Array::from_slice(&new, &[1, 1, 100, 2]);
             let (keys, values) = cache.update(0, &array, &array).unwrap();
             cache.offset += 100;

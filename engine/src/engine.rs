@@ -228,7 +228,9 @@ impl Engine {
             .name("load".into())
             .spawn(read)
             .map_err(|source| LoadError::Io { path: "a thread".into(), source })?;
+        let abandoned = UnloadOnDrop { engine: self, id };
         let (folder, info) = outcome.await.unwrap_or(Err(LoadError::ShuttingDown))?;
+        std::mem::forget(abandoned);
         let folder = Arc::try_unwrap(folder).map_err(|_| LoadError::ShuttingDown)?;
         let info = ModelInfo { load_time: started.elapsed(), ..info };
         Ok(Model::new(self.clone(), id, name, info, folder))
@@ -267,11 +269,7 @@ impl Engine {
 
     /// Waits until the thread has ended. Blocks: not for an async thread.
     pub fn join(&self) {
-        let thread = self.shared.thread.lock().ok().and_then(|mut thread| thread.take());
-        if let Some(thread) = thread {
-            // The thread catches its panics; there is nothing to tell from how it ended.
-            let _ = thread.join();
-        }
+        self.shared.join();
     }
 
     pub(crate) fn submit(
@@ -309,16 +307,39 @@ impl Engine {
     }
 }
 
+/// Frees a model that nobody will hold: its load failed, or its caller went away meanwhile.
+struct UnloadOnDrop<'a> {
+    engine: &'a Engine,
+    id: ModelId,
+}
+
+impl Drop for UnloadOnDrop<'_> {
+    fn drop(&mut self) {
+        self.engine.unload(self.id);
+    }
+}
+
 impl Shared {
     fn stop(&self) {
         self.status.stopping.store(true, Ordering::Relaxed);
         // Wakes an idle thread. A full channel means that it is not idle.
         let _ = self.commands.try_send(Command::Wake);
     }
+
+    fn join(&self) {
+        let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
+        if let Some(thread) = thread {
+            // The thread catches its panics; there is nothing to tell from how it ended.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Drop for Shared {
+    /// Waits for the thread: a process that ends while MLX computes would crash in MLX's own
+    /// clean-up.
     fn drop(&mut self) {
         self.stop();
+        self.join();
     }
 }

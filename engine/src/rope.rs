@@ -265,3 +265,67 @@ fn yarn(dims: i32, theta: f64, scaling: &Map<String, Value>) -> Result<(Vec<f64>
     let ratio = magnitude(weight("mscale", 1.0)) / magnitude(weight("mscale_all_dim", 0.0));
     Ok((freqs.collect(), ratio as f32))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rope(scaling: Value) -> Rope {
+        crate::bridge::init().unwrap();
+        Rope::new(16, 10_000.0, false, scaling.as_object(), 32).unwrap()
+    }
+
+    fn input(length: i32) -> Array {
+        let values: Vec<f32> =
+            (0..2 * length * 16).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
+        Array::from_slice(&values, &[1, 2, length, 16])
+    }
+
+    fn assert_close(a: &Array, b: &Array) {
+        let (a, b) = (a.contiguous().unwrap(), b.contiguous().unwrap());
+        let pairs = a.as_slice::<f32>().iter().zip(b.as_slice::<f32>());
+        let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "differ by {worst}");
+    }
+
+    #[test]
+    fn the_shared_table_equals_the_fused_call() {
+        let scalings = [
+            json!(null),
+            json!({"type": "linear", "factor": 4.0}),
+            json!({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16}),
+            json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}),
+        ];
+        for scaling in scalings {
+            let rope = rope(scaling);
+            let x = input(5);
+            let positions: Vec<i32> = (7..12).collect();
+            let table = rope.table(&positions, 16, Dtype::Float32).unwrap();
+            assert_close(&table.apply(&x).unwrap(), &rope.apply(&x, 7).unwrap());
+        }
+    }
+
+    #[test]
+    fn dynamic_does_not_depend_on_chunks() {
+        let rope = rope(json!({"type": "dynamic", "factor": 2.0}));
+        let x = input(12);
+        let whole = rope.apply(&x, 26).unwrap();
+        for at in 1..12 {
+            let part = |from: i32, to: i32| slice(&x, &[0, 0, from, 0], &[1, 2, to, 16]).unwrap();
+            let first = rope.apply(&part(0, at), 26).unwrap();
+            let second = rope.apply(&part(at, 12), 26 + at).unwrap();
+            assert_close(&concatenate(&[first, second], 2).unwrap(), &whole);
+        }
+        assert!(rope.table(&[31], 16, Dtype::Float32).is_some());
+        assert!(rope.table(&[32], 16, Dtype::Float32).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        let build = |scaling: Value| Rope::new(16, 1e4, false, scaling.as_object(), 32);
+        assert!(build(json!({"type": "longrope"})).unwrap_err().contains("longrope"));
+        assert!(build(json!({"type": "linear", "factor": 0})).unwrap_err().contains("factor"));
+        assert!(Rope::new(3, 1e4, false, None, 32).is_err());
+    }
+}

@@ -300,3 +300,85 @@ fn lazy_logprobs(raw: &Array, token: &Array, top: i32) -> Result<LazyLogprobs> {
     };
     Ok(LazyLogprobs { chosen: take_axis(&logprobs, token, 0)?, top })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 6] = [0.1, 2.0, -1.0, 1.5, 0.7, -3.0];
+
+    /// Tokens that `count` steps over the same logits give.
+    fn tokens(params: SamplingParams, prompt: &[u32], count: usize) -> Vec<u32> {
+        crate::bridge::init().unwrap();
+        let logits = Array::from_slice(&LOGITS, &[1, 1, 6]);
+        let mut sampler = Sampler::new(params, None, 0, (prompt, &[], 6)).unwrap();
+        (0..count).map(|_| sampler.sample(&logits).unwrap().token.item_exact::<u32>()).collect()
+    }
+
+    fn seeded(seed: u64) -> SamplingParams {
+        SamplingParams { seed: Some(seed), ..SamplingParams::default() }
+    }
+
+    fn greedy() -> SamplingParams {
+        SamplingParams { temperature: 0.0, ..SamplingParams::default() }
+    }
+
+    #[test]
+    fn greedy_takes_the_likeliest() {
+        assert_eq!(tokens(greedy(), &[], 3), [1, 1, 1]);
+        assert_eq!(tokens(SamplingParams { top_k: 1, ..seeded(3) }, &[], 3), [1, 1, 1]);
+        assert_eq!(tokens(SamplingParams { top_p: 0.01, ..seeded(3) }, &[], 3), [1, 1, 1]);
+        assert_eq!(tokens(SamplingParams { min_p: 1.0, ..seeded(3) }, &[], 3), [1, 1, 1]);
+    }
+
+    #[test]
+    fn a_seed_repeats_and_frequencies_follow_the_distribution() {
+        for (params, kept) in [
+            (seeded(1), &[0, 1, 2, 3, 4, 5][..]),
+            (SamplingParams { temperature: 0.5, ..seeded(2) }, &[0, 1, 2, 3, 4, 5]),
+            (SamplingParams { top_k: 3, ..seeded(3) }, &[1, 3, 4]),
+            // 1 and 3 hold 0.755 of the probability, 1 alone 0.469.
+            (SamplingParams { top_p: 0.7, ..seeded(4) }, &[1, 3]),
+            // Probabilities over the likeliest: 0.15 1 0.05 0.61 0.27 0.007.
+            (SamplingParams { min_p: 0.2, ..seeded(5) }, &[1, 3, 4]),
+        ] {
+            let temperature = params.temperature;
+            let drawn = tokens(params.clone(), &[], 2000);
+            assert_eq!(drawn[..50], tokens(params, &[], 50));
+            let weight = |id: usize| (LOGITS[id] / temperature).exp();
+            let total: f32 = kept.iter().map(|&id| weight(id)).sum();
+            for id in 0..6 {
+                let share = drawn.iter().filter(|&&t| t as usize == id).count() as f32 / 2000.0;
+                let expected = if kept.contains(&id) { weight(id) / total } else { 0.0 };
+                // Five standard deviations of 2000 draws.
+                let allowed = 5.0 * (expected * (1.0 - expected) / 2000.0).sqrt();
+                assert!((share - expected).abs() <= allowed, "{id}: {share} for {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn penalties_and_bias() {
+        let presence = SamplingParams { presence_penalty: 1.0, ..greedy() };
+        assert_eq!(tokens(presence, &[1], 3), [1, 3, 1], "the prompt does not count");
+        let frequency = SamplingParams { frequency_penalty: 0.4, ..greedy() };
+        assert_eq!(tokens(frequency, &[], 4), [1, 1, 3, 1]);
+        let repetition = SamplingParams { repetition_penalty: 2.0, ..greedy() };
+        assert_eq!(tokens(repetition, &[1], 2), [3, 1], "the prompt counts");
+        let bias = SamplingParams { logit_bias: vec![(5, 100.0), (1, -100.0)], ..greedy() };
+        assert_eq!(tokens(bias, &[], 1), [5]);
+    }
+
+    #[test]
+    fn no_end_before_min_tokens() {
+        crate::bridge::init().unwrap();
+        let logits = Array::from_slice(&LOGITS, &[1, 1, 6]);
+        let mut sampler = Sampler::new(greedy(), Some(2), 2, (&[], &[1], 6)).unwrap();
+        let sampled: Vec<Sampled> = (0..3).map(|_| sampler.sample(&logits).unwrap()).collect();
+        let ids = sampled.iter().map(|s| s.token.item_exact::<u32>());
+        assert_eq!(ids.collect::<Vec<_>>(), [3, 3, 1]);
+        let logprob = sampled[0].logprobs.as_ref().unwrap().chosen.item_exact::<f32>();
+        let total: f32 = LOGITS.iter().map(|logit| logit.exp()).sum();
+        assert!((logprob - (1.5 - total.ln())).abs() < 1e-5);
+    }
+}

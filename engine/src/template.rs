@@ -148,7 +148,7 @@ impl ChatTemplate {
         let clock = JinjaValue::from_function(move |format: &str| strftime(now, format));
         variables.push(("strftime_now", clock));
         let template = environment.get_template(name).map_err(failed)?;
-        template.render(variables.into_iter().collect::<JinjaValue>()).map_err(failed)
+        template.render(JinjaValue::from_pairs(variables)).map_err(failed)
     }
 
     /// Whether the template's source holds `name` (a variable or a role that it may know).

@@ -135,8 +135,15 @@ impl Worker {
         match command {
             Command::Load { id, folder, reply } => self.load(id, folder, reply),
             Command::Submit(job) => self.queue.push_back(*job),
-            Command::Unload(id) => drop(self.models.remove(&id)),
+            Command::Unload(id) => self.unload(id),
             Command::Wake => {}
+        }
+    }
+
+    fn unload(&mut self, id: ModelId) {
+        if self.models.remove(&id).is_some() {
+            // Gives the weights' memory back to the system. It is a hint: failing loses nothing.
+            let _ = mlx_rs::memory::clear_cache();
         }
     }
 
@@ -146,7 +153,10 @@ impl Worker {
         }
         self.status.loading.store(true, Ordering::Relaxed);
         let loaded = catch_unwind(AssertUnwindSafe(|| {
-            let _ = bridge::init();
+            bridge::init().map_err(|error| LoadError::Mlx {
+                path: folder.dir.clone(),
+                what: error.what().to_owned(),
+            })?;
             self.overlap = bridge::metal_is_available();
             Loaded::load(&folder, self.config.compute_dtype)
         }));

@@ -52,7 +52,7 @@ step() {
 fetch_wheel() {
     say "fetching MLX $MLX_VERSION (CPU) from PyPI"
     rm -rf "$mlx_dir/wheel"
-    python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$mlx_dir/wheel" \
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target "$mlx_dir/wheel" \
         "mlx-cpu==$MLX_VERSION" || fail "pip could not install mlx-cpu==$MLX_VERSION: is PyPI reachable?"
 }
 
@@ -66,16 +66,22 @@ build_bindgen() {
 build_mlx_c() {
     say "building mlx-c"
     local out="$mlx_dir/lib"
-    rm -rf "$out" && mkdir -p "$out/objects"
+    mkdir -p "$out/objects"
     # The same sources as mlx-c's CMakeLists.txt for a system MLX without Metal or CUDA.
     find "$mlx_c/mlx/c" -maxdepth 1 -name '*.cpp' -print0 | xargs -0 -P "$(nproc)" -I{} sh -c '
         exec c++ -std=c++20 -O2 -fPIC -w -include "$1/compat.h" -I"$2" -I"$3/wheel/mlx/include" \
             -c "$4" -o "$3/lib/objects/$(basename "$4" .cpp).o"' _ "$here" "$mlx_c" "$mlx_dir" {} \
         || fail "mlx-c did not compile"
     ar rcs "$out/libmlxc.a" "$out"/objects/*.o
-    cc -O2 -fPIC -c "$here/compat.c" -o "$out/objects/compat.o"
-    ar rcs "$out/libomlxcompat.a" "$out/objects/compat.o"
     rm -rf "$out/objects"
+}
+
+build_compat() {
+    local out="$mlx_dir/lib"
+    cc -O2 -Wall -fPIC -c "$here/compat.c" -o "$out/compat.o"
+    rm -f "$out/libomlxcompat.a"
+    ar rcs "$out/libomlxcompat.a" "$out/compat.o"
+    rm "$out/compat.o"
 }
 
 make_bindings() {
@@ -124,7 +130,7 @@ need_packages \
     "libclang-14-dev=/usr/lib/llvm-*/lib/libclang*.so*"
 
 cd "$root"
-mlx_c=$(cargo metadata --format-version 1 --locked ${OFFLINE:+--offline} 2>/dev/null | python3 -c '
+mlx_c=$(cargo metadata --format-version 1 --locked 2>/dev/null | python3 -c '
 import json, os, sys
 for package in json.load(sys.stdin)["packages"]:
     if package["name"] == "mlx-sys":
@@ -133,10 +139,11 @@ for package in json.load(sys.stdin)["packages"]:
 [ -d "$mlx_c" ] || fail "mlx-sys is not among the dependencies of this workspace"
 
 mkdir -p "$mlx_dir"
-sources=$(cat "$here/compat.h" "$here/compat.c" "$here/setup.sh" | cksum)
+header=$(cksum <"$here/compat.h")
 step wheel "$MLX_VERSION" fetch_wheel
 step bindgen "$BINDGEN_VERSION" build_bindgen
-step mlx-c "$mlx_c $MLX_VERSION $sources" build_mlx_c
-step bindings "$mlx_c $BINDGEN_VERSION $sources" make_bindings
+step mlx-c "$mlx_c $MLX_VERSION $header" build_mlx_c
+step compat "$mlx_c $(cksum <"$here/compat.c")" build_compat
+step bindings "$mlx_c $BINDGEN_VERSION $header" make_bindings
 write_cargo_override
 say "MLX $MLX_VERSION is ready in .mlx/"

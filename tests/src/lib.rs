@@ -1,1 +1,10 @@
-//! Cross-package tests: helpers shared by the test files.
+//! What the cross-package tests share: small random models, their goldens, and raw HTTP.
+//!
+//! This library knows none of the other packages, so that each of them can use it in its own tests.
+
+pub mod daemon;
+pub mod fixtures;
+pub mod golden;
+pub mod http;
+pub mod sse;
+mod weights;

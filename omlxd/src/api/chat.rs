@@ -41,7 +41,7 @@ const FIELDS: &[&str] = &[
 
 /// A chat request that passed validation.
 #[derive(Debug)]
-pub struct ChatRequest {
+pub(super) struct ChatRequest {
     params: Params,
     messages: Vec<Value>,
     tools: Vec<Value>,
@@ -52,7 +52,7 @@ pub struct ChatRequest {
 
 impl ChatRequest {
     /// Validates a body. E3 to E9, E14, E15.
-    pub fn read(body: &Map<String, Value>, reading: &Reading) -> Result<Self, ApiError> {
+    pub(super) fn read(body: &Map<String, Value>, reading: &Reading) -> Result<Self, ApiError> {
         let path = Path::Root;
         let fields = Fields::new(body, &path);
         for name in fields.unknown(PARAMS).filter(|name| !FIELDS.contains(name)) {
@@ -172,7 +172,7 @@ impl Endpoint for ChatRequest {
 }
 
 /// Known parameters that are not supported: only a value that asks for something is refused (E7).
-fn unsupported(fields: &Fields<'_>) -> Result<(), ApiError> {
+fn unsupported(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
     for (name, hint) in [
         ("audio", "; this server generates text only"),
         ("prediction", ""),
@@ -204,7 +204,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn response_format(fields: &Fields<'_>) -> Result<(), ApiError> {
+fn response_format(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
     let path = fields.path().field("response_format");
     let Some(format) = fields.get("response_format") else { return Ok(()) };
     let format = Fields::of(format, &path)?;
@@ -218,7 +218,7 @@ fn response_format(fields: &Fields<'_>) -> Result<(), ApiError> {
     }
 }
 
-fn logprobs(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
+fn logprobs(fields: &Fields<'_, '_>) -> Result<Option<usize>, ApiError> {
     let wanted = fields.boolean("logprobs")?.unwrap_or(false);
     let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS)?;
     match top {

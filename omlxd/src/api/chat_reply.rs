@@ -5,14 +5,14 @@ use engine::{FinishReason, Model, TokenLogprob, TokenOutput};
 use super::reply::{Choice, Reply, Write, chosen, finish_word, list, logprob, put, string};
 
 /// Writes the answers to one chat request.
-pub struct ChatReply {
+pub(super) struct ChatReply {
     reply: Reply,
     model: Model,
 }
 
 impl ChatReply {
     /// `model` names the tokens of log probabilities.
-    pub fn new(reply: Reply, model: Model) -> Self {
+    pub(super) fn new(reply: Reply, model: Model) -> Self {
         ChatReply { reply, model }
     }
 

@@ -23,7 +23,7 @@ const FIELDS: &[&str] = &["prompt", "echo", "logprobs", "suffix", "best_of"];
 
 /// A completion request that passed validation.
 #[derive(Debug)]
-pub struct CompletionsRequest {
+pub(super) struct CompletionsRequest {
     params: Params,
     prompts: Vec<Input>,
     echo: bool,
@@ -39,7 +39,7 @@ enum Input {
 
 impl CompletionsRequest {
     /// Validates a body. E3 to E9.
-    pub fn read(body: &Map<String, Value>, reading: &Reading) -> Result<Self, ApiError> {
+    pub(super) fn read(body: &Map<String, Value>, reading: &Reading) -> Result<Self, ApiError> {
         let path = Path::Root;
         let fields = Fields::new(body, &path);
         for name in fields.unknown(PARAMS).filter(|name| !FIELDS.contains(name)) {
@@ -70,7 +70,7 @@ impl CompletionsRequest {
     }
 }
 
-fn best_of(fields: &Fields<'_>, n: usize) -> Result<(), ApiError> {
+fn best_of(fields: &Fields<'_, '_>, n: usize) -> Result<(), ApiError> {
     let Some(best_of) = fields.integer("best_of", 0..=20)? else { return Ok(()) };
     // 0 and 1 are what a client sends that does not mean it.
     let best_of = best_of.max(1) as usize;
@@ -86,7 +86,7 @@ fn best_of(fields: &Fields<'_>, n: usize) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn prompts(fields: &Fields<'_>) -> Result<Vec<Input>, ApiError> {
+fn prompts(fields: &Fields<'_, '_>) -> Result<Vec<Input>, ApiError> {
     let path = fields.path().field("prompt");
     let list = match fields.required("prompt")? {
         Value::String(text) => return Ok(vec![Input::Text(text.clone())]),

@@ -7,7 +7,7 @@ use super::reply::{
 };
 
 /// Writes the answers to one completion request.
-pub struct CompletionsReply {
+pub(super) struct CompletionsReply {
     reply: Reply,
     model: Model,
     /// For each choice, how many characters its tokens have made so far.
@@ -16,7 +16,7 @@ pub struct CompletionsReply {
 
 impl CompletionsReply {
     /// `model` names the tokens of log probabilities.
-    pub fn new(reply: Reply, model: Model) -> Self {
+    pub(super) fn new(reply: Reply, model: Model) -> Self {
         CompletionsReply { reply, model, offsets: Vec::new() }
     }
 

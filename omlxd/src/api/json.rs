@@ -12,7 +12,7 @@ use super::error::ApiError;
 ///
 /// # Errors
 /// E1 with the byte offset, E2 for JSON that is not an object.
-pub fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let text = std::str::from_utf8(body)
         .map_err(|error| ApiError::not_json(error.valid_up_to(), "invalid UTF-8"))?;
     let mut reader = serde_json::Deserializer::from_str(text);
@@ -25,7 +25,7 @@ pub fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
 }
 
 /// What a value is, with its article, for messages.
-pub fn type_name(value: &Value) -> &'static str {
+pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

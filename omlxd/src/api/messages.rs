@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::params::Reading;
-use super::read::{Fields, Path, not_one_of, wrong};
+use super::read::{Fields, not_one_of, wrong};
 
 const ROLES: [&str; 6] = ["developer", "system", "user", "assistant", "tool", "function"];
 /// Kinds of content parts that exist in the API but are no text.
@@ -14,7 +14,7 @@ const NOT_TEXT: [&str; 6] =
     ["image_url", "input_audio", "file", "input_image", "audio", "video_url"];
 
 /// Reads `messages`. E3, E4, E5, E9, E14, E15.
-pub fn read(fields: &Fields<'_>, reading: &Reading) -> Result<Vec<Value>, ApiError> {
+pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<Value>, ApiError> {
     fields.required("messages")?;
     let path = fields.path().field("messages");
     let list = fields.array("messages")?.expect("present");
@@ -34,7 +34,7 @@ pub fn read(fields: &Fields<'_>, reading: &Reading) -> Result<Vec<Value>, ApiErr
 
 /// `calls`: ids of the tool calls seen so far.
 fn read_message<'a>(
-    fields: &Fields<'a>,
+    fields: &Fields<'a, '_>,
     reading: &Reading,
     calls: &mut Vec<&'a str>,
 ) -> Result<Value, ApiError> {
@@ -63,7 +63,7 @@ fn read_message<'a>(
 }
 
 /// A message's text; parts are put together with nothing between them.
-fn content(fields: &Fields<'_>, role: &str) -> Result<String, ApiError> {
+fn content(fields: &Fields<'_, '_>, role: &str) -> Result<String, ApiError> {
     let path = fields.path().field("content");
     let parts = match fields.get("content") {
         Some(Value::String(text)) => return Ok(text.clone()),
@@ -99,7 +99,7 @@ fn content(fields: &Fields<'_>, role: &str) -> Result<String, ApiError> {
 }
 
 fn assistant<'a>(
-    fields: &Fields<'a>,
+    fields: &Fields<'a, '_>,
     reading: &Reading,
     seen: &mut Vec<&'a str>,
     message: &mut Map<String, Value>,
@@ -146,7 +146,7 @@ fn assistant<'a>(
 
 /// `{name, arguments}` with the arguments as an object where their text is one. What a model wrote
 /// that is no JSON object stays as it is: it did write it.
-fn called(function: &Fields<'_>) -> Result<Value, ApiError> {
+fn called(function: &Fields<'_, '_>) -> Result<Value, ApiError> {
     let name = function.required_string("name")?;
     let arguments = match function.required("arguments")? {
         Value::String(text) if text.trim().is_empty() => json!({}),
@@ -162,7 +162,7 @@ fn called(function: &Fields<'_>) -> Result<Value, ApiError> {
 
 /// Which system messages to hand to the template as notes of the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fold {
+pub(super) enum Fold {
     /// Those after the first message.
     Later,
     /// All of them.
@@ -172,7 +172,7 @@ pub enum Fold {
 /// Puts system messages into the user's messages, each at its own place: a template that knows no
 /// system message, or none in the middle, can then render the conversation, and a later turn still
 /// begins with the same text.
-pub fn fold_system(messages: &[Value], fold: Fold) -> Vec<Value> {
+pub(super) fn fold_system(messages: &[Value], fold: Fold) -> Vec<Value> {
     let mut folded: Vec<Value> = Vec::with_capacity(messages.len());
     // Whether the last message ends in a note, to which the user's next words are appended.
     let mut open_note = false;
@@ -198,12 +198,13 @@ pub fn fold_system(messages: &[Value], fold: Fold) -> Vec<Value> {
 }
 
 /// Whether a message is an instruction rather than part of the conversation.
-pub fn is_system(message: &Value) -> bool {
+pub(super) fn is_system(message: &Value) -> bool {
     message["role"] == "system" || message["role"] == "developer"
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::read::Path;
     use super::*;
 
     fn normalised(messages: Value) -> Result<Vec<Value>, ApiError> {

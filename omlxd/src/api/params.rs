@@ -11,10 +11,10 @@ use super::read::{Fields, Path, out_of_range, wrong};
 /// Longest model name, in bytes.
 const MODEL_NAME_BYTES: usize = 256;
 /// Most likely tokens that can be asked for beside each token of a chat answer.
-pub const MAX_TOP_LOGPROBS: i64 = 20;
+pub(super) const MAX_TOP_LOGPROBS: i64 = 20;
 
 /// What a reader of requests must know, and what it found that it does not know.
-pub struct Reading {
+pub(super) struct Reading {
     /// Refuse what is unknown instead of ignoring it.
     pub strict: bool,
     /// Most choices for one prompt.
@@ -26,12 +26,12 @@ pub struct Reading {
 
 impl Reading {
     /// A reader with the limits of a configuration.
-    pub fn new(strict: bool, max_choices: usize, max_stop: usize) -> Self {
+    pub(super) fn new(strict: bool, max_choices: usize, max_stop: usize) -> Self {
         Reading { strict, max_choices, max_stop, ignored: RefCell::new(Vec::new()) }
     }
 
     /// Notes something unknown: E8 in strict mode.
-    pub fn ignore(&self, path: &Path<'_>) -> Result<(), ApiError> {
+    pub(super) fn ignore(&self, path: &Path<'_>) -> Result<(), ApiError> {
         if self.strict {
             return Err(ApiError::unknown_parameter(path));
         }
@@ -40,21 +40,21 @@ impl Reading {
     }
 
     /// What was ignored, as paths.
-    pub fn into_ignored(self) -> Vec<String> {
+    pub(super) fn into_ignored(self) -> Vec<String> {
         self.ignored.into_inner()
     }
 }
 
 /// `stream_options` of a request with `stream: true`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamOptions {
+pub(super) struct StreamOptions {
     /// Send a chunk with the token counts before the end.
     pub include_usage: bool,
 }
 
 /// Fields that both endpoints have. `None` means absent.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Params {
+pub(super) struct Params {
     /// The model's name as the client wrote it; responses echo it.
     pub model: String,
     /// Choices for each prompt.
@@ -83,7 +83,7 @@ pub struct Params {
 }
 
 /// The names that [`Params::read`] reads.
-pub const PARAMS: &[&str] = &[
+pub(super) const PARAMS: &[&str] = &[
     "model",
     "n",
     "stream",
@@ -114,7 +114,7 @@ pub const PARAMS: &[&str] = &[
 
 impl Params {
     /// Reads the shared fields. E3, E4, E6, E7.
-    pub fn read(fields: &Fields<'_>, reading: &Reading) -> Result<Self, ApiError> {
+    pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Self, ApiError> {
         let model = fields.required_string("model")?;
         if model.is_empty() || model.len() > MODEL_NAME_BYTES {
             let what = format!("a name has 1 to {MODEL_NAME_BYTES} bytes");
@@ -147,7 +147,7 @@ impl Params {
 
     /// How choice number `choice` samples: the request's values, else the model's, else plain. The
     /// first choice takes the request's seed itself, so that `n` does not change it.
-    pub fn sampling(&self, defaults: &SamplingDefaults, choice: usize) -> SamplingParams {
+    pub(super) fn sampling(&self, defaults: &SamplingDefaults, choice: usize) -> SamplingParams {
         let plain = SamplingParams::default();
         SamplingParams {
             temperature: self.temperature.or(defaults.temperature).unwrap_or(plain.temperature),
@@ -166,7 +166,7 @@ impl Params {
     }
 
     /// E6 for a `logit_bias` that names a token which the model does not have.
-    pub fn check_vocabulary(&self, vocab_tokens: usize) -> Result<(), ApiError> {
+    pub(super) fn check_vocabulary(&self, vocab_tokens: usize) -> Result<(), ApiError> {
         match self.logit_bias.iter().find(|(id, _)| *id as usize >= vocab_tokens) {
             Some((id, _)) => {
                 let last = vocab_tokens.saturating_sub(1);
@@ -177,18 +177,22 @@ impl Params {
     }
 }
 
-fn float(fields: &Fields<'_>, name: &str, min: f64, max: f64) -> Result<Option<f32>, ApiError> {
+fn float(fields: &Fields<'_, '_>, name: &str, min: f64, max: f64) -> Result<Option<f32>, ApiError> {
     Ok(fields.number(name, min..=max)?.map(|number| number as f32))
 }
 
 /// A count of tokens of at least `min`.
-pub fn tokens(fields: &Fields<'_>, name: &str, min: i64) -> Result<Option<usize>, ApiError> {
+pub(super) fn tokens(
+    fields: &Fields<'_, '_>,
+    name: &str,
+    min: i64,
+) -> Result<Option<usize>, ApiError> {
     let count = fields.integer(name, min..=i64::MAX)?;
     Ok(count.map(|count| usize::try_from(count).unwrap_or(usize::MAX)))
 }
 
 /// Fields that are accepted and change nothing in the answer.
-fn accepted(fields: &Fields<'_>) -> Result<(), ApiError> {
+fn accepted(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
     for name in ["user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"] {
         fields.string(name)?;
     }
@@ -205,7 +209,7 @@ fn accepted(fields: &Fields<'_>) -> Result<(), ApiError> {
     Err(ApiError::invalid_value(fields.path().field("cache_salt"), what))
 }
 
-fn choices(fields: &Fields<'_>, reading: &Reading) -> Result<usize, ApiError> {
+fn choices(fields: &Fields<'_, '_>, reading: &Reading) -> Result<usize, ApiError> {
     let n = fields.integer("n", 1..=128)?.unwrap_or(1) as usize;
     if n <= reading.max_choices {
         return Ok(n);
@@ -214,7 +218,7 @@ fn choices(fields: &Fields<'_>, reading: &Reading) -> Result<usize, ApiError> {
     Err(ApiError::unsupported_value("n", what))
 }
 
-fn stream(fields: &Fields<'_>, reading: &Reading) -> Result<Option<StreamOptions>, ApiError> {
+fn stream(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<StreamOptions>, ApiError> {
     let stream = fields.boolean("stream")?.unwrap_or(false);
     let path = fields.path().field("stream_options");
     let Some(options) = fields.get("stream_options") else {
@@ -232,7 +236,7 @@ fn stream(fields: &Fields<'_>, reading: &Reading) -> Result<Option<StreamOptions
     Ok(Some(StreamOptions { include_usage }))
 }
 
-fn stop(fields: &Fields<'_>, reading: &Reading) -> Result<Vec<String>, ApiError> {
+fn stop(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<String>, ApiError> {
     let path = fields.path().field("stop");
     let list = match fields.get("stop") {
         None => return Ok(Vec::new()),
@@ -252,7 +256,7 @@ fn stop(fields: &Fields<'_>, reading: &Reading) -> Result<Vec<String>, ApiError>
     list.iter().enumerate().map(text).collect()
 }
 
-fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
+fn logit_bias(fields: &Fields<'_, '_>) -> Result<Vec<(u32, f32)>, ApiError> {
     let path = fields.path().field("logit_bias");
     let Some(map) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
     let bias = Fields::new(map, &path);

@@ -10,7 +10,7 @@ use super::json::type_name;
 
 /// Where a value stands: `messages[2].content[0].type`.
 #[derive(Clone, Copy)]
-pub enum Path<'a> {
+pub(super) enum Path<'a> {
     /// The body itself.
     Root,
     /// A field of an object.
@@ -21,12 +21,12 @@ pub enum Path<'a> {
 
 impl<'a> Path<'a> {
     /// The path of a field.
-    pub fn field(&'a self, name: &'a str) -> Path<'a> {
+    pub(super) fn field(&'a self, name: &'a str) -> Path<'a> {
         Path::Field(self, name)
     }
 
     /// The path of an element.
-    pub fn index(&'a self, index: usize) -> Path<'a> {
+    pub(super) fn index(&'a self, index: usize) -> Path<'a> {
         Path::Index(self, index)
     }
 }
@@ -44,66 +44,70 @@ impl fmt::Display for Path<'_> {
 
 /// An object being read. A field that is `null` counts as absent.
 #[derive(Clone, Copy)]
-pub struct Fields<'a> {
-    map: &'a Map<String, Value>,
-    path: &'a Path<'a>,
+pub(super) struct Fields<'v, 'p> {
+    map: &'v Map<String, Value>,
+    path: &'p Path<'p>,
 }
 
-impl<'a> Fields<'a> {
+impl<'v, 'p> Fields<'v, 'p> {
     /// Reads `map`, which stands at `path`.
-    pub fn new(map: &'a Map<String, Value>, path: &'a Path<'a>) -> Self {
+    pub(super) fn new(map: &'v Map<String, Value>, path: &'p Path<'p>) -> Self {
         Fields { map, path }
     }
 
     /// Reads a value that must be an object (E4).
-    pub fn of(value: &'a Value, path: &'a Path<'a>) -> Result<Self, ApiError> {
+    pub(super) fn of(value: &'v Value, path: &'p Path<'p>) -> Result<Self, ApiError> {
         let map = value.as_object().ok_or_else(|| wrong(path, "an object", value))?;
         Ok(Fields { map, path })
     }
 
     /// Where this object stands.
-    pub fn path(&self) -> &'a Path<'a> {
+    pub(super) fn path(&self) -> &'p Path<'p> {
         self.path
     }
 
     /// The field unless it is absent or null.
-    pub fn get(&self, name: &str) -> Option<&'a Value> {
+    pub(super) fn get(&self, name: &str) -> Option<&'v Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
     /// The field, or E3.
-    pub fn required(&self, name: &str) -> Result<&'a Value, ApiError> {
+    pub(super) fn required(&self, name: &str) -> Result<&'v Value, ApiError> {
         self.get(name).ok_or_else(|| ApiError::missing(self.path.field(name)))
     }
 
     /// A string (E4).
-    pub fn string(&self, name: &str) -> Result<Option<&'a str>, ApiError> {
+    pub(super) fn string(&self, name: &str) -> Result<Option<&'v str>, ApiError> {
         self.typed(name, "a string", Value::as_str)
     }
 
     /// A string that must be there (E3, E4).
-    pub fn required_string(&self, name: &str) -> Result<&'a str, ApiError> {
+    pub(super) fn required_string(&self, name: &str) -> Result<&'v str, ApiError> {
         self.required(name)?;
         Ok(self.string(name)?.expect("present"))
     }
 
     /// A boolean (E4).
-    pub fn boolean(&self, name: &str) -> Result<Option<bool>, ApiError> {
+    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, ApiError> {
         self.typed(name, "a boolean", Value::as_bool)
     }
 
     /// An array (E4).
-    pub fn array(&self, name: &str) -> Result<Option<&'a Vec<Value>>, ApiError> {
+    pub(super) fn array(&self, name: &str) -> Result<Option<&'v Vec<Value>>, ApiError> {
         self.typed(name, "an array", Value::as_array)
     }
 
     /// An object (E4).
-    pub fn object(&self, name: &str) -> Result<Option<&'a Map<String, Value>>, ApiError> {
+    pub(super) fn object(&self, name: &str) -> Result<Option<&'v Map<String, Value>>, ApiError> {
         self.typed(name, "an object", Value::as_object)
     }
 
     /// A number in a range (E4, E6).
-    pub fn number(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
+    pub(super) fn number(
+        &self,
+        name: &str,
+        range: RangeInclusive<f64>,
+    ) -> Result<Option<f64>, ApiError> {
         let Some(number) = self.typed(name, "a number", Value::as_f64)? else { return Ok(None) };
         if range.contains(&number) {
             return Ok(Some(number));
@@ -112,7 +116,11 @@ impl<'a> Fields<'a> {
     }
 
     /// An integer in a range (E4, E6). `5.0` is an integer too, as some clients write it.
-    pub fn integer(&self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
+    pub(super) fn integer(
+        &self,
+        name: &str,
+        range: RangeInclusive<i64>,
+    ) -> Result<Option<i64>, ApiError> {
         let Some(integer) = self.typed(name, "an integer", as_integer)? else { return Ok(None) };
         match i64::try_from(integer) {
             Ok(integer) if range.contains(&integer) => Ok(Some(integer)),
@@ -121,7 +129,7 @@ impl<'a> Fields<'a> {
     }
 
     /// One of a list of words (E4, E5).
-    pub fn choice(
+    pub(super) fn choice(
         &self,
         name: &str,
         supported: &[&'static str],
@@ -134,7 +142,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Names of fields that are not in `known`, in the body's order.
-    pub fn unknown(&self, known: &[&str]) -> impl Iterator<Item = &'a str> {
+    pub(super) fn unknown(&self, known: &[&str]) -> impl Iterator<Item = &'v str> {
         self.map.keys().map(String::as_str).filter(|name| !known.contains(name))
     }
 
@@ -142,7 +150,7 @@ impl<'a> Fields<'a> {
         &self,
         name: &str,
         expected: &str,
-        read: impl FnOnce(&'a Value) -> Option<T>,
+        read: impl FnOnce(&'v Value) -> Option<T>,
     ) -> Result<Option<T>, ApiError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         match read(value) {
@@ -153,19 +161,19 @@ impl<'a> Fields<'a> {
 }
 
 /// E4 for a value at a path.
-pub fn wrong(path: &Path<'_>, expected: &str, value: &Value) -> ApiError {
+pub(super) fn wrong(path: &Path<'_>, expected: &str, value: &Value) -> ApiError {
     ApiError::wrong_type(path, expected, type_name(value))
 }
 
 /// E5 for a word at a path.
-pub fn not_one_of(path: &Path<'_>, word: &str, supported: &[&str]) -> ApiError {
+pub(super) fn not_one_of(path: &Path<'_>, word: &str, supported: &[&str]) -> ApiError {
     let shown: String = word.chars().take(64).collect();
     let list = supported.join("', '");
     ApiError::invalid_value(path, format_args!("'{shown}'; supported values are: '{list}'"))
 }
 
 /// E6 for a number at a path.
-pub fn out_of_range(
+pub(super) fn out_of_range(
     path: &Path<'_>,
     got: impl fmt::Display,
     min: impl fmt::Display,

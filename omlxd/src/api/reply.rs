@@ -9,15 +9,15 @@ use super::error::ApiError;
 use super::params::Params;
 
 /// The end of a stream that succeeded.
-pub const DONE: &[u8] = b"data: [DONE]\n\n";
+pub(super) const DONE: &[u8] = b"data: [DONE]\n\n";
 /// A comment, which clients skip.
-pub const KEEPALIVE: &[u8] = b": keepalive\n\n";
+pub(super) const KEEPALIVE: &[u8] = b": keepalive\n\n";
 /// JSON has no minus infinity; the API writes this for a probability of 0.
 const LOWEST_LOGPROB: f32 = -9999.0;
 
 /// What names an answer.
 #[derive(Debug, Clone)]
-pub struct Identity {
+pub(super) struct Identity {
     /// The request's id in hexadecimal, without a prefix.
     pub id: String,
     /// Seconds since 1970.
@@ -28,7 +28,7 @@ pub struct Identity {
 
 /// Token counts of a whole answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TotalUsage {
+pub(super) struct TotalUsage {
     /// Tokens of all prompts, each counted once.
     pub prompt_tokens: usize,
     /// Tokens of all choices.
@@ -43,7 +43,7 @@ pub struct TotalUsage {
 
 /// One finished choice of an answer that is not streamed.
 #[derive(Debug, Default)]
-pub struct Choice {
+pub(super) struct Choice {
     /// The prompt, when it is to be echoed, and the answer.
     pub text: String,
     /// The answer's tokens, when their log probabilities were asked for.
@@ -53,7 +53,7 @@ pub struct Choice {
 }
 
 /// What an endpoint adds to the shared writing.
-pub trait Write: Send + 'static {
+pub(super) trait Write: Send + 'static {
     /// The shared parts.
     fn reply(&self) -> &Reply;
     /// The first chunk of a choice. `echo` is the prompt when it is to be repeated.
@@ -68,7 +68,7 @@ pub trait Write: Send + 'static {
 
 /// The parts of an answer that do not change from chunk to chunk.
 #[derive(Debug)]
-pub struct Reply {
+pub(super) struct Reply {
     /// `data: {"id":...,"choices":[`
     chunk_head: Vec<u8>,
     /// `]}` with `usage: null` where usage was asked for, and the end of the event.
@@ -79,7 +79,7 @@ pub struct Reply {
 
 impl Reply {
     /// `object` is the answer's own kind; the chunks of a chat have a kind of their own.
-    pub fn new(identity: &Identity, object: &str, params: &Params) -> Self {
+    pub(super) fn new(identity: &Identity, object: &str, params: &Params) -> Self {
         let chat = object == "chat.completion";
         let prefix = if chat { "chatcmpl-" } else { "cmpl-" };
         let chunk_object = if chat { "chat.completion.chunk" } else { object };
@@ -109,19 +109,19 @@ impl Reply {
     }
 
     /// One event with the choice that `choice` writes.
-    pub fn chunk(&self, out: &mut Vec<u8>, choice: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn chunk(&self, out: &mut Vec<u8>, choice: impl FnOnce(&mut Vec<u8>)) {
         out.extend_from_slice(&self.chunk_head);
         choice(out);
         out.extend_from_slice(self.chunk_tail);
     }
 
     /// An event without choices, for clients that comments disturb.
-    pub fn keepalive(&self, out: &mut Vec<u8>) {
+    pub(super) fn keepalive(&self, out: &mut Vec<u8>) {
         self.chunk(out, |_| {});
     }
 
     /// The event with the token counts.
-    pub fn usage(&self, out: &mut Vec<u8>, usage: &TotalUsage) {
+    pub(super) fn usage(&self, out: &mut Vec<u8>, usage: &TotalUsage) {
         out.extend_from_slice(&self.chunk_head);
         out.extend_from_slice(b"],\"usage\":");
         write_usage(out, usage);
@@ -130,7 +130,7 @@ impl Reply {
 }
 
 /// A whole answer that is not streamed.
-pub fn whole(writer: &mut impl Write, choices: &[Choice], usage: &TotalUsage) -> Vec<u8> {
+pub(super) fn whole(writer: &mut impl Write, choices: &[Choice], usage: &TotalUsage) -> Vec<u8> {
     let mut out = writer.reply().whole_head.clone();
     for (index, choice) in choices.iter().enumerate() {
         if index > 0 {
@@ -145,7 +145,7 @@ pub fn whole(writer: &mut impl Write, choices: &[Choice], usage: &TotalUsage) ->
 }
 
 /// An event that ends a stream which failed. Official clients raise on any event that holds `error`.
-pub fn error_event(error: &ApiError) -> Vec<u8> {
+pub(crate) fn error_event(error: &ApiError) -> Vec<u8> {
     [b"data: ".as_slice(), &error.body(), b"\n\n"].concat()
 }
 
@@ -170,7 +170,7 @@ fn write_usage(out: &mut Vec<u8>, usage: &TotalUsage) {
 }
 
 /// The API's word for why a choice ended.
-pub fn finish_word(finish: FinishReason) -> &'static str {
+pub(super) fn finish_word(finish: FinishReason) -> &'static str {
     match finish {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
@@ -178,23 +178,23 @@ pub fn finish_word(finish: FinishReason) -> &'static str {
 }
 
 /// Appends formatted text.
-pub fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+pub(super) fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     out.write_fmt(text).expect("writing to memory does not fail");
 }
 
 /// Appends a JSON string.
-pub fn string(out: &mut Vec<u8>, text: &str) {
+pub(super) fn string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("a string is always JSON");
 }
 
 /// Appends a log probability as a JSON number.
-pub fn logprob(out: &mut Vec<u8>, value: f32) {
+pub(super) fn logprob(out: &mut Vec<u8>, value: f32) {
     // `max` also turns NaN into the lowest value.
     put(out, format_args!("{}", value.max(LOWEST_LOGPROB)));
 }
 
 /// Appends items with commas between them.
-pub fn list<T>(
+pub(super) fn list<T>(
     out: &mut Vec<u8>,
     items: impl IntoIterator<Item = T>,
     mut write: impl FnMut(&mut Vec<u8>, T),
@@ -208,14 +208,14 @@ pub fn list<T>(
 }
 
 /// The sampled token and its probability as one entry.
-pub fn chosen(token: &TokenOutput) -> Option<TokenLogprob> {
+pub(super) fn chosen(token: &TokenOutput) -> Option<TokenLogprob> {
     let logprobs = token.logprobs.as_ref()?;
     Some(TokenLogprob { id: token.id, logprob: logprobs.chosen })
 }
 
 /// A token's text for the completions format, where it is a key: bytes that are no text on their
 /// own are written as the API does, `bytes:\xf0\x9f`.
-pub fn token_key(tokenizer: &Tokenizer, id: u32) -> String {
+pub(super) fn token_key(tokenizer: &Tokenizer, id: u32) -> String {
     match String::from_utf8(tokenizer.token_bytes(id)) {
         Ok(text) => text,
         Err(error) => error.as_bytes().iter().fold("bytes:".to_owned(), |mut key, byte| {

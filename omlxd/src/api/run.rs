@@ -21,7 +21,7 @@ use crate::metrics::Rejection;
 use crate::registry::ModelEntry;
 
 /// A prompt, ready for the engine.
-pub struct Prompt {
+pub(super) struct Prompt {
     /// Its token ids.
     pub tokens: Vec<u32>,
     /// What to repeat before the answer.
@@ -29,7 +29,7 @@ pub struct Prompt {
 }
 
 /// What an endpoint adds to the common way of a request.
-pub trait Endpoint: Send + Sync + Sized + 'static {
+pub(super) trait Endpoint: Send + Sync + Sized + 'static {
     /// The endpoint's name in metrics and in the table of requests.
     const NAME: &'static str;
     /// The field that the prompt comes from, for errors.

@@ -8,7 +8,7 @@ use super::read::{Fields, Path, not_one_of, wrong};
 
 /// The functions that a request offers to the model, in the shape that chat templates expect:
 /// `{"type": "function", "function": {...}}`, keys in the client's order. E3, E4, E7, E14.
-pub fn read(fields: &Fields<'_>, reading: &Reading) -> Result<Vec<Value>, ApiError> {
+pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<Value>, ApiError> {
     fields.boolean("parallel_tool_calls")?;
     let path = fields.path().field("tools");
     let mut tools: Vec<Value> = Vec::new();
@@ -33,7 +33,7 @@ pub fn read(fields: &Fields<'_>, reading: &Reading) -> Result<Vec<Value>, ApiErr
     choose(fields, tools)
 }
 
-fn function(tool: &Fields<'_>, path: &Path<'_>) -> Result<Value, ApiError> {
+fn function(tool: &Fields<'_, '_>, path: &Path<'_>) -> Result<Value, ApiError> {
     let value = tool.required("function")?;
     let path = path.field("function");
     let function = Fields::of(value, &path)?;
@@ -48,7 +48,11 @@ fn function(tool: &Fields<'_>, path: &Path<'_>) -> Result<Value, ApiError> {
 
 /// A namespace offers its functions under their own names, where those are free. Its functions are
 /// written flat (`{"type": "function", "name": ...}`), as in the Responses API.
-fn namespace(tool: &Fields<'_>, path: &Path<'_>, tools: &mut Vec<Value>) -> Result<(), ApiError> {
+fn namespace(
+    tool: &Fields<'_, '_>,
+    path: &Path<'_>,
+    tools: &mut Vec<Value>,
+) -> Result<(), ApiError> {
     let path = path.field("tools");
     for (index, inner) in tool.array("tools")?.into_iter().flatten().enumerate() {
         let path = path.index(index);
@@ -80,7 +84,7 @@ fn named<'t>(tools: &'t [Value], name: &Value) -> Option<&'t Value> {
 
 /// Applies `tool_choice`: what may not be called is not shown to the model. Forcing a call needs
 /// constrained decoding, which does not exist yet (E7).
-fn choose(fields: &Fields<'_>, tools: Vec<Value>) -> Result<Vec<Value>, ApiError> {
+fn choose(fields: &Fields<'_, '_>, tools: Vec<Value>) -> Result<Vec<Value>, ApiError> {
     let path = fields.path().field("tool_choice");
     let Some(choice) = fields.get("tool_choice") else { return Ok(tools) };
     let unforced = "forcing a tool call is not supported; supported values are: 'none', 'auto'";
@@ -114,7 +118,11 @@ fn choose(fields: &Fields<'_>, tools: Vec<Value>) -> Result<Vec<Value>, ApiError
     }
 }
 
-fn allowed(choice: &Fields<'_>, tools: Vec<Value>, unforced: &str) -> Result<Vec<Value>, ApiError> {
+fn allowed(
+    choice: &Fields<'_, '_>,
+    tools: Vec<Value>,
+    unforced: &str,
+) -> Result<Vec<Value>, ApiError> {
     let path = choice.path().field("allowed_tools");
     let allowed = Fields::of(choice.required("allowed_tools")?, &path)?;
     allowed.required("tools")?;

@@ -1,4 +1,4 @@
-//! Everything that `/metrics` shows. Names and meanings are in `docs/metrics.md`; labels hold no
+//! Everything that `/metrics` shows. Names and meanings are in `docs/api.md`; labels hold no
 //! key, user, prompt or request id.
 
 mod buckets;

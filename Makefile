@@ -1,0 +1,46 @@
+# omlx: the same commands on macOS (Metal) and Linux (MLX's CPU backend). See README.md.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CARGO := cargo
+
+.PHONY: help
+help: ## Say what there is.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+.PHONY: setup
+setup: ## Prepare MLX on Linux (nothing to do on macOS). Part of the targets below.
+	@packaging/linux/setup.sh
+
+.PHONY: clients
+clients:
+	@tests/clients/setup.sh
+
+.PHONY: build
+build: setup ## Build omlxd and omlxctl, optimised, into target/release.
+	$(CARGO) build --release --locked --bins
+
+.PHONY: run
+run: build clients ## Build, start the daemon on the bundled model, ask it something, stop it.
+	@packaging/demo/run.sh
+
+.PHONY: serve
+serve: build ## Build and run the daemon in the foreground, with its files in ~/.omlx.
+	target/release/omlxd serve
+
+.PHONY: test
+test: lint clients ## Everything that CI checks.
+	$(CARGO) test --workspace --locked
+
+.PHONY: lint
+lint: setup deny ## Format, clippy, documentation, dependencies.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+.PHONY: deny
+deny: ## Check licences and sources of all dependencies.
+	@packaging/cargo-deny.sh check --hide-inclusion-graph licenses bans sources
+
+.PHONY: bench
+bench: build ## Compare with mlx-lm's server, side by side in one run.
+	tests/bench/run.sh

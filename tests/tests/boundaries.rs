@@ -1,0 +1,170 @@
+//! The architecture's table, enforced: who may depend on whom, where `unsafe` may stand, and what
+//! lies at the top of the tree.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// What speaks HTTP or listens on sockets, which only omlxd and omlxctl's client do.
+const HTTP: [&str; 8] =
+    ["hyper", "hyper-util", "http", "http-body-util", "axum", "tower", "reqwest", "ureq"];
+/// What runs models.
+const MLX: [&str; 3] = ["mlx-rs", "mlx-sys", "mlx-macros"];
+/// What knows tokens and their text.
+const TOKENS: [&str; 4] = ["tokenizers", "minijinja", "minijinja-contrib", "safetensors"];
+/// What reads configuration files and command lines.
+const CONFIG: [&str; 3] = ["toml", "toml_edit", "clap"];
+
+/// For each package: which of ours it may depend on, and what else it may not.
+fn rules() -> [(&'static str, &'static [&'static str], Vec<&'static str>); 5] {
+    [
+        ("kvstore", &[], [&HTTP[..], &MLX, &TOKENS, &CONFIG, &["tokio"]].concat()),
+        ("engine", &["kvstore"], [&HTTP[..], &CONFIG].concat()),
+        ("omlxctl", &[], [&MLX[..], &TOKENS].concat()),
+        ("omlxd", &["kvstore", "engine", "omlxctl"], MLX.to_vec()),
+        ("omlx-tests", &[], [&MLX[..], &["tokenizers", "minijinja"]].concat()),
+    ]
+}
+
+/// Files in which `unsafe` may stand: the MLX bridge, Apple calls, kvstore's mapping.
+const MAY_BE_UNSAFE: [&str; 4] = [
+    "engine/src/bridge.rs",
+    "engine/src/platform.rs",
+    "kvstore/src/map.rs",
+    "kvstore/src/platform.rs",
+];
+
+/// Everything that may lie at the top of the tree, apart from what .gitignore names.
+const TOP_LEVEL: [&str; 24] = [
+    ".cargo",
+    ".ci",
+    ".config",
+    ".git",
+    ".github",
+    ".gitignore",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "deny.toml",
+    "docs",
+    "engine",
+    "kvstore",
+    "launchd",
+    "omlxctl",
+    "omlxd",
+    "packaging",
+    "rust-toolchain.toml",
+    "rustfmt.toml",
+    "tests",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// The workspace's packages as cargo sees them.
+fn packages() -> Vec<Value> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    metadata["packages"].as_array().expect("packages").clone()
+}
+
+fn dependencies(package: &Value) -> Vec<&Value> {
+    let all = package["dependencies"].as_array().expect("dependencies");
+    // Tests may use anything.
+    all.iter().filter(|dependency| dependency["kind"] != "dev").collect()
+}
+
+#[test]
+fn no_package_depends_on_what_it_may_not_know() {
+    let packages = packages();
+    let ours: BTreeSet<&str> = packages.iter().filter_map(|p| p["name"].as_str()).collect();
+    let known: BTreeSet<&str> = rules().iter().map(|rule| rule.0).collect();
+    assert_eq!(ours, known, "a new package needs a rule here and a row in the architecture");
+    for (name, may_know, may_not) in rules() {
+        let package = packages.iter().find(|package| package["name"] == name).expect("in ours");
+        for dependency in dependencies(package) {
+            let on = dependency["name"].as_str().expect("name");
+            assert!(!ours.contains(on) || may_know.contains(&on), "{name} depends on {on}");
+            assert!(!may_not.contains(&on), "{name} depends on {on}");
+        }
+    }
+}
+
+#[test]
+fn engine_opens_no_socket() {
+    let packages = packages();
+    let engine = packages.iter().find(|package| package["name"] == "engine").expect("engine");
+    for dependency in dependencies(engine) {
+        let features = dependency["features"].as_array().expect("features");
+        let sockets = features.iter().any(|feature| feature == "net" || feature == "full");
+        assert!(dependency["name"] != "tokio" || !sockets, "engine's tokio has sockets");
+    }
+}
+
+fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("readable").map(|entry| entry.expect("entry").path()) {
+        if entry.is_dir() {
+            rust_files(&entry, into);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            into.push(entry);
+        }
+    }
+}
+
+/// Whether code (not a comment) holds the word `unsafe`; a name such as `unsafe_code` is another
+/// word.
+fn is_unsafe(line: &str) -> bool {
+    let code = line.split("//").next().unwrap_or_default();
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    code.split(|c| !word(c)).any(|name| name == "unsafe")
+}
+
+#[test]
+fn unsafe_stands_only_where_it_may() {
+    for package in ["engine", "kvstore", "omlxctl", "omlxd"] {
+        let mut files = Vec::new();
+        rust_files(&root().join(package), &mut files);
+        assert!(!files.is_empty(), "{package}");
+        for file in files {
+            let name = file.strip_prefix(root()).expect("inside").to_string_lossy().into_owned();
+            let text = fs::read_to_string(&file).expect("readable");
+            let first = text.lines().position(is_unsafe);
+            let allowed = first.is_none() || MAY_BE_UNSAFE.contains(&name.as_str());
+            assert!(allowed, "{name}:{}: unsafe", first.unwrap_or_default() + 1);
+        }
+    }
+}
+
+#[test]
+fn daemon_and_client_forbid_unsafe_code() {
+    for root_file in
+        ["omlxd/src/lib.rs", "omlxd/src/main.rs", "omlxctl/src/lib.rs", "omlxctl/src/main.rs"]
+    {
+        let text = fs::read_to_string(root().join(root_file)).expect(root_file);
+        assert!(text.contains("#![forbid(unsafe_code)]"), "{root_file}");
+    }
+}
+
+#[test]
+fn the_top_of_the_tree_holds_only_what_it_should() {
+    let ignored = fs::read_to_string(root().join(".gitignore")).expect(".gitignore");
+    let ignored: BTreeSet<&str> = ignored.lines().map(|line| line.trim_matches('/')).collect();
+    for entry in fs::read_dir(root()).expect("readable") {
+        let name = entry.expect("entry").file_name().to_string_lossy().into_owned();
+        let expected = TOP_LEVEL.contains(&name.as_str()) || ignored.contains(name.as_str());
+        assert!(expected, "{name} does not belong at the top of the tree");
+    }
+}

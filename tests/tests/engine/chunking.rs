@@ -1,0 +1,60 @@
+//! Prefill in any chunking gives the tokens of one pass, which are the oracle's.
+
+use crate::common::{greedy, ids, load};
+use engine::{ComputeDtype, Engine, EngineConfig};
+use omlx_tests::golden::Golden;
+
+/// A cache or mask that is wrong at a chunk's edge shows with one of these.
+const CASES: [&str; 7] = [
+    "llama-default-f32",
+    "llama-sliding-f32",
+    "llama-dynamic-f32",
+    "llama-tied-llama3-bf16",
+    "mistral-f16",
+    "qwen2-yarn-f32",
+    "qwen3-q4-g64-bf16",
+];
+
+async fn chunked(prefill_chunk: usize) {
+    let compute_dtype = ComputeDtype::Stored;
+    let config = EngineConfig { prefill_chunk, compute_dtype, ..EngineConfig::default() };
+    let engine = Engine::start(config).expect("engine thread");
+    for name in CASES {
+        let golden = Golden::named(name);
+        let model = load(&engine, &golden.case).await;
+        for path in &golden.paths {
+            let got = ids(&model, greedy(&path.prompt, path.tokens.len())).await;
+            assert_eq!(got, path.tokens, "{name}, chunks of {prefill_chunk}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn chunks_of_1() {
+    chunked(1).await;
+}
+
+#[tokio::test]
+async fn chunks_of_2() {
+    chunked(2).await;
+}
+
+#[tokio::test]
+async fn chunks_of_3() {
+    chunked(3).await;
+}
+
+#[tokio::test]
+async fn chunks_of_7() {
+    chunked(7).await;
+}
+
+#[tokio::test]
+async fn chunks_of_64() {
+    chunked(64).await;
+}
+
+#[tokio::test]
+async fn one_chunk() {
+    chunked(4096).await;
+}

@@ -1,0 +1,9 @@
+//! Fixture models on the engine, held against the oracle.
+//!
+//! One binary for all of it: linking the engine takes longer than running these.
+
+mod chunking;
+mod common;
+mod damaged;
+mod parity;
+mod sampling;
