@@ -1,1 +1,17 @@
-//! omlxd
+//! The daemon: configuration, the OpenAI-compatible HTTP API, and the admin socket.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod api;
+pub mod app;
+pub mod auth;
+pub mod config;
+pub mod daemon;
+pub mod exit;
+pub mod home;
+pub mod http;
+pub mod logging;
+pub mod metrics;
+pub mod options;
+pub mod registry;
+pub mod requests;

@@ -1,0 +1,169 @@
+//! The command line. Help, man page and completions all come from this one table.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Operate a running omlxd: look at it, talk to its models, stop it.
+#[derive(Debug, Parser)]
+#[command(name = "omlxctl", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The heading of [`Global`] in every help text.
+const GLOBAL: &str = "Options of every command";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed or the answer is no, 2 wrong usage, 3 the daemon cannot be reached, \
+4 no permission, 5 no answer in time, 6 the daemon speaks another admin API.";
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = GLOBAL)]
+pub(crate) struct Global {
+    /// The daemon's base directory [default: ~/.omlx]
+    #[arg(long, global = true, value_name = "DIR", env = "OMLX_BASE_DIR", hide_env_values = true)]
+    pub(crate) base_dir: Option<PathBuf>,
+    /// The daemon's admin socket [default: run/omlxd.sock in the base directory]
+    #[arg(long, global = true, value_name = "PATH", env = "OMLX_SOCKET", hide_env_values = true)]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Longest wait for an answer of the daemon (for chat: for its first sign of life)
+    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub(crate) timeout: Duration,
+    /// Print no colors (NO_COLOR does the same)
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+    /// Print no warnings and no hints
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show whether the daemon is well and what it is doing
+    Status,
+    /// List the models in memory
+    Ps,
+    /// Look at the models that can be asked for
+    #[command(subcommand)]
+    Models(Models),
+    /// Talk to a model; without a prompt, reads standard input or starts a conversation
+    Chat(Chat),
+    /// List the requests in flight
+    Requests,
+    /// Stop a request
+    Cancel {
+        /// The request's id, as `omlxctl requests` shows it
+        id: String,
+    },
+    /// Show or replace the API key
+    #[command(subcommand)]
+    Key(Key),
+    /// Look at the daemon's configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Let the daemon finish what runs, then exit
+    Shutdown,
+    /// Show the versions of omlxctl and of the daemon
+    Version,
+    /// Print the completion script of a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// `omlxctl models`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Models {
+    /// List them
+    List,
+}
+
+/// `omlxctl chat`.
+#[derive(Debug, Args)]
+pub(crate) struct Chat {
+    /// The model's id [default: models.default, else a loaded model, else the first by name]
+    pub(crate) model: Option<String>,
+    /// What to say
+    pub(crate) prompt: Option<String>,
+    /// What the model is told first
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Most tokens to answer with
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0 for the likeliest answer, up to 2 for variety
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f32>,
+    /// Same seed, same answer
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<i64>,
+}
+
+/// `omlxctl key`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Print the API key
+    Show,
+    /// Replace the API key; the old one stops working at once
+    Rotate,
+}
+
+/// `omlxctl config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print every effective value and where it came from
+    Show,
+    /// Check the daemon's configuration file as it is now
+    Check,
+}
+
+/// A time such as `500ms`, `10s` or `2m`; a number alone counts seconds.
+fn time(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("", 1.0)];
+    let (number, scale) = units
+        .iter()
+        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
+        .unwrap_or((text, 1.0));
+    let seconds = number.parse::<f64>().ok().filter(|number| *number > 0.0);
+    seconds
+        .and_then(|number| Duration::try_from_secs_f64(number * scale).ok())
+        .ok_or_else(|| "expected a time such as 500ms, 10s or 2m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_table_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(time("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(time("1.5"), Ok(Duration::from_millis(1500)));
+        for bad in ["", "s", "-1s", "0", "inf", "1h5", "nan"] {
+            assert!(time(bad).is_err(), "{bad}");
+        }
+    }
+}

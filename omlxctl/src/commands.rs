@@ -1,0 +1,327 @@
+//! Every command but `chat`: ask, then print.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::CommandFactory;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use omlxctl::client::Client;
+use omlxctl::protocol::{
+    ADMIN_API, ApiKey, Cancelled, ConfigCheck, Loaded, Models, Requests, Settings, ShuttingDown,
+    State, Status, Version,
+};
+
+use crate::chat;
+use crate::cli::{self, Cli, Command};
+use crate::exit::CommandError;
+use crate::output::{self, Output};
+
+type Done = Result<(), CommandError>;
+
+/// A client and how to print, which is what a command works with.
+pub(crate) struct Context {
+    client: Client,
+    /// How to print.
+    pub(crate) output: Output,
+    warned: std::cell::Cell<bool>,
+}
+
+/// Does what the command line says.
+pub(crate) async fn run(cli: Cli, output: Output) -> Done {
+    let timeout = cli.global.timeout;
+    match &cli.command {
+        Command::Completions { shell } => return completions(*shell, output),
+        Command::Man => return man(output),
+        _ => {}
+    }
+    let client = Client::new(socket(&cli.global)?, timeout);
+    let context = Context { client, output, warned: false.into() };
+    match cli.command {
+        Command::Status => status(&context).await,
+        Command::Ps => ps(&context).await,
+        Command::Models(cli::Models::List) => models(&context).await,
+        Command::Chat(options) => chat::run(&context, options, timeout).await,
+        Command::Requests => requests(&context).await,
+        Command::Cancel { id } => cancel(&context, &id).await,
+        Command::Key(cli::Key::Show) => key(&context.get("/key").await?, output),
+        Command::Key(cli::Key::Rotate) => key(&context.post("/key/rotate").await?, output),
+        Command::Config(cli::Config::Show) => config_show(&context).await,
+        Command::Config(cli::Config::Check) => config_check(&context).await,
+        Command::Shutdown => shutdown(&context).await,
+        Command::Version => version(&context).await,
+        Command::Completions { .. } | Command::Man => Ok(()),
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        // An error that shows its cause's own words has said it already.
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+impl Context {
+    /// Asks the daemon.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
+        let answer = self.client.get(path).await?;
+        self.warn_of_other_version(&answer.daemon_version);
+        Ok(answer.value)
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
+        let answer = self.client.post(path).await?;
+        self.warn_of_other_version(&answer.daemon_version);
+        Ok(answer.value)
+    }
+
+    /// An upgrade leaves the old daemon running: say so, once.
+    fn warn_of_other_version(&self, daemon: &str) {
+        let ours = env!("CARGO_PKG_VERSION");
+        if daemon != ours && !self.warned.replace(true) {
+            let message = format!("omlxd is {daemon}, omlxctl is {ours}: restart the daemon");
+            self.output.warning(&message);
+        }
+    }
+}
+
+/// `--socket`, else the socket of the base directory.
+fn socket(global: &cli::Global) -> Result<PathBuf, CommandError> {
+    if let Some(socket) = &global.socket {
+        return Ok(socket.clone());
+    }
+    let base = global.base_dir.clone().or_else(|| Some(std::env::home_dir()?.join(".omlx")));
+    base.map(|base| base.join("run/omlxd.sock")).ok_or_else(|| {
+        CommandError::Usage("there is no home directory: name the daemon's with --base-dir".into())
+    })
+}
+
+async fn status(context: &Context) -> Done {
+    let status: Status = context.get("/status").await?;
+    context.output.document(&status, |out| {
+        let state = match status.state {
+            State::Ready => "ready",
+            State::Stopping => "stopping",
+        };
+        let loaded = match status.loaded_models.as_slice() {
+            [] => "none".to_owned(),
+            models => models.join(", "),
+        };
+        let memory = status.memory;
+        writeln!(out, "omlxd {}: {state}", status.version)?;
+        writeln!(out, "process   {}, up {}", status.pid, output::time(status.uptime_seconds))?;
+        writeln!(out, "http      http://{}", status.http)?;
+        writeln!(out, "base dir  {}", status.base_dir.display())?;
+        writeln!(out, "models    {} known; loaded: {loaded}", status.known_models)?;
+        writeln!(
+            out,
+            "requests  {} running, {} waiting",
+            status.requests_running, status.requests_waiting
+        )?;
+        writeln!(
+            out,
+            "memory    {} in use, {} cached, {} at most",
+            output::bytes(memory.active_bytes),
+            output::bytes(memory.cache_bytes),
+            output::bytes(memory.peak_bytes)
+        )
+    })?;
+    Ok(())
+}
+
+async fn ps(context: &Context) -> Done {
+    let loaded: Loaded = context.get("/ps").await?;
+    context.output.document(&loaded, |out| {
+        let rows: Vec<_> = loaded
+            .models
+            .iter()
+            .map(|model| {
+                let weights = model.quantization.as_ref().unwrap_or(&model.dtype).clone();
+                [
+                    model.id.clone(),
+                    model.architecture.clone(),
+                    output::count(model.parameters),
+                    output::bytes(model.weight_bytes),
+                    weights,
+                    model.context_tokens.to_string(),
+                    model.requests.to_string(),
+                ]
+            })
+            .collect();
+        let heading =
+            ["MODEL", "ARCHITECTURE", "PARAMETERS", "SIZE", "WEIGHTS", "CONTEXT", "REQUESTS"];
+        output::table(out, heading, &rows, "No model is loaded; the first request loads one.")
+    })?;
+    Ok(())
+}
+
+async fn models(context: &Context) -> Done {
+    let models: Models = context.get("/models").await?;
+    context.output.document(&models, |out| {
+        let rows: Vec<_> = models
+            .models
+            .iter()
+            .map(|model| {
+                let state = match &model.error {
+                    Some(error) => format!("{}: {error}", model.state),
+                    None => model.state.clone(),
+                };
+                [model.id.clone(), model.path.display().to_string(), state]
+            })
+            .collect();
+        output::table(out, ["MODEL", "FOLDER", "STATE"], &rows, "No model was found.")
+    })?;
+    Ok(())
+}
+
+async fn requests(context: &Context) -> Done {
+    let requests: Requests = context.get("/requests").await?;
+    context.output.document(&requests, |out| {
+        let rows: Vec<_> = requests
+            .requests
+            .iter()
+            .map(|request| {
+                [
+                    request.id.clone(),
+                    request.model.clone(),
+                    request.endpoint.clone(),
+                    request.phase.clone(),
+                    request.prompt_tokens.to_string(),
+                    request.completion_tokens.to_string(),
+                    output::time(request.age_seconds),
+                ]
+            })
+            .collect();
+        let heading = ["ID", "MODEL", "ENDPOINT", "PHASE", "PROMPT", "GENERATED", "AGE"];
+        output::table(out, heading, &rows, "No request is in flight.")
+    })?;
+    Ok(())
+}
+
+async fn cancel(context: &Context, id: &str) -> Done {
+    let plain =
+        !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if !plain {
+        return Err(CommandError::Usage(format!(
+            "{id:?} is not a request id: `omlxctl requests` shows them"
+        )));
+    }
+    let cancelled: Cancelled = context.post(&format!("/requests/{id}/cancel")).await?;
+    context.output.document(&cancelled, |out| writeln!(out, "cancelled {}", cancelled.id))?;
+    Ok(())
+}
+
+fn key(key: &ApiKey, output: Output) -> Done {
+    let Some(text) = &key.key else {
+        output.document(key, |_| Ok(()))?;
+        output.warning("auth.enabled is false: the API asks for no key");
+        return Err(CommandError::Negative);
+    };
+    output.document(key, |out| writeln!(out, "{text}"))?;
+    Ok(())
+}
+
+async fn config_show(context: &Context) -> Done {
+    let settings: Settings = context.get("/config").await?;
+    context.output.document(&settings, |out| {
+        let rows: Vec<_> = settings
+            .settings
+            .iter()
+            .map(|setting| [setting.key.clone(), setting.value.clone(), setting.origin.clone()])
+            .collect();
+        output::table(out, ["KEY", "VALUE", "FROM"], &rows, "No settings.")
+    })?;
+    Ok(())
+}
+
+async fn config_check(context: &Context) -> Done {
+    let check: ConfigCheck = context.get("/config/check").await?;
+    context.output.document(&check, |out| {
+        check.problems.iter().try_for_each(|problem| writeln!(out, "{problem}"))?;
+        if check.problems.is_empty() {
+            writeln!(out, "{}: no problems", check.file.display())?;
+        }
+        check.changed.iter().try_for_each(|changed| {
+            let how = if changed.needs_restart { "a restart" } else { "SIGHUP" };
+            writeln!(out, "{} was changed: {how} applies it", changed.key)
+        })
+    })?;
+    if check.problems.is_empty() { Ok(()) } else { Err(CommandError::Negative) }
+}
+
+async fn shutdown(context: &Context) -> Done {
+    let stopping: ShuttingDown = context.post("/shutdown").await?;
+    context.output.document(&stopping, |out| {
+        writeln!(
+            out,
+            "omlxd (process {}) stops: it takes no new requests and gives running ones {}s",
+            stopping.pid, stopping.drain_seconds
+        )
+    })?;
+    Ok(())
+}
+
+/// What `omlxctl version --json` prints.
+#[derive(Serialize)]
+struct Versions {
+    omlxctl: &'static str,
+    admin_api: u32,
+    omlxd: Version,
+}
+
+async fn version(context: &Context) -> Done {
+    let ours = env!("CARGO_PKG_VERSION");
+    let daemon = match context.get::<Version>("/version").await {
+        Ok(version) => version,
+        Err(error) => {
+            if !context.output.json {
+                writeln!(io::stdout(), "omlxctl {ours}")?;
+            }
+            return Err(error);
+        }
+    };
+    let versions = Versions { omlxctl: ours, admin_api: ADMIN_API, omlxd: daemon };
+    context.output.document(&versions, |out| {
+        writeln!(out, "omlxctl {ours}\nomlxd   {}", versions.omlxd.version)
+    })?;
+    Ok(())
+}
+
+/// A generated text, for `--json`.
+#[derive(Serialize)]
+struct Generated {
+    text: String,
+}
+
+fn completions(shell: clap_complete::Shell, output: Output) -> Done {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "omlxctl", &mut script);
+    generated(script, output)
+}
+
+/// One page: the command itself, then a section for each subcommand.
+fn man(output: Output) -> Done {
+    let mut page = Vec::new();
+    let command = Cli::command();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    for subcommand in command.get_subcommands() {
+        let named = subcommand.clone().display_name(format!("omlxctl {}", subcommand.get_name()));
+        let section = clap_mangen::Man::new(named);
+        writeln!(page, ".SH \"{}\"", subcommand.get_name().to_uppercase())?;
+        let about = subcommand.get_about().map(ToString::to_string).unwrap_or_default();
+        writeln!(page, "{}", about.replace('-', "\\-"))?;
+        section.render_options_section(&mut page)?;
+    }
+    generated(page, output)
+}
+
+fn generated(text: Vec<u8>, output: Output) -> Done {
+    let text = String::from_utf8(text).map_err(|error| CommandError::Failed(error.to_string()))?;
+    let document = Generated { text };
+    output.document(&document, |out| out.write_all(document.text.as_bytes()))?;
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! How a run of omlxctl ends.
+
+use std::io;
+use std::process::ExitCode;
+
+use omlxctl::client::ClientError;
+
+/// The exit codes, which scripts rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// Done.
+    Ok = 0,
+    /// The operation failed, or the answer is no.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// No daemon answers.
+    Unreachable = 3,
+    /// Not ours to ask.
+    Permission = 4,
+    /// No answer in time.
+    Timeout = 5,
+    /// The daemon speaks another protocol.
+    Version = 6,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// The daemon could not be asked, or refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The answer is no; said on standard output already.
+    #[error("no")]
+    Negative,
+    /// The command line asks for something that cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// It failed.
+    #[error("{0}")]
+    Failed(String),
+    /// Nobody answers where an answer was expected, other than on the admin socket.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Standard output or input cannot be used.
+    #[error("cannot use standard input or output")]
+    Stdio(#[from] io::Error),
+}
+
+impl CommandError {
+    /// The exit code that tells a script what happened.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            CommandError::Client(error) => match error {
+                ClientError::Unreachable { .. } => Exit::Unreachable,
+                ClientError::Permission { .. } => Exit::Permission,
+                ClientError::Timeout(_) => Exit::Timeout,
+                ClientError::Version { .. } => Exit::Version,
+                ClientError::Refused { .. } | ClientError::Broken(_) => Exit::Failed,
+            },
+            CommandError::Negative | CommandError::Failed(_) => Exit::Failed,
+            CommandError::Usage(_) => Exit::Usage,
+            CommandError::Unreachable(_) => Exit::Unreachable,
+            // Whoever read our output has seen enough.
+            CommandError::Stdio(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            CommandError::Stdio(_) => Exit::Failed,
+        }
+    }
+
+    /// What to run next, when there is one obvious thing.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        match self {
+            CommandError::Client(ClientError::Unreachable { .. }) => Some(
+                "start the daemon with `omlxd`; if it runs with another base directory, name that with \
+                 --base-dir or OMLX_BASE_DIR",
+            ),
+            CommandError::Client(ClientError::Timeout(_)) => {
+                Some("wait longer with --timeout, such as --timeout 60s")
+            }
+            _ => None,
+        }
+    }
+}

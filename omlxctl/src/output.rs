@@ -1,0 +1,159 @@
+//! Printing: tables and facts for people, JSON for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+/// How to print.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    /// JSON instead of text.
+    pub(crate) json: bool,
+    /// No warnings, no hints.
+    pub(crate) quiet: bool,
+    /// Escape sequences on standard error.
+    color: bool,
+}
+
+impl Output {
+    /// As the flags, `NO_COLOR` and the terminal say.
+    pub(crate) fn new(json: bool, quiet: bool, no_color: bool) -> Self {
+        let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Output { json, quiet, color: wanted && io::stderr().is_terminal() }
+    }
+
+    /// Prints a document: as JSON, or as the text that `human` writes.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub(crate) fn document<T: Serialize>(
+        &self,
+        document: &T,
+        human: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        if self.json {
+            serde_json::to_writer_pretty(&mut stdout, document)?;
+            writeln!(stdout)?;
+        } else {
+            human(&mut stdout)?;
+        }
+        stdout.flush()
+    }
+
+    /// Says what went wrong, on standard error.
+    pub(crate) fn error(&self, message: &str, hint: Option<&str>) {
+        self.line("error", "31", message);
+        if let Some(hint) = hint.filter(|_| !self.quiet) {
+            self.line("hint", "36", hint);
+        }
+    }
+
+    /// Warns, on standard error.
+    pub(crate) fn warning(&self, message: &str) {
+        if !self.quiet {
+            self.line("warning", "33", message);
+        }
+    }
+
+    fn line(&self, label: &str, color: &str, message: &str) {
+        let mut stderr = io::stderr().lock();
+        // When standard error is gone there is nowhere left to say so.
+        let _ = if self.color {
+            writeln!(stderr, "\x1b[1;{color}m{label}:\x1b[0m {message}")
+        } else {
+            writeln!(stderr, "{label}: {message}")
+        };
+    }
+}
+
+/// Writes rows under a heading, columns aligned; nothing but `none` when there are no rows.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub(crate) fn table<const N: usize>(
+    out: &mut dyn Write,
+    heading: [&str; N],
+    rows: &[[String; N]],
+    none: &str,
+) -> io::Result<()> {
+    if rows.is_empty() {
+        return writeln!(out, "{none}");
+    }
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([heading[column].len()]).max().unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |cells: [&str; N]| {
+        let padded: String =
+            cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
+        padded.trim_end().to_owned()
+    };
+    writeln!(out, "{}", line(heading))?;
+    rows.iter().try_for_each(|row| {
+        writeln!(out, "{}", line(std::array::from_fn(|column| row[column].as_str())))
+    })
+}
+
+/// Bytes as people read them: `512 B`, `1.5 GiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// A time as people read it: `0.2s`, `45s`, `3m 20s`, `2h 5m`, `3d 4h`.
+pub(crate) fn time(seconds: f64) -> String {
+    let whole = seconds as u64;
+    match whole {
+        0..10 => format!("{seconds:.1}s"),
+        10..60 => format!("{whole}s"),
+        60..3600 => format!("{}m {}s", whole / 60, whole % 60),
+        3600..86_400 => format!("{}h {}m", whole / 3600, whole / 60 % 60),
+        _ => format!("{}d {}h", whole / 86_400, whole / 3600 % 24),
+    }
+}
+
+/// A count as people read it: `950`, `2.1M`, `7.0B`.
+pub(crate) fn count(number: u64) -> String {
+    let value = number as f64;
+    match number {
+        0..1_000 => number.to_string(),
+        1_000..1_000_000 => format!("{:.1}K", value / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1}M", value / 1e6),
+        _ => format!("{:.1}B", value / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned_and_says_when_it_is_empty() {
+        let mut out = Vec::new();
+        let rows = [["a".to_owned(), "1".to_owned()], ["long name".to_owned(), "22".to_owned()]];
+        table(&mut out, ["NAME", "SIZE"], &rows, "none").unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "NAME       SIZE\na          1\nlong name  22\n"
+        );
+        let mut out = Vec::new();
+        table(&mut out, ["NAME"], &[], "No models.").unwrap();
+        assert_eq!(out, b"No models.\n");
+    }
+
+    #[test]
+    fn quantities_are_short() {
+        assert_eq!([bytes(0), bytes(1023), bytes(3 << 29)], ["0 B", "1023 B", "1.5 GiB"]);
+        assert_eq!([time(0.25), time(59.9), time(200.0)], ["0.2s", "59s", "3m 20s"]);
+        assert_eq!([time(7500.0), time(3.0 * 86_400.0)], ["2h 5m", "3d 0h"]);
+        assert_eq!([count(999), count(2_100_000), count(7_000_000_000)], ["999", "2.1M", "7.0B"]);
+    }
+}

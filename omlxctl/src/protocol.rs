@@ -1,0 +1,282 @@
+//! The admin protocol: HTTP/1.1 with JSON over the daemon's Unix socket, under `/admin/v1/`.
+//!
+//! Every response carries [`VERSION_HEADER`] and [`API_HEADER`]. An answer with a status of 400 or
+//! more is an [`ErrorBody`]. A document may gain fields within one [`ADMIN_API`], so readers ignore
+//! those that they do not know.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The protocol's version. It changes when a reader of the old one would be misled.
+pub const ADMIN_API: u32 = 1;
+
+/// Header with the daemon's version.
+pub const VERSION_HEADER: &str = "omlx-version";
+
+/// Header with the daemon's [`ADMIN_API`].
+pub const API_HEADER: &str = "omlx-admin-api";
+
+/// The only value of `Host` besides `localhost` that the daemon takes.
+pub const HOST: &str = "omlxd";
+
+/// What every path starts with.
+pub const PREFIX: &str = "/admin/v1";
+
+/// Largest request body, and largest answer that the client reads.
+pub const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// `run/omlxd.json`: how to reach the daemon that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// The daemon's process id.
+    pub pid: u32,
+    /// The daemon's version.
+    pub version: String,
+    /// The address that the HTTP API is really bound to.
+    pub http: String,
+    /// The admin socket.
+    pub socket: PathBuf,
+}
+
+/// `GET /version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The daemon's version.
+    pub version: String,
+    /// Its [`ADMIN_API`].
+    pub admin_api: u32,
+}
+
+/// `GET /status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Time since it started.
+    pub uptime_seconds: f64,
+    /// `ready`, or `stopping` while it drains.
+    pub state: State,
+    /// The base directory.
+    pub base_dir: PathBuf,
+    /// The address that the HTTP API is bound to.
+    pub http: String,
+    /// Ids of the models in memory.
+    pub loaded_models: Vec<String>,
+    /// How many models can be asked for.
+    pub known_models: usize,
+    /// Requests that generate now.
+    pub requests_running: usize,
+    /// Requests that wait.
+    pub requests_waiting: usize,
+    /// What MLX holds.
+    pub memory: Memory,
+    /// Whether the engine computes or loads something.
+    pub busy: bool,
+    /// Time since the engine last finished a step or was idle.
+    pub last_progress_seconds: f64,
+}
+
+/// Whether the daemon takes requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It does.
+    Ready,
+    /// It finishes what runs, then exits.
+    Stopping,
+}
+
+/// What MLX holds, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// In arrays.
+    pub active_bytes: u64,
+    /// In freed buffers kept for reuse.
+    pub cache_bytes: u64,
+    /// The most that arrays ever took.
+    pub peak_bytes: u64,
+}
+
+/// `GET /models`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Models {
+    /// The one that `omlxctl chat` talks to when none is named.
+    pub default: Option<String>,
+    /// By id.
+    pub models: Vec<KnownModel>,
+}
+
+/// A model that can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownModel {
+    /// Its id, as requests name it.
+    pub id: String,
+    /// Its folder.
+    pub path: PathBuf,
+    /// `ready` when it is in memory; else `loading`, `failed` or another word of the registry's.
+    pub state: String,
+    /// Why the last attempt to load it failed.
+    pub error: Option<String>,
+}
+
+/// `GET /ps`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// The models in memory.
+    pub models: Vec<LoadedModel>,
+}
+
+/// A model in memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadedModel {
+    /// Its id.
+    pub id: String,
+    /// Its `model_type`.
+    pub architecture: String,
+    /// How many parameters it has.
+    pub parameters: u64,
+    /// What its weights take.
+    pub weight_bytes: u64,
+    /// Its context, in tokens.
+    pub context_tokens: usize,
+    /// Its arithmetic type.
+    pub dtype: String,
+    /// How its weights are quantized, such as `4 bits in groups of 64`.
+    pub quantization: Option<String>,
+    /// How long loading took.
+    pub load_seconds: f64,
+    /// Requests on it now.
+    pub requests: usize,
+}
+
+/// `GET /requests`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Requests {
+    /// Oldest first.
+    pub requests: Vec<Request>,
+}
+
+/// A request in flight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Its id, which the client sees as `x-request-id`.
+    pub id: String,
+    /// The model's id.
+    pub model: String,
+    /// The endpoint, such as `chat.completions`.
+    pub endpoint: String,
+    /// What it is doing.
+    pub phase: String,
+    /// Tokens in its prompt, once counted.
+    pub prompt_tokens: usize,
+    /// Tokens generated so far.
+    pub completion_tokens: usize,
+    /// Time since it came in.
+    pub age_seconds: f64,
+}
+
+/// `POST /requests/{id}/cancel`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancelled {
+    /// The request's id.
+    pub id: String,
+}
+
+/// `GET /key` and `POST /key/rotate`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKey {
+    /// The key, or null when `auth.enabled` is false.
+    pub key: Option<String>,
+}
+
+// Not derived: a key must not reach a log by way of `{:?}`.
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiKey").finish_non_exhaustive()
+    }
+}
+
+/// `GET /config`: what is in effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The file that was read.
+    pub file: PathBuf,
+    /// Every key.
+    pub settings: Vec<Setting>,
+}
+
+/// An effective value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// `section.name`.
+    pub key: String,
+    /// As a TOML literal.
+    pub value: String,
+    /// `default`, `FILE:LINE`, `environment NAME` or a flag.
+    pub origin: String,
+}
+
+/// `GET /config/check`: whether the file, as it is now, holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigCheck {
+    /// The file that was read.
+    pub file: PathBuf,
+    /// One line each; none when it holds.
+    pub problems: Vec<String>,
+    /// Keys whose value in the file differs from the one in effect.
+    pub changed: Vec<ChangedKey>,
+}
+
+/// A key whose value in the file is not in effect yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedKey {
+    /// `section.name`.
+    pub key: String,
+    /// Whether SIGHUP is not enough.
+    pub needs_restart: bool,
+}
+
+/// `POST /shutdown`: the daemon drains and exits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShuttingDown {
+    /// The process that will exit.
+    pub pid: u32,
+    /// The longest that it waits for running requests.
+    pub drain_seconds: u64,
+}
+
+/// What an answer with a status of 400 or more holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub error: ErrorDetail,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// A word for programs.
+    pub code: ErrorCode,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// Why the daemon refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The peer is neither the daemon's user nor root, or it is a web page.
+    Forbidden,
+    /// No such route, model or request.
+    NotFound,
+    /// The route exists with another method.
+    MethodNotAllowed,
+    /// It could not be done now.
+    Failed,
+    /// A code of a newer daemon.
+    #[serde(other)]
+    Unknown,
+}

@@ -1,0 +1,241 @@
+//! omlxctl as scripts see it: what it says and how it exits when the daemon is absent, foreign,
+//! slow, or of another version. A socket of the test's own stands in for the daemon.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+use tempfile::TempDir;
+
+fn omlxctl(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_omlxctl"));
+    command.env_clear().env("HOME", "/nonexistent").args(args).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A socket that answers every request with this response, or never when there is none.
+fn stand_in(response: Option<String>) -> (TempDir, String) {
+    let temp = tempfile::tempdir().unwrap();
+    let socket = temp.path().join("omlxd.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    thread::spawn(move || {
+        let mut silent = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            match &response {
+                Some(response) => drop(stream.write_all(response.as_bytes())),
+                None => silent.push(stream),
+            }
+        }
+    });
+    let socket = socket.to_str().unwrap().to_owned();
+    (temp, socket)
+}
+
+fn response(status: &str, version: &str, api: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\nOmlx-Version: {version}\r\nOmlx-Admin-Api: {api}\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+const OURS: &str = env!("CARGO_PKG_VERSION");
+
+#[test]
+fn the_page_shows_what_every_command_says_of_itself() {
+    const MARK: &str = "<!-- What follows is what the commands print; a test keeps it so. -->\n";
+    let mut shown = String::from(MARK);
+    for path in [
+        "",
+        "status",
+        "ps",
+        "models",
+        "models list",
+        "chat",
+        "requests",
+        "cancel",
+        "key",
+        "key show",
+        "key rotate",
+        "config",
+        "config show",
+        "config check",
+        "shutdown",
+        "version",
+        "completions",
+        "man",
+    ] {
+        let mut args: Vec<_> = path.split_whitespace().collect();
+        args.push("--help");
+        let output = omlxctl(&args);
+        assert_eq!(output.status.code(), Some(0), "{path}");
+        let help = text(&output.stdout);
+        let end = if path.is_empty() { None } else { help.find("\nOptions of every command:") };
+        let title = format!("omlxctl {path}");
+        let own = &help[..end.unwrap_or(help.len())];
+        shown.push_str(&format!("\n## {}\n\n```text\n{own}```\n", title.trim()));
+    }
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/omlxctl.md");
+    let written = fs::read_to_string(&page).unwrap_or_default();
+    let (head, commands) = written.split_at(written.find(MARK).unwrap_or(written.len()));
+    if std::env::var_os("OMLX_UPDATE").is_some() {
+        fs::write(&page, format!("{head}{shown}")).unwrap();
+        return;
+    }
+    assert!(
+        commands == shown,
+        "run `OMLX_UPDATE=1 cargo test -p omlxctl`; the page should have\n{shown}"
+    );
+}
+
+#[test]
+fn without_a_daemon_the_exit_code_is_3_and_the_next_step_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let base = temp.path().to_str().unwrap();
+    for args in [
+        &["status"][..],
+        &["ps"],
+        &["models", "list"],
+        &["chat", "m", "hi"],
+        &["requests"],
+        &["cancel", "a"],
+        &["key", "show"],
+        &["key", "rotate"],
+        &["config", "show"],
+        &["config", "check"],
+        &["shutdown"],
+        &["version"],
+    ] {
+        let output = omlxctl(&[&["--base-dir", base], args].concat());
+        assert_eq!(output.status.code(), Some(3), "{args:?}");
+        let said = text(&output.stderr);
+        let start = format!(
+            "error: cannot reach omlxd on {base}/run/omlxd.sock: the socket does not exist"
+        );
+        assert!(said.starts_with(&start), "{args:?}: {said}");
+        assert!(said.contains("hint: start the daemon with `omlxd`"), "{said}");
+    }
+    let quiet = omlxctl(&["--base-dir", base, "-q", "status"]);
+    assert_eq!(text(&quiet.stderr).lines().count(), 1, "no hint");
+}
+
+#[test]
+fn a_socket_that_a_killed_daemon_left_is_told_from_none() {
+    let temp = tempfile::tempdir().unwrap();
+    let socket = temp.path().join("s");
+    drop(UnixListener::bind(&socket).unwrap());
+    let output = Command::new(env!("CARGO_BIN_EXE_omlxctl"))
+        .env_clear()
+        .env("OMLX_SOCKET", &socket)
+        .arg("status")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let said = text(&output.stderr);
+    assert!(said.contains("the socket exists, but no daemon listens on it"), "{said}");
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    for args in [
+        &["statsu"][..],
+        &[],
+        &["status", "--timeout", "soon"],
+        &["key"],
+        &["cancel"],
+        &["cancel", "a/b"],
+    ] {
+        assert_eq!(omlxctl(args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn a_refusal_of_the_peer_is_4() {
+    let body = r#"{"error":{"code":"forbidden","message":"not yours"}}"#;
+    let (_temp, socket) = stand_in(Some(response("403 Forbidden", OURS, "1", body)));
+    let output = omlxctl(&["--socket", &socket, "status"]);
+    assert_eq!(output.status.code(), Some(4));
+    assert_eq!(text(&output.stderr), "error: not yours\n");
+}
+
+#[test]
+fn silence_is_5() {
+    let (_temp, socket) = stand_in(None);
+    let output = omlxctl(&["--socket", &socket, "--timeout", "50ms", "status"]);
+    assert_eq!(output.status.code(), Some(5));
+    assert!(text(&output.stderr).contains("did not answer within 50ms"));
+}
+
+#[test]
+fn another_admin_api_is_6() {
+    for api in ["2", "none"] {
+        let (_temp, socket) = stand_in(Some(response("200 OK", "9.9.9", api, "{}")));
+        let output = omlxctl(&["--socket", &socket, "version"]);
+        assert_eq!(output.status.code(), Some(6));
+        assert!(text(&output.stderr).contains("omlxd 9.9.9 speaks admin API"));
+    }
+}
+
+#[test]
+fn another_version_is_one_warning() {
+    let body = r#"{"requests":[],"a_field_of_the_future":1}"#;
+    let (_temp, socket) = stand_in(Some(response("200 OK", "9.9.9", "1", body)));
+    let output = omlxctl(&["--socket", &socket, "requests"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stdout), "No request is in flight.\n");
+    let said = text(&output.stderr);
+    assert_eq!(said, format!("warning: omlxd is 9.9.9, omlxctl is {OURS}: restart the daemon\n"));
+    let quiet = omlxctl(&["--socket", &socket, "-q", "requests"]);
+    assert!(quiet.stderr.is_empty());
+}
+
+#[test]
+fn what_is_not_an_answer_is_1() {
+    for body in ["", "not json", "[]"] {
+        let (_temp, socket) = stand_in(Some(response("200 OK", OURS, "1", body)));
+        let output = omlxctl(&["--socket", &socket, "status"]);
+        assert_eq!(output.status.code(), Some(1), "{body:?}");
+        assert!(text(&output.stderr).starts_with("error: the answer of omlxd cannot be read"));
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_omlxctl"))
+        .args(["completions", "zsh"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn completions_and_the_manual_page_name_every_command() {
+    for args in
+        [&["completions", "bash"][..], &["completions", "zsh"], &["completions", "fish"], &["man"]]
+    {
+        let output = omlxctl(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        let script = text(&output.stdout);
+        for command in ["status", "chat", "requests", "shutdown"] {
+            assert!(script.contains(command), "{args:?} lacks {command}");
+        }
+    }
+    let json: serde_json::Value =
+        serde_json::from_slice(&omlxctl(&["--json", "man"]).stdout).unwrap();
+    assert!(json["text"].as_str().unwrap().contains("omlxctl"));
+}

@@ -1,0 +1,148 @@
+//! What each admin route answers.
+
+use hyper::StatusCode;
+use omlxctl::protocol::{
+    ADMIN_API, ApiKey, Cancelled, ErrorCode, KnownModel, Loaded, LoadedModel, Memory, Models,
+    Request, Requests, Setting, Settings, ShuttingDown, State, Status, Version,
+};
+
+use super::{AdminError, AdminPeer, Answer, json};
+use crate::daemon::{Daemon, VERSION};
+use crate::home::HomeError;
+use crate::registry::ModelState;
+use crate::requests::RequestInfo;
+
+pub(super) fn version(_: AdminPeer, _: &Daemon, _: &str) -> Answer {
+    json(&Version { version: VERSION.to_owned(), admin_api: ADMIN_API })
+}
+
+pub(super) fn status(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+    let app = &daemon.app;
+    let progress = app.engine.progress();
+    let memory = app.engine.memory();
+    let loaded = app.registry.loaded();
+    json(&Status {
+        version: VERSION.to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: app.started.elapsed().as_secs_f64(),
+        state: if app.shutdown.is_cancelled() { State::Stopping } else { State::Ready },
+        base_dir: daemon.home.base().to_owned(),
+        http: daemon.http.to_string(),
+        loaded_models: loaded.iter().map(|model| model.name().to_owned()).collect(),
+        known_models: app.registry.list().len(),
+        requests_running: progress.running,
+        requests_waiting: progress.waiting,
+        memory: Memory {
+            active_bytes: memory.active_bytes,
+            cache_bytes: memory.cache_bytes,
+            peak_bytes: memory.peak_bytes,
+        },
+        busy: progress.busy || progress.loading,
+        last_progress_seconds: progress.since_last_step.as_secs_f64(),
+    })
+}
+
+pub(super) fn models(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+    let registry = &daemon.app.registry;
+    let mut models: Vec<_> = registry
+        .list()
+        .into_iter()
+        .map(|model| {
+            let state = registry.state(&model.id);
+            let error = match &state {
+                ModelState::Failed(message) => Some(message.clone()),
+                _ => None,
+            };
+            KnownModel { id: model.id, path: model.dir, state: state.as_str().to_owned(), error }
+        })
+        .collect();
+    models.sort_by(|a, b| a.id.cmp(&b.id));
+    let chosen = daemon.app.config.models.default.clone();
+    let loaded = registry.loaded().first().map(|model| model.name().to_owned());
+    let first = models.first().map(|model| model.id.clone());
+    let default = chosen.or(loaded).or(first);
+    json(&Models { default, models })
+}
+
+pub(super) fn ps(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+    let running = in_flight(daemon);
+    let loaded = daemon.app.registry.loaded();
+    let models = loaded.iter().map(|model| {
+        let info = model.info();
+        LoadedModel {
+            id: model.name().to_owned(),
+            architecture: info.architecture.clone(),
+            parameters: info.parameters,
+            weight_bytes: info.weight_bytes,
+            context_tokens: info.context_tokens,
+            dtype: info.dtype.clone(),
+            quantization: info
+                .quantization
+                .map(|q| format!("{} bits in groups of {}", q.bits, q.group_size)),
+            load_seconds: info.load_time.as_secs_f64(),
+            requests: running.iter().filter(|request| request.model == model.name()).count(),
+        }
+    });
+    json(&Loaded { models: models.collect() })
+}
+
+pub(super) fn requests(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+    let requests = in_flight(daemon).into_iter().map(|request| Request {
+        id: request.id,
+        model: request.model,
+        endpoint: request.endpoint.to_owned(),
+        phase: request.phase.as_str().to_owned(),
+        prompt_tokens: request.prompt_tokens,
+        completion_tokens: request.generated_tokens,
+        age_seconds: request.age.as_secs_f64(),
+    });
+    json(&Requests { requests: requests.collect() })
+}
+
+fn in_flight(daemon: &Daemon) -> Vec<RequestInfo> {
+    daemon.app.requests.list(daemon.app.engine.progress().running)
+}
+
+pub(super) fn cancel(_: AdminPeer, daemon: &Daemon, id: &str) -> Answer {
+    if daemon.app.requests.cancel(id) {
+        return json(&Cancelled { id: id.to_owned() });
+    }
+    let message = format!("no request {id} is in flight: `omlxctl requests` shows those that are");
+    Err(AdminError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message))
+}
+
+pub(super) fn key(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+    api_key(daemon.key())
+}
+
+pub(super) fn rotate_key(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+    api_key(daemon.rotate_key())
+}
+
+fn api_key(key: Result<Option<String>, HomeError>) -> Answer {
+    let key = key.map_err(|error| {
+        let message = crate::daemon::Chain(&error).to_string();
+        AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed, message)
+    })?;
+    json(&ApiKey { key })
+}
+
+pub(super) fn config(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+    let effective = daemon.effective();
+    let settings = effective.settings.iter().map(|setting| Setting {
+        key: setting.key.clone(),
+        value: setting.value.clone(),
+        origin: setting.origin.to_string(),
+    });
+    json(&Settings { file: daemon.config_file(), settings: settings.collect() })
+}
+
+pub(super) fn check_config(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+    json(&daemon.check_config())
+}
+
+pub(super) fn shutdown(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+    daemon.app.shutdown.cancel();
+    let drain_seconds = daemon.app.config.server.drain.as_secs();
+    json(&ShuttingDown { pid: std::process::id(), drain_seconds })
+}

@@ -1,0 +1,230 @@
+//! `POST /v1/chat/completions`: the request, and the prompt that it becomes.
+
+use std::time::SystemTime;
+
+use engine::{ChatInputs, ChatTemplate, Model, TemplateError};
+use serde_json::{Map, Value, json};
+
+use super::chat_reply::ChatReply;
+use super::error::ApiError;
+use super::messages::{self, Fold, fold_system, is_system};
+use super::params::{MAX_TOP_LOGPROBS, PARAMS, Params, Reading, tokens};
+use super::read::{Fields, Path, not_one_of};
+use super::reply::{Identity, Reply};
+use super::run::{Endpoint, Prompt};
+use super::tools;
+
+const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+
+/// Fields of chat requests besides the shared ones.
+const FIELDS: &[&str] = &[
+    "messages",
+    "max_completion_tokens",
+    "logprobs",
+    "top_logprobs",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+    "reasoning_effort",
+    "chat_template_kwargs",
+    "verbosity",
+    "audio",
+    "modalities",
+    "prediction",
+    "web_search_options",
+    "moderation",
+    "best_of",
+    "functions",
+    "function_call",
+];
+
+/// A chat request that passed validation.
+#[derive(Debug)]
+pub(super) struct ChatRequest {
+    params: Params,
+    messages: Vec<Value>,
+    tools: Vec<Value>,
+    logprobs: Option<usize>,
+    effort: Option<&'static str>,
+    template_kwargs: Map<String, Value>,
+}
+
+impl ChatRequest {
+    /// Validates a body. E3 to E9, E14, E15.
+    pub(super) fn read(body: &Map<String, Value>, reading: &Reading) -> Result<Self, ApiError> {
+        let path = Path::Root;
+        let fields = Fields::new(body, &path);
+        for name in fields.unknown(PARAMS).filter(|name| !FIELDS.contains(name)) {
+            reading.ignore(&path.field(name))?;
+        }
+        let mut params = Params::read(&fields, reading)?;
+        let messages = messages::read(&fields, reading)?;
+        unsupported(&fields)?;
+        response_format(&fields)?;
+        if let Some(max_tokens) = tokens(&fields, "max_completion_tokens", 1)? {
+            params.max_tokens = Some(max_tokens);
+        }
+        fields.choice("verbosity", &["low", "medium", "high"])?;
+        Ok(ChatRequest {
+            messages,
+            tools: tools::read(&fields, reading)?,
+            logprobs: logprobs(&fields)?,
+            effort: fields.choice("reasoning_effort", &EFFORTS)?,
+            template_kwargs: fields.object("chat_template_kwargs")?.cloned().unwrap_or_default(),
+            params,
+        })
+    }
+
+    /// What the template gets besides messages and tools. `reasoning_effort` goes by the name that
+    /// the template uses; `chat_template_kwargs` have the last word.
+    fn kwargs(&self, template: &ChatTemplate) -> Map<String, Value> {
+        let mut kwargs = Map::new();
+        if let Some(effort) = self.effort {
+            if template.mentions("reasoning_effort") {
+                kwargs.insert("reasoning_effort".to_owned(), json!(effort));
+            }
+            if template.mentions("enable_thinking") {
+                kwargs.insert("enable_thinking".to_owned(), json!(effort != "none"));
+            }
+        }
+        kwargs.extend(self.template_kwargs.clone());
+        kwargs
+    }
+
+    /// The conversation as text. A system message that the template refuses or drops is folded
+    /// into the user's messages at its place.
+    fn render(&self, template: &ChatTemplate) -> Result<String, ApiError> {
+        let mut messages = self.messages.clone();
+        if !template.mentions("developer") {
+            for message in messages.iter_mut().filter(|message| message["role"] == "developer") {
+                message["role"] = json!("system");
+            }
+        }
+        let kwargs = self.kwargs(template);
+        let now = SystemTime::now();
+        let render = |messages: &[Value]| {
+            template.render(&ChatInputs {
+                messages,
+                tools: (!self.tools.is_empty()).then_some(self.tools.as_slice()),
+                add_generation_prompt: true,
+                kwargs: &kwargs,
+                now,
+            })
+        };
+        let first = render(&messages);
+        if matches!(first, Err(TemplateError::OutOfFuel(_))) || says_all(&first, &messages) {
+            return first.map_err(|error| ApiError::template(&error));
+        }
+        for fold in [Fold::Later, Fold::All] {
+            let folded = fold_system(&messages, fold);
+            let rendered = render(&folded);
+            if rendered.is_ok() && says_all(&rendered, &folded) {
+                return rendered.map_err(|error| ApiError::template(&error));
+            }
+        }
+        first.map_err(|error| ApiError::template(&error))
+    }
+}
+
+/// Whether the template could be rendered and no system message fell out.
+fn says_all(rendered: &Result<String, TemplateError>, messages: &[Value]) -> bool {
+    let mut systems = messages.iter().filter(|message| is_system(message)).peekable();
+    match rendered {
+        Ok(text) => systems
+            .all(|message| text.contains(message["content"].as_str().unwrap_or_default().trim())),
+        // Without a system message there is nothing that folding could cure.
+        Err(_) => systems.peek().is_none(),
+    }
+}
+
+impl Endpoint for ChatRequest {
+    const NAME: &'static str = "chat.completions";
+    const PROMPT_FIELD: &'static str = "messages";
+    type Reply = ChatReply;
+
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn logprobs(&self) -> Option<usize> {
+        self.logprobs
+    }
+
+    fn default_max_tokens(&self) -> usize {
+        usize::MAX
+    }
+
+    fn prompts(&self, model: &Model) -> Result<Vec<Prompt>, ApiError> {
+        let template =
+            model.chat_template().ok_or_else(|| ApiError::no_template(&self.params.model))?;
+        let text = self.render(template)?;
+        let tokens = model
+            .tokenizer()
+            .encode(&text, false)
+            .map_err(|error| ApiError::invalid_value("messages", error))?;
+        Ok(vec![Prompt { tokens, echo: String::new() }])
+    }
+
+    fn reply(&self, identity: Identity, model: &Model) -> ChatReply {
+        ChatReply::new(Reply::new(&identity, "chat.completion", &self.params), model.clone())
+    }
+}
+
+/// Known parameters that are not supported: only a value that asks for something is refused (E7).
+fn unsupported(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
+    for (name, hint) in [
+        ("audio", "; this server generates text only"),
+        ("prediction", ""),
+        ("web_search_options", "; offer a function in 'tools' instead"),
+        ("moderation", ""),
+        ("functions", "; use 'tools' instead"),
+        ("function_call", "; use 'tool_choice' instead"),
+    ] {
+        let asks = fields.get(name).filter(|value| !is_empty(value));
+        if asks.is_some() {
+            return Err(ApiError::unsupported_parameter(name, hint));
+        }
+    }
+    if fields.get("best_of").is_some_and(|value| *value != json!(1)) {
+        return Err(ApiError::unsupported_parameter("best_of", " for chat; use 'n'"));
+    }
+    let modalities = fields.array("modalities")?;
+    if modalities.is_some_and(|list| list.iter().any(|kind| kind != "text")) {
+        return Err(ApiError::unsupported_value("modalities", "only [\"text\"] is supported"));
+    }
+    Ok(())
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(list) => list.is_empty(),
+        Value::String(word) => word == "auto" || word == "none",
+        _ => false,
+    }
+}
+
+fn response_format(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
+    let path = fields.path().field("response_format");
+    let Some(format) = fields.get("response_format") else { return Ok(()) };
+    let format = Fields::of(format, &path)?;
+    match format.required_string("type")? {
+        "text" => Ok(()),
+        kind @ ("json_object" | "json_schema") => {
+            let what = format_args!("'{kind}': constrained decoding is not supported yet");
+            Err(ApiError::unsupported_value(path.field("type"), what))
+        }
+        kind => Err(not_one_of(&path.field("type"), kind, &["text", "json_object", "json_schema"])),
+    }
+}
+
+fn logprobs(fields: &Fields<'_, '_>) -> Result<Option<usize>, ApiError> {
+    let wanted = fields.boolean("logprobs")?.unwrap_or(false);
+    let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS)?;
+    match top {
+        Some(top) if top > 0 && !wanted => {
+            Err(ApiError::invalid_value("top_logprobs", "it needs \"logprobs\": true"))
+        }
+        _ => Ok(wanted.then_some(top.unwrap_or(0) as usize)),
+    }
+}

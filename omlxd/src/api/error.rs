@@ -1,0 +1,360 @@
+//! Every refusal as an OpenAI error object. The rows `E1` to `E35` are those of `docs/api.md`.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use engine::{GenerateError, SubmitError, TemplateError};
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Map, Value, json};
+
+/// Tells the official SDKs whether another try can help; it overrides their own rule.
+pub const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+const INVALID: &str = "invalid_request_error";
+const SERVER: &str = "server_error";
+/// A template's own message is cut to this many characters.
+const TEMPLATE_MESSAGE_CHARS: usize = 500;
+
+/// A refusal: a status, the four keys of the error object, and what the client should do next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    code: Option<&'static str>,
+    param: Option<String>,
+    message: String,
+    /// More keys inside `error`, which SDKs tolerate.
+    extra: Vec<(&'static str, usize)>,
+    retry_after_secs: Option<u64>,
+    /// Whether the same request can succeed later.
+    can_retry: bool,
+    close: bool,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl ApiError {
+    fn new(
+        status: StatusCode,
+        kind: &'static str,
+        code: Option<&'static str>,
+        message: impl Into<String>,
+    ) -> Self {
+        let can_retry = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        ApiError {
+            status,
+            kind,
+            code,
+            param: None,
+            message: message.into(),
+            extra: Vec::new(),
+            retry_after_secs: None,
+            can_retry,
+            close: false,
+            header: None,
+        }
+    }
+
+    fn invalid(code: &'static str, param: impl Display, message: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::BAD_REQUEST, INVALID, Some(code), message);
+        error.param = Some(param.to_string());
+        error
+    }
+
+    fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    fn never_retry(mut self) -> Self {
+        self.can_retry = false;
+        self
+    }
+
+    fn retry_after(mut self, secs: u64) -> Self {
+        self.retry_after_secs = Some(secs);
+        self
+    }
+
+    /// E1: the body is not JSON.
+    pub fn not_json(offset: usize, what: impl Display) -> Self {
+        let message = format!("The request body is not valid JSON: {what} at byte {offset}.");
+        Self::new(StatusCode::BAD_REQUEST, INVALID, None, message)
+    }
+
+    /// E1: the body cannot be decompressed.
+    pub fn not_gzip(what: impl Display) -> Self {
+        let message = format!("The request body is not valid gzip: {what}.");
+        Self::new(StatusCode::BAD_REQUEST, INVALID, None, message)
+    }
+
+    /// E1: the body's framing is broken.
+    pub fn bad_body(what: impl Display) -> Self {
+        let message = format!("The request body could not be read: {what}.");
+        Self::new(StatusCode::BAD_REQUEST, INVALID, None, message).closing()
+    }
+
+    /// E2: JSON, but not an object.
+    pub fn not_an_object(got: &str) -> Self {
+        let message = format!("The request body must be a JSON object, but it is {got}.");
+        Self::new(StatusCode::BAD_REQUEST, INVALID, Some("invalid_type"), message)
+    }
+
+    /// E3: a required field is absent.
+    pub fn missing(param: impl Display) -> Self {
+        let message = format!("Missing required parameter: '{param}'.");
+        Self::invalid("missing_required_parameter", param, message)
+    }
+
+    /// E4: a field has the wrong JSON type.
+    pub fn wrong_type(param: impl Display, expected: &str, got: &str) -> Self {
+        let message = format!("Invalid type for '{param}': expected {expected}, but got {got}.");
+        Self::invalid("invalid_type", param, message)
+    }
+
+    /// E5, E6, E9, E14: a value that is not one of those allowed.
+    pub fn invalid_value(param: impl Display, what: impl Display) -> Self {
+        let message = format!("Invalid value for '{param}': {what}.");
+        Self::invalid("invalid_value", param, message)
+    }
+
+    /// E7: a known parameter that is not supported.
+    pub fn unsupported_parameter(param: impl Display, hint: impl Display) -> Self {
+        let message = format!("Unsupported parameter: '{param}' is not supported{hint}.");
+        Self::invalid("unsupported_parameter", param, message)
+    }
+
+    /// E7, E15: a supported parameter with a value that is not supported.
+    pub fn unsupported_value(param: impl Display, what: impl Display) -> Self {
+        let message = format!("Unsupported value for '{param}': {what}.");
+        Self::invalid("unsupported_value", param, message)
+    }
+
+    /// E8: an unknown parameter, in strict mode.
+    pub fn unknown_parameter(param: impl Display) -> Self {
+        let message = format!("Unknown parameter: '{param}'.");
+        Self::invalid("unknown_parameter", param, message)
+    }
+
+    /// E10: the prompt leaves no room for an answer.
+    pub fn context_length(param: &str, prompt_tokens: usize, context_tokens: usize) -> Self {
+        let message = format!(
+            "This model's maximum context length is {context_tokens} tokens. However, your \
+             messages resulted in {prompt_tokens} tokens. Please reduce the length of the messages."
+        );
+        let mut error = Self::invalid("context_length_exceeded", param, message);
+        error.extra = vec![("n_prompt_tokens", prompt_tokens), ("n_ctx", context_tokens)];
+        error
+    }
+
+    /// E12: the conversation is not one that the model's chat template can render.
+    pub fn template(error: &TemplateError) -> Self {
+        let message: String = error.to_string().chars().take(TEMPLATE_MESSAGE_CHARS).collect();
+        Self::invalid("invalid_prompt", "messages", message)
+    }
+
+    /// E12: the model has no chat template.
+    pub fn no_template(model: &str) -> Self {
+        let message = format!(
+            "The model '{model}' has no chat template, so it cannot answer messages; use \
+             /v1/completions."
+        );
+        Self::invalid("invalid_prompt", "messages", message)
+    }
+
+    /// E16: no credential.
+    pub fn no_key() -> Self {
+        let message = "You didn't provide an API key. Provide it in an Authorization header using \
+                       Bearer auth (Authorization: Bearer YOUR_KEY). 'omlxctl key show' prints it.";
+        let mut error = Self::new(StatusCode::UNAUTHORIZED, INVALID, None, message);
+        let value = HeaderValue::from_static("Bearer realm=\"omlxd\"");
+        error.header = Some((header::WWW_AUTHENTICATE, value));
+        error
+    }
+
+    /// E17: a credential that is not one of the keys. `tail` is at most its last 4 characters.
+    pub fn wrong_key(tail: &str) -> Self {
+        let message = format!(
+            "Incorrect API key provided: ****{tail}. 'omlxctl key show' prints the right one."
+        );
+        let code = Some("invalid_api_key");
+        let mut error = Self::new(StatusCode::UNAUTHORIZED, INVALID, code, message);
+        let value = HeaderValue::from_static("Bearer realm=\"omlxd\", error=\"invalid_token\"");
+        error.header = Some((header::WWW_AUTHENTICATE, value));
+        error
+    }
+
+    /// E18: a browser origin or a `Host` that this daemon does not serve.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, INVALID, Some("insufficient_permissions"), message)
+    }
+
+    /// E19: no such model; `near` are ids that resemble it.
+    pub fn model_not_found(model: &str, near: &[String]) -> Self {
+        let mut message = format!("The model '{model}' does not exist.");
+        if !near.is_empty() {
+            message.push_str(&format!(" Near names: {}.", near.join(", ")));
+        }
+        let mut error = Self::invalid("model_not_found", "model", message);
+        error.status = StatusCode::NOT_FOUND;
+        error
+    }
+
+    /// E20: no such URL.
+    pub fn unknown_url(method: &str, path: &str) -> Self {
+        let message = format!("Invalid URL ({method} {path})");
+        Self::new(StatusCode::NOT_FOUND, INVALID, Some("unknown_url"), message)
+    }
+
+    /// E21: the URL exists, for other methods.
+    pub fn method_not_allowed(method: &str, path: &str, allow: &'static str) -> Self {
+        let message = format!("Not allowed to {method} on {path}; allowed: {allow}.");
+        let code = Some("method_not_allowed");
+        let mut error = Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, code, message);
+        error.header = Some((header::ALLOW, HeaderValue::from_static(allow)));
+        error
+    }
+
+    /// E22: the body came too slowly.
+    pub fn read_timeout(secs: u64) -> Self {
+        let message = format!("The request body paused for more than {secs} seconds.");
+        Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, Some("request_timeout"), message).closing()
+    }
+
+    /// E23: the body is too large.
+    pub fn too_large(limit_bytes: u64) -> Self {
+        let message = format!("The request body is larger than the limit of {limit_bytes} bytes.");
+        let code = Some("request_too_large");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, code, message).closing()
+    }
+
+    /// E24: the body is not announced as JSON, or comes in an unknown encoding.
+    pub fn unsupported_media(message: impl Into<String>) -> Self {
+        let code = Some("unsupported_media_type");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, code, message)
+    }
+
+    /// E26: the queue is full.
+    pub fn overloaded(waiting: usize, retry_after_secs: u64) -> Self {
+        let message = format!(
+            "The server is overloaded: {waiting} requests are waiting already. Retry in \
+             {retry_after_secs} s."
+        );
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("server_overloaded"), message)
+            .retry_after(retry_after_secs)
+    }
+
+    /// E32: a bug. The message holds no internals; the log has them under the request's id.
+    pub fn internal() -> Self {
+        let message = "The server had an error while processing your request. The log has it \
+                       under the id in the x-request-id header.";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("internal_error"), message)
+    }
+
+    /// E33: the daemon is shutting down.
+    pub fn shutting_down() -> Self {
+        let message = "The server is shutting down.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("shutting_down"), message)
+            .retry_after(5)
+            .closing()
+    }
+
+    /// E35: the model's folder cannot be loaded. `why` names the file and the field.
+    pub fn load_failed(model: &str, why: &str) -> Self {
+        let message = format!("The model '{model}' cannot be loaded: {why}.");
+        let code = Some("model_load_failed");
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, code, message);
+        error.param = Some("model".to_owned());
+        error.never_retry()
+    }
+
+    /// E36: an administrator cancelled the request.
+    pub fn cancelled() -> Self {
+        let message = "The request was cancelled by an administrator.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("request_cancelled"), message)
+            .never_retry()
+    }
+
+    /// A request that the engine refused. `param` is the field that holds the prompt.
+    pub fn submit(error: &SubmitError, param: &'static str, busy_secs: u64) -> Self {
+        match error {
+            SubmitError::EmptyPrompt => Self::invalid_value(param, "the prompt has no tokens"),
+            SubmitError::ContextExceeded { prompt_tokens, context_tokens } => {
+                Self::context_length(param, *prompt_tokens, *context_tokens)
+            }
+            SubmitError::UnknownToken { .. } => Self::invalid_value(param, error),
+            SubmitError::QueueFull { waiting } => Self::overloaded(*waiting, busy_secs),
+            SubmitError::ShuttingDown => Self::shutting_down(),
+            _ => Self::internal(),
+        }
+    }
+
+    /// A generation that failed while it ran.
+    pub fn generate(error: &GenerateError) -> Self {
+        match error {
+            GenerateError::ShuttingDown => Self::shutting_down(),
+            GenerateError::NotANumber { .. } | GenerateError::Mlx(_) => {
+                let code = Some("generation_failed");
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Self::new(status, SERVER, code, format!("{error}.")).never_retry()
+            }
+            GenerateError::SlowReader(secs) => Self::read_timeout(*secs),
+            _ => Self::internal(),
+        }
+    }
+
+    /// The status of the response.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The label of `omlx_request_errors_total`: the code, or the type where there is no code.
+    pub fn label(&self) -> &'static str {
+        self.code.unwrap_or(self.kind)
+    }
+
+    /// Whether the connection must not be used again.
+    pub fn closes(&self) -> bool {
+        self.close
+    }
+
+    /// Which field is wrong, as a dotted path.
+    pub fn param(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+
+    /// What went wrong, in words.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// `{"error": {...}}` with all four keys.
+    pub fn body(&self) -> Bytes {
+        let mut error = Map::new();
+        error.insert("message".to_owned(), json!(self.message));
+        error.insert("type".to_owned(), json!(self.kind));
+        error.insert("param".to_owned(), json!(self.param));
+        error.insert("code".to_owned(), json!(self.code));
+        for (name, value) in &self.extra {
+            error.insert((*name).to_owned(), json!(value));
+        }
+        Bytes::from(json!({ "error": Value::Object(error) }).to_string())
+    }
+
+    /// Adds the headers that go with this error.
+    pub fn headers(&self, headers: &mut HeaderMap) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if !self.can_retry {
+            headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        if let Some(secs) = self.retry_after_secs {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+        }
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some((name, value)) = &self.header {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+}

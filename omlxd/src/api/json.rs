@@ -1,0 +1,170 @@
+//! A request body as JSON, strictly: UTF-8, one value, no duplicate keys, no NaN, bounded depth.
+
+use std::fmt;
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::error::ApiError;
+
+/// Parses a body. `serde_json` refuses NaN, infinities and more than 127 levels of nesting by
+/// itself; duplicate keys, which it would let pass, are refused here.
+///
+/// # Errors
+/// E1 with the byte offset, E2 for JSON that is not an object.
+pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| ApiError::not_json(error.valid_up_to(), "invalid UTF-8"))?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = Unique.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    match value {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(other) => Err(ApiError::not_an_object(type_name(&other))),
+        Err(error) => Err(ApiError::not_json(offset(text, &error), reason(&error))),
+    }
+}
+
+/// What a value is, with its article, for messages.
+pub(crate) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(number) if number.is_f64() => "a decimal number",
+        Value::Number(_) => "an integer",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The byte where the parser stood: serde_json tells line and column, both from 1.
+fn offset(text: &str, error: &serde_json::Error) -> usize {
+    let lines = text.split_inclusive('\n').take(error.line().saturating_sub(1));
+    let before: usize = lines.map(str::len).sum();
+    (before + error.column().saturating_sub(1)).min(text.len())
+}
+
+/// The parser's message without the position that it appends.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" at line ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// Builds a `Value` and refuses an object that names a key twice.
+#[derive(Clone, Copy)]
+struct Unique;
+
+impl<'de> DeserializeSeed<'de> for Unique {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unique {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        Deserialize::deserialize(deserializer)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut array = Vec::new();
+        while let Some(item) = items.next_element_seed(Unique)? {
+            array.push(item);
+        }
+        Ok(Value::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
+            }
+            let value = entries.next_value_seed(Unique)?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_valid_object_keeps_the_order_of_its_keys() {
+        let map = object(br#" {"z":1,"a":{"y":[1,2.5,null,true,"x"]},"b":-3} "#).unwrap();
+        assert_eq!(map.keys().collect::<Vec<_>>(), ["z", "a", "b"]);
+        assert_eq!(map["a"], serde_json::json!({"y": [1, 2.5, null, true, "x"]}));
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused_with_its_offset() {
+        let deep = [b"{\"a\":".as_slice(), &[b'['; 200]].concat();
+        let cases: [(&[u8], &str); 9] = [
+            (b"", "EOF while parsing a value at byte 0"),
+            (b"{\"a\":1,\"a\":2}", "duplicate key \"a\" at byte 9"),
+            (b"{\"a\":NaN}", "expected value at byte 5"),
+            (b"{\"a\":1e999}", "number out of range at byte 9"),
+            (b"{\n\"a\":1} x", "trailing characters at byte 9"),
+            (b"{\"a\":\"\xff\"}", "invalid UTF-8 at byte 6"),
+            (b"{\"a\":\"\\ud800\"}", "lone leading surrogate"),
+            (b"{\"a\":1", "EOF while parsing an object at byte 5"),
+            (&deep, "recursion limit exceeded"),
+        ];
+        for (body, expected) in cases {
+            let error = object(body).unwrap_err();
+            assert!(error.message().contains(expected), "{expected}: {}", error.message());
+            assert_eq!(error.status(), 400);
+        }
+    }
+
+    #[test]
+    fn json_that_is_not_an_object_is_refused() {
+        for body in ["[]", "3", "null", "\"x\""] {
+            assert_eq!(object(body.as_bytes()).unwrap_err().label(), "invalid_type");
+        }
+    }
+}

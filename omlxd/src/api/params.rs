@@ -1,0 +1,272 @@
+//! The fields that chat and text completions share.
+
+use std::cell::RefCell;
+
+use engine::{SamplingDefaults, SamplingParams};
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::read::{Fields, Path, out_of_range, wrong};
+
+/// Longest model name, in bytes.
+const MODEL_NAME_BYTES: usize = 256;
+/// Most likely tokens that can be asked for beside each token of a chat answer.
+pub(super) const MAX_TOP_LOGPROBS: i64 = 20;
+
+/// What a reader of requests must know, and what it found that it does not know.
+pub(super) struct Reading {
+    /// Refuse what is unknown instead of ignoring it.
+    pub strict: bool,
+    /// Most choices for one prompt.
+    pub max_choices: usize,
+    /// Most stop strings.
+    pub max_stop: usize,
+    ignored: RefCell<Vec<String>>,
+}
+
+impl Reading {
+    /// A reader with the limits of a configuration.
+    pub(super) fn new(strict: bool, max_choices: usize, max_stop: usize) -> Self {
+        Reading { strict, max_choices, max_stop, ignored: RefCell::new(Vec::new()) }
+    }
+
+    /// Notes something unknown: E8 in strict mode.
+    pub(super) fn ignore(&self, path: &Path<'_>) -> Result<(), ApiError> {
+        if self.strict {
+            return Err(ApiError::unknown_parameter(path));
+        }
+        self.ignored.borrow_mut().push(path.to_string());
+        Ok(())
+    }
+
+    /// What was ignored, as paths.
+    pub(super) fn into_ignored(self) -> Vec<String> {
+        self.ignored.into_inner()
+    }
+}
+
+/// `stream_options` of a request with `stream: true`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StreamOptions {
+    /// Send a chunk with the token counts before the end.
+    pub include_usage: bool,
+}
+
+/// Fields that both endpoints have. `None` means absent.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Params {
+    /// The model's name as the client wrote it; responses echo it.
+    pub model: String,
+    /// Choices for each prompt.
+    pub n: usize,
+    /// `Some` for a streamed answer.
+    pub stream: Option<StreamOptions>,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// The most tokens to generate.
+    pub max_tokens: Option<usize>,
+    /// No end of sequence before this many tokens (vLLM's extension).
+    pub min_tokens: usize,
+    /// Go on after an end of sequence (vLLM's extension).
+    pub ignore_eos: bool,
+    /// Echo `"service_tier": "default"`.
+    pub service_tier: bool,
+    seed: Option<u64>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<usize>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+    presence_penalty: f32,
+    frequency_penalty: f32,
+    logit_bias: Vec<(u32, f32)>,
+}
+
+/// The names that [`Params::read`] reads.
+pub(super) const PARAMS: &[&str] = &[
+    "model",
+    "n",
+    "stream",
+    "stream_options",
+    "stop",
+    "max_tokens",
+    "min_tokens",
+    "ignore_eos",
+    "service_tier",
+    "seed",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "metadata",
+    "store",
+    "cache_salt",
+];
+
+impl Params {
+    /// Reads the shared fields. E3, E4, E6, E7.
+    pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Self, ApiError> {
+        let model = fields.required_string("model")?;
+        if model.is_empty() || model.len() > MODEL_NAME_BYTES {
+            let what = format!("a name has 1 to {MODEL_NAME_BYTES} bytes");
+            return Err(ApiError::invalid_value("model", what));
+        }
+        accepted(fields)?;
+        Ok(Params {
+            model: model.to_owned(),
+            n: choices(fields, reading)?,
+            stream: stream(fields, reading)?,
+            stop: stop(fields, reading)?,
+            max_tokens: tokens(fields, "max_tokens", 1)?,
+            min_tokens: tokens(fields, "min_tokens", 0)?.unwrap_or(0),
+            ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+            service_tier: fields.string("service_tier")?.is_some(),
+            // A negative seed is as good as any other.
+            seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64),
+            temperature: float(fields, "temperature", 0.0, 2.0)?,
+            top_p: float(fields, "top_p", 0.0, 1.0)?,
+            top_k: fields
+                .integer("top_k", -1..=i64::from(u32::MAX))?
+                .map(|k| usize::try_from(k).unwrap_or(0)),
+            min_p: float(fields, "min_p", 0.0, 1.0)?,
+            repetition_penalty: float(fields, "repetition_penalty", 0.01, 100.0)?,
+            presence_penalty: float(fields, "presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
+            frequency_penalty: float(fields, "frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
+            logit_bias: logit_bias(fields)?,
+        })
+    }
+
+    /// How choice number `choice` samples: the request's values, else the model's, else plain. The
+    /// first choice takes the request's seed itself, so that `n` does not change it.
+    pub(super) fn sampling(&self, defaults: &SamplingDefaults, choice: usize) -> SamplingParams {
+        let plain = SamplingParams::default();
+        SamplingParams {
+            temperature: self.temperature.or(defaults.temperature).unwrap_or(plain.temperature),
+            top_p: self.top_p.or(defaults.top_p).unwrap_or(plain.top_p),
+            top_k: self.top_k.or(defaults.top_k).unwrap_or(plain.top_k),
+            min_p: self.min_p.or(defaults.min_p).unwrap_or(plain.min_p),
+            repetition_penalty: self
+                .repetition_penalty
+                .or(defaults.repetition_penalty)
+                .unwrap_or(plain.repetition_penalty),
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: self.logit_bias.clone(),
+            seed: self.seed.map(|seed| seed.wrapping_add(choice as u64)),
+        }
+    }
+
+    /// E6 for a `logit_bias` that names a token which the model does not have.
+    pub(super) fn check_vocabulary(&self, vocab_tokens: usize) -> Result<(), ApiError> {
+        match self.logit_bias.iter().find(|(id, _)| *id as usize >= vocab_tokens) {
+            Some((id, _)) => {
+                let last = vocab_tokens.saturating_sub(1);
+                Err(out_of_range(&Path::Root.field("logit_bias"), id, 0, last))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn float(fields: &Fields<'_, '_>, name: &str, min: f64, max: f64) -> Result<Option<f32>, ApiError> {
+    Ok(fields.number(name, min..=max)?.map(|number| number as f32))
+}
+
+/// A count of tokens of at least `min`.
+pub(super) fn tokens(
+    fields: &Fields<'_, '_>,
+    name: &str,
+    min: i64,
+) -> Result<Option<usize>, ApiError> {
+    let count = fields.integer(name, min..=i64::MAX)?;
+    Ok(count.map(|count| usize::try_from(count).unwrap_or(usize::MAX)))
+}
+
+/// Fields that are accepted and change nothing in the answer.
+fn accepted(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
+    for name in ["user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"] {
+        fields.string(name)?;
+    }
+    for name in ["metadata", "prompt_cache_options"] {
+        fields.object(name)?;
+    }
+    fields.boolean("store")?;
+    let Some(salt) = fields.string("cache_salt")? else { return Ok(()) };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    if (16..=128).contains(&salt.len()) && salt.bytes().all(plain) {
+        return Ok(());
+    }
+    let what = "a salt has 16 to 128 characters of A-Z, a-z, 0-9, _ and -";
+    Err(ApiError::invalid_value(fields.path().field("cache_salt"), what))
+}
+
+fn choices(fields: &Fields<'_, '_>, reading: &Reading) -> Result<usize, ApiError> {
+    let n = fields.integer("n", 1..=128)?.unwrap_or(1) as usize;
+    if n <= reading.max_choices {
+        return Ok(n);
+    }
+    let what = format_args!("at most {} choices (limits.max_choices)", reading.max_choices);
+    Err(ApiError::unsupported_value("n", what))
+}
+
+fn stream(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<StreamOptions>, ApiError> {
+    let stream = fields.boolean("stream")?.unwrap_or(false);
+    let path = fields.path().field("stream_options");
+    let Some(options) = fields.get("stream_options") else {
+        return Ok(stream.then_some(StreamOptions { include_usage: false }));
+    };
+    let options = Fields::of(options, &path)?;
+    if !stream {
+        return Err(ApiError::invalid_value(path, "only allowed with \"stream\": true"));
+    }
+    options.boolean("include_obfuscation")?;
+    for name in options.unknown(&["include_usage", "include_obfuscation"]) {
+        reading.ignore(&path.field(name))?;
+    }
+    let include_usage = options.boolean("include_usage")?.unwrap_or(false);
+    Ok(Some(StreamOptions { include_usage }))
+}
+
+fn stop(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<String>, ApiError> {
+    let path = fields.path().field("stop");
+    let list = match fields.get("stop") {
+        None => return Ok(Vec::new()),
+        Some(one @ Value::String(_)) => std::slice::from_ref(one),
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(wrong(&path, "a string or an array of strings", other)),
+    };
+    if list.len() > reading.max_stop {
+        let what = format_args!("at most {} stop strings", reading.max_stop);
+        return Err(ApiError::invalid_value(path, what));
+    }
+    let text = |(index, value): (usize, &Value)| match value.as_str() {
+        Some("") => Err(ApiError::invalid_value(path, "a stop string must not be empty")),
+        Some(text) => Ok(text.to_owned()),
+        None => Err(wrong(&path.index(index), "a string", value)),
+    };
+    list.iter().enumerate().map(text).collect()
+}
+
+fn logit_bias(fields: &Fields<'_, '_>) -> Result<Vec<(u32, f32)>, ApiError> {
+    let path = fields.path().field("logit_bias");
+    let Some(map) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
+    let bias = Fields::new(map, &path);
+    map.keys()
+        .map(|key| {
+            let id = key.parse::<u32>().map_err(|_| {
+                ApiError::invalid_value(path, format_args!("'{key:.32}' is not a token id"))
+            })?;
+            let value = bias.number(key, -100.0..=100.0)?.unwrap_or(0.0);
+            Ok((id, value as f32))
+        })
+        .collect()
+}

@@ -1,0 +1,385 @@
+//! From a valid request to its answer: model, prompt, admission, then a document or a stream.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use engine::{GenerateRequest, Generation, Model, SubmitError};
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::Answer;
+use super::error::ApiError;
+use super::params::Params;
+use super::reply::{self, DONE, Identity, KEEPALIVE, TotalUsage, Write};
+use super::session::{Admitted, Session, Tally, Turn};
+use crate::app::App;
+use crate::config::KeepaliveMode;
+use crate::http::{Call, EventSender, EventStream};
+use crate::metrics::Rejection;
+use crate::registry::ModelEntry;
+
+/// A prompt, ready for the engine.
+pub(super) struct Prompt {
+    /// Its token ids.
+    pub tokens: Vec<u32>,
+    /// What to repeat before the answer.
+    pub echo: String,
+}
+
+/// What an endpoint adds to the common way of a request.
+pub(super) trait Endpoint: Send + Sync + Sized + 'static {
+    /// The endpoint's name in metrics and in the table of requests.
+    const NAME: &'static str;
+    /// The field that the prompt comes from, for errors.
+    const PROMPT_FIELD: &'static str;
+    /// Writes the answers.
+    type Reply: Write;
+
+    /// The shared fields.
+    fn params(&self) -> &Params;
+    /// Log probabilities asked for.
+    fn logprobs(&self) -> Option<usize>;
+    /// Tokens to generate when the request does not say.
+    fn default_max_tokens(&self) -> usize;
+    /// Renders and tokenizes: slow, and not for an async thread.
+    fn prompts(&self, model: &Model) -> Result<Vec<Prompt>, ApiError>;
+    /// What writes the answers.
+    fn reply(&self, identity: Identity, model: &Model) -> Self::Reply;
+}
+
+/// Answers a request.
+pub(crate) async fn answer<E: Endpoint>(call: &Call, request: E) -> Result<Answer, ApiError> {
+    let app = call.app();
+    let name = &request.params().model;
+    let Some(entry) = app.registry.find(name) else {
+        app.metrics.other_model().rejected(Rejection::Loading);
+        return Err(ApiError::model_not_found(name, &app.registry.near(name)));
+    };
+    let stream = request.params().stream;
+    let ticket = app.requests.begin(call.id(), E::NAME, &entry.id, stream.is_some());
+    let tally = Tally::new(call, ticket, app.metrics.add_model(&entry.id));
+    let admission = admit(Arc::clone(app), entry, request, tally, call.id().to_owned());
+    if stream.is_none() {
+        let admitted = admission.await?;
+        return collect(admitted).await.map(Answer::Json);
+    }
+    stream_events(call, admission).await
+}
+
+/// Loads the model if need be, makes the prompts, and puts them into the engine's queue. Whatever
+/// can be refused is refused here.
+async fn admit<E: Endpoint>(
+    app: Arc<App>,
+    entry: ModelEntry,
+    request: E,
+    tally: Tally,
+    id: String,
+) -> Result<Admitted<E::Reply>, ApiError> {
+    let mut tally = tally;
+    let admitted = tally.until_cancelled(prepare(&app, &entry, request, &id)).await;
+    match admitted {
+        Ok(Ok(prepared)) => Ok(prepared.admitted(tally)),
+        Ok(Err(error)) | Err(error) => {
+            tally.refused(&error);
+            Err(error)
+        }
+    }
+}
+
+/// What [`prepare`] puts together.
+struct Prepared<W> {
+    generations: Vec<Generation>,
+    choices_per_prompt: usize,
+    echoes: Vec<String>,
+    prompt_tokens: usize,
+    writer: W,
+    include_usage: bool,
+}
+
+impl<W> Prepared<W> {
+    fn admitted(self, mut tally: Tally) -> Admitted<W> {
+        tally.submitted(self.prompt_tokens, self.generations.len(), self.choices_per_prompt);
+        Admitted {
+            session: Session::new(self.generations, tally),
+            echoes: self.echoes,
+            writer: self.writer,
+            include_usage: self.include_usage,
+        }
+    }
+}
+
+async fn prepare<E: Endpoint>(
+    app: &App,
+    entry: &ModelEntry,
+    request: E,
+    id: &str,
+) -> Result<Prepared<E::Reply>, ApiError> {
+    let name = &request.params().model;
+    let model = app.registry.get_or_load(entry).await;
+    let model = model.map_err(|why| ApiError::load_failed(name, &why))?;
+    request.params().check_vocabulary(model.info().vocab_tokens)?;
+    let making = model.clone();
+    let made = tokio::task::spawn_blocking(move || {
+        let prompts = request.prompts(&making);
+        (request, prompts)
+    });
+    let (request, prompts) = made.await.map_err(|_| ApiError::internal())?;
+    let prompts = prompts?;
+    let prompt_tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+    let params = request.params();
+    if let Some(max_tokens) = params.max_tokens {
+        app.metrics.add_model(&entry.id).max_tokens.observe(max_tokens as f64);
+    }
+    let (mut generations, mut echoes) = (Vec::new(), Vec::new());
+    for prompt in prompts {
+        check_context::<E>(app, &model, params, prompt.tokens.len())?;
+        for choice in 0..params.n {
+            let request = generate(&request, &model, prompt.tokens.clone(), choice);
+            let submitted = model.generate(request);
+            generations.push(submitted.map_err(|error| refusal::<E>(app, entry, &error))?);
+            echoes.push(prompt.echo.clone());
+        }
+    }
+    Ok(Prepared {
+        generations,
+        choices_per_prompt: params.n,
+        echoes,
+        prompt_tokens,
+        include_usage: params.stream.is_some_and(|stream| stream.include_usage),
+        writer: request.reply(identity(app, &model, id), &model),
+    })
+}
+
+/// E11: an answer that would pass the end of the context is cut there, unless `strict` (E10).
+fn check_context<E: Endpoint>(
+    app: &App,
+    model: &Model,
+    params: &Params,
+    prompt_tokens: usize,
+) -> Result<(), ApiError> {
+    let context = model.info().context_tokens;
+    let wanted = prompt_tokens.saturating_add(params.max_tokens.unwrap_or(0));
+    if app.config.server.strict && wanted > context {
+        return Err(ApiError::context_length(E::PROMPT_FIELD, prompt_tokens, context));
+    }
+    Ok(())
+}
+
+fn generate<E: Endpoint>(
+    request: &E,
+    model: &Model,
+    prompt: Vec<u32>,
+    choice: usize,
+) -> GenerateRequest {
+    let params = request.params();
+    GenerateRequest {
+        prompt,
+        sampling: params.sampling(model.sampling_defaults(), choice),
+        max_tokens: params.max_tokens.unwrap_or(request.default_max_tokens()),
+        min_tokens: params.min_tokens,
+        ignore_eos: params.ignore_eos,
+        stop: params.stop.clone(),
+        logprobs: request.logprobs(),
+        // Tool calls and thoughts stand between special tokens, and reach the client as text.
+        keep_special_tokens: false,
+    }
+}
+
+fn refusal<E: Endpoint>(app: &App, entry: &ModelEntry, error: &SubmitError) -> ApiError {
+    let series = app.metrics.add_model(&entry.id);
+    let mut busy_secs = 1;
+    if let SubmitError::QueueFull { waiting } = error {
+        series.rejected(Rejection::QueueFull);
+        // A place is free once one of those in front is done.
+        let estimate = series.mean_request_seconds() * (*waiting as f64).sqrt();
+        busy_secs = (estimate.ceil() as u64).clamp(1, 30);
+    }
+    ApiError::submit(error, E::PROMPT_FIELD, busy_secs)
+}
+
+fn identity(app: &App, model: &Model, id: &str) -> Identity {
+    let mut hash = blake3::Hasher::new();
+    for part in [app.version, model.info().digest.as_str(), model.info().dtype.as_str()] {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Identity {
+        id: id.trim_start_matches("req_").to_owned(),
+        created: created.as_secs(),
+        fingerprint: format!("fp_{:.10}", hash.finalize().to_hex()),
+    }
+}
+
+/// The whole answer as one document.
+async fn collect<W: Write>(admitted: Admitted<W>) -> Result<Vec<u8>, ApiError> {
+    let Admitted { mut session, echoes, mut writer, .. } = admitted;
+    let mut choices: Vec<reply::Choice> = echoes
+        .into_iter()
+        .map(|echo| reply::Choice { text: echo, ..reply::Choice::default() })
+        .collect();
+    loop {
+        match session.next().await {
+            Turn::Delta(index, delta) => {
+                choices[index].text.push_str(&delta.text);
+                if delta.tokens.iter().any(|token| token.logprobs.is_some()) {
+                    choices[index].tokens.extend(delta.tokens);
+                }
+            }
+            Turn::Finished(index, finish) => choices[index].finish = Some(finish),
+            Turn::Complete(usage) => return Ok(reply::whole(&mut writer, &choices, &usage)),
+            Turn::Failed(error) => return Err(error),
+        }
+    }
+}
+
+/// Headers go out when the request was admitted, so that a refusal has a status; only when a model
+/// loads for longer than the time of the first sign of life do they go out before.
+async fn stream_events<W: Write>(
+    call: &Call,
+    admission: impl Future<Output = Result<Admitted<W>, ApiError>> + Send + 'static,
+) -> Result<Answer, ApiError> {
+    let mut keepalive = Keepalive::new(call.app());
+    let (metrics, endpoint) = (call.app().metrics.clone(), call.route().endpoint());
+    let mut admission = Box::pin(admission);
+    let early = tokio::select! {
+        biased;
+        admitted = &mut admission => Some(admitted?),
+        () = keepalive.due() => None,
+    };
+    Ok(Answer::Events(EventStream::new(move |mut out| async move {
+        let outcome = match early {
+            Some(admitted) => write_events(admitted, &mut keepalive, &mut out).await,
+            None => {
+                out.send(Bytes::from_static(KEEPALIVE)).await;
+                match wait_for(admission, &mut keepalive, &mut out).await {
+                    Ok(admitted) => write_events(admitted, &mut keepalive, &mut out).await,
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        if let Err(error) = outcome {
+            metrics.error(endpoint, error.label());
+            out.send(Bytes::from(reply::error_event(&error))).await;
+        }
+    })))
+}
+
+/// Signs of life until the request is admitted. There is nothing yet to make a chunk of.
+async fn wait_for<T>(
+    admission: impl Future<Output = T>,
+    keepalive: &mut Keepalive,
+    out: &mut EventSender,
+) -> T {
+    let mut admission = pin!(admission);
+    loop {
+        tokio::select! {
+            biased;
+            admitted = &mut admission => return admitted,
+            () = keepalive.due() => out.send(Bytes::from_static(KEEPALIVE)).await,
+        }
+    }
+}
+
+async fn write_events<W: Write>(
+    admitted: Admitted<W>,
+    keepalive: &mut Keepalive,
+    out: &mut EventSender,
+) -> Result<(), ApiError> {
+    let Admitted { mut session, echoes, mut writer, include_usage } = admitted;
+    let mut event = Vec::with_capacity(1024);
+    for (index, echo) in echoes.iter().enumerate() {
+        writer.open(&mut event, index, echo);
+    }
+    if !event.is_empty() {
+        out.send(Bytes::from(event)).await;
+    }
+    loop {
+        let turn = tokio::select! {
+            biased;
+            turn = session.next() => turn,
+            () = keepalive.due() => {
+                out.send(keepalive.event(&writer)).await;
+                continue;
+            }
+        };
+        let mut event = Vec::with_capacity(512);
+        match turn {
+            Turn::Delta(index, delta) => {
+                let has_logprobs = delta.tokens.iter().any(|token| token.logprobs.is_some());
+                // A token that completes no text yet says nothing to the client.
+                if delta.text.is_empty() && !has_logprobs {
+                    continue;
+                }
+                writer.delta(&mut event, index, &delta.text, &delta.tokens);
+            }
+            Turn::Finished(index, finish) => writer.close(&mut event, index, finish),
+            Turn::Complete(usage) => {
+                finish(&mut event, &writer, include_usage.then_some(&usage));
+                out.send(Bytes::from(event)).await;
+                return Ok(());
+            }
+            Turn::Failed(error) => return Err(error),
+        }
+        keepalive.sent();
+        out.send(Bytes::from(event)).await;
+    }
+}
+
+fn finish(event: &mut Vec<u8>, writer: &impl Write, usage: Option<&TotalUsage>) {
+    if let Some(usage) = usage {
+        writer.reply().usage(event, usage);
+    }
+    event.extend_from_slice(DONE);
+}
+
+/// Signs of life on the wall clock, counted from the start of the request.
+struct Keepalive {
+    mode: KeepaliveMode,
+    /// `None`: never.
+    interval: Option<Interval>,
+    /// Something was sent since the last tick.
+    sent: bool,
+}
+
+impl Keepalive {
+    fn new(app: &App) -> Self {
+        let mode = app.config.server.keepalive_mode;
+        let period = app.config.server.keepalive.filter(|_| mode != KeepaliveMode::Off);
+        let interval = period.map(|period: Duration| {
+            let first = tokio::time::Instant::now() + period;
+            let mut interval = tokio::time::interval_at(first, period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            interval
+        });
+        Keepalive { mode, interval, sent: false }
+    }
+
+    /// Completes when a sign of life is due.
+    async fn due(&mut self) {
+        loop {
+            match &mut self.interval {
+                Some(interval) => interval.tick().await,
+                None => std::future::pending().await,
+            };
+            if !std::mem::take(&mut self.sent) {
+                return;
+            }
+        }
+    }
+
+    fn sent(&mut self) {
+        self.sent = true;
+    }
+
+    fn event(&self, writer: &impl Write) -> Bytes {
+        if self.mode != KeepaliveMode::Chunk {
+            return Bytes::from_static(KEEPALIVE);
+        }
+        let mut event = Vec::with_capacity(256);
+        writer.reply().keepalive(&mut event);
+        Bytes::from(event)
+    }
+}

@@ -1,0 +1,112 @@
+//! What every request needs: the daemon's parts, put together once.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use engine::{Engine, EngineConfig};
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Keys;
+use crate::config::{ComputeDtype, Config};
+use crate::metrics::{Endpoint, Metrics, Snapshot};
+use crate::registry::Registry;
+use crate::requests::{Phase, Requests};
+
+/// Most different names of ignored fields that are logged; a client may send any.
+const MAX_IGNORED_NAMES: usize = 256;
+
+/// The daemon's parts.
+pub struct App {
+    /// The settings in effect since the start.
+    pub config: Arc<Config>,
+    /// Who may call.
+    pub keys: Keys,
+    /// The thread that runs models.
+    pub engine: Engine,
+    /// Which models there are.
+    pub registry: Registry,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The requests being answered.
+    pub requests: Requests,
+    /// Cancelled once: no new requests, and those that run get `server.drain` to finish.
+    pub shutdown: CancellationToken,
+    /// When the daemon started.
+    pub started: Instant,
+    /// The daemon's version.
+    pub version: &'static str,
+    ignored: Mutex<BTreeSet<String>>,
+}
+
+impl App {
+    /// Starts the engine's thread. No model is loaded yet.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(config: Arc<Config>, keys: Keys, version: &'static str) -> io::Result<Self> {
+        let metrics = Metrics::new();
+        let engine = Engine::start(EngineConfig {
+            prefill_chunk: config.scheduler.prefill_chunk,
+            max_queue: config.scheduler.max_queue,
+            slow_reader: config.server.write_timeout,
+            compute_dtype: match config.models.compute_dtype {
+                ComputeDtype::Auto => engine::ComputeDtype::Auto,
+                ComputeDtype::Stored => engine::ComputeDtype::Stored,
+            },
+            observer: metrics.observer(),
+        })?;
+        Ok(App {
+            registry: Registry::new(engine.clone(), metrics.clone(), config.model_dirs()),
+            requests: Requests::default(),
+            shutdown: CancellationToken::new(),
+            started: Instant::now(),
+            ignored: Mutex::default(),
+            config,
+            keys,
+            engine,
+            metrics,
+            version,
+        })
+    }
+
+    /// Counts fields that were ignored, and logs each name once.
+    pub(crate) fn note_ignored(&self, endpoint: Endpoint, paths: &[String]) {
+        if paths.is_empty() {
+            return;
+        }
+        self.metrics.ignored(endpoint, paths.len());
+        let mut seen = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in paths {
+            // `tools[3]` and `tools[4]` are one thing to tell.
+            let name: String = path.chars().filter(|c| !c.is_ascii_digit()).take(64).collect();
+            if seen.len() < MAX_IGNORED_NAMES && seen.insert(name) {
+                let shown: String = path.chars().take(64).collect();
+                tracing::info!(endpoint = endpoint.as_str(), field = shown, "ignored, not known");
+            }
+        }
+    }
+
+    /// All metrics as text.
+    pub(crate) fn render_metrics(&self) -> Vec<u8> {
+        let progress = self.engine.progress();
+        let mut snapshot = Snapshot {
+            since_progress: progress.since_last_step,
+            memory: self.engine.memory(),
+            ..Snapshot::default()
+        };
+        for entry in self.registry.list() {
+            let state = self.registry.state(&entry.id).as_str();
+            snapshot.states.push((entry.id, state));
+        }
+        for request in self.requests.list(progress.running) {
+            let (running, waiting) = snapshot.requests.entry(request.model).or_default();
+            match request.phase {
+                Phase::Prefill | Phase::Decode => *running += 1,
+                Phase::Prepare | Phase::Queue => *waiting += 1,
+            }
+        }
+        self.metrics.render(&snapshot, SystemTime::now())
+    }
+}

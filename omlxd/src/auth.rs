@@ -1,0 +1,220 @@
+//! Who may call the API. Authorization is a value: a handler that needs it takes an [`ApiCaller`],
+//! and only [`Keys::api_caller`] makes one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hyper::header::{self, HeaderMap};
+use subtle::{Choice, ConstantTimeEq};
+
+/// Largest key file that is read.
+const MAX_KEY_FILE_BYTES: u64 = 1 << 20;
+
+/// Proof that a request came with a valid key, or that no key is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiCaller {
+    /// Which line of the key file it was, from 0; `None` when keys are switched off.
+    key: Option<usize>,
+}
+
+impl ApiCaller {
+    /// Which key it was, counted from 0; `None` when keys are switched off.
+    pub fn key(&self) -> Option<usize> {
+        self.key
+    }
+}
+
+/// Why a request is not authorized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    /// It named no key.
+    Missing,
+    /// It named a key that is not one of ours.
+    Invalid {
+        /// At most its last four characters, and only of a key long enough to stay secret.
+        tail: String,
+    },
+}
+
+/// The API keys. They are held as digests: comparing takes the same time whatever was sent, and the
+/// keys themselves are not kept in memory.
+#[derive(Debug)]
+pub struct Keys {
+    /// `None`: no key is needed.
+    file: Option<PathBuf>,
+    digests: RwLock<Arc<[[u8; 32]]>>,
+}
+
+impl Keys {
+    /// Reads a key file: one key a line; empty lines and lines that begin with `#` are skipped, and
+    /// so is what follows a key on its line.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or holds no key.
+    pub fn from_file(path: &Path) -> io::Result<Self> {
+        let digests = read(path)?;
+        Ok(Keys { file: Some(path.to_owned()), digests: RwLock::new(digests) })
+    }
+
+    /// Lets everyone in, for `auth.enabled = false`.
+    pub fn disabled() -> Self {
+        Keys { file: None, digests: RwLock::new(Arc::new([])) }
+    }
+
+    /// Reads the file again, after keys were rotated, added or revoked. The old keys stay when the
+    /// file is not usable.
+    ///
+    /// # Errors
+    /// As [`Keys::from_file`].
+    pub fn reload(&self) -> io::Result<()> {
+        if let Some(path) = &self.file {
+            let digests = read(path)?;
+            *self.digests.write().unwrap_or_else(PoisonError::into_inner) = digests;
+        }
+        Ok(())
+    }
+
+    /// Whether a key is needed.
+    pub fn required(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Checks `Authorization: Bearer` and `x-api-key`; one valid key is enough.
+    ///
+    /// # Errors
+    /// When neither holds one of the keys.
+    pub fn api_caller(&self, headers: &HeaderMap) -> Result<ApiCaller, Denied> {
+        if !self.required() {
+            return Ok(ApiCaller { key: None });
+        }
+        let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
+            let (scheme, key) = split_scheme(value.as_bytes());
+            scheme.eq_ignore_ascii_case(b"bearer").then_some(key)
+        });
+        let presented: Vec<&[u8]> = bearer
+            .chain(headers.get_all("x-api-key").iter().map(|value| value.as_bytes()))
+            .filter(|key| !key.is_empty())
+            .collect();
+        let digests = self.digests.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match presented.iter().find_map(|key| position(&digests, key)) {
+            Some(key) => Ok(ApiCaller { key: Some(key) }),
+            None => Err(match presented.first() {
+                Some(key) => Denied::Invalid { tail: tail(key) },
+                None => Denied::Missing,
+            }),
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<Arc<[[u8; 32]]>> {
+    let length = std::fs::metadata(path)?.len();
+    if length > MAX_KEY_FILE_BYTES {
+        let what = format!("a key file of {length} bytes is more than {MAX_KEY_FILE_BYTES}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    let text = std::fs::read_to_string(path)?;
+    let keys = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let digests: Arc<[[u8; 32]]> =
+        keys.filter_map(|line| line.split_whitespace().next()).map(digest).collect();
+    if digests.is_empty() {
+        let what = "the key file holds no key; 'omlxctl key rotate' writes one";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(digests)
+}
+
+fn digest(key: &str) -> [u8; 32] {
+    *blake3::hash(key.as_bytes()).as_bytes()
+}
+
+/// Which digest is that of `key`. All of them are compared, each in constant time.
+fn position(digests: &[[u8; 32]], key: &[u8]) -> Option<usize> {
+    let presented = *blake3::hash(key).as_bytes();
+    let mut found = Choice::from(0);
+    let mut position = 0;
+    for (index, digest) in digests.iter().enumerate() {
+        let equal = digest.ct_eq(&presented);
+        found |= equal;
+        position |= index * usize::from(equal.unwrap_u8());
+    }
+    bool::from(found).then_some(position)
+}
+
+fn split_scheme(value: &[u8]) -> (&[u8], &[u8]) {
+    match value.iter().position(|byte| *byte == b' ') {
+        Some(space) => (&value[..space], value[space..].trim_ascii()),
+        None => (value, &[]),
+    }
+}
+
+fn tail(key: &[u8]) -> String {
+    // Of a short key, four characters would be too much of it.
+    let shown = if key.len() >= 16 { &key[key.len() - 4..] } else { &[] };
+    shown.iter().map(|byte| if byte.is_ascii_graphic() { *byte as char } else { '*' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_str(value).unwrap());
+        headers
+    }
+
+    #[test]
+    fn each_key_of_the_file_lets_in_by_both_headers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-key");
+        std::fs::write(&path, "# mine\nsk-omlx-first-key-1234\n\nsk-omlx-second-key label\n")
+            .unwrap();
+        let keys = Keys::from_file(&path).unwrap();
+        for (name, value, key) in [
+            ("authorization", "Bearer sk-omlx-first-key-1234", 0),
+            ("authorization", "bearer  sk-omlx-second-key", 1),
+            ("x-api-key", "sk-omlx-second-key", 1),
+        ] {
+            let caller = keys.api_caller(&headers(name, value)).unwrap();
+            assert_eq!(caller.key(), Some(key), "{value}");
+        }
+        for (name, value, tail) in [
+            ("authorization", "Bearer sk-omlx-wrong-key-9876", "9876"),
+            ("authorization", "Bearer label", ""),
+            ("x-api-key", "#", ""),
+        ] {
+            let denied = keys.api_caller(&headers(name, value)).unwrap_err();
+            assert_eq!(denied, Denied::Invalid { tail: tail.to_owned() }, "{value}");
+        }
+        for value in ["Basic sk-omlx-first-key-1234", "Bearer", "Bearer "] {
+            let denied = keys.api_caller(&headers("authorization", value)).unwrap_err();
+            assert_eq!(denied, Denied::Missing, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_rotated_key_counts_after_reload_and_a_broken_file_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-key");
+        std::fs::write(&path, "old-key\n").unwrap();
+        let keys = Keys::from_file(&path).unwrap();
+        std::fs::write(&path, "new-key\n").unwrap();
+        assert!(keys.api_caller(&headers("x-api-key", "new-key")).is_err());
+        keys.reload().unwrap();
+        assert!(keys.api_caller(&headers("x-api-key", "old-key")).is_err());
+        assert!(keys.api_caller(&headers("x-api-key", "new-key")).is_ok());
+        std::fs::write(&path, "# none\n").unwrap();
+        assert!(keys.reload().is_err());
+        assert!(keys.api_caller(&headers("x-api-key", "new-key")).is_ok());
+    }
+
+    #[test]
+    fn an_empty_key_file_lets_nobody_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-key");
+        std::fs::write(&path, "\n").unwrap();
+        assert!(Keys::from_file(&path).is_err());
+    }
+}

@@ -1,0 +1,262 @@
+//! Configuration: one table of keys, from which come the typed [`Config`], its defaults, the
+//! commented `config.toml` of a first start, `docs/configuration.md` and every error.
+//!
+//! Values come from, in order of precedence: a command line flag, an environment variable
+//! (`OMLX_<SECTION>_<KEY>`), the file, the default. [`load`] keeps where each one came from.
+
+mod load;
+mod render;
+mod value;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use load::{FileText, Flag, Loaded, Origin, Problem, Setting, Sources, load};
+pub use render::{default_file, reference};
+pub use value::{ComputeDtype, FromToml, KeepaliveMode, LogFormat, LogLevel, Raw, Size};
+
+use value::{at_least, between, literal};
+
+/// When a changed value takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applies {
+    /// At the next start.
+    Restart,
+    /// At once, on SIGHUP.
+    Reload,
+    /// Checked today, but nothing reads it before the tiered cache and the memory budget exist.
+    TieredCache,
+}
+
+/// One row of the key table.
+pub struct Key {
+    /// The section's name, without brackets.
+    pub section: &'static str,
+    /// The key's name inside its section.
+    pub name: &'static str,
+    /// The default as it would stand in config.toml.
+    pub default: &'static str,
+    /// What kind of value it takes, in a few words.
+    pub kind: &'static str,
+    /// What it does, a line each.
+    pub doc: &'static [&'static str],
+    /// When a change takes effect.
+    pub applies: Applies,
+    /// Checks a value and puts it into its field.
+    pub(crate) set: fn(&mut Config, &Raw<'_>) -> Result<(), String>,
+}
+
+impl Key {
+    /// `section.name`.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The environment variable that sets it.
+    pub fn env(&self) -> String {
+        format!("OMLX_{}_{}", self.section, self.name).to_uppercase()
+    }
+}
+
+/// A section of the file.
+pub struct Section {
+    /// Its name, without brackets.
+    pub name: &'static str,
+    /// What it is about, a line each.
+    pub doc: &'static [&'static str],
+}
+
+/// Writes the structs, their defaults and the table from one list.
+macro_rules! config {
+    ($(
+        $(#[doc = $section_doc:literal])+
+        $section:ident: $Section:ident {
+            $(
+                $(#[doc = $doc:literal])+
+                $key:ident: $ty:ty = $default:tt $(, $check:expr)?; $applies:ident
+            )+
+        }
+    )+) => {
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Debug, Clone, PartialEq)]
+            pub struct $Section {
+                $( $(#[doc = $doc])+ pub $key: $ty, )+
+            }
+
+            impl Default for $Section {
+                fn default() -> Self {
+                    $Section { $( $key: literal::<$ty>(stringify!($default)), )+ }
+                }
+            }
+        )+
+
+        /// Every setting, typed. `Default` holds the documented defaults and an empty base
+        /// directory.
+        #[derive(Debug, Clone, PartialEq, Default)]
+        pub struct Config {
+            /// The base directory, absolute. Not a key: it is where the file lies.
+            pub base_dir: PathBuf,
+            $( $(#[doc = $section_doc])+ pub $section: $Section, )+
+        }
+
+        /// The sections in the order of the file.
+        pub const SECTIONS: &[Section] = &[
+            $( Section { name: stringify!($section), doc: &[$($section_doc),+] }, )+
+        ];
+
+        /// Every key in the order of the file.
+        pub const KEYS: &[Key] = &[
+            $( $( Key {
+                section: stringify!($section),
+                name: stringify!($key),
+                default: stringify!($default),
+                kind: <$ty as FromToml>::KIND,
+                doc: &[$($doc),+],
+                applies: Applies::$applies,
+                set: |config, raw| {
+                    let value = <$ty as FromToml>::from_toml(raw)?;
+                    $( $check(&value)?; )?
+                    config.$section.$key = value;
+                    Ok(())
+                },
+            }, )+ )+
+        ];
+    };
+}
+
+config! {
+    /// The HTTP API.
+    server: Server {
+        /// Address to listen on. An address other than loopback needs auth.enabled = true.
+        host: IpAddr = "127.0.0.1"; Restart
+        /// Port to listen on; 0 picks a free one (see run/omlxd.json for which).
+        port: u16 = 1337; Restart
+        /// How often a waiting stream says that it is alive; "off" for never.
+        keepalive: Option<Duration> = "10s", at_least_if_on(Duration::from_millis(10)); Restart
+        /// What it then sends: an SSE "comment", an empty "chunk", or nothing ("off").
+        keepalive_mode: KeepaliveMode = "comment"; Restart
+        /// Refuse unknown request fields instead of ignoring them.
+        strict: bool = false; Restart
+        /// Longest pause while a request is being read.
+        request_read_timeout: Duration = "30s", at_least(Duration::from_millis(10)); Restart
+        /// Longest time a client may leave what it was sent unread before its request is cancelled.
+        write_timeout: Duration = "30s", at_least(Duration::from_millis(10)); Restart
+        /// Longest wait for running requests at shutdown.
+        drain: Duration = "20s"; Restart
+        /// Most connections open at once; one more is answered 503 and closed.
+        max_connections: usize = 512, between(1, 65_536); Restart
+        /// Browser origins that may call the API, such as "https://chat.example". Empty: none.
+        cors_origins: Vec<String> = []; Restart
+    }
+    /// API keys.
+    auth: Auth {
+        /// Ask for a key on every request. May be false on a loopback address only.
+        enabled: bool = true; Restart
+        /// File with the key (mode 0600), relative to the base directory.
+        key_file: PathBuf = "api-key"; Restart
+    }
+    /// Where models are and how they are kept.
+    models: Models {
+        /// More folders with models, searched after the base directory's own models/.
+        dirs: Vec<PathBuf> = []; Restart
+        /// Model that "omlxctl chat" talks to when none is named; "auto" takes a loaded one, else
+        /// the first by name.
+        default: Option<String> = "auto"; Restart
+        /// Unload a model after this long without a request; "off" keeps it.
+        idle_ttl: Option<Duration> = "off"; TieredCache
+        /// Arithmetic type: "auto" takes what suits the machine, "stored" the checkpoint's own.
+        compute_dtype: ComputeDtype = "auto"; Restart
+    }
+    /// The memory budget.
+    memory: Memory {
+        /// Most memory for weights and KV together: a size, or a share of what the GPU may use.
+        budget: Size = "auto"; TieredCache
+    }
+    /// The KV cache in memory and on SSD.
+    cache: Cache {
+        /// Keep the KV of finished prompts for requests that begin alike.
+        enabled: bool = true; TieredCache
+        /// Tokens in one block.
+        block_tokens: usize = 256, between(16, 4096); TieredCache
+        /// Memory for the cache's first tier.
+        ram_budget: Size = "auto"; TieredCache
+        /// Folder of the second tier; "auto" is cache/kv in the base directory.
+        ssd_dir: Option<PathBuf> = "auto"; TieredCache
+        /// Most that the second tier may hold.
+        ssd_quota: Size = "auto"; TieredCache
+        /// Free disk space that the second tier leaves alone.
+        ssd_min_free: Size = "10GiB"; TieredCache
+        /// Most bytes written in a day, which spares the SSD; "auto" derives it from the quota.
+        ssd_write_budget_per_day: Size = "auto"; TieredCache
+    }
+    /// How requests share the machine.
+    scheduler: Scheduler {
+        /// Most requests that generate at once.
+        max_batch: usize = 8, between(1, 256); Restart
+        /// Prompt tokens run at a time, between other requests' tokens.
+        prefill_chunk: usize = 512, between(1, 65_536); Restart
+        /// Most requests that wait; one more is answered 503.
+        max_queue: usize = 256, between(1, 65_536); Restart
+    }
+    /// What one request may ask for.
+    limits: Limits {
+        /// Largest request body.
+        max_body: u64 = "64MiB", between(1024, 1 << 32); Restart
+        /// Largest request head (request line and headers).
+        max_header: u64 = "64KiB", between(8192, 1 << 20); Restart
+        /// Most choices ("n") for one prompt.
+        max_choices: usize = 8, between(1, 128); Restart
+        /// Most stop strings.
+        max_stop: usize = 4, between(1, 128); Restart
+    }
+    /// Logs, which go to standard error. They never hold prompts, answers or keys.
+    log: Log {
+        /// "text", "json", or "auto": text on a terminal, JSON otherwise.
+        format: LogFormat = "auto"; Restart
+        /// "error", "warn", "info", "debug" or "trace".
+        level: LogLevel = "info"; Reload
+    }
+}
+
+/// As [`at_least`], for a time that may be "off".
+fn at_least_if_on(min: Duration) -> impl Fn(&Option<Duration>) -> Result<(), String> {
+    move |value| value.as_ref().map_or(Ok(()), |on| at_least(min)(on))
+}
+
+impl Config {
+    /// The folders searched for models, in order: the base directory's own, then `models.dirs`.
+    pub fn model_dirs(&self) -> Vec<PathBuf> {
+        let own = self.base_dir.join("models");
+        std::iter::once(own).chain(self.models.dirs.iter().cloned()).collect()
+    }
+
+    /// Makes relative paths absolute against the base directory.
+    fn anchor_paths(&mut self) {
+        let base = self.base_dir.clone();
+        let ssd_dir = self.cache.ssd_dir.iter_mut();
+        for path in self.models.dirs.iter_mut().chain([&mut self.auth.key_file]).chain(ssd_dir) {
+            *path = base.join(&*path);
+        }
+    }
+
+    /// What no single key can check. Each problem names the key to change.
+    fn check_together(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        if !self.server.host.is_loopback() && !self.auth.enabled {
+            problems.push((
+                "server.host",
+                format!(
+                    "{} can be reached from other machines, so an API key is needed: set \
+                     auth.enabled = true, or use 127.0.0.1",
+                    self.server.host
+                ),
+            ));
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests;

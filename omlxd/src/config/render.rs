@@ -1,0 +1,92 @@
+//! The texts made from the key table: a first start's file and the reference page.
+
+use std::fmt::Write;
+
+use super::{Applies, KEYS, SECTIONS};
+
+/// The `config.toml` of a first start: every key, explained, commented out at its default.
+pub fn default_file() -> String {
+    let mut text = String::from(
+        "# omlxd reads this file at start, and again on SIGHUP. Every key is shown at its default:\n\
+         # remove the # to change one. `omlxctl config show` tells what is in effect and why,\n\
+         # `omlxd check-config` finds mistakes.\n\
+         # Sizes have units (\"64MiB\", \"10GB\"), times too (\"500ms\", \"10s\", \"5m\", \"1h\").\n",
+    );
+    for section in SECTIONS {
+        text.push('\n');
+        for line in section.doc {
+            push_line(&mut text, "#", line);
+        }
+        push_line(&mut text, &format!("[{}]", section.name), "");
+        for key in KEYS.iter().filter(|key| key.section == section.name) {
+            text.push('\n');
+            for line in key.doc {
+                push_line(&mut text, "#", line);
+            }
+            if key.applies == Applies::TieredCache {
+                push_line(&mut text, "#", " (Checked now; takes effect with the tiered cache.)");
+            }
+            push_line(&mut text, &format!("#{} = {}", key.name, key.default), "");
+        }
+    }
+    text
+}
+
+/// `docs/configuration.md`.
+pub fn reference() -> String {
+    let mut text = String::from(HEAD);
+    for section in SECTIONS {
+        let about = section.doc.join("");
+        let _ = write!(text, "\n## `[{}]`\n\n{}\n\n", section.name, about.trim());
+        text.push_str("| key | value | default | what it does |\n|---|---|---|---|\n");
+        for key in KEYS.iter().filter(|key| key.section == section.name) {
+            let doc = key.doc.join("").replace('|', "\\|");
+            let when = match key.applies {
+                Applies::Restart => "",
+                Applies::Reload => " *SIGHUP applies a change.*",
+                Applies::TieredCache => " *Checked now; takes effect with the tiered cache.*",
+            };
+            let doc = doc.trim();
+            let _ = writeln!(
+                text,
+                "| `{}` | {} | `{}` | {doc}{when} |",
+                key.name, key.kind, key.default
+            );
+        }
+    }
+    text
+}
+
+const HEAD: &str = "\
+# Configuration
+
+<!-- Generated from the key table in omlxd/src/config/mod.rs. Do not edit: change the table and run
+     `OMLX_UPDATE=1 cargo test -p omlxd config`. -->
+
+omlxd needs no configuration. It reads `config.toml` in its base directory (`--base-dir`, else
+`OMLX_BASE_DIR`, else `~/.omlx`), or the file that `--config` (or `OMLX_CONFIG`) names. A first
+start writes that file with every key commented out at its default.
+
+A value comes from, first match wins:
+
+1. a command line flag: `--host`, `--port`, `--model-dir` (may be repeated), `--log-format`;
+2. an environment variable, `OMLX_<SECTION>_<KEY>`: `OMLX_SERVER_PORT=8080` sets `server.port`;
+3. the file;
+4. the default.
+
+`omlxctl config show` prints each effective value and where it came from. `omlxd check-config`
+prints every problem, one line each with file, line and key, and exits with 78 when there is one.
+An unknown key is a problem, and so is an unknown variable in a section's name space.
+
+Sizes are texts with a unit: `B`, `kB`, `MB`, `GB`, `TB` count in 1000s, `KiB`, `MiB`, `GiB`, `TiB`
+in 1024s. Times are texts with `ms`, `s`, `m`, `h` or `d`. Relative paths start at the base
+directory; `~/` is your home.
+
+Unless a key says otherwise, a change takes effect when omlxd is started again.
+";
+
+fn push_line(text: &mut String, start: &str, rest: &str) {
+    text.push_str(start);
+    text.push_str(rest);
+    text.push('\n');
+}

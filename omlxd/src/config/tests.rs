@@ -1,0 +1,244 @@
+//! Each rule of the configuration, as tables of good and bad texts.
+
+use std::path::Path;
+
+use super::*;
+
+fn sources(text: &str) -> Sources {
+    let file = FileText { path: PathBuf::from("config.toml"), text: text.to_owned() };
+    Sources { file: Some(file), ..Sources::default() }
+}
+
+fn load_text(text: &str) -> Result<Loaded, Vec<Problem>> {
+    load(Path::new("/base"), &sources(text))
+}
+
+fn problems(text: &str) -> Vec<String> {
+    load_text(text).expect_err("this text has problems").iter().map(Problem::to_string).collect()
+}
+
+fn origin_of<'a>(loaded: &'a Loaded, key: &str) -> &'a Setting {
+    loaded.settings.iter().find(|setting| setting.key == key).expect("a key of the table")
+}
+
+#[test]
+fn every_default_is_accepted_by_its_own_key() {
+    let mut text = String::new();
+    for section in SECTIONS {
+        text.push_str(&format!("[{}]\n", section.name));
+        for key in KEYS.iter().filter(|key| key.section == section.name) {
+            text.push_str(&format!("{} = {}\n", key.name, key.default));
+        }
+    }
+    let written = load_text(&text).expect("the defaults hold");
+    let silent = load_text("").expect("an empty file holds");
+    assert_eq!(written.config, silent.config);
+    assert_eq!(written.settings.len(), KEYS.len());
+}
+
+#[test]
+fn the_first_starts_file_changes_nothing_until_a_key_is_uncommented() {
+    let text = default_file();
+    assert_eq!(load_text(&text).unwrap().config, load_text("").unwrap().config);
+    let uncommented: String = text
+        .lines()
+        .map(|line| {
+            let is_key = KEYS.iter().any(|key| line.starts_with(&format!("#{} = ", key.name)));
+            format!("{}\n", if is_key { &line[1..] } else { line })
+        })
+        .collect();
+    let loaded = load_text(&uncommented).expect("every default holds");
+    assert!(loaded.settings.iter().all(|setting| setting.origin != Origin::Default));
+    assert_eq!(loaded.config, load_text("").unwrap().config);
+}
+
+#[test]
+fn the_reference_page_is_the_key_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    if std::env::var_os("OMLX_UPDATE").is_some() {
+        std::fs::write(&path, reference()).unwrap();
+    }
+    let page = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(page, reference(), "run `OMLX_UPDATE=1 cargo test -p omlxd config`");
+}
+
+#[test]
+fn each_bad_text_names_its_line_its_key_and_what_to_do() {
+    let cases = [
+        (
+            "[server]\nprot = 1",
+            "config.toml:2: server.prot: unknown key; the nearest key is server.port",
+        ),
+        (
+            "[server]\nmax_body = \"1MiB\"",
+            "config.toml:2: server.max_body: unknown key; the nearest key is limits.max_body",
+        ),
+        ("port = 1", "config.toml:1: port: unknown key; the nearest key is server.port"),
+        (
+            "\n\n[sever]\nport = 1",
+            "config.toml:3: sever: unknown section; the nearest section is [server]",
+        ),
+        (
+            "server = 1",
+            "config.toml:1: server: this is a section: write [server] on a line of its own",
+        ),
+        (
+            "[server]\nport = 65536",
+            "config.toml:2: server.port: expected a port number from 0 to 65535, got 65536",
+        ),
+        (
+            "[server]\nport = \"x\"",
+            "config.toml:2: server.port: expected a port number from 0 to 65535, got \"x\"",
+        ),
+        (
+            "[server]\nhost = \"example.org\"",
+            "config.toml:2: server.host: expected an IP address such as \"127.0.0.1\" or \"::1\", \
+             got \"example.org\"",
+        ),
+        (
+            "[server]\nkeepalive = 10",
+            "config.toml:2: server.keepalive: expected a time such as \"10s\", or \"off\", got 10",
+        ),
+        (
+            "[server]\nkeepalive = \"0s\"",
+            "config.toml:2: server.keepalive: 0ns is too short: it must be at least 10ms",
+        ),
+        (
+            "[server]\nkeepalive_mode = \"ping\"",
+            "config.toml:2: server.keepalive_mode: expected one of \"comment\" \"chunk\" \"off\", \
+             got \"ping\"",
+        ),
+        (
+            "[server]\ndrain = \"-1s\"",
+            "config.toml:2: server.drain: expected a time such as \"10s\", got \"-1s\"",
+        ),
+        (
+            "[server]\nstrict = \"yes\"",
+            "config.toml:2: server.strict: expected true or false, got \"yes\"",
+        ),
+        (
+            "[limits]\nmax_body = 100",
+            "config.toml:2: limits.max_body: expected a size such as \"64MiB\", got 100",
+        ),
+        (
+            "[limits]\nmax_body = \"1KB\"",
+            "config.toml:2: limits.max_body: expected a size such as \"64MiB\", got \"1KB\"",
+        ),
+        (
+            "[limits]\nmax_body = \"1B\"",
+            "config.toml:2: limits.max_body: 1 is out of range: it must be between 1024 and \
+             4294967296",
+        ),
+        (
+            "[memory]\nbudget = \"101%\"",
+            "config.toml:2: memory.budget: expected a size such as \"8GiB\", a share such as \
+             \"25%\", or \"auto\", got \"101%\"",
+        ),
+        (
+            "[scheduler]\nmax_batch = 0",
+            "config.toml:2: scheduler.max_batch: 0 is out of range: it must be between 1 and 256",
+        ),
+        (
+            "[scheduler]\nmax_batch = -1",
+            "config.toml:2: scheduler.max_batch: expected a whole number, got -1",
+        ),
+        (
+            "[models]\ndirs = \"~/models\"",
+            "config.toml:2: models.dirs: expected a list of paths such as [\"~/models\"], got \
+             \"~/models\"",
+        ),
+        (
+            "[server]\nhost = \"0.0.0.0\"\n[auth]\nenabled = false",
+            "config.toml:2: server.host: 0.0.0.0 can be reached from other machines, so an API \
+             key is needed: set auth.enabled = true, or use 127.0.0.1",
+        ),
+    ];
+    for (text, line) in cases {
+        assert_eq!(problems(text), [line], "for {text:?}");
+    }
+}
+
+#[test]
+fn a_text_that_is_not_toml_is_reported_with_its_line() {
+    for (text, line) in [("[server]\nport = ", 2), ("[server\n", 1), ("[log]\nlevel = info", 2)] {
+        let problems = problems(text);
+        let start = format!("config.toml:{line}: this is not TOML: ");
+        assert!(problems[0].starts_with(&start), "{text:?} gave {problems:?}");
+    }
+    let twice = problems("[server]\nport = 1\nport = 2");
+    assert!(twice[0].starts_with("config.toml:3: this is not TOML: "), "{twice:?}");
+}
+
+#[test]
+fn every_problem_is_reported_in_the_order_of_the_file() {
+    let text = "[server]\nport = -1\n[cache]\nblok_tokens = 1\n[auth]\nenabled = 1";
+    let lines = problems(text);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for (line, start) in lines.iter().zip([
+        "config.toml:2: server.port",
+        "config.toml:4: cache.blok_tokens",
+        "config.toml:6: auth.enabled",
+    ]) {
+        assert!(line.starts_with(start), "{line}");
+    }
+}
+
+#[test]
+fn values_with_units_are_read() {
+    let loaded = load_text(
+        "[server]\nkeepalive = \"250ms\"\ndrain = \"1.5m\"\nhost = \"localhost\"\n\
+         [limits]\nmax_body = \"1.5MiB\"\nmax_header = \"10kB\"\n\
+         [memory]\nbudget = \"25%\"\n[cache]\nram_budget = \"2 GiB\"\nssd_quota = \"auto\"\n\
+         [models]\nidle_ttl = \"1h\"",
+    )
+    .unwrap();
+    let config = loaded.config;
+    assert_eq!(config.server.keepalive, Some(Duration::from_millis(250)));
+    assert_eq!(config.server.drain, Duration::from_secs(90));
+    assert!(config.server.host.is_loopback());
+    assert_eq!(config.limits.max_body, 3 << 19);
+    assert_eq!(config.limits.max_header, 10_000);
+    assert_eq!(config.memory.budget, Size::Percent(25));
+    assert_eq!(config.cache.ram_budget, Size::Bytes(2 << 30));
+    assert_eq!(config.cache.ssd_quota, Size::Auto);
+    assert_eq!(config.models.idle_ttl, Some(Duration::from_secs(3600)));
+}
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file() {
+    let mut sources = sources("[server]\nport = 1\nstrict = true\n[log]\nlevel = \"debug\"");
+    sources.env = vec![
+        ("OMLX_SERVER_PORT".into(), "2".into()),
+        ("OMLX_LOG_LEVEL".into(), "warn".into()),
+        ("OMLX_BASE_DIR".into(), "/elsewhere".into()),
+        ("PATH".into(), "/bin".into()),
+    ];
+    sources.flags = vec![Flag { flag: "--port", key: "server.port", value: 3.into() }];
+    let loaded = load(Path::new("/base"), &sources).unwrap();
+    assert_eq!(loaded.config.server.port, 3);
+    assert_eq!(origin_of(&loaded, "server.port").origin.to_string(), "--port");
+    assert_eq!(loaded.config.log.level, LogLevel::Warn);
+    assert_eq!(origin_of(&loaded, "log.level").origin.to_string(), "environment OMLX_LOG_LEVEL");
+    assert_eq!(origin_of(&loaded, "log.level").value, "\"warn\"");
+    assert_eq!(origin_of(&loaded, "server.strict").origin.to_string(), "config.toml:3");
+    assert_eq!(origin_of(&loaded, "server.host").origin, Origin::Default);
+}
+
+#[test]
+fn a_misspelt_variable_is_a_problem_too() {
+    let env = vec![("OMLX_SERVER_PROT".to_owned(), "1".to_owned())];
+    let problems = load(Path::new("/base"), &Sources { env, ..Sources::default() }).unwrap_err();
+    assert_eq!(
+        problems[0].to_string(),
+        "environment OMLX_SERVER_PROT: server.prot: unknown key; the nearest key is server.port"
+    );
+}
+
+#[test]
+fn relative_paths_start_at_the_base_directory() {
+    let loaded = load_text("[models]\ndirs = [\"more\", \"/abs\"]").unwrap();
+    let dirs = loaded.config.model_dirs();
+    assert_eq!(dirs, ["/base/models", "/base/more", "/abs"].map(PathBuf::from));
+    assert_eq!(loaded.config.auth.key_file, Path::new("/base/api-key"));
+    assert_eq!(loaded.config.cache.ssd_dir, None);
+}

@@ -1,0 +1,395 @@
+//! The daemon's life: start, wait for a signal, drain, stop.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use omlxctl::protocol::{ChangedKey, ConfigCheck, RunInfo};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::auth::Keys;
+use crate::config::{Applies, Config, KEYS, Loaded, Problem};
+use crate::exit::Exit;
+use crate::home::{self, Home, HomeError, Lock};
+use crate::logging::{self, LevelHandle};
+use crate::options::Options;
+use crate::{admin, http};
+
+/// The daemon's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Files and sockets that a process may have open: launchd allows 256, far too few, and macOS
+/// refuses to go beyond 10240.
+const OPEN_FILES: u64 = 10_240;
+
+/// After the drain: how long connections and the engine have to let go.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("{}", lines(.0))]
+    Config(Vec<Problem>),
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error("cannot listen on {address}: {}", address_reason(source))]
+    Address { address: SocketAddr, source: io::Error },
+    #[error("cannot {what}")]
+    Io { what: &'static str, source: io::Error },
+}
+
+impl StartError {
+    fn exit(&self) -> Exit {
+        match self {
+            StartError::Config(_) => Exit::Config,
+            StartError::Address { .. } => Exit::Address,
+            StartError::Home(HomeError::Running { .. }) => Exit::AlreadyRunning,
+            StartError::Home(
+                HomeError::Owner { .. } | HomeError::OpenDir { .. } | HomeError::OpenKey { .. },
+            ) => Exit::Permission,
+            StartError::Home(_) | StartError::Io { .. } => Exit::Failed,
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop.
+pub fn run(options: Options) -> Exit {
+    start(options).unwrap_or_else(|error| {
+        let exit = error.exit();
+        print_error(&error);
+        exit
+    })
+}
+
+/// Prints every problem of the configuration.
+pub fn check_config(options: &Options) -> Exit {
+    let loaded =
+        options.home().map_err(|source| StartError::Io { what: "find the base directory", source });
+    let checked = loaded.and_then(|home| {
+        options.load(&home).map_err(StartError::Config)?;
+        Ok(options.config_file(&home))
+    });
+    match checked {
+        // When nobody reads standard output, the exit code still tells.
+        Ok(file) => {
+            let _ = writeln!(io::stdout(), "{}: no problems", file.display());
+            Exit::Ok
+        }
+        Err(error) => {
+            print_error(&error);
+            error.exit()
+        }
+    }
+}
+
+/// Configuration, base directory, log, lock, limits, key; then everything that needs the runtime.
+fn start(options: Options) -> Result<Exit, StartError> {
+    let io_error = |what| move |source| StartError::Io { what, source };
+    let home = options.home().map_err(io_error("find the base directory"))?;
+    let notes = home.prepare()?;
+    let loaded = options.load(&home).map_err(StartError::Config)?;
+    let level = logging::start(&loaded.config.log);
+    for note in notes {
+        tracing::info!("{note}");
+    }
+    let lock = home.lock()?;
+    raise_open_files();
+    let keys = open_keys(&loaded.config)?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads())
+        .thread_name("omlxd-io")
+        .enable_all()
+        .build()
+        .map_err(io_error("start the runtime"))?;
+    let ended = runtime.block_on(serve(options, home, loaded, level, keys, &lock));
+    // Nothing that still runs (a request that outlived the drain) may hold the process.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Binds, says where, serves until a signal or the admin socket says stop, drains.
+async fn serve(
+    options: Options,
+    home: Home,
+    loaded: Loaded,
+    level: LevelHandle,
+    keys: Keys,
+    lock: &Lock,
+) -> Result<Exit, StartError> {
+    let io_error = |what| move |source| StartError::Io { what, source };
+    let mut signals = Signals::listen().map_err(io_error("listen for signals"))?;
+    let config = Arc::new(loaded.config.clone());
+    let address = SocketAddr::new(config.server.host, config.server.port);
+    let tcp = TcpListener::bind(address).await;
+    let tcp = tcp.map_err(|source| StartError::Address { address, source })?;
+    let http = tcp.local_addr().map_err(|source| StartError::Address { address, source })?;
+    let app = App::start(config, keys, VERSION).map_err(io_error("start the engine"))?;
+    let app = Arc::new(app);
+
+    let socket = lock.bind_socket()?;
+    let daemon = Arc::new(Daemon {
+        app: app.clone(),
+        home: home.clone(),
+        http,
+        options,
+        effective: Mutex::new(loaded),
+        level,
+    });
+    let admin_stop = CancellationToken::new();
+    let admin = admin::serve(daemon.clone(), socket, admin_stop.clone());
+    let admin = tokio::spawn(admin.map_err(io_error("serve the admin socket"))?);
+    let serving = tokio::spawn(http::serve(app.clone(), tcp));
+    lock.write_run_info(&RunInfo {
+        pid: std::process::id(),
+        version: VERSION.to_owned(),
+        http: http.to_string(),
+        socket: home.socket(),
+    })?;
+    tracing::info!(version = VERSION, http = %http, socket = %home.socket().display(), "ready");
+
+    let cause = daemon.wait(&mut signals).await;
+    tracing::info!(cause, "stopping: no new requests, running ones may finish");
+    app.shutdown.cancel();
+    let drained = async {
+        let _ = serving.await;
+        admin_stop.cancel();
+        let _ = admin.await;
+        app.engine.stop();
+        let engine = app.engine.clone();
+        let _ = tokio::task::spawn_blocking(move || engine.join()).await;
+    };
+    let limit = app.config.server.drain + STOP_GRACE;
+    tokio::select! {
+        ended = tokio::time::timeout(limit, drained) => match ended {
+            Ok(()) => tracing::info!("stopped"),
+            Err(_) => tracing::warn!("stopped; what still ran after the drain was cut"),
+        },
+        () = signals.stop() => {
+            tracing::warn!("stopped at once by a second signal");
+            return Ok(Exit::Interrupted);
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// The running daemon, as signals and the admin socket see it.
+pub struct Daemon {
+    /// What answers requests.
+    pub app: Arc<App>,
+    /// Its base directory.
+    pub home: Home,
+    /// The address that the HTTP API is bound to.
+    pub http: SocketAddr,
+    options: Options,
+    effective: Mutex<Loaded>,
+    level: LevelHandle,
+}
+
+impl Daemon {
+    /// Waits for a reason to stop, and says which. Reloads on SIGHUP meanwhile.
+    async fn wait(&self, signals: &mut Signals) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => return "SIGTERM",
+                _ = signals.interrupt.recv() => return "SIGINT",
+                () = self.app.shutdown.cancelled() => return "omlxctl shutdown",
+                _ = signals.hangup.recv() => self.reload(),
+            }
+        }
+    }
+
+    /// The values in effect and where they came from.
+    pub fn effective(&self) -> MutexGuard<'_, Loaded> {
+        // Whoever panicked with the lock held left whole values behind: each is one assignment.
+        self.effective.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.options.config_file(&self.home)
+    }
+
+    /// Reads the configuration and the key again, and applies what can change while running. What
+    /// has problems changes nothing.
+    pub fn reload(&self) {
+        let loaded = match self.options.load(&self.home) {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                for problem in problems {
+                    tracing::error!("{problem}");
+                }
+                tracing::error!("the configuration has problems: nothing was reloaded");
+                return;
+            }
+        };
+        if let Err(error) = self.reload_key() {
+            tracing::error!(error = %Chain(&error), "the API key was not reloaded");
+        }
+        for changed in self.changed(&loaded) {
+            let applied = if changed.needs_restart { "at the next start" } else { "now" };
+            tracing::info!(key = changed.key, "changed; takes effect {applied}");
+        }
+        let mut effective = self.effective();
+        effective.config.log.level = loaded.config.log.level;
+        self.level.set(loaded.config.log.level);
+        let reloadable = KEYS.iter().zip(effective.settings.iter_mut().zip(loaded.settings));
+        for (_, (now, new)) in reloadable.filter(|(key, _)| key.applies == Applies::Reload) {
+            *now = new;
+        }
+        tracing::info!("reloaded");
+    }
+
+    /// Whether the configuration holds as it is now, and what differs from what is in effect.
+    pub fn check_config(&self) -> ConfigCheck {
+        let file = self.config_file();
+        match self.options.load(&self.home) {
+            Ok(loaded) => {
+                ConfigCheck { file, problems: Vec::new(), changed: self.changed(&loaded) }
+            }
+            Err(problems) => {
+                let problems = problems.iter().map(Problem::to_string).collect();
+                ConfigCheck { file, problems, changed: Vec::new() }
+            }
+        }
+    }
+
+    fn changed(&self, loaded: &Loaded) -> Vec<ChangedKey> {
+        let effective = self.effective();
+        let pairs = KEYS.iter().zip(effective.settings.iter().zip(&loaded.settings));
+        let changed = pairs.filter(|(_, (now, new))| now.value != new.value);
+        changed
+            .map(|(key, (now, _))| ChangedKey {
+                key: now.key.clone(),
+                needs_restart: key.applies != Applies::Reload,
+            })
+            .collect()
+    }
+
+    /// Takes the key file as it is now, unless it cannot be used.
+    fn reload_key(&self) -> Result<(), HomeError> {
+        read_key(&self.app.config)?;
+        let path = &self.app.config.auth.key_file;
+        let what = "read";
+        self.app.keys.reload().map_err(|source| HomeError::Io { what, path: path.clone(), source })
+    }
+
+    /// The API key, or none when the API asks for none.
+    ///
+    /// # Errors
+    /// When its file cannot be used.
+    pub fn key(&self) -> Result<Option<String>, HomeError> {
+        read_key(&self.app.config)
+    }
+
+    /// Replaces the API key. The old one is refused from now on.
+    ///
+    /// # Errors
+    /// When its file cannot be written; the old key then stays.
+    pub fn rotate_key(&self) -> Result<Option<String>, HomeError> {
+        if !self.app.config.auth.enabled {
+            return Ok(None);
+        }
+        let key = home::rotate_key(&self.app.config.auth.key_file)?;
+        self.reload_key()?;
+        tracing::info!("the API key was replaced");
+        Ok(Some(key))
+    }
+}
+
+fn open_keys(config: &Config) -> Result<Keys, StartError> {
+    if read_key(config)?.is_none() {
+        return Ok(Keys::disabled());
+    }
+    Keys::from_file(&config.auth.key_file)
+        .map_err(|source| StartError::Io { what: "read the API key", source })
+}
+
+fn read_key(config: &Config) -> Result<Option<String>, HomeError> {
+    config.auth.enabled.then(|| home::api_key(&config.auth.key_file)).transpose()
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// HTTP and tokenizing need a few threads; the models have a thread of their own.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
+}
+
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES, |maximum| maximum.min(OPEN_FILES));
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
+}
+
+fn address_reason(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            "the port is in use; stop what uses it, or choose another with --port (0 picks a free one)"
+                .to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; choose another with --host".to_owned()
+        }
+        _ => source.to_string(),
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// One line (a line each for problems of the configuration), before or instead of the log.
+fn print_error(error: &StartError) {
+    // When standard error is gone, the exit code still tells.
+    let _ = match error {
+        StartError::Config(_) => writeln!(io::stderr(), "{error}"),
+        StartError::Address { .. } => writeln!(io::stderr(), "omlxd: {error}"),
+        _ => writeln!(io::stderr(), "omlxd: {}", Chain(error)),
+    };
+}
+
+/// An error and what caused it, in one line.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        std::iter::successors(self.0.source(), |cause| cause.source())
+            .try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}

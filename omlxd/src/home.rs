@@ -1,0 +1,493 @@
+//! The base directory: what a first start creates, who may read it, and who may use it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use omlxctl::protocol::RunInfo;
+
+use crate::config;
+
+/// A socket's path and its ending zero must fit into this many bytes on macOS. Linux has 108, but
+/// what works here must work there.
+pub const SOCKET_PATH_BYTES: usize = 104;
+
+/// Every API key starts so.
+pub const KEY_PREFIX: &str = "sk-omlx-";
+
+/// What a base directory holds (and what Finder leaves in any folder).
+const OURS: [&str; 7] = ["config.toml", "api-key", "models", "cache", "run", "logs", ".DS_Store"];
+
+/// Bytes of randomness in a key: 43 characters of URL-safe base64.
+const KEY_RANDOM_BYTES: usize = 32;
+
+/// Longest key file that is read.
+const KEY_FILE_BYTES: u64 = 64 << 10;
+
+/// How long a key may be: long enough not to be guessed, short enough for a header.
+const KEY_CHARS: std::ops::RangeInclusive<usize> = 16..=256;
+
+/// What can be wrong with the base directory.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// A file operation failed.
+    #[error("cannot {what} {path}")]
+    Io {
+        /// What was tried, such as "create".
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else's directory or file.
+    #[error("{path} belongs to user {owner}, not to you (user {you}): use another --base-dir")]
+    Owner {
+        /// Which path.
+        path: PathBuf,
+        /// Its owner's id.
+        owner: u32,
+        /// Our id.
+        you: u32,
+    },
+    /// A directory that others can enter and that may hold something else than omlx's files.
+    #[error(
+        "{path} has mode {mode:04o} and holds files that are not omlx's: run `chmod 700 {path}` if it is \
+         meant as the base directory"
+    )]
+    OpenDir {
+        /// Which directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A key file that others can read.
+    #[error(
+        "{path} has mode {mode:04o}, so others can read the API key: run `chmod 600 {path}`, then `omlxctl key rotate`"
+    )]
+    OpenKey {
+        /// Which file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A key file without a usable key.
+    #[error(
+        "{path} holds no API key: a key is 16 to 256 visible ASCII characters, on a line of its own; delete the file to have a new key made"
+    )]
+    BadKey {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Another daemon holds the lock.
+    #[error("omlxd already runs{} with base directory {base}: use it, stop it with `omlxctl shutdown`, or choose another --base-dir", pid_text(*.pid))]
+    Running {
+        /// Its process id, when it could be read.
+        pid: Option<u32>,
+        /// The directory both want.
+        base: PathBuf,
+    },
+    /// A socket path that macOS cannot hold.
+    #[error(
+        "the admin socket's path has {bytes} bytes, but a socket path must fit into {SOCKET_PATH_BYTES} with its ending zero ({path}): choose a shorter --base-dir"
+    )]
+    SocketPath {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+fn pid_text(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" as process {pid}"))
+}
+
+/// The base directory's layout.
+#[derive(Debug, Clone)]
+pub struct Home {
+    base: PathBuf,
+}
+
+impl Home {
+    /// The layout under a directory; touches nothing.
+    pub fn at(base: PathBuf) -> Self {
+        Home { base }
+    }
+
+    /// The directory itself.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// `config.toml`.
+    pub fn config_file(&self) -> PathBuf {
+        self.base.join("config.toml")
+    }
+
+    /// `run/omlxd.sock`.
+    pub fn socket(&self) -> PathBuf {
+        self.base.join("run/omlxd.sock")
+    }
+
+    /// `run/omlxd.json`.
+    pub fn run_info(&self) -> PathBuf {
+        self.base.join("run/omlxd.json")
+    }
+
+    /// Creates what is missing: the directories and a commented `config.toml`. Returns what else
+    /// it had to change, for the log.
+    ///
+    /// # Errors
+    /// When the directory is somebody else's, is open to others and not recognisably ours, or
+    /// cannot be written.
+    pub fn prepare(&self) -> Result<Vec<String>, HomeError> {
+        let socket = self.socket();
+        let bytes = socket.as_os_str().len();
+        if bytes >= SOCKET_PATH_BYTES {
+            return Err(HomeError::SocketPath { path: socket, bytes });
+        }
+        let mut notes = Vec::new();
+        notes.extend(self.private_dir(&self.base, !self.holds_other_files())?);
+        for dir in ["models", "cache", "cache/kv", "run", "logs"] {
+            notes.extend(self.private_dir(&self.base.join(dir), true)?);
+        }
+        let file = self.config_file();
+        if !exists(&file)? {
+            write_private(&file, config::default_file().as_bytes())?;
+            notes.push(format!("created {}", file.display()));
+        }
+        Ok(notes)
+    }
+
+    /// Makes sure that a directory exists and that only we can enter it. A directory that is ours
+    /// is closed to others when it is not; one that may be more than ours is refused.
+    fn private_dir(&self, path: &Path, may_close: bool) -> Result<Option<String>, HomeError> {
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+                made.map_err(on("create", path))?;
+                return Ok(Some(format!("created {}", path.display())));
+            }
+            Err(error) => return Err(on("look at", path)(error)),
+        };
+        if !metadata.is_dir() {
+            return Err(on("use", path)(io::ErrorKind::NotADirectory.into()));
+        }
+        check_owner(path, &metadata)?;
+        let mode = metadata.mode() & 0o777;
+        if mode & 0o077 == 0 {
+            return Ok(None);
+        }
+        if !may_close {
+            return Err(HomeError::OpenDir { path: path.to_owned(), mode });
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(on("chmod", path))?;
+        Ok(Some(format!("closed {} to other users (mode was {mode:04o})", path.display())))
+    }
+
+    /// Whether the directory holds anything that omlx does not put there.
+    fn holds_other_files(&self) -> bool {
+        let entries = fs::read_dir(&self.base).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name()).any(|name| !OURS.iter().any(|ours| name == *ours))
+    }
+
+    /// Takes the lock that makes this process the one daemon of the directory.
+    ///
+    /// # Errors
+    /// [`HomeError::Running`] when another process has it.
+    pub fn lock(&self) -> Result<Lock, HomeError> {
+        let path = self.base.join("run/lock");
+        let mut options = private_options();
+        let mut file = options.read(true).truncate(false).open(&path).map_err(on("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // The text is for people only: without it the message just lacks the number.
+                let _ = file.take(16).read_to_string(&mut pid);
+                let pid = pid.trim().parse().ok();
+                return Err(HomeError::Running { pid, base: self.base.clone() });
+            }
+            Err(TryLockError::Error(error)) => return Err(on("lock", &path)(error)),
+        }
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        written.map_err(on("write", &path))?;
+        Ok(Lock { _file: file, home: self.clone() })
+    }
+}
+
+/// Proof that this process is the directory's one daemon. The lock ends with the process, however
+/// it ends; dropping this also removes the socket and `run/omlxd.json`.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    home: Home,
+}
+
+impl Lock {
+    /// Binds the admin socket, after removing one that a killed daemon left. Nobody else can ever
+    /// connect: its directory is 0700 and it is created under a umask of 077.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn bind_socket(&self) -> Result<UnixListener, HomeError> {
+        let path = self.home.socket();
+        remove(&path)?;
+        let before = rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+        let bound = UnixListener::bind(&path);
+        rustix::process::umask(before);
+        let listener = bound.map_err(on("bind", &path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+            .map_err(on("chmod", &path))?;
+        Ok(listener)
+    }
+
+    /// Writes `run/omlxd.json`, all of it or nothing.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_run_info(&self, info: &RunInfo) -> Result<(), HomeError> {
+        let path = self.home.run_info();
+        let mut text = serde_json::to_vec_pretty(info).map_err(|e| on("write", &path)(e.into()))?;
+        text.push(b'\n');
+        replace_private(&path, &text)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        for path in [self.home.socket(), self.home.run_info()] {
+            if let Err(error) = remove(&path) {
+                tracing::warn!(%error, "a file of this run stays behind");
+            }
+        }
+    }
+}
+
+/// Reads the first API key of the file, or makes the file when there is none. One key a line; lines
+/// that begin with `#`, and what follows a key on its line, are for people.
+///
+/// # Errors
+/// When others can read the file, it holds no key, or it cannot be read or made.
+pub fn api_key(path: &Path) -> Result<String, HomeError> {
+    if !exists(path)? {
+        let key = new_key(path)?;
+        write_private(path, format!("{key}\n").as_bytes())?;
+        return Ok(key);
+    }
+    let file = File::open(path).map_err(on("open", path))?;
+    let metadata = file.metadata().map_err(on("look at", path))?;
+    check_owner(path, &metadata)?;
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(HomeError::OpenKey { path: path.to_owned(), mode });
+    }
+    let mut text = String::new();
+    file.take(KEY_FILE_BYTES).read_to_string(&mut text).map_err(on("read", path))?;
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let mut keys = lines.filter_map(|line| line.split_whitespace().next());
+    let usable = |key: &&str| {
+        KEY_CHARS.contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let first = keys.next().filter(usable).filter(|_| keys.all(|key| usable(&key)));
+    first.map(str::to_owned).ok_or_else(|| HomeError::BadKey { path: path.to_owned() })
+}
+
+/// Replaces the file by one with a new key. The old keys are gone once this returns.
+///
+/// # Errors
+/// When the file cannot be written; the old key then stays.
+pub fn rotate_key(path: &Path) -> Result<String, HomeError> {
+    let key = new_key(path)?;
+    replace_private(path, format!("{key}\n").as_bytes())?;
+    Ok(key)
+}
+
+fn new_key(path: &Path) -> Result<String, HomeError> {
+    let mut random = [0; KEY_RANDOM_BYTES];
+    getrandom::fill(&mut random)
+        .map_err(|error| on("get randomness for", path)(io::Error::other(error)))?;
+    Ok(format!("{KEY_PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random)))
+}
+
+fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), HomeError> {
+    let you = rustix::process::geteuid().as_raw();
+    if metadata.uid() == you {
+        return Ok(());
+    }
+    Err(HomeError::Owner { path: path.to_owned(), owner: metadata.uid(), you })
+}
+
+fn exists(path: &Path) -> Result<bool, HomeError> {
+    path.try_exists().map_err(on("look at", path))
+}
+
+/// Removes a file that may be absent.
+fn remove(path: &Path) -> Result<(), HomeError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(on("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn private_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(0o600);
+    options
+}
+
+/// Creates a file that must not exist yet, readable by us alone from its first moment.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
+    let file = private_options().create_new(true).open(path);
+    file.and_then(|mut file| file.write_all(bytes)).map_err(on("write", path))
+}
+
+/// Writes beside, then renames: a reader sees the old file or the new one.
+fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    remove(&beside)?;
+    write_private(&beside, bytes)?;
+    fs::rename(&beside, path).map_err(on("replace", path))
+}
+
+fn on(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
+    move |source| HomeError::Io { what, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    fn temp_home() -> (tempfile::TempDir, Home) {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::at(temp.path().join("home"));
+        (temp, home)
+    }
+
+    #[test]
+    fn a_first_start_creates_everything_for_us_alone() {
+        let (_temp, home) = temp_home();
+        home.prepare().unwrap();
+        for dir in ["", "models", "cache", "cache/kv", "run", "logs"] {
+            assert_eq!(mode(&home.base().join(dir)), 0o700, "{dir}");
+        }
+        assert_eq!(fs::read_to_string(home.config_file()).unwrap(), config::default_file());
+        assert_eq!(mode(&home.config_file()), 0o600);
+        assert!(home.prepare().unwrap().is_empty(), "a second start has nothing to do");
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_has_the_documented_form() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("api-key");
+        let key = api_key(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        let random = key.strip_prefix(KEY_PREFIX).unwrap();
+        assert_eq!(random.len(), 43);
+        assert!(random.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
+        assert_eq!(api_key(&path).unwrap(), key);
+        let rotated = rotate_key(&path).unwrap();
+        assert_ne!(rotated, key);
+        assert_eq!(api_key(&path).unwrap(), rotated);
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("api-key");
+        api_key(&path).unwrap();
+        for open in [0o640, 0o604, 0o620] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(open)).unwrap();
+            let error = api_key(&path).unwrap_err();
+            assert!(matches!(error, HomeError::OpenKey { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("chmod 600 {}", path.display())));
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_key_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        for (n, text) in [
+            "",
+            "short",
+            "has a space in it, this key",
+            "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let path = temp.path().join(n.to_string());
+            write_private(&path, text.as_bytes()).unwrap();
+            assert!(matches!(api_key(&path), Err(HomeError::BadKey { .. })), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn our_own_open_directory_is_closed_and_a_strange_one_is_refused() {
+        let (_temp, home) = temp_home();
+        fs::create_dir(home.base()).unwrap();
+        fs::set_permissions(home.base(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(home.base().join("holiday.jpg"), "").unwrap();
+        let error = home.prepare().unwrap_err();
+        assert!(matches!(error, HomeError::OpenDir { mode: 0o755, .. }), "{error}");
+        assert_eq!(mode(home.base()), 0o755, "nothing was changed");
+
+        fs::remove_file(home.base().join("holiday.jpg")).unwrap();
+        let notes = home.prepare().unwrap();
+        assert!(notes[0].contains("closed"), "{notes:?}");
+        assert_eq!(mode(home.base()), 0o700);
+    }
+
+    #[test]
+    fn one_daemon_at_a_time_and_its_files_go_with_it() {
+        let (_temp, home) = temp_home();
+        home.prepare().unwrap();
+        let lock = home.lock().unwrap();
+        let error = home.lock().unwrap_err();
+        let HomeError::Running { pid, .. } = &error else { panic!("{error}") };
+        assert_eq!(*pid, Some(std::process::id()));
+
+        let listener = lock.bind_socket().unwrap();
+        assert_eq!(mode(&home.socket()), 0o600);
+        drop(listener);
+        // A dropped listener leaves its file, as a killed daemon does: the next one takes its place.
+        let _listener = lock.bind_socket().unwrap();
+        drop(lock);
+        assert!(!home.socket().exists());
+        home.lock().unwrap();
+    }
+
+    #[test]
+    fn a_socket_path_that_macos_cannot_hold_is_refused_before_anything_is_made() {
+        let temp = tempfile::tempdir().unwrap();
+        let fixed = temp.path().as_os_str().len() + "//run/omlxd.sock".len();
+        for (length, fits) in [(SOCKET_PATH_BYTES - 1, true), (SOCKET_PATH_BYTES, false)] {
+            let home = Home::at(temp.path().join("x".repeat(length - fixed)));
+            assert_eq!(home.socket().as_os_str().len(), length);
+            match home.prepare() {
+                Ok(_) => assert!(fits),
+                Err(error) => {
+                    assert!(!fits && !home.base().exists());
+                    assert!(error.to_string().contains("104"), "{error}");
+                }
+            }
+        }
+    }
+}

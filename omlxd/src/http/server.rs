@@ -1,0 +1,390 @@
+//! Accepting connections, answering their requests, and stopping.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::Connection;
+use super::{Body, Call, Route, origin, read};
+use crate::api::error::ApiError;
+use crate::api::{self, Answer};
+use crate::app::App;
+use crate::auth::{ApiCaller, Denied};
+use crate::metrics::{self, Rejection};
+
+/// After an accept that failed (out of file descriptors, for one).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections beyond the limit that are told so at the same time; more are just closed.
+const MAX_REFUSALS: usize = 64;
+/// How long a connection beyond the limit may take to hear it.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// After the drain: how long cancelled requests and then their connections have to end.
+const STOP_TIME: Duration = Duration::from_millis(800);
+/// An engine that is busy for so long without a step is stuck.
+const STALL_TIME: Duration = Duration::from_secs(120);
+
+const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
+    retry-after: 1\r\ncontent-length: 0\r\n\r\n";
+
+/// Answers requests until `app.shutdown` fires; then drains: no new connections, new requests of
+/// open connections are refused (E33), and running ones have `server.drain` to finish before they
+/// are cancelled.
+pub async fn serve(app: Arc<App>, listener: TcpListener) {
+    let server = Arc::new(Server {
+        slots: Arc::new(Semaphore::new(app.config.server.max_connections)),
+        refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+        calls: TaskTracker::new(),
+        connections: TaskTracker::new(),
+        close: CancellationToken::new(),
+        abort: CancellationToken::new(),
+        app,
+    });
+    loop {
+        tokio::select! {
+            biased;
+            () = server.app.shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => server.accept(stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    server.drain().await;
+}
+
+struct Server {
+    app: Arc<App>,
+    slots: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    /// Requests being answered.
+    calls: TaskTracker,
+    connections: TaskTracker,
+    /// Connections end after the response under way.
+    close: CancellationToken,
+    /// Connections end at once.
+    abort: CancellationToken,
+}
+
+/// What is the same for all requests of a connection.
+#[derive(Clone, Copy)]
+struct Peer {
+    is_loopback: bool,
+    /// The address that the client reached is a loopback address.
+    on_loopback: bool,
+}
+
+impl Server {
+    fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            if let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() {
+                self.connections.spawn(async move {
+                    let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
+                    drop(permit);
+                });
+            }
+            return;
+        };
+        // Without this a small event waits for the acknowledgement of the one before it.
+        let _ = stream.set_nodelay(true);
+        let on_loopback = stream.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        let peer = Peer { is_loopback: peer.ip().to_canonical().is_loopback(), on_loopback };
+        let server = Arc::clone(self);
+        self.connections.spawn(async move {
+            server.app.metrics.http().connections.inc();
+            tokio::select! {
+                () = server.connection(stream, peer) => {}
+                () = server.abort.cancelled() => {}
+            }
+            server.app.metrics.http().connections.dec();
+            drop(slot);
+        });
+    }
+
+    async fn connection(self: &Arc<Self>, stream: TcpStream, peer: Peer) {
+        let config = &self.app.config;
+        let io = TokioIo::new(Connection::new(stream, config.server.write_timeout));
+        let service = service_fn(|request| {
+            let server = Arc::clone(self);
+            async move { Ok::<_, Infallible>(server.handle(request, peer).await) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(config.server.request_read_timeout)
+            .max_buf_size(config.limits.max_header as usize)
+            .serve_connection(io, service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.close.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+
+    async fn drain(&self) {
+        self.calls.close();
+        self.connections.close();
+        if timeout(self.app.config.server.drain, self.calls.wait()).await.is_err() {
+            tracing::warn!(requests = self.calls.len(), "the drain is over: cancelling requests");
+            self.app.requests.stop();
+            let _ = timeout(STOP_TIME, self.calls.wait()).await;
+        }
+        self.close.cancel();
+        if timeout(STOP_TIME, self.connections.wait()).await.is_err() {
+            self.abort.cancel();
+        }
+    }
+
+    /// Answers one request; whatever happens in it, there is a response.
+    async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let (route, id) = Route::of(parts.uri.path());
+        let call = Call::new(Arc::clone(&self.app), route);
+        let mut answered = call.answered(&parts.method, self.calls.token());
+        log_client_id(&call, &parts.headers);
+        let authority = parts.uri.authority().map(|authority| authority.as_str());
+        let origins = &self.app.config.server.cors_origins;
+        let origin = origin::check(&parts.headers, authority, peer.on_loopback, origins);
+        let (outcome, origin) = match origin {
+            Ok(origin) => {
+                let preflight = origin.is_some() && parts.method == Method::OPTIONS;
+                let answer = self.answer(&call, &parts, id, body, peer, preflight);
+                let caught = AssertUnwindSafe(answer).catch_unwind().await;
+                (caught.unwrap_or_else(|_| Err(panicked(&call))), origin)
+            }
+            Err(error) => {
+                self.app.metrics.auth_failure("forbidden");
+                (Err(error), None)
+            }
+        };
+        let mut response = outcome.unwrap_or_else(|error| {
+            self.app.metrics.error(route.endpoint(), error.label());
+            let mut response = Response::new(Body::whole(error.body()));
+            *response.status_mut() = error.status();
+            error.headers(response.headers_mut());
+            response
+        });
+        let id = HeaderValue::from_str(call.id()).expect("an id is plain text");
+        response.headers_mut().insert("x-request-id", id);
+        if let Some(origin) = origin {
+            origin::allow(response.headers_mut(), origin);
+        }
+        answered.status(response.status().as_u16());
+        response.map(|body| body.accounted(answered))
+    }
+
+    async fn answer(
+        &self,
+        call: &Call,
+        parts: &Parts,
+        id: &str,
+        body: Incoming,
+        peer: Peer,
+        preflight: bool,
+    ) -> Result<Response<Body>, ApiError> {
+        let app = &self.app;
+        let (method, path) = (&parts.method, parts.uri.path());
+        let route = call.route();
+        if preflight {
+            return Ok(empty(StatusCode::NO_CONTENT));
+        }
+        if route == Route::Unknown {
+            return Err(ApiError::unknown_url(method.as_str(), path));
+        }
+        if !route.allows(method) {
+            return Err(ApiError::method_not_allowed(method.as_str(), path, route.allow()));
+        }
+        match route {
+            Route::Unknown => Err(ApiError::unknown_url(method.as_str(), path)),
+            Route::Healthz => Ok(document(StatusCode::OK, &json!({"status": "ok"}))),
+            Route::Readyz => Ok(ready(app)),
+            Route::Metrics => {
+                let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+                if !(peer.is_loopback && host.is_none_or(origin::is_own_host)) {
+                    self.authorize(&parts.headers)?;
+                }
+                metrics_text(app).await
+            }
+            Route::Version => {
+                self.authorize(&parts.headers)?;
+                Ok(document(StatusCode::OK, &json!({"version": app.version})))
+            }
+            Route::Models | Route::Model => {
+                let caller = self.authorize(&parts.headers)?;
+                self.refuse_when_stopping()?;
+                models(caller, app, route, id).await
+            }
+            Route::ChatCompletions | Route::Completions => {
+                let caller = self.authorize(&parts.headers)?;
+                self.refuse_when_stopping()?;
+                self.generate(caller, call, &parts.headers, body).await
+            }
+        }
+    }
+
+    /// A caller, or E16 or E17.
+    fn authorize(&self, headers: &HeaderMap) -> Result<ApiCaller, ApiError> {
+        self.app.keys.api_caller(headers).map_err(|denied| {
+            let metrics = &self.app.metrics;
+            metrics.other_model().rejected(Rejection::Auth);
+            match denied {
+                Denied::Missing => {
+                    metrics.auth_failure("missing");
+                    ApiError::no_key()
+                }
+                Denied::Invalid { tail } => {
+                    metrics.auth_failure("invalid");
+                    ApiError::wrong_key(&tail)
+                }
+            }
+        })
+    }
+
+    fn refuse_when_stopping(&self) -> Result<(), ApiError> {
+        match self.app.shutdown.is_cancelled() {
+            true => Err(ApiError::shutting_down()),
+            false => Ok(()),
+        }
+    }
+
+    async fn generate(
+        &self,
+        _caller: ApiCaller,
+        call: &Call,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Response<Body>, ApiError> {
+        let config = &self.app.config;
+        let (max, pause) = (config.limits.max_body, config.server.request_read_timeout);
+        let body = read::json_body(headers, body, max, pause).await?;
+        self.app.metrics.http().body(call.route().template(), body.len());
+        let answer = match call.route() {
+            Route::ChatCompletions => api::chat_completions(call, body).await?,
+            _ => api::completions(call, body).await?,
+        };
+        Ok(match answer {
+            Answer::Json(document) => json_response(StatusCode::OK, document),
+            Answer::Events(stream) => {
+                let mut response = Response::new(Body::events(stream));
+                let headers = response.headers_mut();
+                let event_stream = HeaderValue::from_static("text/event-stream");
+                headers.insert(header::CONTENT_TYPE, event_stream);
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+                headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+                response
+            }
+        })
+    }
+}
+
+async fn models(
+    _caller: ApiCaller,
+    app: &Arc<App>,
+    route: Route,
+    id: &str,
+) -> Result<Response<Body>, ApiError> {
+    let (app, id) = (Arc::clone(app), id.to_owned());
+    // Looking for models reads directories.
+    let found = tokio::task::spawn_blocking(move || match route {
+        Route::Model => api::models::get(&app, &id),
+        _ => Ok(api::models::list(&app)),
+    });
+    let found = found.await.map_err(|_| ApiError::internal())??;
+    Ok(document(StatusCode::OK, &found))
+}
+
+async fn metrics_text(app: &Arc<App>) -> Result<Response<Body>, ApiError> {
+    let app = Arc::clone(app);
+    let text = tokio::task::spawn_blocking(move || app.render_metrics()).await;
+    let mut response = Response::new(Body::whole(text.map_err(|_| ApiError::internal())?));
+    let kind = HeaderValue::from_static(metrics::CONTENT_TYPE);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+/// Whether requests can be served. Names no model: nobody was asked for a key.
+fn ready(app: &App) -> Response<Body> {
+    let progress = app.engine.progress();
+    let (loading, ready, failed) = app.registry.counts();
+    let stalled = progress.busy && !progress.loading && progress.since_last_step > STALL_TIME;
+    let status = match () {
+        () if app.shutdown.is_cancelled() => "shutting_down",
+        () if stalled => "stalled",
+        () if failed > 0 && ready + loading == 0 => "failed",
+        () => "ready",
+    };
+    let code = match status {
+        "ready" => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let models = json!({"ready": ready, "loading": loading, "failed": failed});
+    document(code, &json!({"status": status, "models": models}))
+}
+
+fn document(status: StatusCode, value: &Value) -> Response<Body> {
+    json_response(status, value.to_string().into_bytes())
+}
+
+fn json_response(status: StatusCode, json: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Body::whole(json));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::whole(Vec::new()));
+    *response.status_mut() = status;
+    response
+}
+
+/// The panic's own message and place are in the log already, by the panic hook.
+fn panicked(call: &Call) -> ApiError {
+    tracing::error!(request = call.id(), route = call.route().template(), "a handler panicked");
+    ApiError::internal()
+}
+
+/// The client's own id for the request, which is for logs only.
+fn log_client_id(call: &Call, headers: &HeaderMap) {
+    let Some(id) = headers.get("x-client-request-id").and_then(|id| id.to_str().ok()) else {
+        return;
+    };
+    let client_id: String = id.chars().filter(char::is_ascii_graphic).take(64).collect();
+    tracing::debug!(request = call.id(), client_id, "the client's own id");
+}
+
+/// Says 503 to a connection beyond the limit, and waits for it to be read.
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(REFUSAL).await?;
+    stream.shutdown().await?;
+    let mut sink = [0_u8; 4096];
+    while stream.read(&mut sink).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! A response body whose events are written by one future, polled by the connection itself: no task
+//! and no channel in between, and no event is made before the one before it was taken.
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use crate::api::error::ApiError;
+
+/// The writing end.
+pub(crate) struct EventSender {
+    slot: Arc<Mutex<Option<Bytes>>>,
+}
+
+impl EventSender {
+    /// Hands over an event, and waits until it was taken.
+    pub(crate) async fn send(&mut self, event: Bytes) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(event);
+        // Whoever takes the event polls again afterwards: no waker is needed.
+        poll_fn(|_| match self.slot.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        })
+        .await;
+    }
+}
+
+/// The reading end, which drives the writer.
+pub(crate) struct EventStream {
+    slot: Arc<Mutex<Option<Bytes>>>,
+    /// `None` once it has ended.
+    writer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl EventStream {
+    /// A stream of what `write` sends.
+    pub(crate) fn new<F: Future<Output = ()> + Send + 'static>(
+        write: impl FnOnce(EventSender) -> F,
+    ) -> Self {
+        let slot = Arc::new(Mutex::new(None));
+        let sender = EventSender { slot: Arc::clone(&slot) };
+        EventStream { slot, writer: Some(Box::pin(write(sender))) }
+    }
+
+    /// The next event. A writer that panics ends its stream with an error event.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(writer) = &mut self.writer {
+            match catch_unwind(AssertUnwindSafe(|| writer.as_mut().poll(cx))) {
+                Ok(Poll::Pending) => {}
+                Ok(Poll::Ready(())) => self.writer = None,
+                Err(_) => {
+                    self.writer = None;
+                    let error = crate::api::error_event(&ApiError::internal());
+                    return Poll::Ready(Some(Bytes::from(error)));
+                }
+            }
+        }
+        let event = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (event, &self.writer) {
+            (Some(event), _) => Poll::Ready(Some(event)),
+            (None, Some(_)) => Poll::Pending,
+            (None, None) => Poll::Ready(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    fn drain(stream: &mut EventStream) -> Vec<Bytes> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut events = Vec::new();
+        while let Poll::Ready(Some(event)) = stream.poll_event(&mut cx) {
+            events.push(event);
+        }
+        events
+    }
+
+    #[test]
+    fn events_come_in_order_and_the_stream_ends() {
+        let mut stream = EventStream::new(|mut out| async move {
+            for event in ["a", "b", "c"] {
+                out.send(Bytes::from_static(event.as_bytes())).await;
+            }
+        });
+        assert_eq!(drain(&mut stream), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_panic_becomes_an_error_event() {
+        let mut stream = EventStream::new(|mut out| async move {
+            out.send(Bytes::from_static(b"a")).await;
+            panic!("a bug in a writer");
+        });
+        let events = drain(&mut stream);
+        assert_eq!(events.len(), 2);
+        assert!(events[1].starts_with(b"data: {\"error\":"));
+    }
+}

@@ -1,0 +1,425 @@
+//! Everything that `/metrics` shows. Names and meanings are in `docs/api.md`; labels hold no
+//! key, user, prompt or request id.
+
+mod buckets;
+mod model;
+mod process;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use engine::{ModelInfo, Observer, Phase as StepPhase, StepReport};
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+
+use buckets::COUNTS;
+use model::ModelFamilies;
+pub use model::{Endpoint, Finish, ModelMetrics, Rejection};
+
+/// What Prometheus asks for.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The label of requests for models that do not exist.
+const OTHER: &str = "other";
+const MODEL_STATES: [&str; 4] = ["unloaded", "loading", "ready", "failed"];
+const DISCONNECT_PHASES: [&str; 4] = ["prepare", "queue", "prefill", "decode"];
+/// Every code of the error catalogue, and the types of errors without a code.
+const ERROR_CODES: [&str; 26] = [
+    "context_length_exceeded",
+    "generation_failed",
+    "insufficient_permissions",
+    "internal_error",
+    "invalid_api_key",
+    "invalid_prompt",
+    "invalid_request_error",
+    "invalid_type",
+    "invalid_value",
+    "method_not_allowed",
+    "missing_required_parameter",
+    "model_load_failed",
+    "model_not_found",
+    "request_cancelled",
+    "request_timeout",
+    "request_too_large",
+    "server_error",
+    "server_overloaded",
+    "shutting_down",
+    "unknown_parameter",
+    "unknown_url",
+    "unsupported_media_type",
+    "unsupported_parameter",
+    "unsupported_value",
+    "insufficient_memory",
+    "rate_limit_exceeded",
+];
+
+/// The series. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    registry: Registry,
+    families: ModelFamilies,
+    models: RwLock<BTreeMap<String, Arc<ModelMetrics>>>,
+    other: Arc<ModelMetrics>,
+    model_info: IntGaugeVec,
+    model_state: IntGaugeVec,
+    errors: IntCounterVec,
+    ignored_fields: IntCounterVec,
+    auth_failures: IntCounterVec,
+    http: HttpMetrics,
+    steps: Arc<StepMetrics>,
+    last_progress: Gauge,
+    memory: [IntGauge; 3],
+    process: process::ProcessMetrics,
+}
+
+/// Series of the HTTP server.
+#[derive(Debug)]
+pub struct HttpMetrics {
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    body_bytes: HistogramVec,
+    disconnects: IntCounterVec,
+    /// Requests being answered.
+    pub in_flight: IntGauge,
+    /// Open connections.
+    pub connections: IntGauge,
+}
+
+/// What the engine, asked at the moment of a scrape, says.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// For each model id, how many requests run and wait.
+    pub requests: BTreeMap<String, (i64, i64)>,
+    /// For each model id, its state.
+    pub states: Vec<(String, &'static str)>,
+    /// How long ago the engine made progress.
+    pub since_progress: Duration,
+    /// MLX's memory.
+    pub memory: engine::MemoryUse,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All series, at zero.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let families = ModelFamilies::new(&registry);
+        let other = Arc::new(families.of(OTHER));
+        let make = Make { registry: &registry };
+        let build =
+            make.gauges("omlx_build_info", "What this daemon is.", &["version", "os", "arch"]);
+        let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), os, arch]).set(1);
+        let errors = make.counters(
+            "omlx_request_errors_total",
+            "Refused and failed requests by error code.",
+            &["endpoint", "code"],
+        );
+        let ignored_fields = make.counters(
+            "omlx_request_ignored_fields_total",
+            "Unknown request fields and tools that were ignored.",
+            &["endpoint"],
+        );
+        for endpoint in Endpoint::ALL {
+            ignored_fields.with_label_values(&[endpoint.as_str()]);
+            for code in ERROR_CODES {
+                errors.with_label_values(&[endpoint.as_str(), code]);
+            }
+        }
+        let auth_failures = make.counters(
+            "omlx_auth_failures_total",
+            "Requests without a valid key, or from a host or origin that is not served.",
+            &["reason"],
+        );
+        for reason in ["missing", "invalid", "forbidden"] {
+            auth_failures.with_label_values(&[reason]);
+        }
+        let memory = [
+            ("omlx_mlx_active_bytes", "Memory of MLX's live arrays."),
+            ("omlx_mlx_cache_bytes", "Memory that MLX keeps for reuse."),
+            ("omlx_mlx_peak_bytes", "The most memory of live arrays so far."),
+        ];
+        let shared = Shared {
+            model_info: make.gauges(
+                "omlx_model_info",
+                "What a loaded model is.",
+                &["model", "revision", "quant", "kv_dtype", "max_model_len"],
+            ),
+            model_state: make.gauges(
+                "omlx_model_state",
+                "1 for the state that a model is in.",
+                &["model", "state"],
+            ),
+            http: HttpMetrics::new(&make),
+            steps: Arc::new(StepMetrics::new(&make)),
+            last_progress: make.float_gauge(
+                "omlx_engine_last_progress_timestamp_seconds",
+                "When the engine last finished a step, or was idle.",
+            ),
+            memory: memory.map(|(name, help)| make.gauge(name, help)),
+            process: process::ProcessMetrics::new(&make),
+            errors,
+            ignored_fields,
+            auth_failures,
+            families,
+            other,
+            models: RwLock::default(),
+            registry,
+        };
+        Metrics { shared: Arc::new(shared) }
+    }
+
+    /// Puts every series of a model at zero. `model` must name a model that exists: labels are
+    /// bounded by what is on disk.
+    pub fn add_model(&self, model: &str) -> Arc<ModelMetrics> {
+        let known = self.shared.models.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = known.get(model) {
+            return Arc::clone(series);
+        }
+        drop(known);
+        for state in MODEL_STATES {
+            self.shared.model_state.with_label_values(&[model, state]);
+        }
+        let mut models = self.shared.models.write().unwrap_or_else(PoisonError::into_inner);
+        let series = || Arc::new(self.shared.families.of(model));
+        Arc::clone(models.entry(model.to_owned()).or_insert_with(series))
+    }
+
+    /// The series of requests for models that do not exist.
+    pub fn other_model(&self) -> &ModelMetrics {
+        &self.shared.other
+    }
+
+    /// A model is in memory.
+    pub fn model_loaded(&self, model: &str, info: &ModelInfo) {
+        let quant = info.quantization.as_ref();
+        let quant = quant.map_or("none".to_owned(), |packing| format!("{}bit", packing.bits));
+        let context = info.context_tokens.to_string();
+        let revision = info.digest.get(..12).unwrap_or(&info.digest);
+        let labels = [model, revision, &quant, &info.dtype, &context];
+        self.shared.model_info.with_label_values(&labels).set(1);
+        self.add_model(model).load_duration.observe(info.load_time.as_secs_f64());
+    }
+
+    /// The HTTP server's series.
+    pub fn http(&self) -> &HttpMetrics {
+        &self.shared.http
+    }
+
+    /// A request was refused or failed.
+    pub fn error(&self, endpoint: Endpoint, code: &'static str) {
+        self.shared.errors.with_label_values(&[endpoint.as_str(), code]).inc();
+    }
+
+    /// Unknown fields were ignored.
+    pub fn ignored(&self, endpoint: Endpoint, fields: usize) {
+        let series = self.shared.ignored_fields.with_label_values(&[endpoint.as_str()]);
+        series.inc_by(fields as u64);
+    }
+
+    /// A request was not authorized: `missing`, `invalid` or `forbidden`.
+    pub fn auth_failure(&self, reason: &'static str) {
+        self.shared.auth_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// What the engine reports its steps to.
+    pub fn observer(&self) -> Arc<dyn Observer> {
+        self.shared.steps.clone()
+    }
+
+    /// All series as text. `now`: for tests.
+    pub fn render(&self, snapshot: &Snapshot, now: SystemTime) -> Vec<u8> {
+        let shared = &self.shared;
+        let models = shared.models.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for (model, series) in &models {
+            let (running, waiting) = snapshot.requests.get(model).copied().unwrap_or_default();
+            series.running.set(running);
+            series.waiting.set(waiting);
+        }
+        for (model, state) in &snapshot.states {
+            for known in MODEL_STATES {
+                let gauge = shared.model_state.with_label_values(&[model.as_str(), known]);
+                gauge.set(i64::from(known == *state));
+            }
+        }
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        shared.last_progress.set(now.saturating_sub(snapshot.since_progress).as_secs_f64());
+        let memory = &snapshot.memory;
+        let bytes = [memory.active_bytes, memory.cache_bytes, memory.peak_bytes];
+        for (gauge, bytes) in shared.memory.iter().zip(bytes) {
+            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        shared.process.update();
+        let mut text = Vec::with_capacity(64 << 10);
+        let encoded = TextEncoder::new().encode(&shared.registry.gather(), &mut text);
+        encoded.expect("every family has a name, and memory can be written to");
+        text
+    }
+}
+
+impl HttpMetrics {
+    fn new(make: &Make<'_>) -> Self {
+        let http = HttpMetrics {
+            requests: make.counters(
+                "omlx_http_requests_total",
+                "Answered requests; 499 where the client went away.",
+                &["method", "route", "status"],
+            ),
+            duration: make.histograms(
+                "omlx_http_request_duration_seconds",
+                "From a request's head to the end of its response.",
+                &["route"],
+                buckets::end_to_end(),
+            ),
+            body_bytes: make.histograms(
+                "omlx_http_request_body_bytes",
+                "Size of request bodies, decompressed.",
+                &["route"],
+                buckets::body_bytes(),
+            ),
+            disconnects: make.counters(
+                "omlx_http_client_disconnects_total",
+                "Clients that went away before their answer was complete.",
+                &["route", "phase"],
+            ),
+            in_flight: make.gauge("omlx_http_requests_in_flight", "Requests being answered."),
+            connections: make.gauge("omlx_http_connections", "Open connections."),
+        };
+        for route in crate::http::Route::ALL {
+            let template = route.template();
+            http.duration.with_label_values(&[template]);
+            if let Some(method) = route.method() {
+                for status in route.statuses() {
+                    http.requests.with_label_values(&[method, template, status]);
+                }
+            }
+            if route.has_body() {
+                http.body_bytes.with_label_values(&[template]);
+                for phase in DISCONNECT_PHASES {
+                    http.disconnects.with_label_values(&[template, phase]);
+                }
+            }
+        }
+        http
+    }
+
+    /// A request was answered.
+    pub fn answered(&self, method: &str, route: &str, status: u16, took: Duration) {
+        let mut digits = itoa::Buffer::new();
+        self.requests.with_label_values(&[method, route, digits.format(status)]).inc();
+        self.duration.with_label_values(&[route]).observe(took.as_secs_f64());
+    }
+
+    /// A request's body was read.
+    pub fn body(&self, route: &str, bytes: usize) {
+        self.body_bytes.with_label_values(&[route]).observe(bytes as f64);
+    }
+
+    /// A client went away.
+    pub fn disconnected(&self, route: &str, phase: &str) {
+        self.disconnects.with_label_values(&[route, phase]).inc();
+    }
+}
+
+/// Series that the engine thread fills, one step at a time.
+#[derive(Debug)]
+struct StepMetrics {
+    prefill: Histogram,
+    decode: Histogram,
+    tokens: Histogram,
+    rows: Histogram,
+    host: Histogram,
+}
+
+impl StepMetrics {
+    fn new(make: &Make<'_>) -> Self {
+        let duration = make.histograms(
+            "omlx_engine_step_duration_seconds",
+            "One step of the engine.",
+            &["phase"],
+            buckets::step(),
+        );
+        StepMetrics {
+            prefill: duration.with_label_values(&["prefill"]),
+            decode: duration.with_label_values(&["decode"]),
+            tokens: make.histogram("omlx_engine_step_tokens", "Tokens computed in a step.", COUNTS),
+            rows: make.histogram("omlx_engine_batch_size", "Sequences in a step.", COUNTS),
+            host: make.histogram(
+                "omlx_scheduler_overhead_seconds",
+                "The part of a step that is not MLX's evaluation.",
+                &buckets::scheduler(),
+            ),
+        }
+    }
+}
+
+impl Observer for StepMetrics {
+    fn step(&self, report: &StepReport) {
+        let duration = match report.phase {
+            StepPhase::Prefill => &self.prefill,
+            StepPhase::Decode => &self.decode,
+        };
+        duration.observe(report.duration.as_secs_f64());
+        self.tokens.observe(report.tokens as f64);
+        self.rows.observe(report.rows as f64);
+        self.host.observe(report.host.as_secs_f64());
+    }
+}
+
+/// Makes series and registers them. Names and labels are literals: a wrong one fails every test.
+struct Make<'r> {
+    registry: &'r Registry,
+}
+
+impl Make<'_> {
+    fn register<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<C>,
+    ) -> C {
+        let series = made.expect("a valid metric");
+        self.registry.register(Box::new(series.clone())).expect("a name used once");
+        series
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::new(name, help))
+    }
+
+    fn float_gauge(&self, name: &str, help: &str) -> Gauge {
+        self.register(Gauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str, bounds: &[f64]) -> Histogram {
+        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec())))
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        bounds: Vec<f64>,
+    ) -> HistogramVec {
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(bounds), labels))
+    }
+}

@@ -1,0 +1,289 @@
+//! The series that exist once for each model.
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::{Make, buckets};
+
+/// Where a request was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/v1/chat/completions`
+    ChatCompletions,
+    /// `/v1/completions`
+    Completions,
+    /// `/v1/models` and `/v1/models/{id}`
+    Models,
+    /// Everything else.
+    Other,
+}
+
+impl Endpoint {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Endpoint; 4] =
+        [Endpoint::ChatCompletions, Endpoint::Completions, Endpoint::Models, Endpoint::Other];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Endpoint::ChatCompletions => "chat.completions",
+            Endpoint::Completions => "completions",
+            Endpoint::Models => "models",
+            Endpoint::Other => "other",
+        }
+    }
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// At an end of sequence or a stop string.
+    Stop,
+    /// At the limit of tokens.
+    Length,
+    /// With tool calls.
+    ToolCalls,
+    /// The client went away, or an administrator ended it.
+    Cancelled,
+    /// It failed.
+    Error,
+}
+
+impl Finish {
+    const ALL: [Finish; 5] =
+        [Finish::Stop, Finish::Length, Finish::ToolCalls, Finish::Cancelled, Finish::Error];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+            Finish::ToolCalls => "tool_calls",
+            Finish::Cancelled => "cancelled",
+            Finish::Error => "error",
+        }
+    }
+}
+
+/// Why a request was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// Too many wait already.
+    QueueFull,
+    /// Its key has had its share.
+    RateLimit,
+    /// There is no memory for it.
+    Memory,
+    /// Its model is not loaded, or cannot be.
+    Loading,
+    /// It came without a valid key.
+    Auth,
+}
+
+impl Rejection {
+    const ALL: [Rejection; 5] = [
+        Rejection::QueueFull,
+        Rejection::RateLimit,
+        Rejection::Memory,
+        Rejection::Loading,
+        Rejection::Auth,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Rejection::QueueFull => "queue_full",
+            Rejection::RateLimit => "rate_limit",
+            Rejection::Memory => "memory",
+            Rejection::Loading => "loading",
+            Rejection::Auth => "auth",
+        }
+    }
+}
+
+/// The families, of which each model has one child.
+#[derive(Debug)]
+pub(super) struct ModelFamilies {
+    load_duration: HistogramVec,
+    running: IntGaugeVec,
+    waiting: IntGaugeVec,
+    requests: IntCounterVec,
+    rejected: IntCounterVec,
+    prompt_tokens: IntCounterVec,
+    generation_tokens: IntCounterVec,
+    cached_tokens: IntCounterVec,
+    first_token: HistogramVec,
+    inter_token: HistogramVec,
+    end_to_end: HistogramVec,
+    queue_time: HistogramVec,
+    prefill_time: HistogramVec,
+    decode_time: HistogramVec,
+    restore_time: HistogramVec,
+    request_prompt_tokens: HistogramVec,
+    request_generation_tokens: HistogramVec,
+    max_tokens: HistogramVec,
+}
+
+/// One model's series, ready to be counted up without a look-up.
+#[derive(Debug)]
+pub struct ModelMetrics {
+    /// Time to load the model.
+    pub load_duration: Histogram,
+    /// Requests being computed.
+    pub running: IntGauge,
+    /// Requests waiting.
+    pub waiting: IntGauge,
+    /// Tokens of prompts that were computed or restored.
+    pub prompt_tokens: IntCounter,
+    /// Tokens generated.
+    pub generation_tokens: IntCounter,
+    /// Time between two tokens of one answer.
+    pub inter_token: Histogram,
+    /// A whole request.
+    pub end_to_end: Histogram,
+    /// Submitted to scheduled.
+    pub queue_time: Histogram,
+    /// Scheduled to first token.
+    pub prefill_time: Histogram,
+    /// First token to last.
+    pub decode_time: Histogram,
+    /// Time to restore KV.
+    pub restore_time: Histogram,
+    /// Tokens of each prompt.
+    pub request_prompt_tokens: Histogram,
+    /// Tokens of each answer.
+    pub request_generation_tokens: Histogram,
+    /// `max_tokens` of requests that set it.
+    pub max_tokens: Histogram,
+    cached_ram: IntCounter,
+    cached_ssd: IntCounter,
+    first_token: [Histogram; 3],
+    finished: Vec<IntCounter>,
+    rejected: Vec<IntCounter>,
+}
+
+impl ModelFamilies {
+    pub(super) fn new(registry: &prometheus::Registry) -> Self {
+        let make = Make { registry };
+        let whole = buckets::end_to_end;
+        let counts = || buckets::COUNTS.to_vec();
+        let times = |name: &str, help: &str| make.histograms(name, help, &["model"], whole());
+        let tokens = |name: &str, help: &str| make.histograms(name, help, &["model"], counts());
+        let gauges = |name: &str, help: &str| make.gauges(name, help, &["model"]);
+        let counters = |name: &str, help: &str, labels: &[&str]| make.counters(name, help, labels);
+        ModelFamilies {
+            load_duration: times("omlx_model_load_duration_seconds", "Time to load a model."),
+            running: gauges("omlx_requests_running", "Requests being computed."),
+            waiting: gauges("omlx_requests_waiting", "Requests waiting for their turn."),
+            requests: counters(
+                "omlx_requests_total",
+                "Finished requests.",
+                &["model", "endpoint", "finish_reason"],
+            ),
+            rejected: counters(
+                "omlx_requests_rejected_total",
+                "Requests that were not taken.",
+                &["model", "reason"],
+            ),
+            prompt_tokens: counters("omlx_prompt_tokens_total", "Prompt tokens.", &["model"]),
+            generation_tokens: counters(
+                "omlx_generation_tokens_total",
+                "Generated tokens.",
+                &["model"],
+            ),
+            cached_tokens: counters(
+                "omlx_prompt_tokens_cached_total",
+                "Prompt tokens whose KV was restored.",
+                &["model", "tier"],
+            ),
+            first_token: make.histograms(
+                "omlx_request_time_to_first_token_seconds",
+                "From a request's head to its first token, by where the prompt's KV came from.",
+                &["model", "cache"],
+                buckets::FIRST_TOKEN.to_vec(),
+            ),
+            inter_token: make.histograms(
+                "omlx_request_inter_token_latency_seconds",
+                "Between two tokens of one answer.",
+                &["model"],
+                buckets::INTER_TOKEN.to_vec(),
+            ),
+            end_to_end: times("omlx_request_e2e_latency_seconds", "A whole request."),
+            queue_time: times("omlx_request_queue_time_seconds", "Submitted to scheduled."),
+            prefill_time: times("omlx_request_prefill_time_seconds", "Scheduled to first token."),
+            decode_time: times("omlx_request_decode_time_seconds", "First token to last."),
+            restore_time: times("omlx_request_restore_time_seconds", "Time to restore KV."),
+            request_prompt_tokens: tokens("omlx_request_prompt_tokens", "Tokens of a prompt."),
+            request_generation_tokens: tokens(
+                "omlx_request_generation_tokens",
+                "Tokens of an answer.",
+            ),
+            max_tokens: tokens("omlx_request_params_max_tokens", "max_tokens, where it is set."),
+        }
+    }
+
+    /// Every series of one model.
+    pub(super) fn of(&self, model: &str) -> ModelMetrics {
+        let one = [model];
+        let finished = Endpoint::ALL.iter().flat_map(|endpoint| {
+            Finish::ALL.iter().map(|finish| {
+                self.requests.with_label_values(&[model, endpoint.as_str(), finish.as_str()])
+            })
+        });
+        let rejected = Rejection::ALL.iter();
+        ModelMetrics {
+            load_duration: self.load_duration.with_label_values(&one),
+            running: self.running.with_label_values(&one),
+            waiting: self.waiting.with_label_values(&one),
+            prompt_tokens: self.prompt_tokens.with_label_values(&one),
+            generation_tokens: self.generation_tokens.with_label_values(&one),
+            inter_token: self.inter_token.with_label_values(&one),
+            end_to_end: self.end_to_end.with_label_values(&one),
+            queue_time: self.queue_time.with_label_values(&one),
+            prefill_time: self.prefill_time.with_label_values(&one),
+            decode_time: self.decode_time.with_label_values(&one),
+            restore_time: self.restore_time.with_label_values(&one),
+            request_prompt_tokens: self.request_prompt_tokens.with_label_values(&one),
+            request_generation_tokens: self.request_generation_tokens.with_label_values(&one),
+            max_tokens: self.max_tokens.with_label_values(&one),
+            cached_ram: self.cached_tokens.with_label_values(&[model, "ram"]),
+            cached_ssd: self.cached_tokens.with_label_values(&[model, "ssd"]),
+            first_token: ["none", "ram", "ssd"]
+                .map(|cache| self.first_token.with_label_values(&[model, cache])),
+            finished: finished.collect(),
+            rejected: rejected
+                .map(|reason| self.rejected.with_label_values(&[model, reason.as_str()]))
+                .collect(),
+        }
+    }
+}
+
+impl ModelMetrics {
+    /// A request ended.
+    pub fn finished(&self, endpoint: Endpoint, finish: Finish) {
+        self.finished[endpoint as usize * Finish::ALL.len() + finish as usize].inc();
+    }
+
+    /// A request was not taken.
+    pub fn rejected(&self, reason: Rejection) {
+        self.rejected[reason as usize].inc();
+    }
+
+    /// Prompt tokens were restored.
+    pub fn cached(&self, ram_tokens: usize, ssd_tokens: usize) {
+        self.cached_ram.inc_by(ram_tokens as u64);
+        self.cached_ssd.inc_by(ssd_tokens as u64);
+    }
+
+    /// An answer had its first token after `seconds`.
+    pub fn first_token(&self, seconds: f64, ram_tokens: usize, ssd_tokens: usize) {
+        let slowest = if ssd_tokens > 0 { 2 } else { usize::from(ram_tokens > 0) };
+        self.first_token[slowest].observe(seconds);
+    }
+
+    /// Mean seconds of a request so far; 1 before there was one.
+    pub fn mean_request_seconds(&self) -> f64 {
+        match self.end_to_end.get_sample_count() {
+            0 => 1.0,
+            count => self.end_to_end.get_sample_sum() / count as f64,
+        }
+    }
+}
