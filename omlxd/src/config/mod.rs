@@ -163,7 +163,7 @@ config! {
         drain: Duration = "20s"; Restart
         /// Most connections open at once; one more is answered 503 and closed.
         max_connections: usize = 512, between(1, 65_536); Restart
-        /// Browser origins that may call the API, such as "https://chat.example". Empty: none.
+        /// Browser origins that may call the API, such as `https://chat.example`. Empty: none.
         cors_origins: Vec<String> = []; Restart
     }
     /// API keys.
