@@ -26,7 +26,7 @@ const OTHER: &str = "other";
 const MODEL_STATES: [&str; 4] = ["unloaded", "loading", "ready", "failed"];
 const DISCONNECT_PHASES: [&str; 4] = ["prepare", "queue", "prefill", "decode"];
 /// Every code of the error catalogue, and the types of errors without a code.
-const ERROR_CODES: [&str; 26] = [
+const ERROR_CODES: [&str; 23] = [
     "context_length_exceeded",
     "generation_failed",
     "insufficient_permissions",
@@ -43,7 +43,6 @@ const ERROR_CODES: [&str; 26] = [
     "request_cancelled",
     "request_timeout",
     "request_too_large",
-    "server_error",
     "server_overloaded",
     "shutting_down",
     "unknown_parameter",
@@ -51,8 +50,6 @@ const ERROR_CODES: [&str; 26] = [
     "unsupported_media_type",
     "unsupported_parameter",
     "unsupported_value",
-    "insufficient_memory",
-    "rate_limit_exceeded",
 ];
 
 /// The series. Clones share them.

@@ -248,12 +248,7 @@ impl Reply {
 
 /// Asserts the four keys of an error object, and returns its message.
 #[track_caller]
-pub fn check_error(
-    error: &Value,
-    status: u16,
-    code: Option<&str>,
-    param: Option<&str>,
-) -> String {
+pub fn check_error(error: &Value, status: u16, code: Option<&str>, param: Option<&str>) -> String {
     let error = error.as_object().expect("an error object");
     for key in ["message", "type", "param", "code"] {
         assert!(error.contains_key(key), "{key} is absent: {error:?}");
