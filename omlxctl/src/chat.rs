@@ -45,11 +45,7 @@ pub(crate) async fn run(
 ) -> Result<(), CommandError> {
     let mut chat = Conversation::open(context, options, timeout).await?;
     if let Some(prompt) = chat.first_prompt()? {
-        let answer = chat.say(prompt).await?;
-        if context.output.json {
-            context.output.document(&answer, |_| Ok(()))?;
-        }
-        return Ok(());
+        return chat.say(prompt).await;
     }
     let mut input = io::stdin().lock();
     loop {
@@ -110,13 +106,15 @@ impl<'a> Conversation<'a> {
         Ok(Some(prompt.to_owned()))
     }
 
-    async fn say(&mut self, prompt: String) -> Result<Answer, CommandError> {
+    async fn say(&mut self, prompt: String) -> Result<(), CommandError> {
         self.messages.push(json!({"role": "user", "content": prompt}));
         let response = tokio::time::timeout(self.timeout, self.send()).await;
         let response = response.unwrap_or(Err(ClientError::Timeout(self.timeout).into()))?;
         let answer = self.read(response).await?;
         self.messages.push(json!({"role": "assistant", "content": answer.content}));
-        Ok(answer)
+        // As text it was printed while it came.
+        self.context.output.document(&answer, |_| Ok(()))?;
+        Ok(())
     }
 
     async fn send(&self) -> Result<Response<Incoming>, CommandError> {

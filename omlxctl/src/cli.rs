@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 }
 
 /// The heading of [`Global`] in every help text.
-const GLOBAL: &str = "Options of every command";
+pub(crate) const GLOBAL: &str = "Options of every command";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed or the answer is no, 2 wrong usage, 3 the daemon cannot be reached, \

@@ -303,20 +303,39 @@ fn completions(shell: clap_complete::Shell, output: Output) -> Done {
     generated(script, output)
 }
 
-/// One page: the command itself, then a section for each subcommand.
+/// One page: omlxctl itself, then what each command's own help says.
 fn man(output: Output) -> Done {
+    let mut command = Cli::command();
+    command.build();
     let mut page = Vec::new();
-    let command = Cli::command();
-    clap_mangen::Man::new(command.clone()).render(&mut page)?;
-    for subcommand in command.get_subcommands() {
-        let named = subcommand.clone().display_name(format!("omlxctl {}", subcommand.get_name()));
-        let section = clap_mangen::Man::new(named);
-        writeln!(page, ".SH \"{}\"", subcommand.get_name().to_uppercase())?;
-        let about = subcommand.get_about().map(ToString::to_string).unwrap_or_default();
-        writeln!(page, "{}", about.replace('-', "\\-"))?;
-        section.render_options_section(&mut page)?;
-    }
+    let man = clap_mangen::Man::new(command.clone());
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    writeln!(page, ".SH COMMANDS")?;
+    command_sections(&mut command, &mut page)?;
+    man.render_extra_section(&mut page)?;
     generated(page, output)
+}
+
+fn command_sections(command: &mut clap::Command, page: &mut Vec<u8>) -> io::Result<()> {
+    for command in command.get_subcommands_mut() {
+        if command.has_subcommands() {
+            command_sections(command, page)?;
+            continue;
+        }
+        let name = command.get_bin_name().unwrap_or_else(|| command.get_name()).to_owned();
+        let help = command.render_help().to_string();
+        let own = help.split(cli::GLOBAL).next().unwrap_or_default().trim_end();
+        writeln!(page, ".SS \"{name}\"\n.nf")?;
+        for line in own.lines() {
+            // \& keeps a line that begins with a point from being read as an instruction.
+            writeln!(page, "\\&{}", line.replace('\\', "\\e").replace('-', "\\-"))?;
+        }
+        writeln!(page, ".fi")?;
+    }
+    Ok(())
 }
 
 fn generated(text: Vec<u8>, output: Output) -> Done {

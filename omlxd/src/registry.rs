@@ -63,6 +63,8 @@ struct Shared {
     metrics: Metrics,
     dirs: Vec<PathBuf>,
     bundled: Option<PathBuf>,
+    /// What the last look at the disk found.
+    known: Mutex<BTreeMap<String, ModelEntry>>,
     slots: Mutex<BTreeMap<String, Slot>>,
 }
 
@@ -77,8 +79,8 @@ impl Registry {
     /// Looks for models in `dirs`, in order, then for the bundled one.
     pub fn new(engine: Engine, metrics: Metrics, dirs: Vec<PathBuf>) -> Self {
         let bundled = bundled_dir();
-        let slots = Mutex::default();
-        Registry { shared: Arc::new(Shared { engine, metrics, dirs, bundled, slots }) }
+        let (known, slots) = Default::default();
+        Registry { shared: Arc::new(Shared { engine, metrics, dirs, bundled, known, slots }) }
     }
 
     /// Every model on disk, by id. Reads directories: cheap, but not free.
@@ -93,11 +95,18 @@ impl Registry {
         for id in found.keys() {
             self.shared.metrics.add_model(id);
         }
-        found.into_values().collect()
+        let list = found.values().cloned().collect();
+        *self.shared.known() = found;
+        list
     }
 
-    /// The model of this id. Case matters.
+    /// The model of this id. Case matters. Looks at the whole disk only for what it does not know
+    /// yet: every request comes through here.
     pub fn find(&self, id: &str) -> Option<ModelEntry> {
+        let known = self.shared.known().get(id).cloned();
+        if known.as_ref().is_some_and(|entry| is_model(&entry.dir)) {
+            return known;
+        }
         self.list().into_iter().find(|entry| entry.id == id)
     }
 
@@ -206,6 +215,10 @@ async fn load(
 }
 
 impl Shared {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, ModelEntry>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn slots(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }

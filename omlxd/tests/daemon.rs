@@ -226,7 +226,7 @@ fn no_admin_route_is_on_tcp() {
     for path in ["version", "status", "models", "ps", "requests", "key", "config", "shutdown"] {
         for method in ["GET", "POST"] {
             let response = daemon.http(&format!(
-                "{method} /admin/v1/{path} HTTP/1.1\r\nHost: omlxd\r\nAuthorization: Bearer {}\r\n\
+                "{method} /admin/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
                  Content-Length: 0\r\nConnection: close\r\n\r\n",
                 key.trim()
             ));

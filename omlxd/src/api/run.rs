@@ -54,7 +54,6 @@ pub(crate) async fn answer<E: Endpoint>(call: &Call, request: E) -> Result<Answe
     let app = call.app();
     let name = &request.params().model;
     let Some(entry) = app.registry.find(name) else {
-        app.metrics.other_model().rejected(Rejection::Loading);
         return Err(ApiError::model_not_found(name, &app.registry.near(name)));
     };
     let stream = request.params().stream;
@@ -118,7 +117,10 @@ async fn prepare<E: Endpoint>(
 ) -> Result<Prepared<E::Reply>, ApiError> {
     let name = &request.params().model;
     let model = app.registry.get_or_load(entry).await;
-    let model = model.map_err(|why| ApiError::load_failed(name, &why))?;
+    let model = model.map_err(|why| {
+        app.metrics.add_model(&entry.id).rejected(Rejection::Loading);
+        ApiError::load_failed(name, &why)
+    })?;
     request.params().check_vocabulary(model.info().vocab_tokens)?;
     let making = model.clone();
     let made = tokio::task::spawn_blocking(move || {

@@ -25,8 +25,24 @@ pub enum Applies {
     Restart,
     /// At once, on SIGHUP.
     Reload,
-    /// Checked today, but nothing reads it before the tiered cache and the memory budget exist.
+    /// Checked today; nothing reads it before omlx has the tiered cache.
     TieredCache,
+    /// Checked today; nothing reads it before requests are batched.
+    Batching,
+    /// Checked today; nothing reads it before idle models are unloaded.
+    Unloading,
+}
+
+impl Applies {
+    /// What a key that is only checked today waits for.
+    pub fn waits_for(self) -> Option<&'static str> {
+        match self {
+            Applies::Restart | Applies::Reload => None,
+            Applies::TieredCache => Some("the tiered cache"),
+            Applies::Batching => Some("batching"),
+            Applies::Unloading => Some("the unloading of idle models"),
+        }
+    }
 }
 
 /// One row of the key table.
@@ -165,7 +181,7 @@ config! {
         /// the first by name.
         default: Option<String> = "auto"; Restart
         /// Unload a model after this long without a request; "off" keeps it.
-        idle_ttl: Option<Duration> = "off"; TieredCache
+        idle_ttl: Option<Duration> = "off"; Unloading
         /// Arithmetic type: "auto" takes what suits the machine, "stored" the checkpoint's own.
         compute_dtype: ComputeDtype = "auto"; Restart
     }
@@ -194,7 +210,7 @@ config! {
     /// How requests share the machine.
     scheduler: Scheduler {
         /// Most requests that generate at once.
-        max_batch: usize = 8, between(1, 256); Restart
+        max_batch: usize = 8, between(1, 256); Batching
         /// Prompt tokens run at a time, between other requests' tokens.
         prefill_chunk: usize = 512, between(1, 65_536); Restart
         /// Most requests that wait; one more is answered 503.

@@ -102,13 +102,17 @@ impl Daemon {
 
     /// Sends one HTTP/1.1 request over the admin socket and gives the whole response.
     pub fn admin(&self, request: &str) -> String {
-        exchange(UnixStream::connect(self.socket()).unwrap(), request)
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        exchange(stream, request)
     }
 
     /// The same over TCP.
     pub fn http(&self, request: &str) -> String {
         let address: SocketAddr = self.info().unwrap().http.parse().unwrap();
-        exchange(TcpStream::connect(address).unwrap(), request)
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        exchange(stream, request)
     }
 
     /// Runs omlxctl against this daemon.

@@ -1,0 +1,139 @@
+//! Limits, each of them hit.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use omlx_tests::http;
+use serde_json::json;
+
+use crate::support::{KEY, Reply, Server, chat_body, eventually};
+
+const HEAD: &str = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n";
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_body_of_65_mib_is_refused_and_the_next_request_works() {
+    let server = Server::start();
+    let body = vec![b' '; 65 << 20];
+    let headers = [("x-api-key", KEY)];
+    let path = "/v1/chat/completions";
+    let reply = Reply::read(http::request(server.address, "POST", path, &headers, &body).unwrap());
+    reply.is_error(413, Some("request_too_large"), None);
+    assert_eq!(reply.header("connection"), Some("close"));
+    server.chat(json!({"max_tokens": 1})).ok();
+}
+
+#[test]
+fn bodies_are_counted_when_their_length_is_not_announced() {
+    let server = Server::with(|config| config.limits.max_body = 4096);
+    let mut request =
+        format!("{HEAD}x-api-key: {KEY}\r\ntransfer-encoding: chunked\r\n\r\n").into_bytes();
+    for _ in 0..8 {
+        request.extend_from_slice(b"400\r\n");
+        request.extend_from_slice(&[b' '; 0x400]);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    server.raw(&request).is_error(413, Some("request_too_large"), None);
+}
+
+#[test]
+fn gzip_is_accepted_and_bounded() {
+    let server = Server::with(|config| config.limits.max_body = 64 << 10);
+    let send = |body: &[u8], encoding: &str| {
+        let headers = [("x-api-key", KEY), ("content-encoding", encoding)];
+        let path = "/v1/chat/completions";
+        Reply::read(http::request(server.address, "POST", path, &headers, body).unwrap())
+    };
+    send(&gzip(chat_body(json!({"max_tokens": 1})).to_string().as_bytes()), "gzip").ok();
+    send(&gzip(&vec![b' '; 1 << 20]), "gzip").is_error(413, Some("request_too_large"), None);
+    send(b"not gzip", "gzip").is_error(400, None, None);
+    send(b"{}", "br").is_error(415, Some("unsupported_media_type"), None);
+}
+
+#[test]
+fn other_content_types_are_refused() {
+    let server = Server::start();
+    let head = format!("{HEAD}x-api-key: {KEY}\r\ncontent-length: 2\r\nconnection: close\r\n");
+    let send = |kind: &str| server.raw(format!("{head}{kind}\r\n{{}}").as_bytes());
+    for kind in ["content-type: text/plain\r\n", "content-type: multipart/form-data\r\n"] {
+        send(kind).is_error(415, Some("unsupported_media_type"), None);
+    }
+    for kind in ["", "content-type: application/json; charset=utf-8\r\n"] {
+        send(kind).is_error(400, Some("missing_required_parameter"), Some("model"));
+    }
+}
+
+#[test]
+fn a_body_that_pauses_is_given_up() {
+    let server =
+        Server::with(|config| config.server.request_read_timeout = Duration::from_millis(200));
+    let request = format!("{HEAD}x-api-key: {KEY}\r\ncontent-length: 100\r\n\r\n{{");
+    let reply = server.raw(request.as_bytes());
+    reply.is_error(408, Some("request_timeout"), None);
+    assert_eq!(reply.header("connection"), Some("close"));
+}
+
+#[test]
+fn heads_that_are_too_large_or_no_http_are_refused() {
+    let server = Server::with(|config| config.limits.max_header = 8192);
+    let large = format!("{HEAD}x-padding: {}\r\n\r\n", "x".repeat(20_000));
+    let status = |bytes: &[u8]| {
+        let mut stream = server.connect();
+        // The answer may come, and the connection close, before all is written.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!(status(large.as_bytes()), "431");
+    assert_eq!(status(b"\x16\x03\x01 this is TLS\r\n\r\n"), "400");
+    server.get("/v1/models").ok();
+}
+
+#[test]
+fn one_connection_too_many_is_told_so() {
+    let server = Server::with(|config| config.server.max_connections = 2);
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            stream
+        })
+        .collect();
+    let reply = server.raw(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    assert_eq!(reply.status, 503);
+    drop(held);
+    eventually("a free connection", || {
+        let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        server.raw(request).status == 200
+    });
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_back() {
+    let server = Server::with(|config| config.scheduler.max_queue = 1);
+    let running = server.endless(json!({}));
+    eventually("a first token", || {
+        server.app.requests.list(1).iter().any(|request| request.generated_tokens > 0)
+    });
+    let waiting = server.endless(json!({}));
+    for stream in [true, false] {
+        let reply = server.chat(json!({"model": crate::support::LONG, "stream": stream}));
+        reply.is_error(503, Some("server_overloaded"), None);
+        let secs: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=30).contains(&secs));
+        assert_eq!(reply.header("x-should-retry"), None);
+    }
+    assert_eq!(server.metric("omlx_requests_rejected_total", &["\"queue_full\""]), 2.0);
+    drop((running, waiting));
+}

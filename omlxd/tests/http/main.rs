@@ -1,0 +1,9 @@
+//! The HTTP API over real sockets, with the real engine and small random models.
+
+mod answers;
+mod errors;
+mod limits;
+mod metrics;
+mod shutdown;
+mod streams;
+mod support;

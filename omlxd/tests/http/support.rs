@@ -1,0 +1,278 @@
+//! A server in this process, and a client that sees bytes.
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use omlx_tests::fixtures::Case;
+use omlx_tests::http::{self, Response};
+use omlx_tests::sse::{self, Event};
+use omlxd::app::App;
+use omlxd::auth::Keys;
+use omlxd::config::Config;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+pub const KEY: &str = "sk-omlx-test-key-0123456789";
+/// A model with room for 256 tokens.
+pub const SMALL: &str = "test/small";
+/// The same model with room for more tokens than any test waits for.
+pub const LONG: &str = "test/long";
+
+pub struct Server {
+    pub app: Arc<App>,
+    pub address: SocketAddr,
+    runtime: Option<Runtime>,
+    dir: TempDir,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// A server with other settings.
+    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let models = dir.path().join("models");
+        Case::any().write(&models.join(SMALL)).unwrap();
+        let long = Case::any().with_config(json!({"max_position_embeddings": 1_000_000}));
+        long.write(&models.join(LONG)).unwrap();
+        let key_file = dir.path().join("api-key");
+        fs::write(&key_file, format!("{KEY}\n")).unwrap();
+        let mut config = Config { base_dir: dir.path().to_owned(), ..Config::default() };
+        config.server.drain = Duration::from_millis(200);
+        change(&mut config);
+        let keys = Keys::from_file(&key_file).unwrap();
+        let app = Arc::new(App::start(Arc::new(config), keys, "0.0.0-test").unwrap());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(omlxd::http::serve(Arc::clone(&app), listener));
+        Server { app, address, runtime: Some(runtime), dir }
+    }
+
+    /// Where models are looked for.
+    pub fn models(&self) -> std::path::PathBuf {
+        self.dir.path().join("models")
+    }
+
+    pub fn base(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A request with the key; returns when the headers of the answer are there.
+    pub fn open(&self, method: &str, path: &str, body: &str) -> Response {
+        let authorization = format!("Bearer {KEY}");
+        let headers = [("authorization", authorization.as_str())];
+        http::request(self.address, method, path, &headers, body.as_bytes()).unwrap()
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        Reply::read(self.open("GET", path, ""))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Reply {
+        Reply::read(self.open("POST", path, &body.to_string()))
+    }
+
+    pub fn chat(&self, fields: Value) -> Reply {
+        self.post("/v1/chat/completions", &chat_body(fields))
+    }
+
+    pub fn complete(&self, fields: Value) -> Reply {
+        self.post("/v1/completions", &completion_body(fields))
+    }
+
+    /// All events of a chat stream.
+    pub fn chat_stream(&self, fields: Value) -> Vec<Event> {
+        let mut body = chat_body(fields);
+        body["stream"] = json!(true);
+        let response = self.open("POST", "/v1/chat/completions", &body.to_string());
+        assert_eq!(response.status, 200);
+        events(response)
+    }
+
+    /// A stream that goes on until it is cancelled, after its first event.
+    pub fn endless(&self, fields: Value) -> Response {
+        let mut body = chat_body(json!({"model": LONG, "stream": true, "ignore_eos": true}));
+        merge(&mut body, fields);
+        let response = self.open("POST", "/v1/chat/completions", &body.to_string());
+        assert_eq!(response.status, 200);
+        response
+    }
+
+    /// Sends raw bytes on a connection of their own and reads the answer.
+    pub fn raw(&self, bytes: &[u8]) -> Reply {
+        let mut stream = http::connect(self.address).unwrap();
+        stream.write_all(bytes).unwrap();
+        Reply::read(http::read_response(stream).unwrap())
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        http::connect(self.address).unwrap()
+    }
+
+    /// The sum of a metric's series that have all of these labels.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let text = self.get("/metrics").text;
+        sum(&text, name, labels)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.app.shutdown.cancel();
+        self.app.requests.stop();
+        self.app.engine.stop();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+        self.app.engine.join();
+    }
+}
+
+/// The sum of a metric's series that have all of these labels.
+pub fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
+    let of_name = |line: &&str| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+    };
+    let series = text.lines().filter(of_name);
+    let matching = series.filter(|line| labels.iter().all(|label| line.contains(label)));
+    matching.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+}
+
+pub fn chat_body(fields: Value) -> Value {
+    let mut body = json!({
+        "model": SMALL,
+        "messages": [{"role": "user", "content": "Hello there"}],
+        "temperature": 0,
+    });
+    merge(&mut body, fields);
+    body
+}
+
+pub fn completion_body(fields: Value) -> Value {
+    let mut body = json!({"model": SMALL, "prompt": "Hello there", "temperature": 0});
+    merge(&mut body, fields);
+    body
+}
+
+/// Puts fields into an object; `null` removes one.
+fn merge(body: &mut Value, fields: Value) {
+    let Value::Object(fields) = fields else { panic!("fields are an object") };
+    for (name, value) in fields {
+        if value.is_null() {
+            body.as_object_mut().unwrap().remove(&name);
+        } else {
+            body[name] = value;
+        }
+    }
+}
+
+pub fn events(response: Response) -> Vec<Event> {
+    let mut events = Vec::new();
+    sse::for_each(response.body, |event| {
+        events.push(event);
+        true
+    })
+    .unwrap();
+    events
+}
+
+/// The chunks of a stream that ended as it should.
+pub fn chunks(events: &[Event]) -> Vec<Value> {
+    let (last, rest) = events.split_last().expect("a stream has events");
+    assert_eq!(*last, Event::Data("[DONE]".to_owned()));
+    let data = rest.iter().filter_map(|event| match event {
+        Event::Data(data) => Some(serde_json::from_str(data).unwrap()),
+        Event::Comment(_) => None,
+    });
+    data.collect()
+}
+
+/// A whole answer.
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub text: String,
+}
+
+impl Reply {
+    pub fn read(response: Response) -> Self {
+        let (status, headers) = (response.status, response.headers.clone());
+        Reply { status, headers, text: response.text().unwrap() }
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
+    }
+
+    /// The JSON of a success.
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text);
+        assert!(self.header("x-request-id").is_some_and(|id| id.starts_with("req_")));
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        self.json()
+    }
+
+    /// Asserts an error: status, all four keys, and the headers that go with every error.
+    #[track_caller]
+    pub fn is_error(&self, status: u16, code: Option<&str>, param: Option<&str>) -> String {
+        assert_eq!(self.status, status, "{}", self.text);
+        assert!(self.header("x-request-id").is_some_and(|id| id.starts_with("req_")));
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        let body = self.json();
+        assert_eq!(body.as_object().unwrap().len(), 1);
+        let message = check_error(&body["error"], status, code, param);
+        if status < 500 {
+            assert_eq!(self.header("x-should-retry"), Some("false"), "{message}");
+        }
+        message
+    }
+}
+
+/// Asserts the four keys of an error object, and returns its message.
+#[track_caller]
+pub fn check_error(
+    error: &Value,
+    status: u16,
+    code: Option<&str>,
+    param: Option<&str>,
+) -> String {
+    let error = error.as_object().expect("an error object");
+    for key in ["message", "type", "param", "code"] {
+        assert!(error.contains_key(key), "{key} is absent: {error:?}");
+    }
+    let kind = if status >= 500 { "server_error" } else { "invalid_request_error" };
+    assert_eq!(error["type"], kind, "{error:?}");
+    assert_eq!(error["code"], json!(code), "{error:?}");
+    assert_eq!(error["param"], json!(param), "{error:?}");
+    let message = error["message"].as_str().expect("a message");
+    assert!(!message.is_empty());
+    message.to_owned()
+}
+
+/// Waits for a condition.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
