@@ -26,7 +26,8 @@ impl Server {
     pub(crate) fn start(binary: &Path, model: Option<(&Path, &str)>) -> io::Result<Self> {
         let base = tempfile::tempdir()?;
         let started = Instant::now();
-        let daemon = Daemon::start(binary, base.path(), model.map(|model| model.0), &[])?;
+        let home = base.path().join("base");
+        let daemon = Daemon::start(binary, &home, model.map(|model| model.0), &[])?;
         let ready_seconds = started.elapsed().as_secs_f64();
         let name = model.map_or("", |model| model.1);
         let target =

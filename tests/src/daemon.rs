@@ -25,19 +25,18 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `binary` with the base directory `base` (made by it), the model directory `models`
+    /// Starts `binary` with the base directory `base` (which it makes), the model directory `models`
     /// and further arguments, and waits until `/readyz` says yes.
     ///
     /// # Errors
-    /// When it cannot be started, ends, or is not ready in time. Its log is in `base`/test.log.
+    /// When it cannot be started, ends, or is not ready in time. Its log lies beside `base`.
     pub fn start(
         binary: &Path,
         base: &Path,
         models: Option<&Path>,
         arguments: &[&str],
     ) -> io::Result<Self> {
-        fs::create_dir_all(base)?;
-        let log = fs::File::create(base.join("test.log"))?;
+        let log = fs::File::create(log_path(base))?;
         let mut command = Command::new(binary);
         command.arg("serve").arg("--base-dir").arg(base).args(["--port", "0"]).args(arguments);
         if let Some(models) = models {
@@ -113,8 +112,12 @@ impl Drop for Daemon {
     }
 }
 
+fn log_path(base: &Path) -> PathBuf {
+    base.with_extension("log")
+}
+
 fn log_of(base: &Path) -> String {
-    fs::read_to_string(base.join("test.log")).unwrap_or_default()
+    fs::read_to_string(log_path(base)).unwrap_or_default()
 }
 
 /// The daemon's binary beside the running test's: target/<profile>/omlxd.

@@ -92,10 +92,8 @@ fn bulky() -> Value {
 
 #[test]
 fn a_client_that_does_not_read_holds_up_nobody_and_is_cut_off() {
-    let world = World::with(|dir| {
-        fs::create_dir_all(dir.join("base"))?;
-        fs::write(dir.join("base/config.toml"), "[server]\nwrite_timeout = \"2s\"\n")
-    });
+    let world =
+        World::with(|dir| fs::write(dir.join("config.toml"), "[server]\nwrite_timeout = \"2s\"\n"));
     let idle = open(&world, bulky());
     world.wait_for_metric("omlx_requests_running", "", 1.0);
     // With one request at a time this one waits its turn, which comes when the other is cut off.

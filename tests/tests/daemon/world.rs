@@ -29,7 +29,7 @@ impl World {
         Self::with(|_| Ok(()))
     }
 
-    /// The same, with whatever `prepare` puts into the folder: models/ and base/config.toml.
+    /// The same, with whatever `prepare` puts into the folder: models/ and config.toml.
     pub(crate) fn with(prepare: impl FnOnce(&Path) -> io::Result<()>) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
         let models = dir.path().join("models");
@@ -38,8 +38,11 @@ impl World {
             .write(&models.join(MODEL))
             .expect("fixture");
         prepare(dir.path()).expect("prepared");
-        let base = dir.path().join("base");
-        let daemon = Daemon::start(&built_binary(), &base, Some(&models), &[]).expect("started");
+        let (base, config) = (dir.path().join("base"), dir.path().join("config.toml"));
+        let named = ["--config", config.to_str().expect("UTF-8")];
+        let arguments = if config.exists() { &named[..] } else { &[] };
+        let daemon = Daemon::start(&built_binary(), &base, Some(&models), arguments);
+        let daemon = daemon.unwrap_or_else(|error| panic!("{error}"));
         Self { daemon, _dir: dir }
     }
 
