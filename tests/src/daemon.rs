@@ -120,7 +120,7 @@ fn log_of(base: &Path) -> String {
     fs::read_to_string(log_path(base)).unwrap_or_default()
 }
 
-/// The daemon's binary beside the running test's: target/<profile>/omlxd.
+/// The daemon's binary beside the running test's, in the same profile.
 ///
 /// # Panics
 /// When it has not been built.
