@@ -129,7 +129,7 @@ pub(crate) fn peak_bytes(pid: u32) -> io::Result<u64> {
     kilobytes(pid, "VmHWM:").or_else(|_| ps_resident(pid))
 }
 
-/// A line of Linux's /proc/<pid>/status, in bytes.
+/// A line of the process's status in Linux's /proc, in bytes.
 fn kilobytes(pid: u32, name: &str) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let value = status.lines().find_map(|line| line.strip_prefix(name));
