@@ -59,4 +59,3 @@ impl Books {
         self.entries.keys().filter(|path| !keep(path)).cloned().collect()
     }
 }
-impl Books { pub(crate) fn dump(&self) -> Vec<String> { self.entries.iter().map(|(p,b)| format!("{} {:?}", p.display(), b)).collect() } }

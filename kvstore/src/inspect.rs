@@ -152,4 +152,3 @@ impl Core {
         }
     }
 }
-impl Store { #[allow(missing_docs)] pub fn dbg(&self) -> String { let w=self.core().writer.lock(); let s=self.core().state(); let mut b: Vec<String> = w.books.dump(); for (id,x) in &s.blocks { b.push(format!("{:?}/{:?} {} {:?} leaving={}", s.namespace(id), id.key, x.physical, x.on_disk, s.leaving.contains(id))); } b.sort(); b.join("\n")+&format!("\npartial={:?} scanned={} errs {:?}", w.scan.is_some(), s.scanned, s.counters.io_errors) } }

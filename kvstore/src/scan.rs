@@ -99,8 +99,9 @@ impl Writer {
                 self.enter_foreign(core, scan, &path, &entry);
             } else if name == paths::DAMAGED {
                 scan.seen.insert(path.clone());
-                if !self.damaged.contains(&path) {
-                    self.keep_damaged(core, path, physical);
+                match self.damaged.contains(&path) {
+                    true => self.enter(core, scan, &path, physical, Owner::Unindexed),
+                    false => self.keep_damaged(core, path, physical),
                 }
             } else if name == paths::INDEX && log_or_snapshot.is_some() {
                 // The log being written may be booked for more than it has grown to.

@@ -136,7 +136,9 @@ impl Writer {
         let to = paths::damaged(namespace, &delete.id.key);
         match core.disk.rename(&paths::block(namespace, &delete.id.key), &to) {
             Ok(()) => {
-                self.keep_damaged(core, to, delete.physical);
+                // It may have been damaged by growing.
+                let physical = core.disk.stat(&to).map_or(delete.physical, |meta| meta.physical);
+                self.keep_damaged(core, to, physical);
                 true
             }
             Err(error) => {

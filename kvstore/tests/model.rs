@@ -326,7 +326,6 @@ impl World {
             }
             let stats = self.store().stats();
             let total = self.disk.total();
-            if stats.physical_bytes < total { println!("{}\n{}", self.store().dbg(), self.disk.dump()); }
             assert!(stats.physical_bytes >= total, "{total} on disk, {} known", stats.physical_bytes);
             assert!(stats.ram_used_bytes <= stats.ram_capacity_bytes);
             assert_eq!((stats.queue_bytes, stats.memory_bytes), ([0; 3], stats.ram_used_bytes));

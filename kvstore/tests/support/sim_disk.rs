@@ -260,7 +260,6 @@ impl SimDisk {
         }
     }
 
-    pub fn dump(&self) -> String { let i = lock(&self.inner); let mut v: Vec<String> = i.live.files.iter().map(|(p,f)| format!("F {} {}", p.display(), clusters(lock(f).live.len() as u64))).collect(); v.extend(i.live.dirs.iter().map(|d| format!("D {}", d.display()))); v.join("\n") }
     pub fn files_below(&self, dir: &str) -> Vec<PathBuf> {
         let inner = lock(&self.inner);
         inner.live.files.keys().filter(|path| path.starts_with(dir)).cloned().collect()
