@@ -85,6 +85,8 @@ impl Store {
         self.remove(namespace, EvictReason::Manual);
         if namespace.is_none() {
             let mut writer = self.core().writer.lock();
+            // Damaged files that are about to be set aside go at once instead.
+            self.core().state().deletes.iter_mut().for_each(|d| d.reason = EvictReason::Manual);
             while writer.remove_damaged(self.core()) {}
         }
     }

@@ -264,3 +264,36 @@ fn pass_on(
 use libc::__error as errno_location;
 #[cfg(not(target_vendor = "apple"))]
 use libc::__errno_location as errno_location;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_mappings_than_slots_are_refused_until_one_is_dropped() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"content").unwrap();
+        let map = || FileMap::new(File::open(file.path()).unwrap());
+        let mut held: Vec<_> = (0..MAX_MAPPINGS).map(|_| map().unwrap()).collect();
+        assert_eq!(map().err().unwrap().kind(), io::ErrorKind::QuotaExceeded);
+        held.pop();
+        assert_eq!(map().unwrap().bytes(), b"content");
+    }
+
+    #[test]
+    fn a_slot_covers_its_range_and_nothing_else() {
+        let slot = &SLOTS[0];
+        assert!(!slot.contains(0) && !slot.contains(usize::MAX));
+        let other = Slot {
+            version: AtomicUsize::new(0),
+            start: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
+        };
+        other.set(4096, 8192);
+        assert!(other.contains(4096) && other.contains(8191));
+        assert!(!other.contains(4095) && !other.contains(8192));
+        other.version.fetch_add(1, Ordering::Relaxed);
+        assert!(!other.contains(4096), "nothing is concluded while the range changes");
+    }
+}
