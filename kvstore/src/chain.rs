@@ -249,7 +249,7 @@ mod tests {
                 match op {
                     // A parent is always smaller, so the keys form trees.
                     0 | 1 if !lru.contains(&id(a)) => {
-                        lru.insert(id(a), (b < a).then_some(Key([b; 32])), op, 0);
+                        lru.insert(id(a), (b < a).then_some(Key([b; 32])), op);
                     }
                     2 => lru.remove(&id(a)),
                     3 => lru.touch(&id(a), b % 2 == 0),

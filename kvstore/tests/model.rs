@@ -222,10 +222,15 @@ impl World {
             0 => self.disk.remove_foreign(&path),
             1 => self.disk.tamper(&path, |bytes| bytes.truncate(rng.below(40_000) as usize)),
             2 => {
-                // A whole other record in this one's place.
+                // A whole other record in this one's place; not a larger one, because the store
+                // cannot know of growth behind its back before the next scan.
                 let other: &PathBuf = self.rng.pick(&files);
                 let other = self.disk.contents(other).unwrap_or_default();
-                self.disk.tamper(&path, |bytes| *bytes = other);
+                self.disk.tamper(&path, |bytes| {
+                    if other.len() <= bytes.len() {
+                        *bytes = other;
+                    }
+                });
             }
             3 => self.disk.tamper(&path, |bytes| bytes.fill(0)),
             _ => self.disk.tamper(&path, |bytes| {
