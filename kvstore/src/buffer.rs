@@ -1,9 +1,13 @@
 //! Page-aligned memory, counted before it is allocated.
 
 use crate::layout::ALIGN;
+use crate::platform;
 use memmap2::MmapMut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Shorter buffers are not worth a system call more.
+const FILL_FROM: usize = 256 << 10;
 
 /// Counts the bytes of every live buffer, in the RAM tier, in the queue or lent to a caller.
 #[derive(Debug)]
@@ -68,6 +72,9 @@ impl Buffer {
     pub(crate) fn new(len: usize, share: MemoryShare) -> Option<Buffer> {
         // A mapping starts at a system page, which may be smaller than ours.
         let map = MmapMut::map_anon(len.checked_add(ALIGN as usize)?).ok()?;
+        if len >= FILL_FROM {
+            platform::fill_pages(&map);
+        }
         let start = map.as_ptr().align_offset(ALIGN as usize);
         Some(Buffer { map, start, len, _share: share })
     }

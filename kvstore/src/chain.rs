@@ -7,7 +7,7 @@
 //! of them each time, before they go: a prefix that keeps being looked up outlives the suffixes of
 //! one-off requests even once it has become a leaf.
 
-use crate::key::{BlockId, Key};
+use crate::key::{BlockId, IdHash, Key};
 use std::collections::{BTreeSet, HashMap};
 
 /// More uses than this are not counted, which bounds how often one block is passed over.
@@ -25,9 +25,9 @@ struct Node {
 /// An ordered set of blocks.
 #[derive(Debug, Default)]
 pub(crate) struct ChainLru {
-    nodes: HashMap<BlockId, Node>,
+    nodes: HashMap<BlockId, Node, IdHash>,
     /// Children whose parent is not here, counted by parent.
-    orphans: HashMap<BlockId, u32>,
+    orphans: HashMap<BlockId, u32, IdHash>,
     /// Nodes without children, by namespace and tick.
     leaves: Vec<BTreeSet<(u64, Key)>>,
     tick: u64,

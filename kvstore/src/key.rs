@@ -1,6 +1,7 @@
 //! Names of things: keys, namespaces and the kinds of record.
 
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// The name of one block inside a namespace: 32 opaque bytes that the caller derives from content.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +51,40 @@ pub(crate) struct BlockId {
     /// Index into the store's table of namespaces.
     pub(crate) space: u32,
     pub(crate) key: Key,
+}
+
+/// Hashes block ids for the store's own tables: keys are digests already, so mixing is all it
+/// takes. They come from our own process, which has better ways to slow itself down.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct IdHasher(u64);
+
+/// Builds [`IdHasher`]s.
+pub(crate) type IdHash = BuildHasherDefault<IdHasher>;
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(23) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
 }
 
 macro_rules! hex_name {

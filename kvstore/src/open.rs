@@ -34,7 +34,7 @@ impl Core {
         let cipher = config.key_file.as_deref().map(Cipher::from_key_file).transpose()?;
         let mut state = State::new(&config);
         let index = load_index(&*disk, &mut state, clock.unix_secs());
-        let scan = Scan::new(&state, clock.monotonic());
+        let scan = Scan::new(clock.monotonic());
         Ok(Core::new(disk, clock, config, cipher, state, Writer::new(index, scan)))
     }
 }

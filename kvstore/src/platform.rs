@@ -2,9 +2,9 @@
 //! unit tests, so that it is type-checked there.
 
 #[cfg(target_vendor = "apple")]
-pub(crate) use apple::{barrier, is_fault, set_up_read};
+pub(crate) use apple::{barrier, fill_pages, is_fault, set_up_read};
 #[cfg(not(target_vendor = "apple"))]
-pub(crate) use linux::{barrier, is_fault, set_up_read};
+pub(crate) use linux::{barrier, fill_pages, is_fault, set_up_read};
 
 #[cfg(any(target_vendor = "apple", test))]
 #[cfg_attr(not(target_vendor = "apple"), expect(dead_code, reason = "compiled for its types"))]
@@ -36,6 +36,9 @@ mod apple {
         unsafe { libc::fcntl(file.as_raw_fd(), F_NOCACHE, 1 as libc::c_int) };
     }
 
+    /// Nothing to do: pages of 16 KiB are cheap enough to fault in one by one.
+    pub(crate) fn fill_pages(_memory: &memmap2::MmapMut) {}
+
     /// True for a SIGBUS that the kernel raised for a bad access; codes of sent signals start at
     /// SI_USER, 0x10001.
     pub(crate) fn is_fault(si_code: libc::c_int) -> bool {
@@ -59,6 +62,13 @@ mod linux {
     pub(crate) fn set_up_read(file: &File, len: u64) {
         let _ = fadvise(file, 0, None, Advice::Sequential);
         let _ = fadvise(file, 0, NonZeroU64::new(len), Advice::WillNeed);
+    }
+
+    /// Has the pages of new memory made at once, large ones where possible: one by one, 4 KiB
+    /// each, they cost more than what is copied into them. A refusal costs only that time.
+    pub(crate) fn fill_pages(memory: &memmap2::MmapMut) {
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        let _ = memory.advise(memmap2::Advice::PopulateWrite);
     }
 
     /// True for a SIGBUS that the kernel raised for a bad access; sent signals have codes <= 0.

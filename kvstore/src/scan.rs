@@ -35,7 +35,7 @@ enum Item {
 pub(crate) struct Scan {
     started: Duration,
     todo: Vec<Item>,
-    /// Keys that the index knew when the scan began, by folder.
+    /// Keys that the index knew before any folder of records was listed, by folder.
     expected: BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>>,
     /// Paths entered in the books by this scan.
     seen: BTreeSet<PathBuf>,
@@ -44,20 +44,13 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    pub(crate) fn new(state: &State, now: Duration) -> Scan {
-        let mut expected: BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> = BTreeMap::new();
-        for (id, block) in &state.blocks {
-            if block.on_disk == OnDisk::Stored {
-                let fans = expected.entry(state.namespace(id)).or_default();
-                fans.entry(id.key.0[0]).or_default().push(id.key);
-            }
-        }
+    pub(crate) fn new(now: Duration) -> Scan {
         let mut todo = vec![Item::Finish, Item::Blocks];
         todo.extend(
             paths::TOP.into_iter().filter(|name| *name != paths::BLOCKS).map(Item::Side),
         );
         todo.push(Item::Root);
-        Scan { started: now, todo, expected, seen: BTreeSet::new(), partial: false }
+        Scan { started: now, todo, expected: BTreeMap::new(), seen: BTreeSet::new(), partial: false }
     }
 }
 
@@ -117,6 +110,7 @@ impl Writer {
     }
 
     fn scan_blocks(&mut self, core: &Core, scan: &mut Scan) {
+        scan.expected = core.state().stored_keys();
         let mut spaces: BTreeSet<Namespace> = scan.expected.keys().copied().collect();
         for entry in self.list(core, scan, Path::new(paths::BLOCKS)).unwrap_or_default() {
             let namespace = entry.name.to_str().and_then(Namespace::from_hex);
@@ -309,7 +303,11 @@ impl Writer {
 
     fn enter_foreign(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         let physical = if entry.meta.is_dir {
-            entry.meta.physical + usage(core, scan, path, MAX_DEPTH)
+            // If some of it cannot be listed now, what was known before still counts.
+            let (total, whole) = usage(core, path, MAX_DEPTH);
+            scan.partial |= !whole;
+            let known = if whole { 0 } else { self.books.bytes(path) };
+            known.max(entry.meta.physical + total)
         } else {
             entry.meta.physical
         };
@@ -346,27 +344,44 @@ impl Writer {
     }
 }
 
-/// Bytes below a folder that is not ours.
-fn usage(core: &Core, scan: &mut Scan, dir: &Path, depth: usize) -> u64 {
+/// Bytes below a folder that is not ours, and whether all of it could be listed.
+fn usage(core: &Core, dir: &Path, depth: usize) -> (u64, bool) {
     if depth == 0 {
-        return 0;
+        return (0, true);
     }
-    let entries = core.disk.list(dir).unwrap_or_else(|error| {
-        core.count_error(Op::Scan, &error);
-        scan.partial = true;
-        Vec::new()
-    });
-    let mut total = 0;
+    let entries = match core.disk.list(dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            core.count_error(Op::Scan, &error);
+            return (0, false);
+        }
+    };
+    let (mut total, mut whole) = (0, true);
     for entry in entries {
         total += entry.meta.physical;
         if entry.meta.is_dir {
-            total += usage(core, scan, &dir.join(&entry.name), depth - 1);
+            let (below, all) = usage(core, &dir.join(&entry.name), depth - 1);
+            total += below;
+            whole &= all;
         }
     }
-    total
+    (total, whole)
 }
 
 impl State {
+    fn stored_keys(&self) -> BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> {
+        let mut keys: BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> = BTreeMap::new();
+        for (id, block) in &self.blocks {
+            if block.on_disk == OnDisk::Stored {
+                let fans = keys.entry(self.namespace(id)).or_default();
+                fans.entry(id.key.0[0]).or_default().push(id.key);
+            }
+        }
+        // Not in the order of a hash table: one seed gives one run.
+        keys.values_mut().flat_map(BTreeMap::values_mut).for_each(|keys| keys.sort_unstable());
+        keys
+    }
+
     /// Corrects what a stored block occupies; returns the block's standing.
     fn recount(&mut self, id: &BlockId, physical: u64) -> Option<OnDisk> {
         let block = self.blocks.get_mut(id)?;

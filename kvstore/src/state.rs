@@ -5,7 +5,7 @@
 use crate::buffer::{MemoryGauge, MemoryShare};
 use crate::chain::ChainLru;
 use crate::config::StoreConfig;
-use crate::key::{BlockId, Key, Kind, Namespace};
+use crate::key::{BlockId, IdHash, Key, Kind, Namespace};
 use crate::ledger::{DiskLimits, Ledger};
 use crate::record::{Bytes, MappedBlock, Resident};
 use crate::stats::{AGE_SAMPLE, Counters, DropReason, EvictReason, NamespaceStats, Tier};
@@ -83,7 +83,7 @@ pub(crate) struct Space {
 }
 
 pub(crate) struct State {
-    pub(crate) blocks: HashMap<BlockId, Block>,
+    pub(crate) blocks: HashMap<BlockId, Block, IdHash>,
     pub(crate) spaces: Vec<Space>,
     space_ids: HashMap<Namespace, u32>,
     /// Stored and queued blocks.
@@ -105,7 +105,7 @@ pub(crate) struct State {
     pub(crate) restoring: HashSet<BlockId>,
     broken: HashMap<BlockId, DropReason>,
     /// Blocks that may not be evicted for room, with the number of pins on each.
-    pins: HashMap<BlockId, u32>,
+    pins: HashMap<BlockId, u32, IdHash>,
     /// Saving is paused until this moment of the monotonic clock.
     pub(crate) paused_until: Option<Duration>,
     pub(crate) unindexed_bytes: u64,
@@ -127,7 +127,7 @@ impl State {
             writes_per_day: config.writes_per_day_bytes,
         };
         State {
-            blocks: HashMap::new(),
+            blocks: HashMap::default(),
             spaces: Vec::new(),
             space_ids: HashMap::new(),
             disk_order: ChainLru::default(),
@@ -144,7 +144,7 @@ impl State {
             restores: VecDeque::new(),
             restoring: HashSet::new(),
             broken: HashMap::new(),
-            pins: HashMap::new(),
+            pins: HashMap::default(),
             paused_until: None,
             unindexed_bytes: 0,
             counters: Counters::default(),

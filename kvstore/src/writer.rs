@@ -84,7 +84,7 @@ impl Writer {
         {
             state.rescan_wanted = false;
             state.scanning = true;
-            self.scan = Some(Scan::new(&state, core.clock.monotonic()));
+            self.scan = Some(Scan::new(core.clock.monotonic()));
         }
         let job = if let Some(delete) = state.deletes.pop_front() {
             Job::Delete(delete)

@@ -283,7 +283,9 @@ impl World {
             14 => self.pins.clear(),
             15..21 => {
                 let steps = self.rng.below(12);
-                (0..steps).for_each(|_| drop(self.store().step()));
+                for _ in 0..steps {
+                    self.store().step();
+                }
             }
             21 if rough => self.crash(false),
             22 if rough => self.crash(true),
