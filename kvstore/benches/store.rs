@@ -105,8 +105,13 @@ fn put_all(store: &Store, payload: &[u8], block: usize) -> Vec<Key> {
         .zip(payload.chunks(block))
         .map(|(n, bytes)| {
             let (keys, values) = bytes.split_at(block / 2);
-            let record =
-                Record { kind: Kind::Kv, key: key(n), parent, witness: &[7; 1024], parts: &[keys, values] };
+            let record = Record {
+                kind: Kind::Kv,
+                key: key(n),
+                parent,
+                witness: &[7; 1024],
+                parts: &[keys, values],
+            };
             store.put(&NS, &record);
             parent = Some(key(n));
             key(n)
@@ -166,13 +171,20 @@ fn write(table: &mut Table, dir: &Path, payload: &[u8], flat: &Path, block: usiz
     keys
 }
 
-fn cold_read(table: &mut Table, root: &Path, payload: &[u8], flat: &Path, keys: &[Key], block: usize) {
+fn cold_read(
+    table: &mut Table,
+    root: &Path,
+    payload: &[u8],
+    flat: &Path,
+    keys: &[Key],
+    block: usize,
+) {
     let (mut copied, mut mapped, mut plain) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         for (budget, into) in [(4u64 << 30, &mut copied), (0, &mut mapped)] {
             drop_cache(&files_below(root));
-            let store =
-                Store::open(StoreConfig { ram_budget_bytes: budget, ..config(root) }).expect("open");
+            let store = Store::open(StoreConfig { ram_budget_bytes: budget, ..config(root) })
+                .expect("open");
             assert!(store.flush(LONG));
             let (secs, _) = timed(|| {
                 store.prefetch(&NS, keys);
@@ -284,7 +296,12 @@ fn open_many(table: &mut Table, dir: &Path) {
         store.close();
     }
     let (open, lookup) = (median(&opens) * 1e3, median(&lookups) * 1e3);
-    table.row("open 100,000 blocks to the first lookup", format!("{open:.0} ms"), "< 300 ms", open < 300.0);
+    table.row(
+        "open 100,000 blocks to the first lookup",
+        format!("{open:.0} ms"),
+        "< 300 ms",
+        open < 300.0,
+    );
     table.row("longest_prefix of 1,000 blocks", format!("{lookup:.3} ms"), "< 1 ms", lookup < 1.0);
     println!("{:<44} {:>32.2} s", "scan of 100,000 files, in the background", median(&scans));
 }

@@ -114,10 +114,12 @@ impl ChainLru {
         loop {
             let id = match space {
                 Some(space) => self.oldest_leaf(space, &may_go)?.1,
-                None => (0..self.leaves.len() as u32)
-                    .filter_map(|space| self.oldest_leaf(space, &may_go))
-                    .min_by_key(|(tick, _)| *tick)?
-                    .1,
+                None => {
+                    (0..self.leaves.len() as u32)
+                        .filter_map(|space| self.oldest_leaf(space, &may_go))
+                        .min_by_key(|(tick, _)| *tick)?
+                        .1
+                }
             };
             let node = self.nodes.get_mut(&id)?;
             if node.uses == 0 {

@@ -75,11 +75,8 @@ impl Cipher {
         let (Some(witness_tag), Some(payload_tag)) = (witness_tag, payload_tag) else {
             return false;
         };
-        header.seal = Some(Seal {
-            nonce,
-            payload_tag: payload_tag.into(),
-            witness_tag: witness_tag.into(),
-        });
+        header.seal =
+            Some(Seal { nonce, payload_tag: payload_tag.into(), witness_tag: witness_tag.into() });
         true
     }
 
@@ -103,9 +100,7 @@ impl Cipher {
         let Some(seal) = header.seal else { return false };
         let nonce = nonce_for(seal.nonce, Secret::Payload);
         let tag = Tag::from(seal.payload_tag);
-        self.0
-            .decrypt_inout_detached(&nonce, &header.identity(), payload.into(), &tag)
-            .is_ok()
+        self.0.decrypt_inout_detached(&nonce, &header.identity(), payload.into(), &tag).is_ok()
     }
 }
 

@@ -52,7 +52,8 @@ impl Guard {
         self.len() == 0
     }
 
-    /// The bytes of one part; they start at a multiple of 16 KiB.
+    /// The bytes of one part. They start at a multiple of 16 KiB; in a mapped block, of the
+    /// system's page, which is the same on Apple Silicon and 4 KiB on most Linux machines.
     pub fn part(&self, index: usize) -> Option<&[u8]> {
         self.bytes.layout().parts.get(index).map(|range| self.bytes.part(range))
     }

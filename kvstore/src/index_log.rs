@@ -1,8 +1,8 @@
 //! Writes the index: a log of what happens, and now and then a snapshot that lets old logs go.
 
+use crate::core::Core;
 use crate::layout::index::{Entry, Role, Stored, encode_entry, encode_file_header};
 use crate::layout::{ALIGN, align_up};
-use crate::core::Core;
 use crate::paths;
 use crate::stats::Op;
 use crate::writer::Writer;
@@ -167,9 +167,10 @@ impl Writer {
     /// The index files in the books.
     fn index_files(&self, which: impl Fn(Role, u64) -> bool) -> Vec<PathBuf> {
         self.books.others(|path| {
-            let named = path.strip_prefix(paths::INDEX).ok().and_then(|n| {
-                paths::parse_index(n.as_os_str())
-            });
+            let named = path
+                .strip_prefix(paths::INDEX)
+                .ok()
+                .and_then(|n| paths::parse_index(n.as_os_str()));
             !named.is_some_and(|(role, generation)| which(role, generation))
         })
     }

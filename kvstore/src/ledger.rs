@@ -172,11 +172,7 @@ mod tests {
     use super::*;
 
     fn ledger() -> Ledger {
-        Ledger::new(DiskLimits {
-            quota: 100,
-            namespace_quota: Some(60),
-            writes_per_day: Some(150),
-        })
+        Ledger::new(DiskLimits { quota: 100, namespace_quota: Some(60), writes_per_day: Some(150) })
     }
 
     #[test]

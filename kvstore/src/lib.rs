@@ -68,3 +68,9 @@ pub use real_disk::RealDisk;
 pub use record::Record;
 pub use stats::{Stats, Tier};
 pub use store::{Prefix, PutOutcome, Store};
+
+#[cfg(test)]
+mod concurrency_tests;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod sim_support;

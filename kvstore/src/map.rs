@@ -116,7 +116,7 @@ impl Slot {
         let (start, end) = (self.start.load(Ordering::Relaxed), self.end.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
         let after = self.version.load(Ordering::Relaxed);
-        before == after && before % 2 == 0 && start <= address && address < end
+        before == after && before.is_multiple_of(2) && start <= address && address < end
     }
 }
 
@@ -260,10 +260,10 @@ fn pass_on(
     }
 }
 
-#[cfg(target_vendor = "apple")]
-use libc::__error as errno_location;
 #[cfg(not(target_vendor = "apple"))]
 use libc::__errno_location as errno_location;
+#[cfg(target_vendor = "apple")]
+use libc::__error as errno_location;
 
 #[cfg(test)]
 mod tests {

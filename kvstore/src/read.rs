@@ -101,8 +101,7 @@ pub(crate) fn read_copy(
     let (mut header, layout) = read_header(&*file)?;
     wanted.check(&mut header, cipher)?;
     share.shrink_to(memory_len(&layout, header.witness.len()));
-    let mut payload =
-        Buffer::new(layout.payload_len as usize, share).ok_or(LoadError::NoMemory)?;
+    let mut payload = Buffer::new(layout.payload_len as usize, share).ok_or(LoadError::NoMemory)?;
     let mut hash = Xxh3::new();
     let mut at = layout.header_len;
     for chunk in payload.bytes_mut().chunks_mut(CHUNK) {
@@ -157,12 +156,7 @@ pub(crate) fn read_mapped(
         return Err(Damage::ShortRead.into());
     }
     let (header, layout) = checked?;
-    Ok(Arc::new(MappedBlock {
-        kind: header.kind,
-        witness: header.witness.into(),
-        layout,
-        map,
-    }))
+    Ok(Arc::new(MappedBlock { kind: header.kind, witness: header.witness.into(), layout, map }))
 }
 
 /// Verifies a stored record without keeping it. Sealed records are checked by their checksum,
@@ -191,7 +185,7 @@ pub(crate) fn verify(disk: &dyn Disk, namespace: Namespace, key: Key) -> Result<
 /// What a file under a block's name is.
 pub(crate) enum Identified {
     /// A whole record of this version (its payload is not read).
-    Record(Header, Layout),
+    Record(Box<(Header, Layout)>),
     /// A record of a version that we do not know.
     Newer,
     /// Not a record that says it has this name, or a torn one.
@@ -203,7 +197,7 @@ pub(crate) fn identify(disk: &dyn Disk, namespace: Namespace, key: Key) -> io::R
     let file = disk.open(&paths::block(&namespace, &key))?;
     match read_header(&*file) {
         Ok((header, layout)) if header.namespace == namespace && header.key == key => {
-            return Ok(Identified::Record(header, layout));
+            return Ok(Identified::Record(Box::new((header, layout))));
         }
         Err(LoadError::Io(error)) => return Err(error),
         _ => {}

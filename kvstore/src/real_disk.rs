@@ -115,7 +115,9 @@ impl Disk for RealDisk {
         for entry in fs::read_dir(self.at(dir))? {
             let entry = entry?;
             match entry.metadata() {
-                Ok(meta) => entries.push(DirEntry { name: entry.file_name(), meta: meta_of(&meta) }),
+                Ok(meta) => {
+                    entries.push(DirEntry { name: entry.file_name(), meta: meta_of(&meta) })
+                }
                 // Removed while we were listing.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

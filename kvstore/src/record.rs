@@ -18,7 +18,7 @@ pub struct Record<'a> {
     pub parent: Option<Key>,
     /// Kept with the block and compared, byte by byte, on every hit.
     pub witness: &'a [u8],
-    /// The bytes themselves. Each part comes back at an address that is a multiple of 16 KiB.
+    /// The bytes themselves. Each part comes back aligned, see [`Guard::part`](crate::Guard::part).
     pub parts: &'a [&'a [u8]],
 }
 

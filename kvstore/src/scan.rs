@@ -46,11 +46,15 @@ pub(crate) struct Scan {
 impl Scan {
     pub(crate) fn new(now: Duration) -> Scan {
         let mut todo = vec![Item::Finish, Item::Blocks];
-        todo.extend(
-            paths::TOP.into_iter().filter(|name| *name != paths::BLOCKS).map(Item::Side),
-        );
+        todo.extend(paths::TOP.into_iter().filter(|name| *name != paths::BLOCKS).map(Item::Side));
         todo.push(Item::Root);
-        Scan { started: now, todo, expected: BTreeMap::new(), seen: BTreeSet::new(), partial: false }
+        Scan {
+            started: now,
+            todo,
+            expected: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            partial: false,
+        }
     }
 }
 
@@ -189,7 +193,8 @@ impl Writer {
             Some(OnDisk::No) | None => {}
         }
         match identify(&*core.disk, namespace, key) {
-            Ok(Identified::Record(header, layout)) => {
+            Ok(Identified::Record(record)) => {
+                let (header, layout) = *record;
                 let block = Block {
                     kind: header.kind,
                     parent: header.parent,

@@ -583,7 +583,10 @@ impl State {
 
     /// True when nothing is queued or under way.
     pub(crate) fn is_settled(&self) -> bool {
-        self.saves.is_empty() && self.scanned && !self.writer_busy && !self.has_work()
+        self.saves.is_empty()
+            && self.scanned
+            && !self.writer_busy
+            && !self.has_work()
             && self.restoring.is_empty()
     }
 

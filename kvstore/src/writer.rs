@@ -79,8 +79,7 @@ impl Writer {
 
     fn next_job(&mut self, core: &Core) -> Option<Job> {
         let mut state = core.state();
-        if self.scan.is_none()
-            && (state.rescan_wanted || core.clock.monotonic() >= self.next_scan)
+        if self.scan.is_none() && (state.rescan_wanted || core.clock.monotonic() >= self.next_scan)
         {
             state.rescan_wanted = false;
             state.scanning = true;
@@ -233,11 +232,10 @@ impl Writer {
         let started = core.clock.monotonic();
         let dirs = paths::fan_dir(&namespace, &save.id.key);
         let temporary = paths::temporary(self.next_temporary());
-        let written = core
-            .disk
-            .create_dir(&dirs)
-            .map_err(|error| (Op::Write, error))
-            .and_then(|()| write_record(core, &temporary, &namespace, &save.id, &save.resident));
+        let written =
+            core.disk.create_dir(&dirs).map_err(|error| (Op::Write, error)).and_then(|()| {
+                write_record(core, &temporary, &namespace, &save.id, &save.resident)
+            });
         let path = paths::block(&namespace, &save.id.key);
         let published = written.and_then(|physical| {
             core.disk.rename(&temporary, &path).map_err(|error| (Op::Rename, error))?;

@@ -1,6 +1,8 @@
 //! `kill -9` while the store writes under load: it reopens every time, no byte is wrong, the quota
 //! holds, no temporary is left. `KVSTORE_KILLS=200` runs that many rounds instead of a few.
 
+#![expect(clippy::print_stdout, reason = "the child process tells its parent that it is ready")]
+
 mod support;
 
 use kvstore::{Key, Kind, Namespace, Record, Store, StoreConfig};

@@ -157,8 +157,13 @@ extern "C" fn others_handler(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut
 
 /// Touches a mapping of our own making, beyond the end of its file: a SIGBUS of the program's.
 fn fault(dir: &Path) {
-    let file = File::options().create(true).truncate(true).read(true).write(true)
-        .open(dir.join("own")).unwrap();
+    let file = File::options()
+        .create(true)
+        .truncate(true)
+        .read(true)
+        .write(true)
+        .open(dir.join("own"))
+        .unwrap();
     file.set_len(4096).unwrap();
     // SAFETY: the test wants the fault that this mapping gives.
     let map = unsafe { memmap2::Mmap::map(&file).unwrap() };

@@ -128,8 +128,7 @@ impl World {
         let parts_ref: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         let parent = position.checked_sub(1).map(|above| key(chain, above));
         let kind = Kind::ALL[position as usize % 3];
-        let record =
-            Record { kind, key: name, parent, witness: &witness, parts: &parts_ref };
+        let record = Record { kind, key: name, parent, witness: &witness, parts: &parts_ref };
         let before = self.oracle.entry((namespace, name)).or_default();
         before.push((witness.clone(), parts.clone()));
         let outcome = self.store().put(&namespace, &record);
@@ -197,7 +196,8 @@ impl World {
             self.disk.remove_foreign(&path);
         }
         let number = self.rng.below(1000);
-        let fan = self.disk.files_below("blocks").first().and_then(|p| p.parent().map(Path::to_owned));
+        let fan =
+            self.disk.files_below("blocks").first().and_then(|p| p.parent().map(Path::to_owned));
         let dir = match self.rng.below(4) {
             0 => PathBuf::new(),
             1 => "blocks".into(),
@@ -333,7 +333,11 @@ impl World {
             }
             let stats = self.store().stats();
             let total = self.disk.total();
-            assert!(stats.physical_bytes >= total, "{total} on disk, {} known", stats.physical_bytes);
+            assert!(
+                stats.physical_bytes >= total,
+                "{total} on disk, {} known",
+                stats.physical_bytes
+            );
             assert!(stats.ram_used_bytes <= stats.ram_capacity_bytes);
             assert_eq!((stats.queue_bytes, stats.memory_bytes), ([0; 3], stats.ram_used_bytes));
             assert_eq!(self.disk.files_below("tmp"), Vec::<PathBuf>::new());
@@ -361,7 +365,8 @@ impl World {
         let listed = self.store().list(None);
         for block in &listed {
             let parent_is_there = block.parent.is_none_or(|parent| {
-                let above = |b: &kvstore::BlockInfo| b.key == parent && b.namespace == block.namespace;
+                let above =
+                    |b: &kvstore::BlockInfo| b.key == parent && b.namespace == block.namespace;
                 listed.iter().any(above)
             });
             assert!(parent_is_there, "{:?} is on disk without its parent", block.key);

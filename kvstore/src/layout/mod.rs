@@ -1,6 +1,7 @@
 //! Every byte offset of the format, and nothing else: `docs/kvstore-format.md` draws what this
 //! module computes. All integers are little-endian.
 
+pub mod fuzz;
 pub mod index;
 pub mod record;
 

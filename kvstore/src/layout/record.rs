@@ -247,11 +247,8 @@ fn decode_fixed(fixed: &[u8], parts: Vec<u64>, witness: Vec<u8>) -> Option<Heade
     let _payload_len = fields.u64()?;
     let created_secs = fields.u64()?;
     let payload_checksum = fields.u128()?;
-    let seal = Seal {
-        nonce: fields.bytes()?,
-        payload_tag: fields.bytes()?,
-        witness_tag: fields.bytes()?,
-    };
+    let seal =
+        Seal { nonce: fields.bytes()?, payload_tag: fields.bytes()?, witness_tag: fields.bytes()? };
     Some(Header {
         kind,
         namespace,
@@ -274,8 +271,7 @@ fn header_checksum(bytes: &[u8]) -> u128 {
 }
 
 /// A header region is never longer than this, whatever its bytes say.
-pub const MAX_HEADER: u64 =
-    align_up((FIXED_LEN + MAX_PARTS * PART_ENTRY_LEN + MAX_WITNESS) as u64);
+pub const MAX_HEADER: u64 = align_up((FIXED_LEN + MAX_PARTS * PART_ENTRY_LEN + MAX_WITNESS) as u64);
 const _: () = assert!(MAX_HEADER.is_multiple_of(ALIGN) && MAX_HEADER < u32::MAX as u64);
 
 #[cfg(test)]
