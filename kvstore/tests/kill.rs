@@ -2,6 +2,7 @@
 //! holds, no temporary is left. `KVSTORE_KILLS=200` runs that many rounds instead of a few.
 
 #![expect(clippy::print_stdout, reason = "the child process tells its parent that it is ready")]
+#![expect(unsafe_code, reason = "the test stops a process")]
 
 mod support;
 
@@ -9,7 +10,7 @@ use kvstore::{Key, Kind, Namespace, Record, Store, StoreConfig};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::rng::Rng;
 
@@ -81,6 +82,20 @@ fn usage(dir: &Path) -> u64 {
     own + entries.map(|entry| usage(&entry.unwrap().path())).sum::<u64>()
 }
 
+fn signal(child: &Child, signal: libc::c_int) {
+    // SAFETY: the child is ours and not yet waited for, so its id is not another process's.
+    assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, signal) }, 0);
+}
+
+/// Stops a process, and returns when it stands still.
+fn freeze(child: &Child) {
+    signal(child, libc::SIGSTOP);
+    let mut status = 0;
+    // SAFETY: as above; `status` is ours to write. WUNTRACED returns for a stopped child.
+    let id = unsafe { libc::waitpid(child.id() as libc::pid_t, &mut status, libc::WUNTRACED) };
+    assert!(id == child.id() as libc::pid_t && libc::WIFSTOPPED(status));
+}
+
 fn round(root: &Path, rng: &mut Rng) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--nocapture"])
@@ -92,12 +107,16 @@ fn round(root: &Path, rng: &mut Rng) -> u64 {
     let out = BufReader::new(child.stdout.take().unwrap());
     assert!(out.lines().any(|line| line.unwrap() == "writing"), "the child did not open");
     let until = Instant::now() + Duration::from_millis(rng.below(250));
-    // The quota holds at every instant, also while another process writes.
+    // The quota holds at every instant: stop the writer anywhere, and look.
     while Instant::now() < until {
-        if std::panic::catch_unwind(|| usage(root)).is_ok_and(|used| used > QUOTA) {
+        freeze(&child);
+        let used = usage(root);
+        if used > QUOTA {
             child.kill().unwrap();
-            panic!("quota passed");
+            panic!("{used} bytes, {QUOTA} allowed");
         }
+        signal(&child, libc::SIGCONT);
+        std::thread::yield_now();
     }
     child.kill().unwrap();
     child.wait().unwrap();
