@@ -51,6 +51,7 @@ impl FileMap {
         // Advice may be refused without harm.
         let _ = map.advise(Advice::Sequential);
         let _ = map.advise(Advice::WillNeed);
+        platform::set_up_map(&map);
         Ok(FileMap { watch, map, file, stamp })
     }
 }

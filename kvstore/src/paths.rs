@@ -3,7 +3,7 @@
 //! ```text
 //! lock                       held while the store is open; names the process
 //! index/snapshot-G, log-G    the index, generation G
-//! blocks/NAMESPACE/XX/KEY    published records; XX are the key's first two digits
+//! blocks/NAMESPACE/X/KEY     published records; X is the key's first digit
 //! tmp/N                      records being written
 //! damaged/NAMESPACE.KEY      records that failed their checks; the first to go for room
 //! foreign/N.NAME             unknown files found among ours; counted, never deleted
@@ -27,8 +27,19 @@ pub(crate) fn space_dir(namespace: &Namespace) -> PathBuf {
     Path::new(BLOCKS).join(namespace.to_string())
 }
 
+/// The folder of a namespace's records that share a first digit. Sixteen keep folders of a hundred
+/// thousand files searchable; more would cost a new folder for almost every record of a small store.
 pub(crate) fn fan_dir(namespace: &Namespace, key: &Key) -> PathBuf {
-    space_dir(namespace).join(format!("{:02x}", key.0[0]))
+    space_dir(namespace).join(fan_name(fan(key)))
+}
+
+/// A key's first digit.
+pub(crate) fn fan(key: &Key) -> u8 {
+    key.0[0] >> 4
+}
+
+pub(crate) fn fan_name(fan: u8) -> String {
+    format!("{fan:x}")
 }
 
 pub(crate) fn block(namespace: &Namespace, key: &Key) -> PathBuf {
@@ -62,8 +73,7 @@ pub(crate) fn parse_index(name: &OsStr) -> Option<(Role, u64)> {
     Some((role, generation.parse().ok()?))
 }
 
-/// True for the name of a fan-out folder.
-pub(crate) fn is_fan_name(name: &OsStr) -> bool {
-    let digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    name.len() == 2 && name.as_encoded_bytes().iter().all(digit)
+/// The reverse of [`fan_name`].
+pub(crate) fn parse_fan(name: &OsStr) -> Option<u8> {
+    (0..16).find(|fan| name == fan_name(*fan).as_str())
 }

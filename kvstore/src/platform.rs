@@ -2,9 +2,9 @@
 //! unit tests, so that it is type-checked there.
 
 #[cfg(target_vendor = "apple")]
-pub(crate) use apple::{barrier, fill_pages, is_fault, set_up_read};
+pub(crate) use apple::{barrier, fill_pages, is_fault, read_ahead, set_up_map, set_up_read};
 #[cfg(not(target_vendor = "apple"))]
-pub(crate) use linux::{barrier, fill_pages, is_fault, set_up_read};
+pub(crate) use linux::{barrier, fill_pages, is_fault, read_ahead, set_up_map, set_up_read};
 
 #[cfg(any(target_vendor = "apple", test))]
 #[cfg_attr(not(target_vendor = "apple"), expect(dead_code, reason = "compiled for its types"))]
@@ -36,6 +36,25 @@ mod apple {
         unsafe { libc::fcntl(file.as_raw_fd(), F_NOCACHE, 1 as libc::c_int) };
     }
 
+    /// Asks the system to read a file ahead into its cache. A refusal only means a slower read.
+    pub(crate) fn read_ahead(file: &File, len: u64) {
+        const F_RDADVISE: libc::c_int = 44;
+        // `struct radvisory` of <sys/fcntl.h>.
+        #[repr(C)]
+        struct ReadAdvice {
+            offset: libc::off_t,
+            count: libc::c_int,
+        }
+        let count = len.min(libc::c_int::MAX as u64) as libc::c_int;
+        let advice = ReadAdvice { offset: 0, count };
+        // SAFETY: `file` keeps the descriptor open and `advice` lives during the call, which only
+        // reads it.
+        unsafe { libc::fcntl(file.as_raw_fd(), F_RDADVISE, &raw const advice) };
+    }
+
+    /// Nothing more than the portable advice.
+    pub(crate) fn set_up_map(_map: &memmap2::Mmap) {}
+
     /// Nothing to do: pages of 16 KiB are cheap enough to fault in one by one.
     pub(crate) fn fill_pages(_memory: &memmap2::MmapMut) {}
 
@@ -61,7 +80,18 @@ mod linux {
     /// Starts reading the whole file ahead. A refusal only means a slower read.
     pub(crate) fn set_up_read(file: &File, len: u64) {
         let _ = fadvise(file, 0, None, Advice::Sequential);
+        read_ahead(file, len);
+    }
+
+    /// Asks the system to read a file ahead into its cache. A refusal only means a slower read.
+    pub(crate) fn read_ahead(file: &File, len: u64) {
         let _ = fadvise(file, 0, NonZeroU64::new(len), Advice::WillNeed);
+    }
+
+    /// Maps all pages at once instead of by one fault for every few. Where a page cannot be had
+    /// this stops, and touching it faults as it would have.
+    pub(crate) fn set_up_map(map: &memmap2::Mmap) {
+        let _ = map.advise(memmap2::Advice::PopulateRead);
     }
 
     /// Has the pages of new memory made at once, large ones where possible: one by one, 4 KiB

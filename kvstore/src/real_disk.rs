@@ -94,6 +94,12 @@ impl Disk for RealDisk {
         Ok(Box::new(RealFile { file, len }))
     }
 
+    fn read_ahead(&self, path: &Path) -> io::Result<()> {
+        let file = open_record(&self.at(path))?;
+        platform::read_ahead(&file, file.metadata()?.len());
+        Ok(())
+    }
+
     fn map(&self, path: &Path) -> io::Result<Arc<dyn Mapped>> {
         Ok(Arc::new(FileMap::new(open_record(&self.at(path))?)?))
     }

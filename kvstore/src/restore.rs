@@ -6,6 +6,7 @@ use crate::disk;
 use crate::error::Miss;
 use crate::guard::Guard;
 use crate::key::BlockId;
+use crate::paths;
 use crate::read::{LoadError, Wanted, read_copy, read_mapped};
 use crate::record::Bytes;
 use crate::state::Found;
@@ -64,8 +65,13 @@ impl Core {
         };
         match found {
             Found::Cold(Some(share)) => drop(self.restore(id, Some(share), None)),
-            // Nothing would be left of a mapping that nobody holds.
-            Found::Cold(None) => self.end_restore(id),
+            Found::Cold(None) => {
+                // Nothing would be left of a mapping that nobody holds; the system's cache may
+                // keep the pages for the one to come. Failures show when it does.
+                let path = paths::block(&self.state().namespace(id), &id.key);
+                let _ = self.disk.read_ahead(&path);
+                self.end_restore(id);
+            }
             Found::Here(..) | Found::Busy | Found::Missing => {}
         }
     }

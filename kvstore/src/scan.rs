@@ -135,8 +135,7 @@ impl Writer {
         let expected = scan.expected.get(&namespace);
         let mut fans: BTreeSet<u8> = expected.into_iter().flat_map(|f| f.keys().copied()).collect();
         for entry in entries {
-            let name = entry.name.to_str().filter(|_| paths::is_fan_name(&entry.name));
-            match name.and_then(|n| u8::from_str_radix(n, 16).ok()).filter(|_| entry.meta.is_dir) {
+            match paths::parse_fan(&entry.name).filter(|_| entry.meta.is_dir) {
                 Some(fan) => drop(fans.insert(fan)),
                 None => self.set_aside(core, scan, &dir.join(&entry.name), &entry),
             }
@@ -145,13 +144,13 @@ impl Writer {
     }
 
     fn scan_fan(&mut self, core: &Core, scan: &mut Scan, namespace: Namespace, fan: u8) {
-        let dir = paths::space_dir(&namespace).join(format!("{fan:02x}"));
+        let dir = paths::space_dir(&namespace).join(paths::fan_name(fan));
         let Some(mut entries) = self.list(core, scan, &dir) else { return };
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let mut found = BTreeSet::new();
         for entry in entries {
             let key = entry.name.to_str().and_then(Key::from_hex);
-            match key.filter(|key| key.0[0] == fan && !entry.meta.is_dir) {
+            match key.filter(|key| paths::fan(key) == fan && !entry.meta.is_dir) {
                 Some(key) => {
                     found.insert(key);
                     self.scan_record(core, scan, namespace, key, &entry);
@@ -379,7 +378,7 @@ impl State {
         for (id, block) in &self.blocks {
             if block.on_disk == OnDisk::Stored {
                 let fans = keys.entry(self.namespace(id)).or_default();
-                fans.entry(id.key.0[0]).or_default().push(id.key);
+                fans.entry(paths::fan(&id.key)).or_default().push(id.key);
             }
         }
         // Not in the order of a hash table: one seed gives one run.

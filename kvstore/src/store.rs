@@ -233,7 +233,8 @@ impl Store {
         Prefix { blocks, in_ram }
     }
 
-    /// Starts reading blocks into the RAM tier, in this order, as far as they fit.
+    /// Starts reading blocks into the RAM tier, in this order, as far as they fit; of the others
+    /// the system is asked to read the files ahead.
     pub fn prefetch(&self, namespace: &Namespace, keys: &[Key]) {
         let Some(space) = self.core.state().find_space(namespace) else { return };
         self.core.queue_restores(keys.iter().map(|&key| BlockId { space, key }));

@@ -81,7 +81,7 @@ fn format_1_opens_with_and_without_its_index() {
 #[test]
 fn format_1_is_still_what_we_write() {
     let name = Key([2; 32]).to_string();
-    let path = golden().join("blocks").join(NS.to_string()).join(&name[..2]).join(&name);
+    let path = golden().join("blocks").join(NS.to_string()).join(&name[..1]).join(&name);
     let bytes = fs::read(path).unwrap();
     let header = Header::decode(&bytes).unwrap();
     assert_eq!(header.encode().unwrap(), bytes[..16 * 1024]);

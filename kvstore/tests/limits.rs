@@ -182,7 +182,7 @@ fn a_full_disk_stops_saving_but_not_serving_and_saving_resumes() {
     assert_eq!(rig.chain(&NS, 1, 3), 3);
     // Room for the file by the system's word, but not for its folder as well.
     rig.disk.set_capacity(rig.disk.total() + FILE + 2000);
-    assert_eq!(rig.chain(&NS, 2, 3), 0);
+    assert_eq!(rig.chain(&NS, 0x20, 3), 0);
     let stats = rig.store.stats();
     assert!(stats.saving_paused);
     assert_eq!(rig.dropped(DropReason::DiskFull), 3);
@@ -190,9 +190,9 @@ fn a_full_disk_stops_saving_but_not_serving_and_saving_resumes() {
     assert_eq!(rig.disk.files_below("tmp").len(), 0);
     assert!((0..3).all(|n| rig.store.get(&NS, &key(1, n), &[n]).is_ok()));
     rig.disk.set_capacity(64 * MIB);
-    assert_eq!(rig.chain(&NS, 2, 3), 0, "not tried at once");
+    assert_eq!(rig.chain(&NS, 0x20, 3), 0, "not tried at once");
     rig.clock.advance(20);
-    assert_eq!(rig.chain(&NS, 2, 3), 3);
+    assert_eq!(rig.chain(&NS, 0x20, 3), 3);
     assert!(!rig.store.stats().saving_paused);
 }
 

@@ -47,7 +47,7 @@ fn put(store: &Store, n: u64) {
 
 fn path(root: &Path, n: u64) -> PathBuf {
     let key = key(n).to_string();
-    root.join("blocks").join(NS.to_string()).join(&key[..2]).join(&key)
+    root.join("blocks").join(NS.to_string()).join(&key[..1]).join(&key)
 }
 
 #[cfg(target_os = "linux")]

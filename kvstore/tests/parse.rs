@@ -78,7 +78,9 @@ proptest! {
         let mut bytes = header_bytes(parts, witness, sealed, parent);
         fuzz::header(&bytes);
         for (at, value) in changes {
-            bytes[at] = value;
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
         }
         if right {
             make_right(&mut bytes);
@@ -96,7 +98,9 @@ proptest! {
         let mut bytes = index_bytes(uses, kind, if log { Role::Log } else { Role::Snapshot });
         fuzz::index(&bytes);
         for (at, value) in changes {
-            bytes[at] = value;
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
         }
         bytes.truncate(cut.unwrap_or(bytes.len()));
         fuzz::index(&bytes);

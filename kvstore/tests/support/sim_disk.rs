@@ -348,6 +348,11 @@ impl Disk for SimDisk {
         Ok(Box::new(SimFile { disk: self.clone(), file, opened }))
     }
 
+    fn read_ahead(&self, path: &Path) -> io::Result<()> {
+        let inner = self.enter()?;
+        inner.live.files.get(path).map(drop).ok_or_else(|| os_error(libc::ENOENT))
+    }
+
     fn map(&self, path: &Path) -> io::Result<Arc<dyn Mapped>> {
         let mut inner = self.enter()?;
         let file = inner.live.files.get(path).ok_or_else(|| os_error(libc::ENOENT))?.clone();
