@@ -22,8 +22,10 @@ pub(crate) struct Core {
     pub(crate) config: StoreConfig,
     pub(crate) cipher: Option<Cipher>,
     state: Mutex<State>,
-    /// Wakes the threads: there is work, or the store is closing.
+    /// Wakes the writer: there is work, or the store is closing.
     pub(crate) wake: Condvar,
+    /// Wakes the read threads likewise.
+    pub(crate) wake_reads: Condvar,
     /// Wakes who waits for work to be done.
     pub(crate) done: Condvar,
     /// Saves, deletes and scans are one thread's at a time.
@@ -46,6 +48,7 @@ impl Core {
             cipher,
             state: Mutex::new(state),
             wake: Condvar::new(),
+            wake_reads: Condvar::new(),
             done: Condvar::new(),
             writer: Mutex::new(writer),
         }
@@ -114,6 +117,6 @@ impl Core {
             }
         }
         drop(state);
-        self.wake.notify_all();
+        self.wake_reads.notify_all();
     }
 }

@@ -575,23 +575,17 @@ impl State {
         }
     }
 
-    /// True while a thread has something to do now.
-    pub(crate) fn has_work(&self) -> bool {
+    /// True while the writer has something to do now.
+    pub(crate) fn writer_has_work(&self) -> bool {
         let may_save = self.scanned && !self.saves.is_empty();
-        may_save || self.scanning || self.rescan_wanted || !self.is_calm()
+        may_save || self.scanning || self.rescan_wanted || !self.deletes.is_empty()
     }
 
     /// True when nothing is queued or under way.
     pub(crate) fn is_settled(&self) -> bool {
-        self.saves.is_empty()
-            && self.scanned
-            && !self.writer_busy
-            && !self.has_work()
-            && self.restoring.is_empty()
-    }
-
-    fn is_calm(&self) -> bool {
-        self.deletes.is_empty() && self.restores.is_empty()
+        let waiting = !self.saves.is_empty() || !self.restores.is_empty() || self.writer_has_work();
+        let running = self.writer_busy || !self.restoring.is_empty() || !self.scanned;
+        !waiting && !running
     }
 
     /// Bytes of the waiting work: restore, delete, save.

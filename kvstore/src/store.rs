@@ -63,9 +63,24 @@ impl Store {
     pub fn open(config: StoreConfig) -> Result<Store, OpenError> {
         let disk = Arc::new(RealDisk::open(&config.root)?);
         let mut store = Store::open_on(disk, Arc::new(SystemClock::default()), config)?;
-        store.spawn("kvstore-write", |core| core.writer.lock().step(core))?;
+        store.spawn("kvstore-write", |core| {
+            if !core.writer.lock().step(core) {
+                let state = core.state();
+                // Work that came between the two looks is seen here.
+                if !state.stopping && !state.writer_has_work() {
+                    drop(core.wake.wait_for(state, IDLE));
+                }
+            }
+        })?;
         for _ in 0..store.core.config.read_threads {
-            store.spawn("kvstore-read", Core::restore_next)?;
+            store.spawn("kvstore-read", |core| {
+                if !core.restore_next() {
+                    let state = core.state();
+                    if !state.stopping && state.restores.is_empty() {
+                        drop(core.wake_reads.wait_for(state, IDLE));
+                    }
+                }
+            })?;
         }
         Ok(store)
     }
@@ -82,17 +97,12 @@ impl Store {
         Ok(Store { core: Arc::new(Core::open(disk, clock, config)?), threads: Vec::new() })
     }
 
-    fn spawn(&mut self, name: &str, work: fn(&Core) -> bool) -> Result<(), OpenError> {
+    /// Starts a thread that calls `work`, which waits when there is none, until the store closes.
+    fn spawn(&mut self, name: &str, work: fn(&Core)) -> Result<(), OpenError> {
         let core = Arc::clone(&self.core);
         let body = move || {
             while !core.state().stopping {
-                if !work(&core) {
-                    let state = core.state();
-                    // Work that came between the two looks is seen here, or a second later.
-                    if !state.stopping && !state.has_work() {
-                        drop(core.wake.wait_for(state, IDLE));
-                    }
-                }
+                work(&core);
             }
         };
         let failed = |source| OpenError::Io { path: self.core.disk.root().into(), source };
@@ -324,6 +334,7 @@ impl Store {
             }
         }
         self.core.wake.notify_all();
+        self.core.wake_reads.notify_all();
         self.core.done.notify_all();
         for thread in self.threads.drain(..) {
             // A thread that panicked has nothing left to say.
