@@ -1,1 +1,76 @@
-//! kvstore
+//! Pages opaque, content-addressed blocks between a RAM tier and memory-mapped files.
+//!
+//! A block is some bytes, in parts, under a 32-byte key in a namespace. The store keeps as many as
+//! its limits allow, gives a block back exactly as it was put or not at all, and may forget any of
+//! them at any time. It knows nothing of what the bytes mean.
+//!
+//! ```
+//! use kvstore::{Key, Kind, Namespace, Record, Store, StoreConfig};
+//! # let root = tempfile::tempdir().unwrap();
+//! # let root = root.path().join("kv");
+//! let store = Store::open(StoreConfig::new(root, 1 << 30)).unwrap();
+//! let (namespace, key) = (Namespace([1; 32]), Key([2; 32]));
+//! let record =
+//!     Record { kind: Kind::Kv, key, parent: None, witness: b"tokens", parts: &[b"keys", b"values"] };
+//! store.put(&namespace, &record);
+//!
+//! let guard = store.get(&namespace, &key, b"tokens").unwrap();
+//! assert_eq!((&guard[0], &guard[1]), (&b"keys"[..], &b"values"[..]));
+//! guard.check().unwrap(); // after the last use of the bytes
+//! assert!(store.get(&namespace, &key, b"other tokens").is_err());
+//! store.close();
+//! ```
+//!
+//! Where to read on: `docs/kvstore-format.md` for the files and the order they are written in;
+//! [`Store`] for the calls; `state.rs` for every decision, without I/O; `writer.rs` and `scan.rs`
+//! for everything that changes the disk; `map.rs` for what makes mapped files safe.
+
+#[cfg(test)]
+extern crate self as kvstore;
+
+mod books;
+mod buffer;
+mod chain;
+mod config;
+mod core;
+mod crypt;
+pub mod disk;
+mod error;
+mod guard;
+mod index_log;
+mod inspect;
+mod key;
+pub mod layout;
+mod ledger;
+mod map;
+mod open;
+mod paths;
+mod platform;
+mod read;
+mod real_disk;
+mod record;
+mod restore;
+mod scan;
+mod state;
+pub mod stats;
+mod store;
+mod sync;
+mod writer;
+
+pub use config::{Clock, MIN_QUOTA_BYTES, StoreConfig, SystemClock};
+pub use error::{Corrupt, Miss, OpenError};
+pub use guard::{Guard, Pin};
+pub use inspect::{BlockInfo, VerifyReport};
+pub use key::{Key, Kind, Namespace};
+pub use layout::Damage;
+pub use map::MAX_MAPPINGS;
+pub use real_disk::RealDisk;
+pub use record::Record;
+pub use stats::{Stats, Tier};
+pub use store::{Prefix, PutOutcome, Store};
+
+#[cfg(test)]
+mod concurrency_tests;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod sim_support;

@@ -1,0 +1,273 @@
+//! The order of eviction, as a pure structure: least recently used first, a chain's suffix always
+//! before its prefix.
+//!
+//! Blocks form trees: a block's parent is the block before it. Only leaves may leave, so a chain
+//! shrinks from its end and what remains can still be used from its start; a prefix that many
+//! chains share goes after all of them. Blocks with `uses` on record are passed over, and lose half
+//! of them each time, before they go: a prefix that keeps being looked up outlives the suffixes of
+//! one-off requests even once it has become a leaf.
+
+use crate::key::{BlockId, IdHash, Key};
+use std::collections::{BTreeSet, HashMap};
+
+/// More uses than this are not counted, which bounds how often one block is passed over.
+const MAX_USES: u8 = 16;
+
+#[derive(Debug)]
+struct Node {
+    parent: Option<Key>,
+    /// When it was last touched, in touches; no two nodes have the same.
+    tick: u64,
+    uses: u8,
+    children: u32,
+}
+
+/// An ordered set of blocks.
+#[derive(Debug, Default)]
+pub(crate) struct ChainLru {
+    nodes: HashMap<BlockId, Node, IdHash>,
+    /// Children whose parent is not here, counted by parent.
+    orphans: HashMap<BlockId, u32, IdHash>,
+    /// Nodes without children, by namespace and tick.
+    leaves: Vec<BTreeSet<(u64, Key)>>,
+    tick: u64,
+}
+
+impl ChainLru {
+    pub(crate) fn reserve(&mut self, additional: usize) {
+        self.nodes.reserve(additional);
+    }
+
+    pub(crate) fn contains(&self, id: &BlockId) -> bool {
+        self.nodes.contains_key(id)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(crate) fn uses(&self, id: &BlockId) -> u8 {
+        self.nodes.get(id).map_or(0, |node| node.uses)
+    }
+
+    /// Adds a block as the most recently used.
+    pub(crate) fn insert(&mut self, id: BlockId, parent: Option<Key>, uses: u8) {
+        debug_assert!(!self.contains(&id), "a block is added once");
+        self.tick += 1;
+        let children = self.orphans.remove(&id).unwrap_or(0);
+        let node = Node { parent, tick: self.tick, uses: uses.min(MAX_USES), children };
+        if let Some(parent) = parent.map(|key| BlockId { key, ..id }) {
+            match self.nodes.get_mut(&parent) {
+                Some(above) => {
+                    above.children += 1;
+                    let tick = above.tick;
+                    self.leaf_set(parent.space).remove(&(tick, parent.key));
+                }
+                None => *self.orphans.entry(parent).or_default() += 1,
+            }
+        }
+        self.nodes.insert(id, node);
+        self.file(&id);
+    }
+
+    pub(crate) fn remove(&mut self, id: &BlockId) {
+        let Some(node) = self.nodes.remove(id) else { return };
+        self.leaf_set(id.space).remove(&(node.tick, id.key));
+        if node.children > 0 {
+            self.orphans.insert(*id, node.children);
+        }
+        let Some(parent) = node.parent.map(|key| BlockId { key, ..*id }) else { return };
+        if let Some(above) = self.nodes.get_mut(&parent) {
+            above.children -= 1;
+            self.file(&parent);
+        } else if let Some(count) = self.orphans.get_mut(&parent) {
+            *count -= 1;
+            if *count == 0 {
+                self.orphans.remove(&parent);
+            }
+        }
+    }
+
+    /// Makes a block the most recently used, and counts a use when `used`.
+    pub(crate) fn touch(&mut self, id: &BlockId, used: bool) {
+        self.tick += 1;
+        let tick = self.tick;
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let old = std::mem::replace(&mut node.tick, tick);
+        if used {
+            node.uses = (node.uses + 1).min(MAX_USES);
+        }
+        if node.children == 0 {
+            self.leaf_set(id.space).remove(&(old, id.key));
+            self.leaf_set(id.space).insert((tick, id.key));
+        }
+    }
+
+    /// The next block to go, of one namespace or of all, that `may_go` does not refuse.
+    pub(crate) fn victim(
+        &mut self,
+        space: Option<u32>,
+        may_go: impl Fn(&BlockId) -> bool,
+    ) -> Option<BlockId> {
+        // Every turn halves the uses of some leaf, so this ends.
+        loop {
+            let id = match space {
+                Some(space) => self.oldest_leaf(space, &may_go)?.1,
+                None => {
+                    (0..self.leaves.len() as u32)
+                        .filter_map(|space| self.oldest_leaf(space, &may_go))
+                        .min_by_key(|(tick, _)| *tick)?
+                        .1
+                }
+            };
+            let node = self.nodes.get_mut(&id)?;
+            if node.uses == 0 {
+                return Some(id);
+            }
+            node.uses /= 2;
+            self.touch(&id, false);
+        }
+    }
+
+    /// Every block, least recently used first.
+    pub(crate) fn by_age(&self) -> Vec<BlockId> {
+        let mut ids: Vec<_> = self.nodes.iter().map(|(id, node)| (node.tick, *id)).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
+    pub(crate) fn is_leaf(&self, id: &BlockId) -> bool {
+        self.nodes.get(id).is_some_and(|node| node.children == 0)
+    }
+
+    fn oldest_leaf(
+        &self,
+        space: u32,
+        may_go: &impl Fn(&BlockId) -> bool,
+    ) -> Option<(u64, BlockId)> {
+        let leaves = self.leaves.get(space as usize)?;
+        leaves.iter().map(|&(tick, key)| (tick, BlockId { space, key })).find(|(_, id)| may_go(id))
+    }
+
+    /// Lists a node among the leaves if it is one.
+    fn file(&mut self, id: &BlockId) {
+        let node = &self.nodes[id];
+        if node.children == 0 {
+            let tick = node.tick;
+            self.leaf_set(id.space).insert((tick, id.key));
+        }
+    }
+
+    fn leaf_set(&mut self, space: u32) -> &mut BTreeSet<(u64, Key)> {
+        let space = space as usize;
+        if self.leaves.len() <= space {
+            self.leaves.resize_with(space + 1, BTreeSet::new);
+        }
+        &mut self.leaves[space]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn id(n: u8) -> BlockId {
+        BlockId { space: 0, key: Key([n; 32]) }
+    }
+
+    /// Adds a chain of blocks and returns its ids.
+    fn chain(lru: &mut ChainLru, from: Option<u8>, keys: &[u8]) {
+        let mut parent = from.map(|n| Key([n; 32]));
+        for &n in keys {
+            lru.insert(id(n), parent, 0);
+            parent = Some(Key([n; 32]));
+        }
+    }
+
+    fn drain(lru: &mut ChainLru) -> Vec<u8> {
+        std::iter::from_fn(|| {
+            let victim = lru.victim(None, |_| true)?;
+            lru.remove(&victim);
+            Some(victim.key.0[0])
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_suffix_goes_before_the_prefix_and_old_chains_before_new_ones() {
+        let mut lru = ChainLru::default();
+        chain(&mut lru, None, &[1, 2, 3]);
+        chain(&mut lru, None, &[4, 5, 6]);
+        assert_eq!(drain(&mut lru), [3, 2, 1, 6, 5, 4]);
+    }
+
+    #[test]
+    fn a_shared_prefix_goes_after_every_chain_that_shares_it() {
+        let mut lru = ChainLru::default();
+        chain(&mut lru, None, &[1, 2]);
+        chain(&mut lru, Some(2), &[3]);
+        chain(&mut lru, Some(2), &[4]);
+        assert_eq!(drain(&mut lru), [3, 4, 2, 1]);
+    }
+
+    #[test]
+    fn a_prefix_that_was_looked_up_often_outlives_one_off_chains() {
+        let mut lru = ChainLru::default();
+        chain(&mut lru, None, &[1]);
+        for _ in 0..4 {
+            lru.touch(&id(1), true);
+        }
+        chain(&mut lru, None, &[2]);
+        chain(&mut lru, None, &[3]);
+        assert_eq!(drain(&mut lru), [2, 3, 1]);
+    }
+
+    #[test]
+    fn a_refused_block_stays_and_so_does_what_is_above_it() {
+        let mut lru = ChainLru::default();
+        chain(&mut lru, None, &[1, 2]);
+        assert_eq!(lru.victim(None, |leaf| *leaf != id(2)), None);
+        assert_eq!(drain(&mut lru), [2, 1]);
+    }
+
+    #[test]
+    fn a_parent_that_comes_late_is_still_above_its_children() {
+        let mut lru = ChainLru::default();
+        chain(&mut lru, Some(1), &[2]);
+        chain(&mut lru, None, &[1]);
+        lru.touch(&id(2), false);
+        assert_eq!(drain(&mut lru), [2, 1]);
+        assert!(lru.orphans.is_empty());
+    }
+
+    proptest! {
+        /// Whatever happens, draining takes every block, children before parents, oldest first.
+        #[test]
+        fn draining_respects_the_tree(ops in prop::collection::vec((0u8..4, 0u8..12, 0u8..12), 0..80)) {
+            let mut lru = ChainLru::default();
+            for (op, a, b) in ops {
+                match op {
+                    // A parent is always smaller, so the keys form trees.
+                    0 | 1 if !lru.contains(&id(a)) => {
+                        lru.insert(id(a), (b < a).then_some(Key([b; 32])), op);
+                    }
+                    2 => lru.remove(&id(a)),
+                    3 => lru.touch(&id(a), b % 2 == 0),
+                    _ => {}
+                }
+            }
+            let parents: HashMap<u8, Option<Key>> =
+                lru.nodes.iter().map(|(id, node)| (id.key.0[0], node.parent)).collect();
+            let total = lru.len();
+            let order = drain(&mut lru);
+            prop_assert_eq!(order.len(), total);
+            for (place, n) in order.iter().enumerate() {
+                let gone_before = |key: Key| order[..place].contains(&key.0[0]);
+                prop_assert!(!parents[n].is_some_and(gone_before), "{n} went after its parent");
+            }
+            prop_assert!(lru.orphans.is_empty() && lru.leaves.iter().all(BTreeSet::is_empty));
+        }
+    }
+}

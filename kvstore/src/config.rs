@@ -1,0 +1,92 @@
+//! How large a store may grow, and where it lives.
+
+use crate::error::OpenError;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A store's limits. All sizes are bytes.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The folder that the store owns. Nothing else may live in it.
+    pub root: PathBuf,
+    /// Budget of the RAM tier. Zero: every hit on disk is mapped, none is copied.
+    pub ram_budget_bytes: u64,
+    /// Most physical bytes under the root, whatever they are.
+    pub quota_bytes: u64,
+    /// Most physical bytes of one namespace.
+    pub namespace_quota_bytes: Option<u64>,
+    /// Saving stops while the medium has less free space than this.
+    pub min_free_bytes: u64,
+    /// Most bytes written in one day (UTC).
+    pub writes_per_day_bytes: Option<u64>,
+    /// Most bytes waiting to be written.
+    pub queue_bytes: u64,
+    /// Blocks unused for longer than this are removed.
+    pub max_idle: Option<Duration>,
+    /// Where the key is kept (made when missing) that encrypts payload and witness at rest.
+    pub key_file: Option<PathBuf>,
+    /// How long closing waits for the queue to be written.
+    pub drain: Duration,
+    /// Threads that read ahead what [`Store::prefetch`](crate::Store::prefetch) was asked for.
+    pub read_threads: usize,
+}
+
+/// A store smaller than this cannot hold its own folders and index.
+pub const MIN_QUOTA_BYTES: u64 = 1 << 20;
+
+impl StoreConfig {
+    /// A store at `root` of at most `quota_bytes`, with the other limits at their defaults.
+    pub fn new(root: impl Into<PathBuf>, quota_bytes: u64) -> Self {
+        StoreConfig {
+            root: root.into(),
+            ram_budget_bytes: 1 << 30,
+            quota_bytes,
+            namespace_quota_bytes: None,
+            min_free_bytes: 10 << 30,
+            writes_per_day_bytes: None,
+            queue_bytes: 512 << 20,
+            max_idle: None,
+            key_file: None,
+            drain: Duration::from_secs(5),
+            read_threads: 4,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        if self.quota_bytes < MIN_QUOTA_BYTES {
+            return Err(OpenError::Config("the quota must be at least 1 MiB"));
+        }
+        if self.queue_bytes == 0 {
+            return Err(OpenError::Config("the write queue must hold at least one block"));
+        }
+        Ok(())
+    }
+}
+
+/// Time, so that tests can make their own.
+pub trait Clock: Send + Sync + 'static {
+    /// Seconds since 1970.
+    fn unix_secs(&self) -> u64;
+    /// Time since some fixed moment; never goes back.
+    fn monotonic(&self) -> Duration;
+}
+
+/// The system's clock.
+#[derive(Debug)]
+pub struct SystemClock(Instant);
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        SystemClock(Instant::now())
+    }
+}
+
+impl Clock for SystemClock {
+    fn unix_secs(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}

@@ -1,0 +1,82 @@
+//! What can go wrong, and what to do about it.
+
+use crate::layout::Damage;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another store holds the root.
+    #[error(
+        "the cache at {path} is in use by {}; stop that process, or give this one another folder",
+        holder(.pid)
+    )]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// Who holds it, when it says so.
+        pid: Option<u32>,
+    },
+    /// The root cannot be made, read or locked.
+    #[error("cannot use {path} for the cache; check that its owner may read and write there")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A limit contradicts another.
+    #[error("the cache is misconfigured: {0}")]
+    Config(&'static str),
+    /// The key file cannot be used.
+    #[error("cannot use the cache's key file {path}: {what}")]
+    KeyFile {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        what: String,
+    },
+}
+
+fn holder(pid: &Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+/// Why [`Store::get`](crate::Store::get) has nothing to give. The caller recomputes in every case;
+/// the reason is for its records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Miss {
+    /// No block of that key.
+    NotStored,
+    /// There is a block of that key, but it was made from other content.
+    WitnessDiffers,
+    /// The block failed its checks; it was set aside.
+    Damaged(Damage),
+    /// The disk did not give the block; it was dropped from the store.
+    Io,
+    /// No memory (or no file descriptor) to hold the block at this time.
+    NoMemory,
+}
+
+impl fmt::Display for Miss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Miss::NotStored => f.write_str("not stored"),
+            Miss::WitnessDiffers => f.write_str("made from other content"),
+            Miss::Damaged(damage) => write!(f, "damaged ({})", damage.name()),
+            Miss::Io => f.write_str("the disk did not give it"),
+            Miss::NoMemory => f.write_str("no memory to hold it"),
+        }
+    }
+}
+
+/// The bytes of a guard stopped being the block's while it was held: the file was changed, or the
+/// disk failed, under the mapping. Throw away what was computed from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the file of a mapped block changed while it was in use; it was set aside, recompute it")]
+pub struct Corrupt;

@@ -1,0 +1,156 @@
+//! For whoever looks after the store: what is in it, is it sound, empty it.
+
+use crate::core::Core;
+use crate::key::{BlockId, Key, Kind, Namespace};
+use crate::read::{LoadError, verify};
+use crate::state::{OnDisk, State};
+use crate::stats::{EvictReason, Op};
+use crate::store::Store;
+use std::ops::ControlFlow;
+
+/// One block, as [`Store::list`] shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its key.
+    pub key: Key,
+    /// The block before it in its chain.
+    pub parent: Option<Key>,
+    /// What it holds.
+    pub kind: Kind,
+    /// It is in memory.
+    pub in_ram: bool,
+    /// It is published on disk.
+    pub on_disk: bool,
+    /// Bytes on the medium.
+    pub physical_bytes: u64,
+    /// When it was last used, in seconds since 1970.
+    pub used_secs: u64,
+}
+
+/// How far a scrub has come, and how it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Blocks to look at.
+    pub total: u64,
+    /// Blocks looked at.
+    pub done: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Blocks that failed their checks and were set aside.
+    pub damaged: u64,
+    /// Blocks that could not be read.
+    pub unreadable: u64,
+}
+
+impl Store {
+    /// Every block, or every block of one namespace, least recently used first on disk and then
+    /// those in memory only.
+    pub fn list(&self, namespace: Option<&Namespace>) -> Vec<BlockInfo> {
+        let state = self.core().state();
+        let ids = ids(&state, namespace);
+        ids.into_iter().filter_map(|id| info(&state, &id)).collect()
+    }
+
+    /// Reads and verifies every block on disk. Blocks that fail are set aside. `progress` is told
+    /// after each block, and may stop the scrub.
+    pub fn verify(
+        &self,
+        mut progress: impl FnMut(&VerifyReport) -> ControlFlow<()>,
+    ) -> VerifyReport {
+        let core = self.core();
+        let ids: Vec<_> = {
+            let state = core.state();
+            let stored = |id: &BlockId| state.blocks[id].on_disk == OnDisk::Stored;
+            ids(&state, None).into_iter().filter(stored).collect()
+        };
+        let mut report = VerifyReport { total: ids.len() as u64, ..VerifyReport::default() };
+        for id in ids {
+            core.yield_to_restores();
+            core.verify_one(&id, &mut report);
+            report.done += 1;
+            if progress(&report).is_break() {
+                break;
+            }
+        }
+        core.wake.notify_all();
+        report
+    }
+
+    /// Removes every block, in memory and on disk, and the damaged files; or the blocks of one
+    /// namespace. Who holds a block's bytes keeps them. Files go in the background:
+    /// [`Store::flush`] waits for that.
+    pub fn clear(&self, namespace: Option<&Namespace>) {
+        self.remove(namespace, EvictReason::Manual);
+        if namespace.is_none() {
+            let mut writer = self.core().writer.lock();
+            // Damaged files that are about to be set aside go at once instead.
+            self.core().state().deletes.iter_mut().for_each(|d| d.reason = EvictReason::Manual);
+            while writer.remove_damaged(self.core()) {}
+        }
+    }
+
+    /// Removes the blocks of a namespace that nobody will ask for again.
+    pub fn remove_namespace(&self, namespace: &Namespace) {
+        self.remove(Some(namespace), EvictReason::ModelRemoved);
+    }
+
+    fn remove(&self, namespace: Option<&Namespace>, reason: EvictReason) {
+        let core = self.core();
+        let now = core.now_secs();
+        let mut state = core.state();
+        ids(&state, namespace).iter().for_each(|id| state.discard(id, reason, now));
+        drop(state);
+        core.wake.notify_all();
+    }
+}
+
+fn ids(state: &State, namespace: Option<&Namespace>) -> Vec<BlockId> {
+    let mut ids = state.disk_order.by_age();
+    let on_disk = ids.len();
+    ids.extend(state.blocks.keys().filter(|id| !state.disk_order.contains(id)));
+    ids[on_disk..].sort_unstable();
+    ids.retain(|id| namespace.is_none_or(|namespace| state.namespace(id) == *namespace));
+    ids
+}
+
+fn info(state: &State, id: &BlockId) -> Option<BlockInfo> {
+    let block = state.blocks.get(id)?;
+    Some(BlockInfo {
+        namespace: state.namespace(id),
+        key: id.key,
+        parent: block.parent,
+        kind: block.kind,
+        in_ram: block.resident.is_some(),
+        on_disk: block.on_disk == OnDisk::Stored,
+        physical_bytes: block.physical,
+        used_secs: block.used_secs,
+    })
+}
+
+impl Core {
+    fn verify_one(&self, id: &BlockId, report: &mut VerifyReport) {
+        let namespace = self.state().namespace(id);
+        let result = verify(&*self.disk, namespace, id.key);
+        let now = self.now_secs();
+        let mut state = self.state();
+        match result {
+            Ok(bytes) => report.bytes += bytes,
+            Err(LoadError::Damaged(damage)) => {
+                if state.discard_stored(id, EvictReason::Corrupt, now) {
+                    state.counters.verify_failure(damage);
+                    report.damaged += 1;
+                }
+            }
+            Err(LoadError::Io(error)) => {
+                // Gone, because evicted meanwhile, is no failure.
+                if state.blocks.get(id).is_some_and(|block| block.on_disk == OnDisk::Stored) {
+                    state.counters.io_error(Op::Read, &error);
+                    report.unreadable += 1;
+                }
+            }
+            Err(_) => report.unreadable += 1,
+        }
+    }
+}

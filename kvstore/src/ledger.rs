@@ -1,0 +1,220 @@
+//! The books of the disk, as pure arithmetic: nothing is written that was not reserved here first,
+//! so the sum of everything under the root never passes the quota.
+
+/// One day, in seconds.
+const DAY_SECS: u64 = 24 * 60 * 60;
+
+/// What may not be passed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DiskLimits {
+    pub(crate) quota: u64,
+    pub(crate) namespace_quota: Option<u64>,
+    pub(crate) writes_per_day: Option<u64>,
+}
+
+/// Why a write may not start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The root is full; anything may go to make room.
+    Quota,
+    /// The namespace is full; only its own blocks make room.
+    NamespaceQuota,
+    /// Enough was written today.
+    WriteBudget,
+}
+
+/// Bytes of one namespace.
+#[derive(Clone, Copy, Debug, Default)]
+struct Space {
+    settled: u64,
+    reserved: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    limits: DiskLimits,
+    /// What is on the medium under the root, all files.
+    settled: u64,
+    /// What is being written.
+    reserved: u64,
+    spaces: Vec<Space>,
+    day: u64,
+    spent: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(limits: DiskLimits) -> Self {
+        Ledger { limits, settled: 0, reserved: 0, spaces: Vec::new(), day: 0, spent: 0 }
+    }
+
+    pub(crate) fn quota(&self) -> u64 {
+        self.limits.quota
+    }
+
+    /// Bytes on the medium under the root, in-flight writes included.
+    pub(crate) fn physical(&self) -> u64 {
+        self.settled + self.reserved
+    }
+
+    /// Bytes on the medium of one namespace.
+    pub(crate) fn space_physical(&self, space: u32) -> u64 {
+        self.spaces.get(space as usize).map_or(0, |space| space.settled + space.reserved)
+    }
+
+    /// Takes room for a write, in a namespace or (`None`) for the store's own files.
+    pub(crate) fn reserve(
+        &mut self,
+        space: Option<u32>,
+        bytes: u64,
+        now_secs: u64,
+    ) -> Result<(), Refusal> {
+        self.roll_day(now_secs);
+        if self.limits.writes_per_day.is_some_and(|limit| self.spent.saturating_add(bytes) > limit)
+        {
+            return Err(Refusal::WriteBudget);
+        }
+        if self.physical().saturating_add(bytes) > self.limits.quota {
+            return Err(Refusal::Quota);
+        }
+        if let Some(space) = space {
+            let used = self.space_physical(space);
+            if self.limits.namespace_quota.is_some_and(|limit| used.saturating_add(bytes) > limit) {
+                return Err(Refusal::NamespaceQuota);
+            }
+            self.space(space).reserved += bytes;
+        }
+        self.reserved += bytes;
+        self.spent += bytes;
+        Ok(())
+    }
+
+    /// Whether `bytes` would fit once everything that may go is gone: all records, or those of
+    /// `space`, and `removable` bytes besides. If not, nothing should go for them.
+    pub(crate) fn could_fit(&self, space: Option<u32>, bytes: u64, removable: u64) -> bool {
+        let records: u64 = self.spaces.iter().map(|space| space.settled).sum();
+        let fixed = self.physical().saturating_sub(records + removable);
+        let own = space.and_then(|space| self.spaces.get(space as usize));
+        let own_fixed = own.map_or(0, |space| space.reserved);
+        fixed.saturating_add(bytes) <= self.limits.quota
+            && (space.is_none()
+                || self.limits.namespace_quota.is_none_or(|limit| own_fixed + bytes <= limit))
+    }
+
+    /// Ends a write: of `reserved` bytes, `kept` are on the medium and `written` wore it.
+    pub(crate) fn settle(&mut self, space: Option<u32>, reserved: u64, kept: u64, written: u64) {
+        debug_assert!(kept <= reserved, "a write took more than it reserved");
+        self.reserved -= reserved;
+        self.settled += kept;
+        self.spent = (self.spent + written).saturating_sub(reserved);
+        if let Some(space) = space {
+            let space = self.space(space);
+            space.reserved -= reserved;
+            space.settled += kept;
+        }
+    }
+
+    /// Bytes were found on the medium.
+    pub(crate) fn found(&mut self, space: Option<u32>, bytes: u64) {
+        self.settled += bytes;
+        if let Some(space) = space {
+            self.space(space).settled += bytes;
+        }
+    }
+
+    /// Bytes are no longer on the medium.
+    pub(crate) fn gone(&mut self, space: Option<u32>, bytes: u64) {
+        self.settled = self.settled.saturating_sub(bytes);
+        if let Some(space) = space {
+            let space = self.space(space);
+            space.settled = space.settled.saturating_sub(bytes);
+        }
+    }
+
+    /// The day and the bytes written in it, to survive a restart.
+    pub(crate) fn spent(&self) -> (u64, u64) {
+        (self.day, self.spent)
+    }
+
+    /// Takes over what an earlier process wrote in `day`.
+    pub(crate) fn restore_spent(&mut self, day: u64, bytes: u64, now_secs: u64) {
+        self.roll_day(now_secs);
+        if day == self.day {
+            self.spent = self.spent.max(bytes);
+        }
+    }
+
+    /// What may still be written today; `None` without a limit.
+    pub(crate) fn write_budget_left(&self, now_secs: u64) -> Option<u64> {
+        let spent = if now_secs / DAY_SECS == self.day { self.spent } else { 0 };
+        self.limits.writes_per_day.map(|limit| limit.saturating_sub(spent))
+    }
+
+    fn roll_day(&mut self, now_secs: u64) {
+        let day = now_secs / DAY_SECS;
+        // A clock set back must not hand out a second budget.
+        if day > self.day {
+            self.day = day;
+            self.spent = 0;
+        }
+    }
+
+    fn space(&mut self, space: u32) -> &mut Space {
+        let space = space as usize;
+        if self.spaces.len() <= space {
+            self.spaces.resize_with(space + 1, Space::default);
+        }
+        &mut self.spaces[space]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger() -> Ledger {
+        Ledger::new(DiskLimits { quota: 100, namespace_quota: Some(60), writes_per_day: Some(150) })
+    }
+
+    #[test]
+    fn reservations_in_flight_count() {
+        let mut ledger = ledger();
+        assert_eq!(ledger.reserve(Some(0), 60, 0), Ok(()));
+        assert_eq!(ledger.reserve(Some(0), 1, 0), Err(Refusal::NamespaceQuota));
+        assert_eq!(ledger.reserve(Some(1), 40, 0), Ok(()));
+        assert_eq!(ledger.reserve(None, 1, 0), Err(Refusal::Quota));
+        ledger.settle(Some(1), 40, 30, 35);
+        assert_eq!((ledger.physical(), ledger.space_physical(1)), (90, 30));
+        ledger.gone(Some(1), 30);
+        assert_eq!(ledger.reserve(None, 40, 0), Ok(()));
+        assert_eq!(ledger.reserve(None, 0, 0), Ok(()));
+        assert_eq!(ledger.reserve(Some(2), u64::MAX, 0), Err(Refusal::WriteBudget));
+    }
+
+    #[test]
+    fn nothing_should_go_for_what_cannot_fit() {
+        let mut ledger = ledger();
+        ledger.found(None, 50);
+        ledger.found(Some(0), 40);
+        assert!(ledger.could_fit(Some(1), 50, 0));
+        assert!(!ledger.could_fit(Some(1), 51, 0));
+        assert!(ledger.could_fit(Some(1), 51, 10));
+        assert!(!ledger.could_fit(Some(1), 61, 50), "namespace quota");
+    }
+
+    #[test]
+    fn the_write_budget_is_daily_and_survives_a_restart() {
+        let mut ledger = ledger();
+        assert_eq!(ledger.reserve(None, 100, 0), Ok(()));
+        ledger.settle(None, 100, 0, 100);
+        assert_eq!(ledger.reserve(None, 51, 0), Err(Refusal::WriteBudget));
+        assert_eq!(ledger.write_budget_left(0), Some(50));
+        let (day, spent) = ledger.spent();
+
+        let mut next = self::ledger();
+        next.restore_spent(day, spent, 10);
+        assert_eq!(next.reserve(None, 51, 10), Err(Refusal::WriteBudget));
+        assert_eq!(next.write_budget_left(DAY_SECS), Some(150));
+        assert_eq!(next.reserve(None, 51, DAY_SECS), Ok(()));
+        assert_eq!(next.reserve(None, 100, 0), Err(Refusal::WriteBudget), "clock set back");
+    }
+}

@@ -1,0 +1,118 @@
+//! Opening: the index is read at once, the folders are looked at afterwards.
+
+use crate::config::{Clock, StoreConfig};
+use crate::core::Core;
+use crate::crypt::Cipher;
+use crate::disk::Disk;
+use crate::error::OpenError;
+use crate::index_log::IndexLog;
+use crate::key::BlockId;
+use crate::layout::index::{Entry, Reader, Role, Stored};
+use crate::paths;
+use crate::scan::Scan;
+use crate::state::{Block, OnDisk, State};
+use crate::writer::Writer;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+/// An index file longer than this is not read: it would describe some sixteen million blocks.
+const MAX_INDEX_BYTES: u64 = 2 << 30;
+
+impl Core {
+    /// Makes the folders and reads the index. Lookups can start at once; saves wait for the scan.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        config: StoreConfig,
+    ) -> Result<Core, OpenError> {
+        config.check()?;
+        for top in paths::TOP {
+            let failed = |source| OpenError::Io { path: disk.root().join(top), source };
+            disk.create_dir(Path::new(top)).map_err(failed)?;
+        }
+        let cipher = config.key_file.as_deref().map(Cipher::from_key_file).transpose()?;
+        let mut state = State::new(&config);
+        let index = load_index(&*disk, &mut state, clock.unix_secs());
+        let scan = Scan::new(clock.monotonic());
+        Ok(Core::new(disk, clock, config, cipher, state, Writer::new(index, scan)))
+    }
+}
+
+/// Reads the newest readable snapshot and every log from its generation on. Nothing here can fail:
+/// an index that is missing or damaged only means that the scan has more to find.
+fn load_index(disk: &dyn Disk, state: &mut State, now_secs: u64) -> IndexLog {
+    let entries = disk.list(Path::new(paths::INDEX)).unwrap_or_default();
+    let mut files: Vec<_> =
+        entries.iter().filter_map(|entry| paths::parse_index(&entry.name)).collect();
+    files.sort_by_key(|(_, generation)| *generation);
+    let newest = files.last().map_or(0, |(_, generation)| *generation);
+    let snapshots = files.iter().rev().filter(|(role, _)| *role == Role::Snapshot);
+    let mut from = 0;
+    for &(role, generation) in snapshots {
+        if apply(disk, state, role, generation, now_secs) {
+            from = generation;
+            break;
+        }
+    }
+    let logs = files.iter().filter(|(role, generation)| *role == Role::Log && *generation >= from);
+    let mut log_count = 0;
+    for &(role, generation) in logs {
+        apply(disk, state, role, generation, now_secs);
+        log_count += 1;
+    }
+    IndexLog::new(newest + 1, log_count > 1)
+}
+
+/// Applies one index file as far as it is whole; false when it is none.
+fn apply(disk: &dyn Disk, state: &mut State, role: Role, generation: u64, now_secs: u64) -> bool {
+    let Ok(bytes) = read_whole(disk, &paths::index(role, generation)) else { return false };
+    let Some(reader) = Reader::new(&bytes, role).filter(|r| r.generation == generation) else {
+        return false;
+    };
+    if role == Role::Snapshot {
+        let about = bytes.len() / crate::layout::index::ADD_LEN;
+        state.blocks.reserve(about);
+        state.disk_order.reserve(about);
+    }
+    for entry in reader {
+        match entry {
+            Entry::Add(stored) => add(state, &stored),
+            Entry::Remove(namespace, key) => {
+                if let Some(id) = state.id(&namespace, &key) {
+                    state.forget_stored(&id);
+                }
+            }
+            Entry::Spent { day, bytes } => state.ledger.restore_spent(day, bytes, now_secs),
+        }
+    }
+    true
+}
+
+fn add(state: &mut State, stored: &Stored) {
+    let id = BlockId { space: state.space(&stored.namespace), key: stored.key };
+    state.forget_stored(&id);
+    let block = Block {
+        kind: stored.kind,
+        parent: stored.parent,
+        file_len: stored.file_len,
+        physical: stored.physical,
+        on_disk: OnDisk::Stored,
+        resident: None,
+        mapped: Weak::new(),
+        created_secs: stored.used_secs,
+        used_secs: stored.used_secs,
+    };
+    state.adopt(id, block, stored.uses);
+}
+
+fn read_whole(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+    let file = disk.open(path)?;
+    if file.len() > MAX_INDEX_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut bytes = vec![0; file.len() as usize];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}

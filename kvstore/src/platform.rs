@@ -1,0 +1,108 @@
+//! The few calls that differ between macOS and Linux. The Apple half also compiles into Linux's
+//! unit tests, so that it is type-checked there.
+
+#[cfg(target_vendor = "apple")]
+pub(crate) use apple::{barrier, fill_pages, is_fault, read_ahead, set_up_map, set_up_read};
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) use linux::{barrier, fill_pages, is_fault, read_ahead, set_up_map, set_up_read};
+
+#[cfg(any(target_vendor = "apple", test))]
+#[cfg_attr(not(target_vendor = "apple"), expect(dead_code, reason = "compiled for its types"))]
+mod apple {
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::AsRawFd;
+
+    // From <sys/fcntl.h>; spelled out so that this compiles where libc does not define them.
+    const F_NOCACHE: libc::c_int = 48;
+    const F_BARRIERFSYNC: libc::c_int = 85;
+
+    /// Orders everything written to `file` before everything written later, without waiting for
+    /// the drive to empty its cache (that would be F_FULLFSYNC, some 18 ms).
+    pub(crate) fn barrier(file: &File) -> io::Result<()> {
+        // SAFETY: `file` keeps the descriptor open during the call, and F_BARRIERFSYNC takes no
+        // pointer.
+        match unsafe { libc::fcntl(file.as_raw_fd(), F_BARRIERFSYNC) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads of `file` will go straight to the reader's buffer, which becomes the RAM tier's copy;
+    /// a second copy in the page cache would be memory taken from the model.
+    pub(crate) fn set_up_read(file: &File, _len: u64) {
+        // SAFETY: `file` keeps the descriptor open during the call, and F_NOCACHE takes an int.
+        // A refusal only means that the read goes through the cache.
+        unsafe { libc::fcntl(file.as_raw_fd(), F_NOCACHE, 1 as libc::c_int) };
+    }
+
+    /// Asks the system to read a file ahead into its cache. A refusal only means a slower read.
+    pub(crate) fn read_ahead(file: &File, len: u64) {
+        const F_RDADVISE: libc::c_int = 44;
+        // `struct radvisory` of <sys/fcntl.h>.
+        #[repr(C)]
+        struct ReadAdvice {
+            offset: libc::off_t,
+            count: libc::c_int,
+        }
+        let count = len.min(libc::c_int::MAX as u64) as libc::c_int;
+        let advice = ReadAdvice { offset: 0, count };
+        // SAFETY: `file` keeps the descriptor open and `advice` lives during the call, which only
+        // reads it.
+        unsafe { libc::fcntl(file.as_raw_fd(), F_RDADVISE, &raw const advice) };
+    }
+
+    /// Nothing more than the portable advice.
+    pub(crate) fn set_up_map(_map: &memmap2::Mmap) {}
+
+    /// Nothing to do: pages of 16 KiB are cheap enough to fault in one by one.
+    pub(crate) fn fill_pages(_memory: &memmap2::MmapMut) {}
+
+    /// True for a SIGBUS that the kernel raised for a bad access; codes of sent signals start at
+    /// SI_USER, 0x10001.
+    pub(crate) fn is_fault(si_code: libc::c_int) -> bool {
+        si_code < 0x10000
+    }
+}
+
+#[cfg(not(target_vendor = "apple"))]
+mod linux {
+    use rustix::fs::{Advice, fadvise};
+    use std::fs::File;
+    use std::io;
+    use std::num::NonZeroU64;
+
+    /// Linux has no barrier without a flush.
+    pub(crate) fn barrier(file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    /// Starts reading the whole file ahead. A refusal only means a slower read.
+    pub(crate) fn set_up_read(file: &File, len: u64) {
+        let _ = fadvise(file, 0, None, Advice::Sequential);
+        read_ahead(file, len);
+    }
+
+    /// Asks the system to read a file ahead into its cache. A refusal only means a slower read.
+    pub(crate) fn read_ahead(file: &File, len: u64) {
+        let _ = fadvise(file, 0, NonZeroU64::new(len), Advice::WillNeed);
+    }
+
+    /// Maps all pages at once instead of by one fault for every few. Where a page cannot be had
+    /// this stops, and touching it faults as it would have.
+    pub(crate) fn set_up_map(map: &memmap2::Mmap) {
+        let _ = map.advise(memmap2::Advice::PopulateRead);
+    }
+
+    /// Has the pages of new memory made at once, large ones where possible: one by one, 4 KiB
+    /// each, they cost more than what is copied into them. A refusal costs only that time.
+    pub(crate) fn fill_pages(memory: &memmap2::MmapMut) {
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        let _ = memory.advise(memmap2::Advice::PopulateWrite);
+    }
+
+    /// True for a SIGBUS that the kernel raised for a bad access; sent signals have codes <= 0.
+    pub(crate) fn is_fault(si_code: libc::c_int) -> bool {
+        si_code > 0
+    }
+}

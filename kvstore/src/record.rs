@@ -1,0 +1,124 @@
+//! Records on their way in, in memory, and on their way out.
+
+use crate::buffer::{Buffer, MemoryShare};
+use crate::disk::Mapped;
+use crate::key::{Key, Kind};
+use crate::layout::record::Layout;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A block handed to [`Store::put`](crate::Store::put).
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// What the block holds.
+    pub kind: Kind,
+    /// Its name, derived from its content.
+    pub key: Key,
+    /// The block before it in its chain.
+    pub parent: Option<Key>,
+    /// Kept with the block and compared, byte by byte, on every hit.
+    pub witness: &'a [u8],
+    /// The bytes themselves. Each part comes back aligned, see [`Guard::part`](crate::Guard::part).
+    pub parts: &'a [&'a [u8]],
+}
+
+impl Record<'_> {
+    /// The record's layout, or `None` when it breaks a limit of the format.
+    pub(crate) fn layout(&self) -> Option<Layout> {
+        let lens: Vec<u64> = self.parts.iter().map(|part| part.len() as u64).collect();
+        Layout::new(self.witness.len(), &lens)
+    }
+}
+
+/// A block in memory of our own.
+#[derive(Debug)]
+pub(crate) struct Resident {
+    pub(crate) kind: Kind,
+    pub(crate) parent: Option<Key>,
+    pub(crate) witness: Box<[u8]>,
+    pub(crate) layout: Layout,
+    pub(crate) payload: Buffer,
+}
+
+/// Memory that a block of this layout takes.
+pub(crate) fn memory_len(layout: &Layout, witness_len: usize) -> u64 {
+    layout.payload_len + witness_len as u64
+}
+
+impl Resident {
+    /// Copies a record. `None` when the system has no memory.
+    pub(crate) fn copy(
+        record: &Record<'_>,
+        layout: Layout,
+        share: MemoryShare,
+    ) -> Option<Resident> {
+        let mut payload = Buffer::new(layout.payload_len as usize, share)?;
+        for (range, part) in layout.parts.iter().zip(record.parts) {
+            payload.bytes_mut()[range.start as usize..range.end as usize].copy_from_slice(part);
+        }
+        Some(Resident {
+            kind: record.kind,
+            parent: record.parent,
+            witness: record.witness.into(),
+            layout,
+            payload,
+        })
+    }
+
+    pub(crate) fn memory_len(&self) -> u64 {
+        memory_len(&self.layout, self.witness.len())
+    }
+}
+
+/// A block in a mapped file, verified since it was mapped.
+pub(crate) struct MappedBlock {
+    pub(crate) kind: Kind,
+    pub(crate) witness: Box<[u8]>,
+    pub(crate) layout: Layout,
+    pub(crate) map: Arc<dyn Mapped>,
+}
+
+/// Where a guard's bytes are.
+#[derive(Clone)]
+pub(crate) enum Bytes {
+    Resident(Arc<Resident>),
+    Mapped(Arc<MappedBlock>),
+}
+
+impl Bytes {
+    pub(crate) fn layout(&self) -> &Layout {
+        match self {
+            Bytes::Resident(block) => &block.layout,
+            Bytes::Mapped(block) => &block.layout,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Bytes::Resident(block) => block.kind,
+            Bytes::Mapped(block) => block.kind,
+        }
+    }
+
+    pub(crate) fn witness(&self) -> &[u8] {
+        match self {
+            Bytes::Resident(block) => &block.witness,
+            Bytes::Mapped(block) => &block.witness,
+        }
+    }
+
+    pub(crate) fn part(&self, range: &Range<u64>) -> &[u8] {
+        let (payload, start) = match self {
+            Bytes::Resident(block) => (block.payload.bytes(), 0),
+            Bytes::Mapped(block) => (block.map.bytes(), block.layout.header_len),
+        };
+        &payload[(start + range.start) as usize..(start + range.end) as usize]
+    }
+
+    pub(crate) fn is_intact(&self) -> bool {
+        match self {
+            Bytes::Resident(_) => true,
+            Bytes::Mapped(block) => block.map.is_intact(),
+        }
+    }
+}

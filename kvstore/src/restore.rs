@@ -1,0 +1,159 @@
+//! The path of a hit: memory first, then the disk, every failure a miss that leaves the store in
+//! order.
+
+use crate::core::Core;
+use crate::disk;
+use crate::error::Miss;
+use crate::guard::Guard;
+use crate::key::BlockId;
+use crate::paths;
+use crate::read::{LoadError, Wanted, read_copy, read_mapped};
+use crate::record::Bytes;
+use crate::state::Found;
+use crate::stats::{EvictReason, Op, Tier};
+use std::io;
+use std::sync::Arc;
+
+impl Core {
+    /// Finds a block and compares its witness. Waits for the disk only if the block is there.
+    pub(crate) fn get(self: &Arc<Self>, id: &BlockId, witness: &[u8]) -> Result<Guard, Miss> {
+        let mut state = self.state();
+        let (bytes, tier) = loop {
+            match state.find(id, self.now_secs()) {
+                Found::Here(bytes, tier) => {
+                    drop(state);
+                    break (self.checked(id, bytes, witness)?, tier);
+                }
+                Found::Cold(share) => {
+                    drop(state);
+                    break (self.restore(id, share, Some(witness))?, Tier::Disk);
+                }
+                Found::Busy => state = self.done.wait(state),
+                Found::Missing => {
+                    state.counters.not_stored += 1;
+                    return Err(Miss::NotStored);
+                }
+            }
+        };
+        self.state().counters.hits[tier as usize] += 1;
+        Ok(Guard { bytes, tier, id: *id, core: Arc::downgrade(self) })
+    }
+
+    /// A block that is at hand was verified before; its witness is compared on every hit.
+    fn checked(&self, id: &BlockId, bytes: Bytes, witness: &[u8]) -> Result<Bytes, Miss> {
+        if bytes.witness() != witness {
+            self.state().counters.witness_failures += 1;
+            return Err(Miss::WitnessDiffers);
+        }
+        if !bytes.is_intact() {
+            self.distrust(id, &bytes);
+            return Err(Miss::Damaged(crate::layout::Damage::ShortRead));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads a block into the RAM tier if it is stored, not there yet, and fits.
+    pub(crate) fn restore_ahead(&self, id: &BlockId) {
+        let found = {
+            let mut state = self.state();
+            match state.blocks.get(id) {
+                Some(block) if block.resident.is_none() && block.mapped.strong_count() == 0 => {
+                    state.find(id, self.now_secs())
+                }
+                _ => return,
+            }
+        };
+        match found {
+            Found::Cold(Some(share)) => drop(self.restore(id, Some(share), None)),
+            Found::Cold(None) => {
+                // Nothing would be left of a mapping that nobody holds; the system's cache may
+                // keep the pages for the one to come. Failures show when it does.
+                let path = paths::block(&self.state().namespace(id), &id.key);
+                let _ = self.disk.read_ahead(&path);
+                self.end_restore(id);
+            }
+            Found::Here(..) | Found::Busy | Found::Missing => {}
+        }
+    }
+
+    fn end_restore(&self, id: &BlockId) {
+        self.state().restoring.remove(id);
+        self.done.notify_all();
+    }
+
+    /// Reads a block that this thread has claimed.
+    fn restore(
+        &self,
+        id: &BlockId,
+        share: Option<crate::buffer::MemoryShare>,
+        witness: Option<&[u8]>,
+    ) -> Result<Bytes, Miss> {
+        let namespace = self.state().namespace(id);
+        let wanted = Wanted { namespace, key: id.key, witness };
+        let started = self.clock.monotonic();
+        let cipher = self.cipher.as_ref();
+        let loaded = match share {
+            Some(share) => read_copy(&*self.disk, cipher, &wanted, share).map(Bytes::Resident),
+            None => read_mapped(&*self.disk, cipher, &wanted).map(Bytes::Mapped),
+        };
+        let now = self.now_secs();
+        let mut state = self.state();
+        let result = match loaded {
+            Ok(bytes) => {
+                let took = self.clock.monotonic() - started;
+                state.counters.read(bytes.layout().file_len(), took);
+                state.restored(id, &bytes, now);
+                Ok(bytes)
+            }
+            Err(error) => {
+                state.restoring.remove(id);
+                Err(self.failed(&mut state, id, error, now))
+            }
+        };
+        drop(state);
+        self.done.notify_all();
+        self.wake.notify_all();
+        result
+    }
+
+    /// A load that failed invalidates the block, so that it cannot fail forever; unless the lack
+    /// was ours and may pass.
+    fn failed(
+        &self,
+        state: &mut crate::state::State,
+        id: &BlockId,
+        error: LoadError,
+        now_secs: u64,
+    ) -> Miss {
+        match error {
+            LoadError::Damaged(damage) => {
+                state.counters.verify_failure(damage);
+                state.discard_stored(id, EvictReason::Corrupt, now_secs);
+                Miss::Damaged(damage)
+            }
+            LoadError::WitnessDiffers => {
+                state.counters.witness_failures += 1;
+                Miss::WitnessDiffers
+            }
+            LoadError::OtherSecrecy => {
+                state.discard_stored(id, EvictReason::Manual, now_secs);
+                Miss::NotStored
+            }
+            LoadError::NoMemory => Miss::NoMemory,
+            LoadError::Io(error) if disk::is_transient(&error) || disk::is_full(&error) => {
+                state.counters.io_error(Op::Read, &error);
+                Miss::NoMemory
+            }
+            LoadError::Io(error) => {
+                if !state.discard_stored(id, EvictReason::Corrupt, now_secs)
+                    && error.kind() == io::ErrorKind::NotFound
+                {
+                    // Evicted between our look and our read.
+                    return Miss::NotStored;
+                }
+                state.counters.io_error(Op::Read, &error);
+                Miss::Io
+            }
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! Looks at everything under the root, one folder a step: the medium is the truth, the index only
+//! a memory of it. The first scan runs after every opening, before anything is saved; later ones
+//! run between other work.
+
+use crate::books::Owner;
+use crate::core::Core;
+use crate::disk::DirEntry;
+use crate::index_log::stored_entry;
+use crate::key::{BlockId, Key, Namespace};
+use crate::layout::index::{Entry, Role};
+use crate::paths;
+use crate::read::{Identified, identify};
+use crate::real_disk::LOCK_NAME;
+use crate::state::{Block, OnDisk, State};
+use crate::stats::{EvictReason, Op};
+use crate::writer::{PAUSE, RESCAN_EVERY, Writer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Weak;
+use std::time::Duration;
+
+/// Foreign folders are counted down to this depth.
+const MAX_DEPTH: usize = 16;
+
+enum Item {
+    Root,
+    Side(&'static str),
+    Blocks,
+    Space(Namespace),
+    Fan(Namespace, u8),
+    Finish,
+}
+
+pub(crate) struct Scan {
+    started: Duration,
+    todo: Vec<Item>,
+    /// Keys that the index knew before any folder of records was listed, by folder.
+    expected: BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>>,
+    /// Paths entered in the books by this scan.
+    seen: BTreeSet<PathBuf>,
+    /// Some folder could not be read, so that nothing may be concluded from what was not seen.
+    partial: bool,
+}
+
+impl Scan {
+    pub(crate) fn new(now: Duration) -> Scan {
+        let mut todo = vec![Item::Finish, Item::Blocks];
+        todo.extend(paths::TOP.into_iter().filter(|name| *name != paths::BLOCKS).map(Item::Side));
+        todo.push(Item::Root);
+        Scan {
+            started: now,
+            todo,
+            expected: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            partial: false,
+        }
+    }
+}
+
+impl Writer {
+    pub(crate) fn scan_step(&mut self, core: &Core) {
+        // Taken out so that the writer's own methods may be called meanwhile.
+        let Some(mut scan) = self.scan.take() else { return };
+        match scan.todo.pop() {
+            Some(Item::Root) => self.scan_root(core, &mut scan),
+            Some(Item::Side(name)) => self.scan_side(core, &mut scan, name),
+            Some(Item::Blocks) => self.scan_blocks(core, &mut scan),
+            Some(Item::Space(namespace)) => self.scan_space(core, &mut scan, namespace),
+            Some(Item::Fan(namespace, fan)) => self.scan_fan(core, &mut scan, namespace, fan),
+            Some(Item::Finish) | None => return self.scan_finish(core, &scan),
+        }
+        self.scan = Some(scan);
+    }
+
+    fn scan_root(&mut self, core: &Core, scan: &mut Scan) {
+        for entry in self.list(core, scan, Path::new("")).unwrap_or_default() {
+            let path = PathBuf::from(&entry.name);
+            if entry.name == LOCK_NAME {
+                self.enter(core, scan, &path, entry.meta.physical, Owner::Store);
+            } else if !paths::TOP.iter().any(|top| entry.name == *top) {
+                self.enter_foreign(core, scan, &path, &entry);
+            }
+        }
+    }
+
+    /// Folders without published records.
+    fn scan_side(&mut self, core: &Core, scan: &mut Scan, name: &'static str) {
+        let mut entries = self.list(core, scan, Path::new(name)).unwrap_or_default();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        for entry in entries {
+            let path = Path::new(name).join(&entry.name);
+            let physical = entry.meta.physical;
+            let log_or_snapshot = paths::parse_index(&entry.name);
+            if entry.meta.is_dir || name == paths::FOREIGN {
+                self.enter_foreign(core, scan, &path, &entry);
+            } else if name == paths::DAMAGED {
+                scan.seen.insert(path.clone());
+                match self.damaged.contains(&path) {
+                    true => self.enter(core, scan, &path, physical, Owner::Unindexed),
+                    false => self.keep_damaged(core, path, physical),
+                }
+            } else if name == paths::INDEX && log_or_snapshot.is_some() {
+                // The log being written may be booked for more than it has grown to.
+                let current = log_or_snapshot == Some((Role::Log, self.index.generation));
+                let booked = if current { self.books.bytes(&path) } else { 0 };
+                self.enter(core, scan, &path, physical.max(booked), Owner::Store);
+            } else if name == paths::TMP && core.unlink(&path) {
+                core.state().counters.orphan_temporaries += 1;
+            } else {
+                self.set_aside(core, scan, &path, &entry);
+            }
+        }
+    }
+
+    fn scan_blocks(&mut self, core: &Core, scan: &mut Scan) {
+        scan.expected = core.state().stored_keys();
+        let mut spaces: BTreeSet<Namespace> = scan.expected.keys().copied().collect();
+        for entry in self.list(core, scan, Path::new(paths::BLOCKS)).unwrap_or_default() {
+            let namespace = entry.name.to_str().and_then(Namespace::from_hex);
+            match namespace.filter(|_| entry.meta.is_dir) {
+                Some(namespace) => drop(spaces.insert(namespace)),
+                None => {
+                    let path = Path::new(paths::BLOCKS).join(&entry.name);
+                    self.set_aside(core, scan, &path, &entry);
+                }
+            }
+        }
+        scan.todo.extend(spaces.into_iter().map(Item::Space));
+    }
+
+    fn scan_space(&mut self, core: &Core, scan: &mut Scan, namespace: Namespace) {
+        let dir = paths::space_dir(&namespace);
+        let Some(entries) = self.list(core, scan, &dir) else { return };
+        let expected = scan.expected.get(&namespace);
+        let mut fans: BTreeSet<u8> = expected.into_iter().flat_map(|f| f.keys().copied()).collect();
+        for entry in entries {
+            match paths::parse_fan(&entry.name).filter(|_| entry.meta.is_dir) {
+                Some(fan) => drop(fans.insert(fan)),
+                None => self.set_aside(core, scan, &dir.join(&entry.name), &entry),
+            }
+        }
+        scan.todo.extend(fans.into_iter().map(|fan| Item::Fan(namespace, fan)));
+    }
+
+    fn scan_fan(&mut self, core: &Core, scan: &mut Scan, namespace: Namespace, fan: u8) {
+        let dir = paths::space_dir(&namespace).join(paths::fan_name(fan));
+        let Some(mut entries) = self.list(core, scan, &dir) else { return };
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut found = BTreeSet::new();
+        for entry in entries {
+            let key = entry.name.to_str().and_then(Key::from_hex);
+            match key.filter(|key| paths::fan(key) == fan && !entry.meta.is_dir) {
+                Some(key) => {
+                    found.insert(key);
+                    self.scan_record(core, scan, namespace, key, &entry);
+                }
+                None => self.set_aside(core, scan, &dir.join(&entry.name), &entry),
+            }
+        }
+        let expected = scan.expected.get_mut(&namespace).and_then(|fans| fans.remove(&fan));
+        for key in expected.unwrap_or_default() {
+            if !found.contains(&key) {
+                self.drop_if_missing(core, namespace, key);
+            }
+        }
+    }
+
+    fn scan_record(
+        &mut self,
+        core: &Core,
+        scan: &mut Scan,
+        namespace: Namespace,
+        key: Key,
+        entry: &DirEntry,
+    ) {
+        let path = paths::block(&namespace, &key);
+        let (id, known) = {
+            let mut state = core.state();
+            let id = BlockId { space: state.space(&namespace), key };
+            if state.leaving.contains(&id) {
+                return;
+            }
+            let physical = entry.meta.physical.max(entry.meta.len);
+            (id, state.recount(&id, physical))
+        };
+        match known {
+            Some(OnDisk::Stored) => return,
+            // The copy in memory is surely good, and about to be written again.
+            Some(OnDisk::Queued) if core.unlink(&path) => return,
+            Some(OnDisk::Queued) => return self.enter_foreign(core, scan, &path, entry),
+            Some(OnDisk::No) | None => {}
+        }
+        match identify(&*core.disk, namespace, key) {
+            Ok(Identified::Record(record)) => {
+                let (header, layout) = *record;
+                let block = Block {
+                    kind: header.kind,
+                    parent: header.parent,
+                    file_len: layout.file_len(),
+                    physical: entry.meta.physical.max(entry.meta.len),
+                    on_disk: OnDisk::Stored,
+                    resident: None,
+                    mapped: Weak::new(),
+                    created_secs: header.created_secs,
+                    used_secs: header.created_secs,
+                };
+                let mut state = core.state();
+                state.adopt(id, block, 0);
+                if let Some(stored) = stored_entry(&state, &id) {
+                    self.index.note(&Entry::Add(stored));
+                }
+            }
+            Ok(Identified::Newer) => self.set_aside(core, scan, &path, entry),
+            Ok(Identified::Unusable) => {
+                core.state().counters.discarded_blocks += 1;
+                let to = paths::damaged(&namespace, &key);
+                match core.disk.rename(&path, &to) {
+                    Ok(()) => {
+                        scan.seen.insert(to.clone());
+                        self.keep_damaged(core, to, entry.meta.physical);
+                    }
+                    Err(error) => {
+                        core.count_error(Op::Rename, &error);
+                        self.enter_foreign(core, scan, &path, entry);
+                    }
+                }
+            }
+            Err(error) => {
+                core.count_error(Op::Read, &error);
+                self.enter_foreign(core, scan, &path, entry);
+            }
+        }
+    }
+
+    /// The index knew of a record that the listing did not show.
+    fn drop_if_missing(&mut self, core: &Core, namespace: Namespace, key: Key) {
+        match core.disk.stat(&paths::block(&namespace, &key)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut state = core.state();
+                if let Some(id) = state.id(&namespace, &key) {
+                    state.lost(&id);
+                    self.index.note(&Entry::Remove(namespace, key));
+                }
+            }
+            Err(error) => core.count_error(Op::Scan, &error),
+            Ok(_) => {}
+        }
+    }
+
+    fn scan_finish(&mut self, core: &Core, scan: &Scan) {
+        let now = core.clock.monotonic();
+        self.next_scan = now + if scan.partial { PAUSE } else { RESCAN_EVERY };
+        core.state().scanning = false;
+        if scan.partial {
+            return;
+        }
+        let mut gone = self.books.others(|path| scan.seen.contains(path));
+        // Made after the scan passed by: still there.
+        let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        gone.retain(|path| core.disk.stat(path).err().is_some_and(missing));
+        {
+            let mut state = core.state();
+            gone.iter().for_each(|path| self.books.strike(&mut state, path));
+            if !state.scanned {
+                state.scanned = true;
+                state.counters.recovery = Some(now.saturating_sub(scan.started));
+                state.counters.recovered_blocks = state.count_blocks()[1].iter().sum();
+            }
+            if let Some(limit) = core.config.max_idle {
+                let now = core.now_secs();
+                state.expire(now.saturating_sub(limit.as_secs()), now);
+            }
+        }
+        // The quota may be smaller than last time, or foreign files have grown.
+        let spaces = core.state().spaces.len() as u32;
+        for space in (0..spaces).map(Some).chain([None]) {
+            // Refused when nothing may go; then nothing is saved either.
+            let _ = self.make_room(core, space, 0);
+        }
+    }
+
+    // ---- entering ----------------------------------------------------------------------------
+
+    /// Lists a folder and enters it. A folder that is not there is empty; `None` when the system
+    /// does not say, so that nothing is concluded from what is missing.
+    fn list(&mut self, core: &Core, scan: &mut Scan, dir: &Path) -> Option<Vec<DirEntry>> {
+        let listed = core.disk.list(dir).and_then(|entries| Ok((entries, core.disk.stat(dir)?)));
+        match listed {
+            Ok((entries, meta)) => {
+                self.enter(core, scan, dir, meta.physical, Owner::Store);
+                Some(entries)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Vec::new()),
+            Err(error) => {
+                core.count_error(Op::Scan, &error);
+                scan.partial = true;
+                None
+            }
+        }
+    }
+
+    fn enter(&mut self, core: &Core, scan: &mut Scan, path: &Path, physical: u64, owner: Owner) {
+        self.books.enter(&mut core.state(), path, physical, owner);
+        scan.seen.insert(path.to_owned());
+    }
+
+    fn enter_foreign(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
+        let physical = if entry.meta.is_dir {
+            // If some of it cannot be listed now, what was known before still counts.
+            let (total, whole) = usage(core, path, MAX_DEPTH);
+            scan.partial |= !whole;
+            let known = if whole { 0 } else { self.books.bytes(path) };
+            known.max(entry.meta.physical + total)
+        } else {
+            entry.meta.physical
+        };
+        self.enter(core, scan, path, physical, Owner::Unindexed);
+    }
+
+    /// Moves an unknown file out of our way, under a name that nothing else has. Folders, and
+    /// files that cannot be moved, are counted where they are.
+    fn set_aside(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
+        if entry.meta.is_dir {
+            return self.enter_foreign(core, scan, path, entry);
+        }
+        let mut number = 0;
+        let to = loop {
+            let mut name = std::ffi::OsString::from(format!("{number}."));
+            name.push(&entry.name);
+            let to = Path::new(paths::FOREIGN).join(name);
+            match core.disk.stat(&to) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break to,
+                Err(_) => return self.enter_foreign(core, scan, path, entry),
+                Ok(_) => number += 1,
+            }
+        };
+        match core.disk.rename(path, &to) {
+            Ok(()) => {
+                core.state().counters.set_aside_files += 1;
+                self.enter_foreign(core, scan, &to, entry);
+            }
+            Err(error) => {
+                core.count_error(Op::Rename, &error);
+                self.enter_foreign(core, scan, path, entry);
+            }
+        }
+    }
+}
+
+/// Bytes below a folder that is not ours, and whether all of it could be listed.
+fn usage(core: &Core, dir: &Path, depth: usize) -> (u64, bool) {
+    if depth == 0 {
+        return (0, true);
+    }
+    let entries = match core.disk.list(dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            core.count_error(Op::Scan, &error);
+            return (0, false);
+        }
+    };
+    let (mut total, mut whole) = (0, true);
+    for entry in entries {
+        total += entry.meta.physical;
+        if entry.meta.is_dir {
+            let (below, all) = usage(core, &dir.join(&entry.name), depth - 1);
+            total += below;
+            whole &= all;
+        }
+    }
+    (total, whole)
+}
+
+impl State {
+    fn stored_keys(&self) -> BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> {
+        let mut keys: BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> = BTreeMap::new();
+        for (id, block) in &self.blocks {
+            if block.on_disk == OnDisk::Stored {
+                let fans = keys.entry(self.namespace(id)).or_default();
+                fans.entry(paths::fan(&id.key)).or_default().push(id.key);
+            }
+        }
+        // Not in the order of a hash table: one seed gives one run.
+        keys.values_mut().flat_map(BTreeMap::values_mut).for_each(|keys| keys.sort_unstable());
+        keys
+    }
+
+    /// Corrects what a stored block occupies; returns the block's standing.
+    fn recount(&mut self, id: &BlockId, physical: u64) -> Option<OnDisk> {
+        let block = self.blocks.get_mut(id)?;
+        if block.on_disk == OnDisk::Stored && physical != block.physical {
+            self.ledger.gone(Some(id.space), block.physical);
+            self.ledger.found(Some(id.space), physical);
+            block.physical = physical;
+        }
+        Some(block.on_disk)
+    }
+
+    /// Queues the removal of blocks last used before `limit_secs`, ends of chains first.
+    fn expire(&mut self, limit_secs: u64, now_secs: u64) {
+        loop {
+            let old = |id: &BlockId| {
+                let block = self.blocks.get(id);
+                block.is_some_and(|b| b.on_disk == OnDisk::Stored && b.used_secs < limit_secs)
+            };
+            let ids = self.disk_order.by_age();
+            let expired: Vec<_> =
+                ids.into_iter().filter(|id| self.disk_order.is_leaf(id) && old(id)).collect();
+            if expired.is_empty() {
+                return;
+            }
+            expired.iter().for_each(|id| self.discard(id, EvictReason::Ttl, now_secs));
+        }
+    }
+}

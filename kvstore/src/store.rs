@@ -1,0 +1,355 @@
+//! The store, as its users see it.
+
+use crate::config::{Clock, StoreConfig, SystemClock};
+use crate::core::Core;
+use crate::disk::Disk;
+use crate::error::{Miss, OpenError};
+use crate::guard::{Guard, Pin};
+use crate::key::{BlockId, Key, Namespace};
+use crate::layout::record::Layout;
+use crate::real_disk::RealDisk;
+use crate::record::{Record, Resident, memory_len};
+use crate::state::OnDisk;
+use crate::stats::{DropReason, Stats};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// How long an idle thread sleeps before it looks for work by itself.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What became of a block handed to [`Store::put`]. In every case the block may be asked for at
+/// once; only [`PutOutcome::Dropped`] ones are surely a miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// It is readable, and will be written.
+    Queued,
+    /// A block of that key is stored, or about to be.
+    AlreadyStored,
+    /// It is readable while the RAM tier keeps it, but will not be written.
+    RamOnly(DropReason),
+    /// It is not kept.
+    Dropped(DropReason),
+}
+
+/// How much of a chain is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefix {
+    /// Keys matched, from the first.
+    pub blocks: usize,
+    /// How many of them are in memory.
+    pub in_ram: usize,
+}
+
+/// A store of blocks, in memory and under one root folder.
+#[derive(Debug)]
+pub struct Store {
+    core: Arc<Core>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("root", &self.disk.root()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store at `config.root`, made if it is missing, and starts its threads.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] when another store holds the root; otherwise what is wrong with the
+    /// folder, the key file or the limits. Damaged content is never an error.
+    pub fn open(config: StoreConfig) -> Result<Store, OpenError> {
+        let disk = Arc::new(RealDisk::open(&config.root)?);
+        let mut store = Store::open_on(disk, Arc::new(SystemClock::default()), config)?;
+        store.spawn("kvstore-write", |core| {
+            if !core.writer.lock().step(core) {
+                let state = core.state();
+                // Work that came between the two looks is seen here.
+                if !state.stopping && !state.writer_has_work() {
+                    drop(core.wake.wait_for(state, IDLE));
+                }
+            }
+        })?;
+        for _ in 0..store.core.config.read_threads {
+            store.spawn("kvstore-read", |core| {
+                if !core.restore_next() {
+                    let state = core.state();
+                    if !state.stopping && state.restores.is_empty() {
+                        drop(core.wake_reads.wait_for(state, IDLE));
+                    }
+                }
+            })?;
+        }
+        Ok(store)
+    }
+
+    /// Opens a store on any disk and clock, without threads: the caller runs [`Store::step`].
+    ///
+    /// # Errors
+    /// As [`Store::open`], except that locking is the disk's own affair.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        config: StoreConfig,
+    ) -> Result<Store, OpenError> {
+        Ok(Store { core: Arc::new(Core::open(disk, clock, config)?), threads: Vec::new() })
+    }
+
+    /// Starts a thread that calls `work`, which waits when there is none, until the store closes.
+    fn spawn(&mut self, name: &str, work: fn(&Core)) -> Result<(), OpenError> {
+        let core = Arc::clone(&self.core);
+        let body = move || {
+            while !core.state().stopping {
+                work(&core);
+            }
+        };
+        let failed = |source| OpenError::Io { path: self.core.disk.root().into(), source };
+        let thread = thread::Builder::new().name(name.into()).spawn(body).map_err(failed)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Runs one piece of background work on this thread, the most urgent first: restore, delete,
+    /// scan, save. False when there was none.
+    pub fn step(&self) -> bool {
+        self.core.step()
+    }
+
+    /// Hands a block over. Its bytes are copied, so this takes as long as a copy; it is written
+    /// later. A block whose parent is not on disk is not written, and one whose
+    /// parent is nowhere is not kept: no chain has a hole.
+    pub fn put(&self, namespace: &Namespace, record: &Record<'_>) -> PutOutcome {
+        let now = self.core.now_secs();
+        let Some(layout) = record.layout() else {
+            self.core.state().counters.drop_block(DropReason::Admission);
+            return PutOutcome::Dropped(DropReason::Admission);
+        };
+        let memory = memory_len(&layout, record.witness.len());
+        let (id, share) = {
+            let mut state = self.core.state();
+            let id = BlockId { space: state.space(namespace), key: record.key };
+            if let Some(outcome) = self.put_known(&mut state, &id, now) {
+                return outcome;
+            }
+            let fate = self.fate(&state, &id, record, &layout, memory);
+            if let Err(reason) = fate
+                && !(state.has_parent(&id, record.parent) && state.make_ram_room(memory, now))
+            {
+                state.drop_save(id, reason);
+                return PutOutcome::Dropped(reason);
+            }
+            match state.take_memory(memory, now) {
+                Some(share) => (id, share),
+                None => {
+                    state.drop_save(id, DropReason::QueueFull);
+                    return PutOutcome::Dropped(DropReason::QueueFull);
+                }
+            }
+        };
+        let copy = Resident::copy(record, layout.clone(), share);
+        let mut state = self.core.state();
+        let Some(resident) = copy.map(Arc::new) else {
+            state.drop_save(id, DropReason::QueueFull);
+            return PutOutcome::Dropped(DropReason::QueueFull);
+        };
+        // Others may have been here during the copy.
+        if let Some(outcome) = self.put_known(&mut state, &id, now) {
+            return outcome;
+        }
+        let outcome = match self.fate(&state, &id, record, &layout, memory) {
+            Ok(()) => {
+                state.add(id, resident, true, now);
+                PutOutcome::Queued
+            }
+            Err(reason) => {
+                state.drop_save(id, reason);
+                match state.has_parent(&id, record.parent) && state.add(id, resident, false, now) {
+                    true => PutOutcome::RamOnly(reason),
+                    false => PutOutcome::Dropped(reason),
+                }
+            }
+        };
+        drop(state);
+        self.core.wake.notify_all();
+        outcome
+    }
+
+    /// A block that is there already; one that is in RAM only gets another chance to be written.
+    fn put_known(
+        &self,
+        state: &mut crate::state::State,
+        id: &BlockId,
+        now_secs: u64,
+    ) -> Option<PutOutcome> {
+        let block = state.blocks.get_mut(id)?;
+        block.used_secs = now_secs;
+        let (on_disk, parent, resident) = (block.on_disk, block.parent, block.resident.clone());
+        state.disk_order.touch(id, false);
+        state.ram_order.touch(id, false);
+        let resident = match (on_disk, resident) {
+            (OnDisk::No, Some(resident)) => resident,
+            _ => return Some(PutOutcome::AlreadyStored),
+        };
+        let now = self.core.clock.monotonic();
+        match state.may_save(id, parent, resident.memory_len(), now) {
+            Ok(()) => {
+                state.queue(*id, resident);
+                self.core.wake.notify_all();
+                Some(PutOutcome::Queued)
+            }
+            Err(reason) => {
+                state.drop_save(*id, reason);
+                Some(PutOutcome::RamOnly(reason))
+            }
+        }
+    }
+
+    fn fate(
+        &self,
+        state: &crate::state::State,
+        id: &BlockId,
+        record: &Record<'_>,
+        layout: &Layout,
+        memory: u64,
+    ) -> Result<(), DropReason> {
+        if layout.file_len() > state.ledger.quota() {
+            return Err(DropReason::Admission);
+        }
+        state.may_save(id, record.parent, memory, self.core.clock.monotonic())
+    }
+
+    /// The block of that key, if it was made from what `witness` says.
+    ///
+    /// # Errors
+    /// Why there is nothing to give. Recompute the block in every case.
+    pub fn get(&self, namespace: &Namespace, key: &Key, witness: &[u8]) -> Result<Guard, Miss> {
+        let id = self.core.state().id(namespace, key);
+        match id {
+            Some(id) => self.core.get(&id, witness),
+            None => {
+                self.core.state().counters.not_stored += 1;
+                Err(Miss::NotStored)
+            }
+        }
+    }
+
+    /// How many of `keys`, from the first, are stored, each the parent of the next. In memory
+    /// only: no disk is touched.
+    pub fn longest_prefix(&self, namespace: &Namespace, keys: &[Key]) -> Prefix {
+        let now = self.core.now_secs();
+        let (blocks, in_ram) = self.core.state().longest_prefix(namespace, keys, now);
+        Prefix { blocks, in_ram }
+    }
+
+    /// Starts reading blocks into the RAM tier, in this order, as far as they fit; of the others
+    /// the system is asked to read the files ahead.
+    pub fn prefetch(&self, namespace: &Namespace, keys: &[Key]) {
+        let Some(space) = self.core.state().find_space(namespace) else { return };
+        self.core.queue_restores(keys.iter().map(|&key| BlockId { space, key }));
+    }
+
+    /// Keeps blocks, present or still to come, from being evicted for room.
+    pub fn pin(&self, namespace: &Namespace, keys: &[Key]) -> Pin {
+        let mut state = self.core.state();
+        let space = state.space(namespace);
+        let ids: Vec<_> = keys.iter().map(|&key| BlockId { space, key }).collect();
+        ids.iter().for_each(|id| state.pin(*id));
+        Pin { ids, core: Arc::downgrade(&self.core) }
+    }
+
+    /// The numbers of this moment.
+    pub fn stats(&self) -> Stats {
+        let free_disk_bytes = self.core.disk.free_bytes().ok();
+        let now = self.core.now_secs();
+        let config = &self.core.config;
+        let state = self.core.state();
+        Stats {
+            quota_bytes: config.quota_bytes,
+            physical_bytes: state.ledger.physical(),
+            unindexed_bytes: state.unindexed_bytes,
+            free_disk_bytes,
+            write_budget_remaining_bytes: state.ledger.write_budget_left(now),
+            saving_paused: state.paused_until.is_some(),
+            ram_capacity_bytes: config.ram_budget_bytes,
+            ram_used_bytes: state.ram_bytes,
+            memory_bytes: state.gauge.live(),
+            blocks: state.count_blocks(),
+            queue_depth: [
+                (state.restores.len() + state.restoring.len()) as u64,
+                state.deletes.len() as u64,
+                state.saves.len() as u64,
+            ],
+            queue_bytes: state.queue_bytes(),
+            namespaces: state.namespace_stats(),
+            counters: state.counters.clone(),
+        }
+    }
+
+    /// Waits until everything queued is done, at most `limit`; false when it is not.
+    pub fn flush(&self, limit: Duration) -> bool {
+        let until = self.core.clock.monotonic() + limit;
+        let mut state = self.core.state();
+        while !state.is_settled() {
+            let now = self.core.clock.monotonic();
+            if now >= until {
+                return false;
+            }
+            if self.threads.is_empty() {
+                drop(state);
+                if !self.step() {
+                    return self.core.state().is_settled();
+                }
+                state = self.core.state();
+            } else {
+                state = self.core.done.wait_for(state, until - now);
+            }
+        }
+        true
+    }
+
+    /// Looks again at everything under the root, in the background.
+    pub fn rescan(&self) {
+        self.core.state().rescan_wanted = true;
+        self.core.wake.notify_all();
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Writes what is queued, for at most [`StoreConfig::drain`], and closes.
+    pub fn close(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        self.flush(self.core.config.drain);
+        {
+            let mut state = self.core.state();
+            state.stopping = true;
+            for save in std::mem::take(&mut state.saves) {
+                state.not_saved(&save, DropReason::Shutdown);
+            }
+        }
+        self.core.wake.notify_all();
+        self.core.wake_reads.notify_all();
+        self.core.done.notify_all();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has nothing left to say.
+            let _ = thread.join();
+        }
+        self.core.writer.lock().finish(&self.core);
+    }
+}
+
+impl Drop for Store {
+    /// Closes as [`Store::close`] does if the store has threads. A store without threads is left
+    /// as it is, as after a crash.
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.shut_down();
+        }
+    }
+}
