@@ -110,7 +110,7 @@ impl Worker {
         }
         let row = self.row.take().map(|row| row.job);
         for job in row.into_iter().chain(self.queue.drain(..)) {
-            fail(job, GenerateError::ShuttingDown);
+            fail(*job, GenerateError::ShuttingDown);
         }
     }
 
@@ -195,11 +195,11 @@ impl Worker {
         let Some(job) = self.queue.pop_front() else { return };
         self.status.waiting.fetch_sub(1, Ordering::Relaxed);
         let Some(model) = self.models.get(&job.model) else {
-            return fail(job, GenerateError::ShuttingDown);
+            return fail(*job, GenerateError::ShuttingDown);
         };
         match Row::new(job, Rc::clone(model)) {
             Ok(row) => self.row = Some(row),
-            Err((job, error)) => fail(job, GenerateError::Mlx(error.what().to_owned())),
+            Err((job, error)) => fail(*job, GenerateError::Mlx(error.what().to_owned())),
         }
     }
 
@@ -230,7 +230,7 @@ impl Worker {
                 GenerateError::Internal
             }
         };
-        fail(row.job, error);
+        fail(*row.job, error);
         None
     }
 
@@ -239,7 +239,7 @@ impl Worker {
         if !row.flush() {
             let limit = self.config.slow_reader;
             if row.blocked_since.is_some_and(|since| since.elapsed() > limit) {
-                fail(row.job, GenerateError::SlowReader(limit.as_secs()));
+                fail(*row.job, GenerateError::SlowReader(limit.as_secs()));
                 return None;
             }
             return Some(row);
@@ -255,7 +255,7 @@ impl Worker {
 }
 
 /// Tells a request that it failed.
-fn fail(job: Box<Job>, error: GenerateError) {
+fn fail(job: Job, error: GenerateError) {
     job.last.send(Raw::Failed(error));
 }
 
