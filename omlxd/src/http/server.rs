@@ -30,6 +30,9 @@ use crate::app::App;
 use crate::auth::{ApiCaller, Denied};
 use crate::metrics::{self, Rejection};
 
+/// What the system may hold of an answer that its client does not read. Left to itself it grows to
+/// megabytes, which are many thousand tokens generated for nobody.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// After an accept that failed (out of file descriptors, for one).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections beyond the limit that are told so at the same time; more are just closed.
@@ -106,6 +109,8 @@ impl Server {
             }
             return;
         };
+        // A failure leaves the system's own, larger size.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES);
         // Without this a small event waits for the acknowledgement of the one before it.
         let _ = stream.set_nodelay(true);
         let on_loopback = stream.local_addr().is_ok_and(|address| address.ip().is_loopback());

@@ -22,6 +22,9 @@ impl Endpoint {
     pub const ALL: [Endpoint; 4] =
         [Endpoint::ChatCompletions, Endpoint::Completions, Endpoint::Models, Endpoint::Other];
 
+    /// Those that generate, which come first.
+    const GENERATING: [Endpoint; 2] = [Endpoint::ChatCompletions, Endpoint::Completions];
+
     /// The label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -223,7 +226,7 @@ impl ModelFamilies {
     /// Every series of one model.
     pub(super) fn of(&self, model: &str) -> ModelMetrics {
         let one = [model];
-        let finished = Endpoint::ALL.iter().flat_map(|endpoint| {
+        let finished = Endpoint::GENERATING.iter().flat_map(|endpoint| {
             Finish::ALL.iter().map(|finish| {
                 self.requests.with_label_values(&[model, endpoint.as_str(), finish.as_str()])
             })
@@ -257,7 +260,7 @@ impl ModelFamilies {
 }
 
 impl ModelMetrics {
-    /// A request ended.
+    /// A request for an answer ended.
     pub fn finished(&self, endpoint: Endpoint, finish: Finish) {
         self.finished[endpoint as usize * Finish::ALL.len() + finish as usize].inc();
     }

@@ -16,7 +16,7 @@ fn running_requests_finish_and_new_ones_are_refused() {
     kept.write_all(get.as_bytes()).unwrap();
     let mut buffer = vec![0; 64 << 10];
     assert!(kept.read(&mut buffer).unwrap() > 0);
-    let running = server.endless(json!({"max_tokens": 2000}));
+    let running = server.endless(json!({"max_tokens": 300}));
     server.app.shutdown.cancel();
     kept.write_all(get.as_bytes()).unwrap();
     let mut answer = String::new();
