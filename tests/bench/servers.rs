@@ -39,7 +39,8 @@ impl Server {
         self.daemon.pid()
     }
 
-    /// The median of omlx_scheduler_overhead_seconds: the upper bound of the bucket that holds it.
+    /// The median of omlx_scheduler_overhead_seconds over decode steps: the upper bound of the bucket
+    /// that holds it.
     pub(crate) fn host_seconds_per_token(&self) -> io::Result<f64> {
         let text = self.daemon.request("GET", "/metrics", "")?.text()?;
         let mut buckets: Vec<(f64, f64)> = text.lines().filter_map(bucket).collect();
@@ -52,10 +53,13 @@ impl Server {
     }
 }
 
-/// (upper bound, cumulative count) of a bucket's line.
+/// (upper bound, cumulative count) of the line of a bucket of decode steps.
 fn bucket(line: &str) -> Option<(f64, f64)> {
     let (series, count) = line.rsplit_once(' ')?;
     let labels = series.strip_prefix("omlx_scheduler_overhead_seconds_bucket{")?;
+    if !labels.contains("phase=\"decode\"") {
+        return None;
+    }
     let bound = labels.split("le=\"").nth(1)?.split('"').next()?;
     let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
     Some((bound, count.parse().ok()?))
