@@ -14,14 +14,21 @@ use mlx_rs::{Array, Dtype, Stream};
 /// Metal adopts memory without a copy when pointer and length are multiples of this.
 pub(crate) const PAGE: usize = 16 * 1024;
 
-/// Freed memory that MLX may keep for reuse (Metal only). Steps of one model reuse the same sizes, so
-/// that more would be held for nothing.
-const MLX_CACHE_BYTES: usize = 1 << 30;
+/// Freed memory that MLX may keep for reuse on Metal, where new buffers are dear. Steps of one model
+/// reuse the same sizes, so that more would be held for nothing.
+const METAL_CACHE_BYTES: usize = 1 << 30;
+/// The same on the CPU backend, where a new buffer costs little more than its page faults.
+const CPU_CACHE_BYTES: usize = 32 << 20;
 
 /// Sets MLX's limits, and with the first call installs mlx-rs's error handler: without it, mlx-c ends
 /// the process at the first error.
 pub(crate) fn init() -> Result<()> {
-    mlx_rs::memory::set_cache_limit(MLX_CACHE_BYTES).map(|_| ())
+    // Nothing may go wrong before this first call of mlx-rs.
+    mlx_rs::memory::set_cache_limit(CPU_CACHE_BYTES)?;
+    if metal_is_available() {
+        mlx_rs::memory::set_cache_limit(METAL_CACHE_BYTES)?;
+    }
+    Ok(())
 }
 
 /// Whether arrays live on a Metal device. On Linux MLX runs on its CPU backend.

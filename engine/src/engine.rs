@@ -38,7 +38,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            prefill_chunk: 512,
+            prefill_chunk: 256,
             max_queue: 256,
             slow_reader: Duration::from_secs(30),
             compute_dtype: ComputeDtype::Auto,
@@ -93,8 +93,12 @@ pub struct StepReport {
     pub rows: usize,
     /// From its start to the tokens it gave.
     pub duration: Duration,
-    /// The part of `duration` outside MLX's evaluation: building graphs, reading and sending tokens.
+    /// The part of `duration` that the host spent on it: building graphs, reading and sending
+    /// tokens. In a decode step MLX computes the token before meanwhile.
     pub host: Duration,
+    /// How long MLX had nothing to compute because of the host, at most. This is what a faster host
+    /// would win.
+    pub idle: Duration,
 }
 
 /// What a step does.

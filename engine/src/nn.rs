@@ -13,8 +13,11 @@ use crate::weights::Weights;
 /// A matrix, plain or packed. Rows are outputs.
 #[derive(Debug)]
 enum Matrix {
-    /// [rows, columns].
-    Plain(Array),
+    /// `weight`: [rows, columns]; `turned`: its transposed view, made once.
+    Plain {
+        weight: Array,
+        turned: Array,
+    },
     Packed {
         weight: Array,
         scales: Array,
@@ -26,7 +29,7 @@ enum Matrix {
 impl Matrix {
     fn load(weights: &mut Weights, path: &str, shape: [i32; 2]) -> Result<Self, LoadError> {
         match weights.quantization_of(path) {
-            None => Ok(Self::Plain(weights.float(&format!("{path}.weight"), &shape)?)),
+            None => Ok(Self::plain(weights.float(&format!("{path}.weight"), &shape)?)),
             Some(quantization) => {
                 let [weight, scales, biases] = weights.packed(path, shape, quantization)?;
                 Ok(Self::Packed { weight, scales, biases, quantization })
@@ -34,11 +37,15 @@ impl Matrix {
         }
     }
 
+    fn plain(weight: Array) -> Self {
+        Self::Plain { turned: weight.t(), weight }
+    }
+
     /// x: [.., columns]; returns [.., rows].
     fn forward(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
         match (self, bias) {
-            (Self::Plain(weight), None) => matmul(x, weight.t()),
-            (Self::Plain(weight), Some(bias)) => addmm(bias, x, weight.t(), 1.0, 1.0),
+            (Self::Plain { turned, .. }, None) => matmul(x, turned),
+            (Self::Plain { turned, .. }, Some(bias)) => addmm(bias, x, turned, 1.0, 1.0),
             (Self::Packed { weight, scales, biases, quantization: q }, bias) => {
                 let y = quantized_matmul(x, weight, scales, biases, true, q.group_size, q.bits)?;
                 bias.map_or(Ok(y.clone()), |bias| y.add(bias))
@@ -55,7 +62,7 @@ impl Matrix {
             Result::<Array>::Ok(joined)
         };
         match parts[0] {
-            Self::Plain(_) => Ok(Self::Plain(join(&|part| part.array(0))?)),
+            Self::Plain { .. } => Ok(Self::plain(join(&|part| part.array(0))?)),
             Self::Packed { quantization, .. } => Ok(Self::Packed {
                 weight: join(&|part| part.array(0))?,
                 scales: join(&|part| part.array(1))?,
@@ -67,7 +74,7 @@ impl Matrix {
 
     fn array(&self, index: usize) -> Option<Array> {
         match (self, index) {
-            (Self::Plain(weight) | Self::Packed { weight, .. }, 0) => Some(weight.clone()),
+            (Self::Plain { weight, .. } | Self::Packed { weight, .. }, 0) => Some(weight.clone()),
             (Self::Packed { scales, .. }, 1) => Some(scales.clone()),
             (Self::Packed { biases, .. }, 2) => Some(biases.clone()),
             _ => None,
@@ -78,7 +85,7 @@ impl Matrix {
     fn rows(&self, from: i32, to: i32) -> Result<Self> {
         let cut = |a: &Array| slice(a, &[from, 0], &[to, a.shape()[1]]);
         Ok(match self {
-            Self::Plain(weight) => Self::Plain(cut(weight)?),
+            Self::Plain { weight, .. } => Self::plain(cut(weight)?),
             Self::Packed { weight, scales, biases, quantization } => Self::Packed {
                 weight: cut(weight)?,
                 scales: cut(scales)?,
@@ -90,7 +97,7 @@ impl Matrix {
 
     fn quantization(&self) -> Option<Quantization> {
         match self {
-            Self::Plain(_) => None,
+            Self::Plain { .. } => None,
             Self::Packed { quantization, .. } => Some(*quantization),
         }
     }
@@ -202,7 +209,7 @@ impl Embedding {
     /// tokens: [1, T] ids under the vocabulary's size; returns [1, T, hidden].
     pub(crate) fn forward(&self, tokens: &Array) -> Result<Array> {
         match &self.matrix {
-            Matrix::Plain(weight) => take_axis(weight, tokens, 0),
+            Matrix::Plain { weight, .. } => take_axis(weight, tokens, 0),
             Matrix::Packed { weight, scales, biases, quantization: q } => dequantize(
                 take_axis(weight, tokens, 0)?,
                 take_axis(scales, tokens, 0)?,

@@ -30,6 +30,8 @@ use crate::weights::Weights;
 
 /// How long a row whose reader is behind waits before it looks again.
 const BLOCKED_POLL: Duration = Duration::from_millis(1);
+/// A wait shorter than this found its token computed.
+const WAITED: Duration = Duration::from_micros(10);
 /// The longest wait of an idle thread, so that it notices the end of its handles.
 const IDLE_POLL: Duration = Duration::from_secs(1);
 
@@ -71,7 +73,7 @@ pub(crate) struct Worker {
     config: EngineConfig,
     status: Arc<Status>,
     models: HashMap<ModelId, Rc<Loaded>>,
-    queue: VecDeque<Job>,
+    queue: VecDeque<Box<Job>>,
     row: Option<Row>,
     /// Whether the next step is handed to MLX before the last token is read. On Metal that keeps the
     /// GPU busy. On the CPU backend it would keep the caches' buffers shared while the next step
@@ -134,7 +136,7 @@ impl Worker {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Load { id, folder, reply } => self.load(id, folder, reply),
-            Command::Submit(job) => self.queue.push_back(*job),
+            Command::Submit(job) => self.queue.push_back(job),
             Command::Unload(id) => self.unload(id),
             Command::Wake => {}
         }
@@ -253,7 +255,7 @@ impl Worker {
 }
 
 /// Tells a request that it failed.
-fn fail(job: Job, error: GenerateError) {
+fn fail(job: Box<Job>, error: GenerateError) {
     job.last.send(Raw::Failed(error));
 }
 
@@ -344,7 +346,7 @@ impl Loaded {
 /// A running request.
 #[derive(Debug)]
 struct Row {
-    job: Job,
+    job: Box<Job>,
     model: Rc<Loaded>,
     cache: SequenceCache,
     sampler: Sampler,
@@ -360,6 +362,8 @@ struct Row {
     then: VecDeque<Raw>,
     blocked_since: Option<Instant>,
     started: Instant,
+    /// When the last step was handed to MLX.
+    handed_over: Instant,
     finished: Option<FinishReason>,
 }
 
@@ -376,7 +380,7 @@ impl From<Exception> for StepError {
 }
 
 impl Row {
-    fn new(job: Job, model: Rc<Loaded>) -> Result<Self, (Job, Exception)> {
+    fn new(job: Box<Job>, model: Rc<Loaded>) -> Result<Self, (Box<Job>, Exception)> {
         let request = &job.request;
         let sampler = Sampler::new(
             request.sampling.clone(),
@@ -401,6 +405,7 @@ impl Row {
             then: VecDeque::new(),
             blocked_since: None,
             started: Instant::now(),
+            handed_over: Instant::now(),
             finished: None,
             job,
         })
@@ -428,6 +433,7 @@ impl Row {
             None => eval(self.cache.arrays())?,
         }
         self.prefilled += length;
+        self.handed_over = Instant::now();
         self.current = sampled;
         Ok(StepReport {
             phase: Phase::Prefill,
@@ -435,6 +441,7 @@ impl Row {
             rows: 1,
             duration: begin.elapsed(),
             host: built,
+            idle: built,
         })
     }
 
@@ -442,6 +449,7 @@ impl Row {
     fn decode(&mut self, current: Sampled, overlap: bool) -> Result<StepReport, StepError> {
         let begin = Instant::now();
         let mut evaluating = Duration::ZERO;
+        let mut idle = Duration::ZERO;
         let next = match self.generated + 1 < self.job.request.max_tokens {
             true => Some(self.build_next(&current)?),
             false => None,
@@ -449,8 +457,9 @@ impl Row {
         let mut timed = |evaluate: &mut dyn FnMut() -> Result<()>| {
             let start = Instant::now();
             let result = evaluate();
-            evaluating += start.elapsed();
-            result
+            let took = start.elapsed();
+            evaluating += took;
+            result.map(|()| took)
         };
         let mut hand_over = || match &next {
             Some(next) => async_eval(next.arrays()),
@@ -458,12 +467,18 @@ impl Row {
         };
         let mut wait = || eval(current.arrays());
         if overlap {
+            // The token before may still be computed: MLX has the next one behind it in time.
             timed(&mut hand_over)?;
             timed(&mut wait)?;
         } else {
-            timed(&mut wait)?;
+            if timed(&mut wait)? < WAITED {
+                // It was ready already, and nothing else was: since when is not known, at most since
+                // it was handed over.
+                idle = self.handed_over.elapsed();
+            }
             timed(&mut hand_over)?;
         }
+        self.handed_over = Instant::now();
         self.give_out(&current)?;
         self.current = next;
         let duration = begin.elapsed();
@@ -473,6 +488,7 @@ impl Row {
             rows: 1,
             duration,
             host: duration.saturating_sub(evaluating),
+            idle,
         })
     }
 

@@ -22,13 +22,12 @@ use crate::protocol::{
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nothing listens on the socket.
-    #[error("cannot reach omlxd on {socket}: {}", unreachable_reason(source))]
+    #[error("cannot reach omlxd on {socket}: {}", unreachable_reason(.cause))]
     Unreachable {
         /// The socket tried.
         socket: PathBuf,
         /// Why connecting failed.
-        #[source]
-        source: io::Error,
+        cause: io::Error,
     },
     /// The socket, or the daemon behind it, is not for us.
     #[error("{what}")]
@@ -65,11 +64,13 @@ pub enum ClientError {
     Broken(String),
 }
 
-fn unreachable_reason(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::NotFound => "the socket does not exist",
-        io::ErrorKind::ConnectionRefused => "the socket exists, but no daemon listens on it",
-        _ => "the socket cannot be used",
+fn unreachable_reason(cause: &io::Error) -> String {
+    match cause.kind() {
+        io::ErrorKind::NotFound => "the socket does not exist".to_owned(),
+        io::ErrorKind::ConnectionRefused => {
+            "the socket exists, but no daemon listens on it".to_owned()
+        }
+        _ => format!("the socket cannot be used: {cause}"),
     }
 }
 
@@ -150,15 +151,15 @@ impl Client {
         Ok(Answer { value, daemon_version })
     }
 
-    fn unreachable(&self, source: io::Error) -> ClientError {
-        if source.kind() == io::ErrorKind::PermissionDenied {
+    fn unreachable(&self, cause: io::Error) -> ClientError {
+        if cause.kind() == io::ErrorKind::PermissionDenied {
             let what = format!(
                 "the socket {} is not yours: run omlxctl as the user who runs omlxd",
                 self.socket.display()
             );
             return ClientError::Permission { what };
         }
-        ClientError::Unreachable { socket: self.socket.clone(), source }
+        ClientError::Unreachable { socket: self.socket.clone(), cause }
     }
 }
 

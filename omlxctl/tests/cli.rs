@@ -120,7 +120,7 @@ fn without_a_daemon_the_exit_code_is_3_and_the_next_step_is_named() {
         assert_eq!(output.status.code(), Some(3), "{args:?}");
         let said = text(&output.stderr);
         let start = format!(
-            "error: cannot reach omlxd on {base}/run/omlxd.sock: the socket does not exist"
+            "error: cannot reach omlxd on {base}/run/omlxd.sock: the socket does not exist\n"
         );
         assert!(said.starts_with(&start), "{args:?}: {said}");
         assert!(said.contains("hint: start the daemon with `omlxd`"), "{said}");

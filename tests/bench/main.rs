@@ -48,7 +48,7 @@ const WORKLOADS: [Workload; 3] = [
     Workload { name: "ttft 3000", prompt_tokens: 3000, answer_tokens: 2 },
 ];
 
-/// Host time per token outside MLX's evaluation, median.
+/// Host time per token while MLX evaluates nothing, median.
 const HOST_GOAL_SECONDS: f64 = 100e-6;
 /// Peak memory beyond weights and KV.
 const MEMORY_GOAL_BYTES: u64 = 150_000_000;
@@ -171,10 +171,15 @@ fn side_by_side(
         }
         workload_rows(report, model, workload, &pairs)?;
     }
-    let host = ours.host_seconds_per_token()?;
+    // What a token costs the host beyond MLX's evaluation, and the whole of the host's work, most of
+    // which goes on while MLX computes the token before.
+    let outside = ours.decode_median("omlx_scheduler_overhead_seconds")?;
+    let cell = format!("{:.0} us", outside * 1e6);
+    let name = format!("{}: host outside evaluation", model.name);
+    report.row(&name, [&cell, "", "", "< 100 us"], Some(outside < HOST_GOAL_SECONDS))?;
+    let host = ours.decode_median("omlx_engine_step_host_seconds")?;
     let cell = format!("{:.0} us", host * 1e6);
-    let name = format!("{}: host time per token", model.name);
-    report.row(&name, [&cell, "", "", "< 100 us"], Some(host < HOST_GOAL_SECONDS))?;
+    report.row(&format!("{}: host in all", model.name), [&cell, "", "", ""], None)?;
 
     let (peak, peer) = (servers::peak_bytes(ours.pid())?, servers::peak_bytes(theirs.pid())?);
     let allowed = model.weight_bytes + model.kv_bytes_per_token * longest + MEMORY_GOAL_BYTES;

@@ -39,24 +39,27 @@ impl Server {
         self.daemon.pid()
     }
 
-    /// The median of omlx_scheduler_overhead_seconds over decode steps: the upper bound of the bucket
-    /// that holds it.
-    pub(crate) fn host_seconds_per_token(&self) -> io::Result<f64> {
+    /// The median of a histogram over decode steps, in seconds, interpolated within its bucket.
+    pub(crate) fn decode_median(&self, histogram: &str) -> io::Result<f64> {
         let text = self.daemon.request("GET", "/metrics", "")?.text()?;
-        let mut buckets: Vec<(f64, f64)> = text.lines().filter_map(bucket).collect();
+        let mut buckets: Vec<(f64, f64)> =
+            text.lines().filter_map(|line| bucket(line, histogram)).collect();
         buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let total = buckets.last().map_or(0.0, |bucket| bucket.1);
-        let middle = buckets.iter().find(|(_, count)| *count >= total / 2.0 && total > 0.0);
-        middle
-            .map(|(bound, _)| *bound)
-            .ok_or_else(|| io::Error::other("/metrics has no omlx_scheduler_overhead_seconds"))
+        let half = buckets.last().map_or(0.0, |bucket| bucket.1) / 2.0;
+        let middle = buckets.iter().position(|(_, count)| *count >= half && half > 0.0);
+        let Some(middle) = middle else {
+            return Err(io::Error::other(format!("/metrics has no {histogram}")));
+        };
+        let (bound, count) = buckets[middle];
+        let (from, below) = if middle == 0 { (0.0, 0.0) } else { buckets[middle - 1] };
+        Ok(from + (bound - from) * (half - below) / (count - below))
     }
 }
 
-/// (upper bound, cumulative count) of the line of a bucket of decode steps.
-fn bucket(line: &str) -> Option<(f64, f64)> {
+/// (upper bound, cumulative count) of a line of a histogram's decode series.
+fn bucket(line: &str, histogram: &str) -> Option<(f64, f64)> {
     let (series, count) = line.rsplit_once(' ')?;
-    let labels = series.strip_prefix("omlx_scheduler_overhead_seconds_bucket{")?;
+    let labels = series.strip_prefix(histogram)?.strip_prefix("_bucket{")?;
     if !labels.contains("phase=\"decode\"") {
         return None;
     }

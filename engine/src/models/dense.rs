@@ -295,7 +295,8 @@ impl Attention {
         }
         let joined = join_segments(outputs)?; // [1, heads, R, head_dim]
         let rows = joined.shape()[2];
-        let joined = joined.transpose_axes(&[0, 2, 1, 3])?;
+        // One row lies in the same order either way.
+        let joined = if rows == 1 { joined } else { joined.transpose_axes(&[0, 2, 1, 3])? };
         self.o_proj.forward(&joined.reshape(&[1, rows, self.heads * self.head_dim])?).map(Some)
     }
 

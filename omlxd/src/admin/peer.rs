@@ -7,7 +7,7 @@ use omlxctl::protocol::{ErrorCode, HOST};
 use super::AdminError;
 
 /// Proof that a request comes from a process of the daemon's user or of root, and not from a web
-/// page. Every handler takes one, and only [`AdminPeer::check`] makes one.
+/// page. Every handler takes one, and only `AdminPeer::check` makes one.
 #[derive(Debug)]
 pub struct AdminPeer(());
 

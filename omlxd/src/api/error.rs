@@ -18,7 +18,10 @@ const TEMPLATE_MESSAGE_CHARS: usize = 500;
 
 /// A refusal: a status, the four keys of the error object, and what the client should do next.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ApiError {
+pub struct ApiError(Box<Refusal>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct Refusal {
     status: StatusCode,
     kind: &'static str,
     code: Option<&'static str>,
@@ -41,7 +44,7 @@ impl ApiError {
         message: impl Into<String>,
     ) -> Self {
         let can_retry = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-        ApiError {
+        ApiError(Box::new(Refusal {
             status,
             kind,
             code,
@@ -52,27 +55,27 @@ impl ApiError {
             can_retry,
             close: false,
             header: None,
-        }
+        }))
     }
 
     fn invalid(code: &'static str, param: impl Display, message: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::BAD_REQUEST, INVALID, Some(code), message);
-        error.param = Some(param.to_string());
+        error.0.param = Some(param.to_string());
         error
     }
 
     fn closing(mut self) -> Self {
-        self.close = true;
+        self.0.close = true;
         self
     }
 
     fn never_retry(mut self) -> Self {
-        self.can_retry = false;
+        self.0.can_retry = false;
         self
     }
 
     fn retry_after(mut self, secs: u64) -> Self {
-        self.retry_after_secs = Some(secs);
+        self.0.retry_after_secs = Some(secs);
         self
     }
 
@@ -143,7 +146,7 @@ impl ApiError {
              messages resulted in {prompt_tokens} tokens. Please reduce the length of the messages."
         );
         let mut error = Self::invalid("context_length_exceeded", param, message);
-        error.extra = vec![("n_prompt_tokens", prompt_tokens), ("n_ctx", context_tokens)];
+        error.0.extra = vec![("n_prompt_tokens", prompt_tokens), ("n_ctx", context_tokens)];
         error
     }
 
@@ -168,7 +171,7 @@ impl ApiError {
                        Bearer auth (Authorization: Bearer YOUR_KEY). 'omlxctl key show' prints it.";
         let mut error = Self::new(StatusCode::UNAUTHORIZED, INVALID, None, message);
         let value = HeaderValue::from_static("Bearer realm=\"omlxd\"");
-        error.header = Some((header::WWW_AUTHENTICATE, value));
+        error.0.header = Some((header::WWW_AUTHENTICATE, value));
         error
     }
 
@@ -180,7 +183,7 @@ impl ApiError {
         let code = Some("invalid_api_key");
         let mut error = Self::new(StatusCode::UNAUTHORIZED, INVALID, code, message);
         let value = HeaderValue::from_static("Bearer realm=\"omlxd\", error=\"invalid_token\"");
-        error.header = Some((header::WWW_AUTHENTICATE, value));
+        error.0.header = Some((header::WWW_AUTHENTICATE, value));
         error
     }
 
@@ -196,7 +199,7 @@ impl ApiError {
             message.push_str(&format!(" Near names: {}.", near.join(", ")));
         }
         let mut error = Self::invalid("model_not_found", "model", message);
-        error.status = StatusCode::NOT_FOUND;
+        error.0.status = StatusCode::NOT_FOUND;
         error
     }
 
@@ -211,7 +214,7 @@ impl ApiError {
         let message = format!("Not allowed to {method} on {path}; allowed: {allow}.");
         let code = Some("method_not_allowed");
         let mut error = Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, code, message);
-        error.header = Some((header::ALLOW, HeaderValue::from_static(allow)));
+        error.0.header = Some((header::ALLOW, HeaderValue::from_static(allow)));
         error
     }
 
@@ -264,7 +267,7 @@ impl ApiError {
         let message = format!("The model '{model}' cannot be loaded: {why}.");
         let code = Some("model_load_failed");
         let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, code, message);
-        error.param = Some("model".to_owned());
+        error.0.param = Some("model".to_owned());
         error.never_retry()
     }
 
@@ -305,37 +308,37 @@ impl ApiError {
 
     /// The status of the response.
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// The label of `omlx_request_errors_total`: the code, or the type where there is no code.
     pub fn label(&self) -> &'static str {
-        self.code.unwrap_or(self.kind)
+        self.0.code.unwrap_or(self.0.kind)
     }
 
     /// Whether the connection must not be used again.
     pub fn closes(&self) -> bool {
-        self.close
+        self.0.close
     }
 
     /// Which field is wrong, as a dotted path.
     pub fn param(&self) -> Option<&str> {
-        self.param.as_deref()
+        self.0.param.as_deref()
     }
 
     /// What went wrong, in words.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// `{"error": {...}}` with all four keys.
     pub fn body(&self) -> Bytes {
         let mut error = Map::new();
-        error.insert("message".to_owned(), json!(self.message));
-        error.insert("type".to_owned(), json!(self.kind));
-        error.insert("param".to_owned(), json!(self.param));
-        error.insert("code".to_owned(), json!(self.code));
-        for (name, value) in &self.extra {
+        error.insert("message".to_owned(), json!(self.0.message));
+        error.insert("type".to_owned(), json!(self.0.kind));
+        error.insert("param".to_owned(), json!(self.0.param));
+        error.insert("code".to_owned(), json!(self.0.code));
+        for (name, value) in &self.0.extra {
             error.insert((*name).to_owned(), json!(value));
         }
         Bytes::from(json!({ "error": Value::Object(error) }).to_string())
@@ -344,16 +347,16 @@ impl ApiError {
     /// Adds the headers that go with this error.
     pub fn headers(&self, headers: &mut HeaderMap) {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if !self.can_retry {
+        if !self.0.can_retry {
             headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
         }
-        if let Some(secs) = self.retry_after_secs {
+        if let Some(secs) = self.0.retry_after_secs {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
-        if self.close {
+        if self.0.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if let Some((name, value)) = &self.header {
+        if let Some((name, value)) = &self.0.header {
             headers.insert(name.clone(), value.clone());
         }
     }

@@ -150,7 +150,7 @@ mod tests {
             (b"{\"a\":1e999}", "number out of range at byte 9"),
             (b"{\n\"a\":1} x", "trailing characters at byte 9"),
             (b"{\"a\":\"\xff\"}", "invalid UTF-8 at byte 6"),
-            (b"{\"a\":\"\\ud800\"}", "lone leading surrogate"),
+            (b"{\"a\":\"\\ud800\"}", "unexpected end of hex escape"),
             (b"{\"a\":1", "EOF while parsing an object at byte 5"),
             (&deep, "recursion limit exceeded"),
         ];

@@ -163,7 +163,7 @@ config! {
         drain: Duration = "20s"; Restart
         /// Most connections open at once; one more is answered 503 and closed.
         max_connections: usize = 512, between(1, 65_536); Restart
-        /// Browser origins that may call the API, such as "https://chat.example". Empty: none.
+        /// Browser origins that may call the API, such as `https://chat.example`. Empty: none.
         cors_origins: Vec<String> = []; Restart
     }
     /// API keys.
@@ -212,7 +212,7 @@ config! {
         /// Most requests that generate at once.
         max_batch: usize = 8, between(1, 256); Batching
         /// Prompt tokens run at a time, between other requests' tokens.
-        prefill_chunk: usize = 512, between(1, 65_536); Restart
+        prefill_chunk: usize = 256, between(1, 65_536); Restart
         /// Most requests that wait; one more is answered 503.
         max_queue: usize = 256, between(1, 65_536); Restart
     }

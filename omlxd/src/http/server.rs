@@ -175,8 +175,7 @@ impl Server {
             Ok(origin) => {
                 let preflight = origin.is_some() && parts.method == Method::OPTIONS;
                 let answer = self.answer(&call, &parts, id, body, peer, preflight);
-                let caught = AssertUnwindSafe(answer).catch_unwind().await;
-                (caught.unwrap_or_else(|_| Err(panicked(&call))), origin)
+                (guarded(&call, answer).await, origin)
             }
             Err(error) => {
                 self.app.metrics.auth_failure("forbidden");
@@ -365,10 +364,16 @@ fn empty(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// The panic's own message and place are in the log already, by the panic hook.
-fn panicked(call: &Call) -> ApiError {
-    tracing::error!(request = call.id(), route = call.route().template(), "a handler panicked");
-    ApiError::internal()
+/// What a handler gives, or E32 when it panics. The panic's own message and place are in the log
+/// already, by the panic hook.
+async fn guarded<T>(
+    call: &Call,
+    handler: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    AssertUnwindSafe(handler).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!(request = call.id(), route = call.route().template(), "a handler panicked");
+        Err(ApiError::internal())
+    })
 }
 
 /// The client's own id for the request, which is for logs only.
@@ -387,4 +392,20 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     let mut sink = [0_u8; 4096];
     while stream.read(&mut sink).await? > 0 {}
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Keys;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_without_internals() {
+        let app = App::start(Arc::new(Config::default()), Keys::disabled(), "0").unwrap();
+        let call = Call::new(Arc::new(app), Route::Models);
+        let error = guarded::<()>(&call, async { panic!("a secret detail") }).await.unwrap_err();
+        assert_eq!((error.status().as_u16(), error.label()), (500, "internal_error"));
+        assert!(!error.message().contains("secret"));
+    }
 }

@@ -26,7 +26,7 @@ const OTHER: &str = "other";
 const MODEL_STATES: [&str; 4] = ["unloaded", "loading", "ready", "failed"];
 const DISCONNECT_PHASES: [&str; 4] = ["prepare", "queue", "prefill", "decode"];
 /// Every code of the error catalogue, and the types of errors without a code.
-const ERROR_CODES: [&str; 26] = [
+const ERROR_CODES: [&str; 23] = [
     "context_length_exceeded",
     "generation_failed",
     "insufficient_permissions",
@@ -43,7 +43,6 @@ const ERROR_CODES: [&str; 26] = [
     "request_cancelled",
     "request_timeout",
     "request_too_large",
-    "server_error",
     "server_overloaded",
     "shutting_down",
     "unknown_parameter",
@@ -51,8 +50,6 @@ const ERROR_CODES: [&str; 26] = [
     "unsupported_media_type",
     "unsupported_parameter",
     "unsupported_value",
-    "insufficient_memory",
-    "rate_limit_exceeded",
 ];
 
 /// The series. Clones share them.
@@ -336,11 +333,18 @@ impl HttpMetrics {
 /// Series that the engine thread fills, one step at a time.
 #[derive(Debug)]
 struct StepMetrics {
-    prefill: Histogram,
-    decode: Histogram,
+    prefill: PhaseMetrics,
+    decode: PhaseMetrics,
     tokens: Histogram,
     rows: Histogram,
+}
+
+/// How long one phase's steps take.
+#[derive(Debug)]
+struct PhaseMetrics {
+    duration: Histogram,
     host: Histogram,
+    idle: Histogram,
 }
 
 impl StepMetrics {
@@ -351,30 +355,44 @@ impl StepMetrics {
             &["phase"],
             buckets::step(),
         );
+        let host = make.histograms(
+            "omlx_engine_step_host_seconds",
+            "The host's part of a step: building graphs, reading and sending tokens. In a decode \
+             step MLX computes meanwhile.",
+            &["phase"],
+            buckets::scheduler(),
+        );
+        let idle = make.histograms(
+            "omlx_scheduler_overhead_seconds",
+            "How long MLX had nothing to compute in a step because of the host, at most.",
+            &["phase"],
+            buckets::scheduler(),
+        );
+        let phase = |name: &str| PhaseMetrics {
+            duration: duration.with_label_values(&[name]),
+            host: host.with_label_values(&[name]),
+            idle: idle.with_label_values(&[name]),
+        };
         StepMetrics {
-            prefill: duration.with_label_values(&["prefill"]),
-            decode: duration.with_label_values(&["decode"]),
+            prefill: phase("prefill"),
+            decode: phase("decode"),
             tokens: make.histogram("omlx_engine_step_tokens", "Tokens computed in a step.", COUNTS),
             rows: make.histogram("omlx_engine_batch_size", "Sequences in a step.", COUNTS),
-            host: make.histogram(
-                "omlx_scheduler_overhead_seconds",
-                "The part of a step that is not MLX's evaluation.",
-                &buckets::scheduler(),
-            ),
         }
     }
 }
 
 impl Observer for StepMetrics {
     fn step(&self, report: &StepReport) {
-        let duration = match report.phase {
+        let phase = match report.phase {
             StepPhase::Prefill => &self.prefill,
             StepPhase::Decode => &self.decode,
         };
-        duration.observe(report.duration.as_secs_f64());
+        phase.duration.observe(report.duration.as_secs_f64());
+        phase.host.observe(report.host.as_secs_f64());
+        phase.idle.observe(report.idle.as_secs_f64());
         self.tokens.observe(report.tokens as f64);
         self.rows.observe(report.rows as f64);
-        self.host.observe(report.host.as_secs_f64());
     }
 }
 

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until the condition gives something.
-pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(value) = condition() {
@@ -29,35 +29,35 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 }
 
 /// A base directory, and perhaps the daemon that uses it.
-pub struct Daemon {
-    pub base: PathBuf,
+pub(crate) struct Daemon {
+    pub(crate) base: PathBuf,
     child: Option<Child>,
     _temp: TempDir,
 }
 
 impl Daemon {
     /// An empty base directory and no daemon yet.
-    pub fn new() -> Daemon {
+    pub(crate) fn new() -> Daemon {
         let temp = tempfile::tempdir().unwrap();
         Daemon { base: temp.path().join("base"), child: None, _temp: temp }
     }
 
     /// A daemon that is ready, on a free port.
-    pub fn started() -> Daemon {
+    pub(crate) fn started() -> Daemon {
         let mut daemon = Daemon::new();
         daemon.start(&[]);
         daemon
     }
 
     /// omlxd with this base directory and no configuration from outside.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_omlxd"));
         command.env_clear().arg("--base-dir").arg(&self.base).args(args);
         command
     }
 
     /// Starts it and waits until `run/omlxd.json` says that it is ready.
-    pub fn start(&mut self, args: &[&str]) {
+    pub(crate) fn start(&mut self, args: &[&str]) {
         assert!(self.child.is_none(), "one daemon at a time");
         let log = fs::File::create(self.log_file()).unwrap();
         let mut command = self.command(args);
@@ -72,11 +72,11 @@ impl Daemon {
         });
     }
 
-    pub fn info(&self) -> Option<RunInfo> {
+    pub(crate) fn info(&self) -> Option<RunInfo> {
         serde_json::from_slice(&fs::read(self.base.join("run/omlxd.json")).ok()?).ok()
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.base.join("run/omlxd.sock")
     }
 
@@ -84,31 +84,31 @@ impl Daemon {
         self.base.with_extension("log")
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("a daemon runs");
         let pid = Pid::from_raw(child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }
 
     /// Waits for the daemon to end.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("a daemon runs");
         eventually("the exit", || child.try_wait().unwrap())
     }
 
     /// Sends one HTTP/1.1 request over the admin socket and gives the whole response.
-    pub fn admin(&self, request: &str) -> String {
+    pub(crate) fn admin(&self, request: &str) -> String {
         let stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         exchange(stream, request)
     }
 
     /// The same over TCP.
-    pub fn http(&self, request: &str) -> String {
+    pub(crate) fn http(&self, request: &str) -> String {
         let address: SocketAddr = self.info().unwrap().http.parse().unwrap();
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -116,14 +116,14 @@ impl Daemon {
     }
 
     /// Runs omlxctl against this daemon.
-    pub fn ctl(&self, args: &[&str]) -> Output {
+    pub(crate) fn ctl(&self, args: &[&str]) -> Output {
         let mut command = Command::new(omlxctl());
         command.env_clear().arg("--base-dir").arg(&self.base).args(args);
         command.stdin(Stdio::null()).output().unwrap()
     }
 
     /// The JSON that an omlxctl command prints, which must succeed.
-    pub fn ctl_json(&self, args: &[&str]) -> serde_json::Value {
+    pub(crate) fn ctl_json(&self, args: &[&str]) -> serde_json::Value {
         let output = self.ctl(&[&["--json"], args].concat());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {} {stderr}", output.status);

@@ -12,9 +12,17 @@ fn keys(value: &Value) -> Vec<&str> {
 #[test]
 fn a_chat_answer_has_every_key_that_clients_need() {
     let server = Server::start();
-    let answer = server.chat(json!({"max_tokens": 5, "ignore_eos": true, "service_tier": "auto"})).ok();
+    let answer =
+        server.chat(json!({"max_tokens": 5, "ignore_eos": true, "service_tier": "auto"})).ok();
     let expected = [
-        "id", "object", "created", "model", "system_fingerprint", "service_tier", "choices", "usage",
+        "id",
+        "object",
+        "created",
+        "model",
+        "system_fingerprint",
+        "service_tier",
+        "choices",
+        "usage",
     ];
     assert_eq!(keys(&answer), expected);
     assert!(answer["id"].as_str().unwrap().starts_with("chatcmpl-"));
@@ -43,8 +51,7 @@ fn a_chat_answer_has_every_key_that_clients_need() {
 fn a_text_answer_has_every_key_that_clients_need() {
     let server = Server::start();
     let answer = server.complete(json!({"ignore_eos": true})).ok();
-    let expected =
-        ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"];
+    let expected = ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"];
     assert_eq!(keys(&answer), expected);
     assert!(answer["id"].as_str().unwrap().starts_with("cmpl-"));
     assert_eq!(answer["object"], "text_completion");
@@ -63,7 +70,10 @@ fn several_prompts_and_choices_are_numbered_prompt_by_prompt() {
     let answer = server.complete(fields).ok();
     let choices = answer["choices"].as_array().unwrap();
     let texts: Vec<&str> = choices.iter().map(|c| c["text"].as_str().unwrap()).collect();
-    assert_eq!(choices.iter().map(|c| c["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(
+        choices.iter().map(|c| c["index"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [0, 1, 2, 3]
+    );
     assert!(texts[0].starts_with("one") && texts[1].starts_with("one"), "{texts:?}");
     assert!(texts[2].starts_with("two") && texts[3].starts_with("two"), "{texts:?}");
     assert_eq!(answer["usage"]["completion_tokens"], 12);
@@ -77,9 +87,7 @@ fn several_prompts_and_choices_are_numbered_prompt_by_prompt() {
 #[test]
 fn a_seed_decides_and_n_does_not_change_the_first_choice() {
     let server = Server::start();
-    let fields = |seed: i64, n: u32| {
-        json!({"temperature": 1, "seed": seed, "n": n, "max_tokens": 12, "ignore_eos": true})
-    };
+    let fields = |seed: i64, n: u32| json!({"temperature": 1, "seed": seed, "n": n, "max_tokens": 12, "ignore_eos": true});
     let texts = |seed, n| -> Vec<String> {
         let answer = server.chat(fields(seed, n)).ok();
         let choices = answer["choices"].as_array().unwrap().clone();
@@ -115,8 +123,7 @@ fn a_stop_string_never_appears() {
 #[test]
 fn chat_logprobs_are_complete_and_sorted() {
     let server = Server::start();
-    let fields =
-        json!({"logprobs": true, "top_logprobs": 3, "max_tokens": 6, "ignore_eos": true});
+    let fields = json!({"logprobs": true, "top_logprobs": 3, "max_tokens": 6, "ignore_eos": true});
     let answer = server.chat(fields.clone()).ok();
     let logprobs = &answer["choices"][0]["logprobs"];
     assert_eq!(keys(logprobs), ["content", "refusal"]);
@@ -135,7 +142,9 @@ fn chat_logprobs_are_complete_and_sorted() {
     let streamed = chunks(&server.chat_stream(fields));
     let told: Vec<Value> = streamed
         .iter()
-        .flat_map(|c| c["choices"][0]["logprobs"]["content"].as_array().cloned().unwrap_or_default())
+        .flat_map(|c| {
+            c["choices"][0]["logprobs"]["content"].as_array().cloned().unwrap_or_default()
+        })
         .collect();
     assert_eq!(&told, entries);
 }
@@ -143,8 +152,7 @@ fn chat_logprobs_are_complete_and_sorted() {
 #[test]
 fn text_logprobs_are_four_lists_of_one_length() {
     let server = Server::start();
-    let answer =
-        server.complete(json!({"logprobs": 2, "max_tokens": 5, "ignore_eos": true})).ok();
+    let answer = server.complete(json!({"logprobs": 2, "max_tokens": 5, "ignore_eos": true})).ok();
     let logprobs = &answer["choices"][0]["logprobs"];
     let expected = ["tokens", "token_logprobs", "top_logprobs", "text_offset"];
     assert_eq!(keys(logprobs), expected);

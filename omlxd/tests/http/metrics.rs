@@ -31,7 +31,10 @@ fn every_series_of_a_model_begins_at_zero() {
         "omlx_request_params_max_tokens_count",
     ] {
         let series = format!("{name}{{");
-        assert!(reply.text.lines().any(|line| line.starts_with(&series) && line.contains(&model)), "{name}");
+        assert!(
+            reply.text.lines().any(|line| line.starts_with(&series) && line.contains(&model)),
+            "{name}"
+        );
         assert_eq!(sum(&reply.text, name, &[&model]), 0.0, "{name}");
     }
     for bucket in ["0.001", "0.08", "2560"] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use omlx_tests::sse::Event;
 use serde_json::{Value, json};
 
-use crate::support::{KEY, LONG, Server, check_error, chunks, eventually, events};
+use crate::support::{KEY, LONG, Server, check_error, chunks, events, eventually};
 
 #[test]
 fn running_requests_finish_and_new_ones_are_refused() {

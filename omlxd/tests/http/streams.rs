@@ -9,7 +9,7 @@ use omlxd::config::KeepaliveMode;
 use serde_json::{Value, json};
 
 use crate::support::{
-    KEY, LONG, SMALL, Server, chat_body, check_error, chunks, eventually, events,
+    KEY, LONG, SMALL, Server, chat_body, check_error, chunks, events, eventually,
 };
 
 #[test]
@@ -23,7 +23,8 @@ fn a_stream_says_what_the_document_says() {
     let first = &chunks[0];
     for chunk in &chunks {
         let keys: Vec<&str> = chunk.as_object().unwrap().keys().map(String::as_str).collect();
-        let expected = ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"];
+        let expected =
+            ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"];
         assert_eq!(keys, expected);
         assert_eq!(chunk["object"], "chat.completion.chunk");
         for key in ["id", "created", "model"] {
@@ -251,6 +252,7 @@ fn an_administrator_can_cancel() {
 #[test]
 fn refusals_come_before_any_stream() {
     let server = Server::start();
-    let fields = json!({"stream": true, "messages": [{"role": "user", "content": "x ".repeat(300)}]});
+    let fields =
+        json!({"stream": true, "messages": [{"role": "user", "content": "x ".repeat(300)}]});
     server.chat(fields).is_error(400, Some("context_length_exceeded"), Some("messages"));
 }

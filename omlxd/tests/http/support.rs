@@ -18,26 +18,26 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-pub const KEY: &str = "sk-omlx-test-key-0123456789";
+pub(crate) const KEY: &str = "sk-omlx-test-key-0123456789";
 /// A model with room for 256 tokens.
-pub const SMALL: &str = "test/small";
+pub(crate) const SMALL: &str = "test/small";
 /// The same model with room for more tokens than any test waits for.
-pub const LONG: &str = "test/long";
+pub(crate) const LONG: &str = "test/long";
 
-pub struct Server {
-    pub app: Arc<App>,
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) app: Arc<App>,
+    pub(crate) address: SocketAddr,
     runtime: Option<Runtime>,
     dir: TempDir,
 }
 
 impl Server {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(|_| {})
     }
 
     /// A server with other settings.
-    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let models = dir.path().join("models");
         Case::any().write(&models.join(SMALL)).unwrap();
@@ -62,39 +62,39 @@ impl Server {
     }
 
     /// Where models are looked for.
-    pub fn models(&self) -> std::path::PathBuf {
+    pub(crate) fn models(&self) -> std::path::PathBuf {
         self.dir.path().join("models")
     }
 
-    pub fn base(&self) -> &Path {
+    pub(crate) fn base(&self) -> &Path {
         self.dir.path()
     }
 
     /// A request with the key; returns when the headers of the answer are there.
-    pub fn open(&self, method: &str, path: &str, body: &str) -> Response {
+    pub(crate) fn open(&self, method: &str, path: &str, body: &str) -> Response {
         let authorization = format!("Bearer {KEY}");
         let headers = [("authorization", authorization.as_str())];
         http::request(self.address, method, path, &headers, body.as_bytes()).unwrap()
     }
 
-    pub fn get(&self, path: &str) -> Reply {
+    pub(crate) fn get(&self, path: &str) -> Reply {
         Reply::read(self.open("GET", path, ""))
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Reply {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
         Reply::read(self.open("POST", path, &body.to_string()))
     }
 
-    pub fn chat(&self, fields: Value) -> Reply {
+    pub(crate) fn chat(&self, fields: Value) -> Reply {
         self.post("/v1/chat/completions", &chat_body(fields))
     }
 
-    pub fn complete(&self, fields: Value) -> Reply {
+    pub(crate) fn complete(&self, fields: Value) -> Reply {
         self.post("/v1/completions", &completion_body(fields))
     }
 
     /// All events of a chat stream.
-    pub fn chat_stream(&self, fields: Value) -> Vec<Event> {
+    pub(crate) fn chat_stream(&self, fields: Value) -> Vec<Event> {
         let mut body = chat_body(fields);
         body["stream"] = json!(true);
         let response = self.open("POST", "/v1/chat/completions", &body.to_string());
@@ -103,7 +103,7 @@ impl Server {
     }
 
     /// A stream that goes on until it is cancelled, after its first event.
-    pub fn endless(&self, fields: Value) -> Response {
+    pub(crate) fn endless(&self, fields: Value) -> Response {
         let mut body = chat_body(json!({"model": LONG, "stream": true, "ignore_eos": true}));
         merge(&mut body, fields);
         let response = self.open("POST", "/v1/chat/completions", &body.to_string());
@@ -112,18 +112,18 @@ impl Server {
     }
 
     /// Sends raw bytes on a connection of their own and reads the answer.
-    pub fn raw(&self, bytes: &[u8]) -> Reply {
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Reply {
         let mut stream = http::connect(self.address).unwrap();
         stream.write_all(bytes).unwrap();
         Reply::read(http::read_response(stream).unwrap())
     }
 
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         http::connect(self.address).unwrap()
     }
 
     /// The sum of a metric's series that have all of these labels.
-    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = self.get("/metrics").text;
         sum(&text, name, labels)
     }
@@ -142,7 +142,7 @@ impl Drop for Server {
 }
 
 /// The sum of a metric's series that have all of these labels.
-pub fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
+pub(crate) fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
     let of_name = |line: &&str| {
         let rest = line.strip_prefix(name);
         rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
@@ -152,7 +152,7 @@ pub fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
     matching.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
-pub fn chat_body(fields: Value) -> Value {
+pub(crate) fn chat_body(fields: Value) -> Value {
     let mut body = json!({
         "model": SMALL,
         "messages": [{"role": "user", "content": "Hello there"}],
@@ -162,7 +162,7 @@ pub fn chat_body(fields: Value) -> Value {
     body
 }
 
-pub fn completion_body(fields: Value) -> Value {
+pub(crate) fn completion_body(fields: Value) -> Value {
     let mut body = json!({"model": SMALL, "prompt": "Hello there", "temperature": 0});
     merge(&mut body, fields);
     body
@@ -180,7 +180,7 @@ fn merge(body: &mut Value, fields: Value) {
     }
 }
 
-pub fn events(response: Response) -> Vec<Event> {
+pub(crate) fn events(response: Response) -> Vec<Event> {
     let mut events = Vec::new();
     sse::for_each(response.body, |event| {
         events.push(event);
@@ -191,7 +191,7 @@ pub fn events(response: Response) -> Vec<Event> {
 }
 
 /// The chunks of a stream that ended as it should.
-pub fn chunks(events: &[Event]) -> Vec<Value> {
+pub(crate) fn chunks(events: &[Event]) -> Vec<Value> {
     let (last, rest) = events.split_last().expect("a stream has events");
     assert_eq!(*last, Event::Data("[DONE]".to_owned()));
     let data = rest.iter().filter_map(|event| match event {
@@ -202,28 +202,28 @@ pub fn chunks(events: &[Event]) -> Vec<Value> {
 }
 
 /// A whole answer.
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub text: String,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) text: String,
 }
 
 impl Reply {
-    pub fn read(response: Response) -> Self {
+    pub(crate) fn read(response: Response) -> Self {
         let (status, headers) = (response.status, response.headers.clone());
         Reply { status, headers, text: response.text().unwrap() }
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
     }
 
     /// The JSON of a success.
-    pub fn ok(&self) -> Value {
+    pub(crate) fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{}", self.text);
         assert!(self.header("x-request-id").is_some_and(|id| id.starts_with("req_")));
         assert_eq!(self.header("content-type"), Some("application/json"));
@@ -232,7 +232,7 @@ impl Reply {
 
     /// Asserts an error: status, all four keys, and the headers that go with every error.
     #[track_caller]
-    pub fn is_error(&self, status: u16, code: Option<&str>, param: Option<&str>) -> String {
+    pub(crate) fn is_error(&self, status: u16, code: Option<&str>, param: Option<&str>) -> String {
         assert_eq!(self.status, status, "{}", self.text);
         assert!(self.header("x-request-id").is_some_and(|id| id.starts_with("req_")));
         assert_eq!(self.header("content-type"), Some("application/json"));
@@ -248,7 +248,7 @@ impl Reply {
 
 /// Asserts the four keys of an error object, and returns its message.
 #[track_caller]
-pub fn check_error(
+pub(crate) fn check_error(
     error: &Value,
     status: u16,
     code: Option<&str>,
@@ -269,7 +269,7 @@ pub fn check_error(
 
 /// Waits for a condition.
 #[track_caller]
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < deadline, "{what} did not happen");
