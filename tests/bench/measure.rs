@@ -49,8 +49,16 @@ fn prompt(tokens: usize, seed: u64) -> String {
     (0..tokens / 2).flat_map(|_| [' ', letter(), letter()]).collect()
 }
 
-/// Streams one completion.
+/// Streams one completion. An error says which server and which request.
 pub(crate) fn run(target: &Target, workload: &Workload, seed: u64) -> io::Result<Sample> {
+    stream(target, workload, seed).map_err(|error| {
+        let Target { model, address, .. } = target;
+        let what = format!("{}: model {model} at {address}: {error}", workload.name);
+        io::Error::new(error.kind(), what)
+    })
+}
+
+fn stream(target: &Target, workload: &Workload, seed: u64) -> io::Result<Sample> {
     let body = json!({
         "model": target.model,
         "prompt": prompt(workload.prompt_tokens, seed),
