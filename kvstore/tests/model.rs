@@ -138,8 +138,15 @@ impl World {
     }
 
     fn get(&mut self) {
-        let namespace = namespace(self.rng.below(NAMESPACES));
-        let name = key(self.rng.below(CHAINS), self.rng.below(CHAIN_LEN));
+        let mut namespace = namespace(self.rng.below(NAMESPACES));
+        let mut name = key(self.rng.below(CHAINS), self.rng.below(CHAIN_LEN));
+        // Mostly something that is there, and rather on disk than in memory.
+        let listed = self.store().list(None);
+        let cold: Vec<_> = listed.iter().filter(|block| !block.in_ram).collect();
+        if !cold.is_empty() && !self.rng.one_in(4) {
+            let block = self.rng.pick(&cold);
+            (namespace, name) = (block.namespace, block.key);
+        }
         let variant = if self.rng.one_in(8) { 1 } else { 0 };
         let (witness, _) = content(&name, variant);
         let Ok(guard) = self.store().get(&namespace, &name, &witness) else { return };
@@ -234,9 +241,10 @@ impl World {
             }
             3 => self.disk.tamper(&path, |bytes| bytes.fill(0)),
             _ => self.disk.tamper(&path, |bytes| {
-                if !bytes.is_empty() {
-                    let bit = rng.below(bytes.len() as u64 * 8) as usize;
-                    bytes[bit / 8] ^= 1 << (bit % 8);
+                // Aimed at the header or the first part: most of a small file is padding.
+                let at = (rng.below(2) * 16 * 1024 + rng.below(600)) as usize;
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1 << rng.below(8);
                 }
             }),
         }
@@ -290,7 +298,10 @@ impl World {
             21 if rough => self.crash(false),
             22 if rough => self.crash(true),
             23 => self.close(),
-            24 | 25 if rough => self.corrupt(),
+            24 | 25 if rough => {
+                self.corrupt();
+                (0..8).for_each(|_| self.get());
+            }
             26 => {
                 let secs = self.rng.below(20_000);
                 self.clock.advance(secs);
