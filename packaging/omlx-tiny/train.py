@@ -53,7 +53,11 @@ STAGES = (
     Stage(400, 512, 4, "main", (1.0, 1.0)),
     Stage(220, 512, 4, "close", (1.0, 0.5)),
     Stage(20, 2048, 1, "long", (0.5, 0.4)),
-    Stage(20, 4608, 1, "long", (0.4, 0.0)),
+    Stage(10, 4608, 1, "long", (0.4, 0.2)),
+    # The weights in model/ are those after the 900 steps above; what follows has not been run yet.
+    Stage(2500, 512, 4, "close", (0.8, 0.6)),
+    Stage(150, 2048, 1, "long", (0.6, 0.4)),
+    Stage(80, 4608, 1, "long", (0.4, 0.0)),
 )
 WARM_UP_STEPS = 40
 MUON_RATE, ADAM_RATE = 0.012, 0.003
