@@ -1,6 +1,7 @@
-//! Per-sequence attention caches.
+//! Per-sequence caches of attention and recurrent layers.
 
 use crate::error::Result;
+use mlx_rs::error::Exception;
 use mlx_rs::ops::{concatenate, zeros_dtype};
 use mlx_rs::{Array, Dtype};
 
@@ -9,49 +10,112 @@ use crate::bridge::{slice, slice_update};
 /// Capacity grows by at least this many tokens at a time.
 const GROW_TOKENS: i32 = 256;
 
-/// The caches of all layers of one sequence. Every layer holds the same number of tokens between
-/// steps.
+/// A sliding layer keeps this many tokens more than its window needs when it forgets, so that it can
+/// still be taken back by a few tokens.
+const SLACK_TOKENS: i32 = 16;
+
+/// What a layer keeps of the tokens it has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LayerKind {
+    /// Attention over all tokens.
+    Full,
+    /// Attention over the last `window` tokens, the newest included.
+    Sliding { window: i32 },
+    /// A state of fixed size.
+    #[allow(dead_code, reason = "the families with recurrent layers follow")]
+    Recurrent,
+}
+
+/// The caches of all layers of one sequence. Between steps every layer has seen the same tokens.
 #[derive(Debug)]
 pub(crate) struct SequenceCache {
     /// One per layer.
-    pub(crate) layers: Vec<KvCache>,
-    /// Tokens held, which is the position of the next one.
+    pub(crate) layers: Vec<LayerCache>,
+    /// Tokens seen, which is the position of the next one.
     pub(crate) offset: i32,
     /// Tokens that the next growth makes room for at least.
     expected: i32,
 }
 
+/// The cache of one layer.
+#[derive(Debug)]
+pub(crate) enum LayerCache {
+    Kv(KvCache),
+    Recurrent(RecurrentCache),
+}
+
+/// Keys and values of one attention layer, [1, kv_heads, capacity, head_dim], of which the first
+/// `offset - base` tokens are filled. `None` before the first token.
+#[derive(Debug, Default)]
+pub(crate) struct KvCache {
+    pub(crate) keys: Option<Array>,
+    pub(crate) values: Option<Array>,
+    /// How far back a token sees, itself included; `None`: all the way.
+    pub(crate) window: Option<i32>,
+    /// The position of the first token in the buffers; 0 without a window.
+    pub(crate) base: i32,
+}
+
+/// The state of one recurrent layer after the tokens seen. The layer's own code says which arrays
+/// these are; there are none before the first token. An array here is never written to, so that
+/// cloning the handles is a snapshot.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct RecurrentCache {
+    pub(crate) arrays: Vec<Array>,
+}
+
 impl SequenceCache {
     /// Empty caches for a sequence that is expected to reach `expected` tokens.
-    pub(crate) fn new(layers: usize, expected: usize) -> Self {
-        let layers = (0..layers).map(|_| KvCache::default()).collect();
-        Self { layers, offset: 0, expected: expected as i32 }
+    pub(crate) fn new(kinds: &[LayerKind], expected: usize) -> Self {
+        let layer = |kind: &LayerKind| match *kind {
+            LayerKind::Full => LayerCache::Kv(KvCache::default()),
+            LayerKind::Sliding { window } => {
+                LayerCache::Kv(KvCache { window: Some(window), ..KvCache::default() })
+            }
+            LayerKind::Recurrent => LayerCache::Recurrent(RecurrentCache::default()),
+        };
+        Self { layers: kinds.iter().map(layer).collect(), offset: 0, expected: expected as i32 }
     }
 
-    /// Adds a layer's keys and values ([1, kv_heads, T, head_dim]) behind the `offset` tokens held;
-    /// returns all keys and values, [1, kv_heads, offset + T, head_dim]. `offset` moves only when
-    /// the step is complete.
+    /// Adds a layer's keys and values ([1, kv_heads, T, head_dim]) behind the tokens seen; returns
+    /// all that the layer holds, [1, kv_heads, S, head_dim] with the new tokens last. S is
+    /// `offset + T`, less what a sliding layer has forgotten; that is always beyond its window.
+    /// `offset` moves only when the step is complete.
     pub(crate) fn update(
         &mut self,
         layer: usize,
         keys: &Array,
         values: &Array,
     ) -> Result<(Array, Array)> {
-        self.layers[layer].update(keys, values, self.offset, self.expected)
+        match &mut self.layers[layer] {
+            LayerCache::Kv(cache) => cache.update(keys, values, self.offset, self.expected),
+            LayerCache::Recurrent(_) => {
+                Err(Exception::custom(format!("layer {layer} is recurrent and takes no KV")))
+            }
+        }
+    }
+
+    /// The state of a recurrent layer.
+    #[allow(dead_code, reason = "the families with recurrent layers follow")]
+    pub(crate) fn recurrent(&mut self, layer: usize) -> Result<&mut RecurrentCache> {
+        match &mut self.layers[layer] {
+            LayerCache::Recurrent(cache) => Ok(cache),
+            LayerCache::Kv(_) => {
+                Err(Exception::custom(format!("layer {layer} attends and has no state")))
+            }
+        }
     }
 
     /// Every array held, to be evaluated with a step that asks for no logits.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers.iter().flat_map(|layer| layer.keys.iter().chain(&layer.values))
+        self.layers.iter().flat_map(|layer| {
+            let (first, second): (&[Array], &[Array]) = match layer {
+                LayerCache::Kv(cache) => (cache.keys.as_slice(), cache.values.as_slice()),
+                LayerCache::Recurrent(cache) => (&cache.arrays, &[]),
+            };
+            first.iter().chain(second)
+        })
     }
-}
-
-/// Keys and values of one attention layer, [1, kv_heads, capacity, head_dim], of which the first
-/// tokens are filled.
-#[derive(Debug, Default)]
-pub(crate) struct KvCache {
-    keys: Option<Array>,
-    values: Option<Array>,
 }
 
 impl KvCache {
@@ -62,26 +126,54 @@ impl KvCache {
         offset: i32,
         expected: i32,
     ) -> Result<(Array, Array)> {
-        Ok((
-            append(&mut self.keys, keys, offset, expected)?,
-            append(&mut self.values, values, offset, expected)?,
-        ))
+        let [_, _, length, _] = *keys.shape() else {
+            return Err(Exception::custom(format!("KV of shape {:?}", keys.shape())));
+        };
+        let held = offset - self.base;
+        let capacity = self.keys.as_ref().map_or(0, |keys| keys.shape()[2]);
+        let fit = if held + length <= capacity {
+            Fit { dropped: 0, held, capacity }
+        } else {
+            // Growing copies what is kept anyway: the moment to forget.
+            let useful = self.window.map_or(i32::MAX, |w| (w - 1).saturating_add(SLACK_TOKENS));
+            let kept = held.min(useful);
+            let wanted = (kept + length).max(expected.min(useful));
+            Fit { dropped: held - kept, held: kept, capacity: round_up(wanted) }
+        };
+        let views = (append(&mut self.keys, keys, fit)?, append(&mut self.values, values, fit)?);
+        self.base += fit.dropped;
+        Ok(views)
     }
 }
 
-/// Writes `new` at `offset` of `buffer`, growing it when needed; returns the filled part.
-fn append(buffer: &mut Option<Array>, new: &Array, offset: i32, expected: i32) -> Result<Array> {
+/// How new tokens fit into a buffer.
+#[derive(Debug, Clone, Copy)]
+struct Fit {
+    /// Tokens to forget from the front.
+    dropped: i32,
+    /// Tokens that stay.
+    held: i32,
+    /// Tokens that the buffer has room for in the end.
+    capacity: i32,
+}
+
+fn round_up(tokens: i32) -> i32 {
+    (tokens + GROW_TOKENS - 1) / GROW_TOKENS * GROW_TOKENS
+}
+
+/// Writes `new` behind what `buffer` holds; returns the filled part.
+fn append(buffer: &mut Option<Array>, new: &Array, fit: Fit) -> Result<Array> {
     let [batch, heads, length, dim] = *new.shape() else {
-        return Err(mlx_rs::error::Exception::custom(format!("KV of shape {:?}", new.shape())));
+        return Err(Exception::custom(format!("KV of shape {:?}", new.shape())));
     };
-    let end = offset + length;
-    let grown = match buffer.take() {
-        Some(buffer) if buffer.shape()[2] >= end => buffer,
-        old => grow(old, [batch, heads, end.max(expected), dim], new.dtype(), offset)?,
+    let end = fit.held + length;
+    let roomy = match buffer.take() {
+        Some(buffer) if buffer.shape()[2] == fit.capacity && fit.dropped == 0 => buffer,
+        old => grow(old, [batch, heads, dim], new.dtype(), fit)?,
     };
-    let filled = slice_update(&grown, new, &[0, 0, offset, 0], &[batch, heads, end, dim])?;
+    let filled = slice_update(&roomy, new, &[0, 0, fit.held, 0], &[batch, heads, end, dim])?;
     // The old handle goes before evaluation, so that MLX can write in place.
-    drop(grown);
+    drop(roomy);
     let view = slice(&filled, &[0; 4], &[batch, heads, end, dim])?;
     *buffer = Some(filled);
     Ok(view)
@@ -89,14 +181,13 @@ fn append(buffer: &mut Option<Array>, new: &Array, offset: i32, expected: i32) -
 
 fn grow(
     old: Option<Array>,
-    [batch, heads, wanted, dim]: [i32; 4],
+    [batch, heads, dim]: [i32; 3],
     dtype: Dtype,
-    offset: i32,
+    Fit { dropped, held, capacity }: Fit,
 ) -> Result<Array> {
-    let capacity = (wanted + GROW_TOKENS - 1) / GROW_TOKENS * GROW_TOKENS;
     let Some(old) = old else { return zeros_dtype(&[batch, heads, capacity, dim], dtype) };
-    let kept = slice(&old, &[0; 4], &[batch, heads, offset, dim])?;
-    let room = zeros_dtype(&[batch, heads, capacity - offset, dim], dtype)?;
+    let kept = slice(&old, &[0, 0, dropped, 0], &[batch, heads, dropped + held, dim])?;
+    let room = zeros_dtype(&[batch, heads, capacity - held, dim], dtype)?;
     concatenate(&[kept, room], 2)
 }
 
@@ -104,21 +195,78 @@ fn grow(
 mod tests {
     use super::*;
 
+    fn kv(cache: &SequenceCache) -> &KvCache {
+        match &cache.layers[0] {
+            LayerCache::Kv(cache) => cache,
+            LayerCache::Recurrent(_) => panic!("a recurrent layer"),
+        }
+    }
+
+    /// Tokens `from..to`, each with two components that tell its position.
+    fn positions(from: i32, to: i32) -> Vec<f32> {
+        (from..to).flat_map(|at| [at as f32, -at as f32]).collect()
+    }
+
+    /// Appends `length` tokens; returns the keys, after comparing the values with them.
+    fn append_tokens(cache: &mut SequenceCache, length: i32) -> Vec<f32> {
+        let (from, to) = (cache.offset, cache.offset + length);
+        let array = Array::from_slice(&positions(from, to), &[1, 1, length, 2]);
+        let (keys, values) = cache.update(0, &array, &array).unwrap();
+        cache.offset = to;
+        let read = |a: &Array| a.contiguous().unwrap().as_slice::<f32>().to_vec();
+        assert_eq!(read(&keys), read(&values));
+        read(&keys)
+    }
+
     #[test]
     fn appends_across_growth() {
         crate::bridge::init().unwrap();
-        let mut cache = SequenceCache::new(1, 1);
-        let mut expected: Vec<f32> = Vec::new();
-        for step in 0..5 {
-            let new: Vec<f32> = (0..200).map(|i| (step * 1000 + i) as f32).collect();
-            expected.extend_from_slice(&new);
-            let array = Array::from_slice(&new, &[1, 1, 100, 2]);
-            let (keys, values) = cache.update(0, &array, &array).unwrap();
-            cache.offset += 100;
-            assert_eq!(keys.shape(), [1, 1, cache.offset, 2]);
-            assert_eq!(keys.contiguous().unwrap().as_slice::<f32>(), expected);
-            assert_eq!(values.contiguous().unwrap().as_slice::<f32>(), expected);
+        let mut cache = SequenceCache::new(&[LayerKind::Full], 1);
+        for step in 1..=5 {
+            assert_eq!(append_tokens(&mut cache, 100), positions(0, step * 100));
         }
-        assert_eq!(cache.layers[0].keys.as_ref().unwrap().shape()[2], 512);
+        assert_eq!(kv(&cache).keys.as_ref().unwrap().shape()[2], 512);
+        assert_eq!(kv(&cache).base, 0);
+    }
+
+    #[test]
+    fn expected_tokens_are_made_room_for_at_once() {
+        crate::bridge::init().unwrap();
+        let mut cache = SequenceCache::new(&[LayerKind::Full], 1000);
+        append_tokens(&mut cache, 1);
+        assert_eq!(kv(&cache).keys.as_ref().unwrap().shape()[2], 1024);
+    }
+
+    #[test]
+    fn a_sliding_layer_holds_its_window_in_bounded_memory() {
+        crate::bridge::init().unwrap();
+        for (window, step) in [(1, 1), (20, 1), (20, 7), (300, 64), (20, 600), (300, 999)] {
+            let mut cache = SequenceCache::new(&[LayerKind::Sliding { window }], 100_000);
+            let limit = round_up(window - 1 + SLACK_TOKENS + step);
+            for _ in 0..2500 / step + 2 {
+                let before = cache.offset;
+                let held = append_tokens(&mut cache, step);
+                let base = kv(&cache).base;
+                assert_eq!(held, positions(base, cache.offset), "window {window}, step {step}");
+                // The first new token sees `window - 1` tokens before it.
+                assert!(base <= (before - window + 1).max(0), "window {window}, step {step}");
+                let capacity = kv(&cache).keys.as_ref().unwrap().shape()[2];
+                assert!(capacity <= limit, "window {window}, step {step}: {capacity} tokens");
+            }
+            assert!(kv(&cache).base > 0, "window {window}, step {step}: nothing was forgotten");
+        }
+    }
+
+    #[test]
+    fn a_recurrent_layer_keeps_state_and_takes_no_keys() {
+        crate::bridge::init().unwrap();
+        let mut cache = SequenceCache::new(&[LayerKind::Recurrent, LayerKind::Full], 1);
+        let array = Array::from_slice(&positions(0, 1), &[1, 1, 1, 2]);
+        assert!(cache.update(0, &array, &array).is_err());
+        assert!(cache.recurrent(1).is_err());
+        assert!(cache.recurrent(0).unwrap().arrays.is_empty());
+        cache.recurrent(0).unwrap().arrays = vec![array.clone()];
+        cache.update(1, &array, &array).unwrap();
+        assert_eq!(cache.arrays().count(), 3);
     }
 }

@@ -309,7 +309,7 @@ impl Loaded {
     /// Returns the name of the dtype that came out.
     fn try_out(&self, folder: &Folder) -> Result<String, LoadError> {
         let run = || -> Result<(bool, Dtype)> {
-            let mut cache = SequenceCache::new(self.architecture.layers(), 1);
+            let mut cache = SequenceCache::new(&self.architecture.layers(), 1);
             let logits = self.forward(&mut cache, &token_array(&[0]), true)?;
             let logits = logits.ok_or_else(|| Exception::custom("no logits came out"))?;
             if logits.shape() != [1, 1, self.vocab as i32] {
@@ -393,7 +393,7 @@ impl Row {
             Err(error) => return Err((job, error)),
         };
         let expected = request.prompt.len() + 1;
-        let cache = SequenceCache::new(model.architecture.layers(), expected);
+        let cache = SequenceCache::new(&model.architecture.layers(), expected);
         Ok(Self {
             cache,
             model,

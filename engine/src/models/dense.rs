@@ -9,6 +9,7 @@ use mlx_rs::ops::{broadcast_to, concatenate, multiply};
 
 use super::{Architecture, ConfigFile};
 use crate::bridge::{metal_is_available, slice};
+use crate::cache::LayerKind;
 use crate::error::LoadError;
 use crate::nn::{Embedding, Linear, LinearGroup, RmsNorm, SwiGlu};
 use crate::rope::{Rope, Table};
@@ -142,8 +143,8 @@ impl Architecture for Dense {
         }
     }
 
-    fn layers(&self) -> usize {
-        self.layers.len()
+    fn layers(&self) -> Vec<LayerKind> {
+        self.layers.iter().map(|layer| layer.self_attn.attend.layer_kind()).collect()
     }
 }
 

@@ -14,6 +14,7 @@ use mlx_rs::Array;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::cache::LayerKind;
 use crate::error::LoadError;
 use crate::step::Step;
 use crate::weights::Weights;
@@ -25,8 +26,8 @@ pub(crate) trait Architecture: fmt::Debug {
     /// step's tokens; nothing is evaluated yet.
     fn forward(&self, tokens: &Array, step: &mut Step<'_>) -> Result<Option<Array>>;
 
-    /// Layers that need a cache.
-    fn layers(&self) -> usize;
+    /// What each layer caches.
+    fn layers(&self) -> Vec<LayerKind>;
 }
 
 type Loader = fn(&ConfigFile<'_>, &mut Weights) -> Result<Box<dyn Architecture>, LoadError>;
