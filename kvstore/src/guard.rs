@@ -5,7 +5,7 @@ use crate::error::Corrupt;
 use crate::key::{BlockId, Kind};
 use crate::layout::Damage;
 use crate::record::Bytes;
-use crate::stats::{EvictReason, Tier};
+use crate::stats::Tier;
 use std::fmt;
 use std::ops::Index;
 use std::sync::{Arc, Weak};
@@ -110,9 +110,7 @@ impl Core {
         let mut state = self.state();
         let current = state.blocks.get(id).and_then(|block| block.mapped.upgrade());
         if current.is_some_and(|current| Arc::ptr_eq(&current, broken)) {
-            state.counters.verify_failure(Damage::ShortRead);
-            let now = self.now_secs();
-            state.discard_stored(id, EvictReason::Corrupt, now);
+            state.discard_damaged(id, Damage::ShortRead, self.now_secs());
             drop(state);
             self.wake.notify_all();
         }

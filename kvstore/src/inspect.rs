@@ -2,10 +2,12 @@
 
 use crate::core::Core;
 use crate::key::{BlockId, Key, Kind, Namespace};
+use crate::layout::Damage;
 use crate::read::{LoadError, verify};
 use crate::state::{OnDisk, State};
-use crate::stats::{EvictReason, Op};
+use crate::stats::{DropReason, EvictReason, Op};
 use crate::store::Store;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 /// One block, as [`Store::list`] shows it.
@@ -21,12 +23,48 @@ pub struct BlockInfo {
     pub kind: Kind,
     /// It is in memory.
     pub in_ram: bool,
+    /// It is waiting to be written, or being written.
+    pub queued: bool,
     /// It is published on disk.
     pub on_disk: bool,
     /// Bytes on the medium.
     pub physical_bytes: u64,
     /// When it was last used, in seconds since 1970.
     pub used_secs: u64,
+}
+
+/// Where a block is, or what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// It is stored.
+    Here(BlockInfo),
+    /// It was here, or was offered, not long ago.
+    Gone(Departure),
+    /// It never was here, or longer ago than is remembered.
+    Unknown,
+}
+
+/// Why a block is not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Departure {
+    /// It was put but not written, and is in no tier (any more).
+    NotSaved(DropReason),
+    /// It was removed.
+    Evicted(EvictReason),
+    /// It failed its checks and was set aside.
+    Damaged(Damage),
+    /// Its file disappeared.
+    Lost,
+}
+
+/// What a removal took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleared {
+    /// Blocks forgotten, whichever tier they were in.
+    pub blocks: u64,
+    /// What their files occupy, soon to be free.
+    pub physical_bytes: u64,
 }
 
 /// How far a scrub has come, and how it ended.
@@ -78,31 +116,86 @@ impl Store {
         report
     }
 
+    /// Where a block is, or what became of it: for whoever wonders why there was no hit. In memory
+    /// only; not a use of the block.
+    pub fn whereabouts(&self, namespace: &Namespace, key: &Key) -> Whereabouts {
+        let state = self.core().state();
+        let Some(id) = state.id(namespace, key) else { return Whereabouts::Unknown };
+        match (info(&state, &id), state.departure(&id)) {
+            (Some(info), _) => Whereabouts::Here(info),
+            (None, Some(departure)) => Whereabouts::Gone(departure),
+            (None, None) => Whereabouts::Unknown,
+        }
+    }
+
     /// Removes every block, in memory and on disk, and the damaged files; or the blocks of one
     /// namespace. Who holds a block's bytes keeps them. Files go in the background:
     /// [`Store::flush`] waits for that.
-    pub fn clear(&self, namespace: Option<&Namespace>) {
-        self.remove(namespace, EvictReason::Manual);
+    pub fn clear(&self, namespace: Option<&Namespace>) -> Cleared {
+        let cleared = self.remove(namespace, EvictReason::Manual);
         if namespace.is_none() {
             let mut writer = self.core().writer.lock();
             // Damaged files that are about to be set aside go at once instead.
             self.core().state().deletes.iter_mut().for_each(|d| d.reason = EvictReason::Manual);
             while writer.remove_damaged(self.core()) {}
         }
+        cleared
     }
 
     /// Removes the blocks of a namespace that nobody will ask for again.
-    pub fn remove_namespace(&self, namespace: &Namespace) {
-        self.remove(Some(namespace), EvictReason::ModelRemoved);
+    pub fn remove_namespace(&self, namespace: &Namespace) -> Cleared {
+        self.remove(Some(namespace), EvictReason::ModelRemoved)
     }
 
-    fn remove(&self, namespace: Option<&Namespace>, reason: EvictReason) {
+    /// Removes a block whose content its user refuses although it passed every check here, and all
+    /// blocks below it in the tree of chains, whatever their kind. It may be put again at once.
+    pub fn invalidate(&self, namespace: &Namespace, key: &Key) -> Cleared {
+        let core = self.core();
+        let (id, links) = {
+            let state = core.state();
+            let Some(id) = state.id(namespace, key) else { return Cleared::default() };
+            let of_space = state.blocks.iter().filter(|(other, _)| other.space == id.space);
+            let links: Vec<_> =
+                of_space.filter_map(|(other, block)| Some((block.parent?, *other))).collect();
+            (id, links)
+        };
+        let mut children: HashMap<Key, Vec<BlockId>> = HashMap::new();
+        links.into_iter().for_each(|(above, id)| children.entry(above).or_default().push(id));
+        // A block that names itself, or one below it, as its parent ends the walk: its children are
+        // taken out of the map the first time.
+        let mut ids = vec![id];
+        let mut at = 0;
+        while let Some(id) = ids.get(at) {
+            ids.extend(children.remove(&id.key).unwrap_or_default());
+            at += 1;
+        }
+        ids.reverse();
+        let cleared = self.discard_all(&ids, EvictReason::Manual);
+        core.state().counters.invalidated += cleared.blocks;
+        cleared
+    }
+
+    fn remove(&self, namespace: Option<&Namespace>, reason: EvictReason) -> Cleared {
+        let ids = ids(&self.core().state(), namespace);
+        self.discard_all(&ids, reason)
+    }
+
+    fn discard_all(&self, ids: &[BlockId], reason: EvictReason) -> Cleared {
         let core = self.core();
         let now = core.now_secs();
+        let mut cleared = Cleared::default();
         let mut state = core.state();
-        ids(&state, namespace).iter().for_each(|id| state.discard(id, reason, now));
+        for id in ids {
+            let Some(block) = state.blocks.get(id) else { continue };
+            cleared.blocks += 1;
+            if block.on_disk == OnDisk::Stored {
+                cleared.physical_bytes += block.physical;
+            }
+            state.discard(id, reason, now);
+        }
         drop(state);
         core.wake.notify_all();
+        cleared
     }
 }
 
@@ -123,6 +216,7 @@ fn info(state: &State, id: &BlockId) -> Option<BlockInfo> {
         parent: block.parent,
         kind: block.kind,
         in_ram: block.resident.is_some(),
+        queued: block.on_disk == OnDisk::Queued,
         on_disk: block.on_disk == OnDisk::Stored,
         physical_bytes: block.physical,
         used_secs: block.used_secs,
@@ -138,10 +232,7 @@ impl Core {
         match result {
             Ok(bytes) => report.bytes += bytes,
             Err(LoadError::Damaged(damage)) => {
-                if state.discard_stored(id, EvictReason::Corrupt, now) {
-                    state.counters.verify_failure(damage);
-                    report.damaged += 1;
-                }
+                report.damaged += u64::from(state.discard_damaged(id, damage, now));
             }
             Err(LoadError::Io(error)) => {
                 // Gone, because evicted meanwhile, is no failure.

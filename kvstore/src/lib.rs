@@ -60,12 +60,12 @@ mod writer;
 pub use config::{Clock, MIN_QUOTA_BYTES, StoreConfig, SystemClock};
 pub use error::{Corrupt, Miss, OpenError};
 pub use guard::{Guard, Pin};
-pub use inspect::{BlockInfo, VerifyReport};
+pub use inspect::{BlockInfo, Cleared, Departure, VerifyReport, Whereabouts};
 pub use key::{Key, Kind, Namespace};
 pub use layout::Damage;
 pub use map::MAX_MAPPINGS;
 pub use real_disk::RealDisk;
-pub use record::Record;
+pub use record::{Record, RecordShape};
 pub use stats::{Stats, Tier};
 pub use store::{Prefix, PutOutcome, Store};
 

@@ -22,10 +22,25 @@ pub struct Record<'a> {
     pub parts: &'a [&'a [u8]],
 }
 
-impl Record<'_> {
+/// A [`Record`] whose bytes are yet to be made, see [`Store::put_with`](crate::Store::put_with).
+#[derive(Clone, Copy, Debug)]
+pub struct RecordShape<'a> {
+    /// What the block holds.
+    pub kind: Kind,
+    /// Its name, derived from its content.
+    pub key: Key,
+    /// The block before it in its chain.
+    pub parent: Option<Key>,
+    /// Kept with the block and compared, byte by byte, on every hit.
+    pub witness: &'a [u8],
+    /// Length in bytes of each part.
+    pub part_lens: &'a [usize],
+}
+
+impl RecordShape<'_> {
     /// The record's layout, or `None` when it breaks a limit of the format.
     pub(crate) fn layout(&self) -> Option<Layout> {
-        let lens: Vec<u64> = self.parts.iter().map(|part| part.len() as u64).collect();
+        let lens: Vec<u64> = self.part_lens.iter().map(|len| *len as u64).collect();
         Layout::new(self.witness.len(), &lens)
     }
 }
@@ -46,23 +61,32 @@ pub(crate) fn memory_len(layout: &Layout, witness_len: usize) -> u64 {
 }
 
 impl Resident {
-    /// Copies a record. `None` when the system has no memory.
-    pub(crate) fn copy(
-        record: &Record<'_>,
+    /// A block of zeros. `None` when the system has no memory.
+    pub(crate) fn blank(
+        shape: &RecordShape<'_>,
         layout: Layout,
         share: MemoryShare,
     ) -> Option<Resident> {
-        let mut payload = Buffer::new(layout.payload_len as usize, share)?;
-        for (range, part) in layout.parts.iter().zip(record.parts) {
-            payload.bytes_mut()[range.start as usize..range.end as usize].copy_from_slice(part);
-        }
+        let payload = Buffer::new(layout.payload_len as usize, share)?;
         Some(Resident {
-            kind: record.kind,
-            parent: record.parent,
-            witness: record.witness.into(),
+            kind: shape.kind,
+            parent: shape.parent,
+            witness: shape.witness.into(),
             layout,
             payload,
         })
+    }
+
+    /// Every part, without the padding between them.
+    pub(crate) fn parts_mut(&mut self) -> Vec<&mut [u8]> {
+        let (mut rest, mut at) = (self.payload.bytes_mut(), 0);
+        let cut = |range: &Range<u64>| {
+            let (_, from) = std::mem::take(&mut rest).split_at_mut((range.start - at) as usize);
+            let (part, after) = from.split_at_mut((range.end - range.start) as usize);
+            (rest, at) = (after, range.end);
+            part
+        };
+        self.layout.parts.iter().map(cut).collect()
     }
 
     pub(crate) fn memory_len(&self) -> u64 {

@@ -127,8 +127,7 @@ impl Core {
     ) -> Miss {
         match error {
             LoadError::Damaged(damage) => {
-                state.counters.verify_failure(damage);
-                state.discard_stored(id, EvictReason::Corrupt, now_secs);
+                state.discard_damaged(id, damage, now_secs);
                 Miss::Damaged(damage)
             }
             LoadError::WitnessDiffers => {

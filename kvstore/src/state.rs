@@ -5,7 +5,9 @@
 use crate::buffer::{MemoryGauge, MemoryShare};
 use crate::chain::ChainLru;
 use crate::config::StoreConfig;
+use crate::inspect::Departure;
 use crate::key::{BlockId, IdHash, Key, Kind, Namespace};
+use crate::layout::Damage;
 use crate::ledger::{DiskLimits, Ledger};
 use crate::record::{Bytes, MappedBlock, Resident};
 use crate::stats::{AGE_SAMPLE, Counters, DropReason, EvictReason, NamespaceStats, Tier};
@@ -15,6 +17,8 @@ use std::time::Duration;
 
 /// Blocks remembered as dropped, so that the rest of their chain is counted under the same reason.
 const MAX_BROKEN: usize = 4096;
+/// Blocks remembered as gone, for whoever asks where one is.
+const MAX_DEPARTURES: usize = 16_384;
 /// Reads waiting for a read thread; more are not queued, the later `get` reads for itself.
 pub(crate) const MAX_PREFETCH: usize = 4096;
 
@@ -104,6 +108,7 @@ pub(crate) struct State {
     /// Blocks being read by some thread.
     pub(crate) restoring: HashSet<BlockId>,
     broken: HashMap<BlockId, DropReason>,
+    departures: Departures,
     /// Blocks that may not be evicted for room, with the number of pins on each.
     pins: HashMap<BlockId, u32, IdHash>,
     /// Saving is paused until this moment of the monotonic clock.
@@ -144,6 +149,7 @@ impl State {
             restores: VecDeque::new(),
             restoring: HashSet::new(),
             broken: HashMap::new(),
+            departures: Departures::default(),
             pins: HashMap::default(),
             paused_until: None,
             unindexed_bytes: 0,
@@ -237,6 +243,14 @@ impl State {
             self.broken.clear();
         }
         self.broken.insert(id, reason);
+        // The newest reason is the one to tell.
+        self.departures.why.remove(&id);
+    }
+
+    /// Why a block is not here, as far as that is remembered.
+    pub(crate) fn departure(&self, id: &BlockId) -> Option<Departure> {
+        let dropped = || self.broken.get(id).copied().map(Departure::NotSaved);
+        self.departures.why.get(id).copied().or_else(dropped)
     }
 
     /// Adds a new block, to be saved (`queued`) or for the RAM tier only. False when it is for the
@@ -505,6 +519,7 @@ impl State {
             self.counters.left(Tier::Disk, now_secs.saturating_sub(block.created_secs), idle);
         }
         self.counters.evict(reason, physical);
+        self.departures.note(*id, Departure::Evicted(reason));
         self.disk_order.remove(id);
         if !self.ram_order.contains(id) {
             self.blocks.remove(id);
@@ -527,10 +542,23 @@ impl State {
         true
     }
 
+    /// A stored block failed its checks: it is counted, forgotten, and its file set aside.
+    pub(crate) fn discard_damaged(&mut self, id: &BlockId, damage: Damage, now_secs: u64) -> bool {
+        let was_stored = self.discard_stored(id, EvictReason::Corrupt, now_secs);
+        if was_stored {
+            self.counters.verify_failure(damage);
+            self.departures.note(*id, Departure::Damaged(damage));
+        }
+        was_stored
+    }
+
     /// Forgets a block wherever it is. A save in the queue finds out by itself.
     pub(crate) fn discard(&mut self, id: &BlockId, reason: EvictReason, now_secs: u64) {
         if self.discard_stored(id, reason, now_secs) {
             return;
+        }
+        if self.blocks.contains_key(id) {
+            self.departures.note(*id, Departure::Evicted(reason));
         }
         self.disk_order.remove(id);
         if let Some(block) = self.blocks.get_mut(id) {
@@ -557,6 +585,7 @@ impl State {
         };
         self.ledger.gone(Some(id.space), block.physical);
         self.counters.discarded_blocks += 1;
+        self.departures.note(*id, Departure::Lost);
         self.disk_order.remove(id);
         if self.ram_order.contains(id) {
             if let Some(block) = self.blocks.get_mut(id) {
@@ -631,6 +660,26 @@ impl State {
             all.push(other);
         }
         all
+    }
+}
+
+/// Why blocks went that were here not long ago.
+#[derive(Debug, Default)]
+struct Departures {
+    why: HashMap<BlockId, Departure, IdHash>,
+    /// Oldest first; a block that went twice is here twice.
+    order: VecDeque<BlockId>,
+}
+
+impl Departures {
+    fn note(&mut self, id: BlockId, why: Departure) {
+        self.why.insert(id, why);
+        self.order.push_back(id);
+        if self.order.len() > MAX_DEPARTURES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.why.remove(&oldest);
+        }
     }
 }
 

@@ -217,6 +217,8 @@ pub struct Counters {
     pub verify_failures: [u64; 4],
     /// Hits on a key whose witness differed.
     pub witness_failures: u64,
+    /// Blocks removed by [`Store::invalidate`](crate::Store::invalidate).
+    pub invalidated: u64,
     /// Errors of the system, by [`Op`] and [`ErrnoClass`].
     pub io_errors: [[u64; 6]; 6],
     /// Time to write and publish a block, by size class.

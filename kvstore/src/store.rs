@@ -1,5 +1,6 @@
 //! The store, as its users see it.
 
+use crate::buffer::MemoryShare;
 use crate::config::{Clock, StoreConfig, SystemClock};
 use crate::core::Core;
 use crate::disk::Disk;
@@ -8,15 +9,19 @@ use crate::guard::{Guard, Pin};
 use crate::key::{BlockId, Key, Namespace};
 use crate::layout::record::Layout;
 use crate::real_disk::RealDisk;
-use crate::record::{Record, Resident, memory_len};
+use crate::record::{Record, RecordShape, Resident, memory_len};
 use crate::state::OnDisk;
 use crate::stats::{DropReason, Stats};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// How long an idle thread sleeps before it looks for work by itself.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// Keys looked up before others may have the lock.
+const PROBE_BATCH: usize = 2048;
 
 /// What became of a block handed to [`Store::put`]. In every case the block may be asked for at
 /// once; only [`PutOutcome::Dropped`] ones are surely a miss.
@@ -46,6 +51,13 @@ pub struct Prefix {
 pub struct Store {
     core: Arc<Core>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// A block that is wanted, and the memory for it.
+struct Admitted {
+    id: BlockId,
+    layout: Layout,
+    share: MemoryShare,
 }
 
 impl std::fmt::Debug for Core {
@@ -121,51 +133,107 @@ impl Store {
     /// later. A block whose parent is not on disk is not written, and one whose
     /// parent is nowhere is not kept: no chain has a hole.
     pub fn put(&self, namespace: &Namespace, record: &Record<'_>) -> PutOutcome {
+        let part_lens: Vec<usize> = record.parts.iter().map(|part| part.len()).collect();
+        let shape = RecordShape {
+            kind: record.kind,
+            key: record.key,
+            parent: record.parent,
+            witness: record.witness,
+            part_lens: &part_lens,
+        };
+        let copied = self.put_with(namespace, &shape, |parts| {
+            parts.iter_mut().zip(record.parts).for_each(|(to, from)| to.copy_from_slice(from));
+            Ok::<(), Infallible>(())
+        });
+        match copied {
+            Ok(outcome) => outcome,
+            Err(never) => match never {},
+        }
+    }
+
+    /// As [`Store::put`], but the bytes are written by `fill` straight into the store's own memory:
+    /// one slice for each part, of its length, zeroed, starting at a multiple of 16 KiB.
+    ///
+    /// `fill` is called at most once, on this thread and under no lock, and only if the block is
+    /// wanted and there is memory for it. Until it has returned, nobody can see the block.
+    ///
+    /// # Errors
+    /// What `fill` returns; the block is then not kept, and its memory is free again. The same when
+    /// it panics.
+    pub fn put_with<E>(
+        &self,
+        namespace: &Namespace,
+        shape: &RecordShape<'_>,
+        fill: impl FnOnce(&mut [&mut [u8]]) -> Result<(), E>,
+    ) -> Result<PutOutcome, E> {
         let now = self.core.now_secs();
-        let Some(layout) = record.layout() else {
-            self.core.state().counters.drop_block(DropReason::Admission);
-            return PutOutcome::Dropped(DropReason::Admission);
+        let admitted = match self.admit(namespace, shape, now) {
+            Ok(admitted) => admitted,
+            Err(outcome) => return Ok(outcome),
         };
-        let memory = memory_len(&layout, record.witness.len());
-        let (id, share) = {
-            let mut state = self.core.state();
-            let id = BlockId { space: state.space(namespace), key: record.key };
-            if let Some(outcome) = self.put_known(&mut state, &id, now) {
-                return outcome;
-            }
-            let fate = self.fate(&state, &id, record, &layout, memory);
-            if let Err(reason) = fate
-                && !(state.has_parent(&id, record.parent) && state.make_ram_room(memory, now))
-            {
-                state.drop_save(id, reason);
-                return PutOutcome::Dropped(reason);
-            }
-            match state.take_memory(memory, now) {
-                Some(share) => (id, share),
-                None => {
-                    state.drop_save(id, DropReason::QueueFull);
-                    return PutOutcome::Dropped(DropReason::QueueFull);
-                }
-            }
+        let (id, layout) = (admitted.id, admitted.layout.clone());
+        let Some(mut resident) = Resident::blank(shape, admitted.layout, admitted.share) else {
+            self.core.state().drop_save(id, DropReason::QueueFull);
+            return Ok(PutOutcome::Dropped(DropReason::QueueFull));
         };
-        let copy = Resident::copy(record, layout.clone(), share);
+        fill(&mut resident.parts_mut())?;
+        Ok(self.enter(id, shape, &layout, resident, now))
+    }
+
+    /// Decides whether a block is wanted, and takes memory for it.
+    fn admit(
+        &self,
+        namespace: &Namespace,
+        shape: &RecordShape<'_>,
+        now: u64,
+    ) -> Result<Admitted, PutOutcome> {
         let mut state = self.core.state();
-        let Some(resident) = copy.map(Arc::new) else {
-            state.drop_save(id, DropReason::QueueFull);
-            return PutOutcome::Dropped(DropReason::QueueFull);
+        let id = BlockId { space: state.space(namespace), key: shape.key };
+        let Some(layout) = shape.layout() else {
+            state.drop_save(id, DropReason::Admission);
+            return Err(PutOutcome::Dropped(DropReason::Admission));
         };
-        // Others may have been here during the copy.
+        let memory = memory_len(&layout, shape.witness.len());
+        if let Some(outcome) = self.put_known(&mut state, &id, now) {
+            return Err(outcome);
+        }
+        if let Err(reason) = self.fate(&state, &id, shape, &layout)
+            && !(state.has_parent(&id, shape.parent) && state.make_ram_room(memory, now))
+        {
+            state.drop_save(id, reason);
+            return Err(PutOutcome::Dropped(reason));
+        }
+        match state.take_memory(memory, now) {
+            Some(share) => Ok(Admitted { id, layout, share }),
+            None => {
+                state.drop_save(id, DropReason::QueueFull);
+                Err(PutOutcome::Dropped(DropReason::QueueFull))
+            }
+        }
+    }
+
+    /// Adds a block whose bytes are complete. Others may have been here while they were made.
+    fn enter(
+        &self,
+        id: BlockId,
+        shape: &RecordShape<'_>,
+        layout: &Layout,
+        resident: Resident,
+        now: u64,
+    ) -> PutOutcome {
+        let mut state = self.core.state();
         if let Some(outcome) = self.put_known(&mut state, &id, now) {
             return outcome;
         }
-        let outcome = match self.fate(&state, &id, record, &layout, memory) {
+        let resident = Arc::new(resident);
+        let outcome = match self.fate(&state, &id, shape, layout) {
             Ok(()) => {
                 state.add(id, resident, true, now);
                 PutOutcome::Queued
             }
             Err(reason) => {
                 state.drop_save(id, reason);
-                match state.has_parent(&id, record.parent) && state.add(id, resident, false, now) {
+                match state.has_parent(&id, shape.parent) && state.add(id, resident, false, now) {
                     true => PutOutcome::RamOnly(reason),
                     false => PutOutcome::Dropped(reason),
                 }
@@ -210,14 +278,14 @@ impl Store {
         &self,
         state: &crate::state::State,
         id: &BlockId,
-        record: &Record<'_>,
+        shape: &RecordShape<'_>,
         layout: &Layout,
-        memory: u64,
     ) -> Result<(), DropReason> {
         if layout.file_len() > state.ledger.quota() {
             return Err(DropReason::Admission);
         }
-        state.may_save(id, record.parent, memory, self.core.clock.monotonic())
+        let memory = memory_len(layout, shape.witness.len());
+        state.may_save(id, shape.parent, memory, self.core.clock.monotonic())
     }
 
     /// The block of that key, if it was made from what `witness` says.
@@ -241,6 +309,44 @@ impl Store {
         let now = self.core.now_secs();
         let (blocks, in_ram) = self.core.state().longest_prefix(namespace, keys, now);
         Prefix { blocks, in_ram }
+    }
+
+    /// Which of `keys` are stored, in any tier. In memory only, and no block counts as used.
+    pub fn contains(&self, namespace: &Namespace, keys: &[Key]) -> Vec<bool> {
+        let mut found = Vec::with_capacity(keys.len());
+        for batch in keys.chunks(PROBE_BATCH) {
+            let state = self.core.state();
+            let space = state.find_space(namespace);
+            let is_here = |&key: &Key| {
+                space.is_some_and(|space| state.blocks.contains_key(&BlockId { space, key }))
+            };
+            found.extend(batch.iter().map(is_here));
+        }
+        found
+    }
+
+    /// The first of `keys` that is stored, in any tier. In memory only, and no block counts as
+    /// used. The store is not locked while `keys` makes the next ones; it makes a few more than are
+    /// looked at.
+    pub fn first_stored(
+        &self,
+        namespace: &Namespace,
+        keys: impl IntoIterator<Item = Key>,
+    ) -> Option<Key> {
+        let mut keys = keys.into_iter();
+        // Short at first: what is looked for is often near the start.
+        let mut len = 16;
+        loop {
+            let batch: Vec<Key> = keys.by_ref().take(len).collect();
+            let found = self.contains(namespace, &batch);
+            if let Some(at) = found.iter().position(|here| *here) {
+                return Some(batch[at]);
+            }
+            if batch.len() < len {
+                return None;
+            }
+            len = (2 * len).min(PROBE_BATCH);
+        }
     }
 
     /// Starts reading blocks into the RAM tier, in this order, as far as they fit; of the others

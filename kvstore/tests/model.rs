@@ -171,6 +171,23 @@ impl World {
         }
     }
 
+    /// A refused block is gone with all that hangs on it, and what is above it stays.
+    fn invalidate(&mut self, chain: u64, position: u64) {
+        let space = namespace(self.rng.below(NAMESPACES));
+        let before: Vec<_> =
+            self.store().list(Some(&space)).iter().map(|block| block.key).collect();
+        let cleared = self.store().invalidate(&space, &key(chain, position));
+        let after: Vec<_> = self.store().list(Some(&space)).iter().map(|block| block.key).collect();
+        assert_eq!(before.len() - after.len(), cleared.blocks as usize);
+        for p in 0..CHAIN_LEN {
+            let name = key(chain, p);
+            assert!(
+                p < position || !after.contains(&name) || !before.contains(&key(chain, position))
+            );
+            assert!(p >= position || before.contains(&name) == after.contains(&name));
+        }
+    }
+
     fn crash(&mut self, power: bool) {
         self.disk.kill();
         self.pins.clear();
@@ -314,10 +331,11 @@ impl World {
                 let power = self.rng.one_in(2);
                 self.crash(power);
             }
-            29 if rough => match self.rng.below(4) {
-                0 => self.store().clear(None),
-                1 => self.store().remove_namespace(&namespace(0)),
+            29 if rough => match self.rng.below(5) {
+                0 => drop(self.store().clear(None)),
+                1 => drop(self.store().remove_namespace(&namespace(0))),
                 2 => self.store().rescan(),
+                3 => self.invalidate(chain, position),
                 _ => {
                     self.store().verify(|_| ControlFlow::Continue(()));
                 }

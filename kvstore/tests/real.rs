@@ -359,7 +359,7 @@ fn many_threads_never_see_a_wrong_byte() {
                                 put(store, n, parent, 90_000);
                             }
                             4 => store.prefetch(&NS, &[key(n), key(n + 1)]),
-                            5 if rng.one_in(40) => store.clear(Some(&NS)),
+                            5 if rng.one_in(40) => drop(store.clear(Some(&NS))),
                             _ => hits += u64::from(expect(store, n, 90_000).is_ok()),
                         }
                     }
