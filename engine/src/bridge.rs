@@ -39,6 +39,51 @@ pub(crate) fn metal_is_available() -> bool {
     status == 0 && available
 }
 
+/// MLX's version, such as `0.32.2`.
+pub fn version() -> String {
+    // SAFETY: the string is made here, filled by MLX, read while it is alive, and freed once; MLX
+    // ends it with a NUL.
+    unsafe {
+        let mut text = mlx_sys::mlx_string_new();
+        let status = mlx_sys::mlx_version(&raw mut text);
+        let data = mlx_sys::mlx_string_data(text);
+        let version = match status == 0 && !data.is_null() {
+            true => std::ffi::CStr::from_ptr(data).to_string_lossy().into_owned(),
+            false => "unknown".to_owned(),
+        };
+        mlx_sys::mlx_string_free(text);
+        version
+    }
+}
+
+/// The bytes of an array, evaluated first. It must lie in memory row after row without gaps.
+///
+/// # Errors
+/// When it does not, or cannot be evaluated.
+pub(crate) fn raw_bytes(a: &Array) -> Result<&[u8]> {
+    a.eval()?;
+    let mut expected = 1;
+    for (&n, &stride) in a.shape().iter().zip(a.strides()).rev() {
+        if n > 1 && stride != expected {
+            return Err(Exception::custom(format!("{:?} is not contiguous", a.shape())));
+        }
+        expected *= n as usize;
+    }
+    if a.size() == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: the array is evaluated, and its `nbytes` bytes follow each other from its data
+    // pointer, as the strides say. The slice borrows the array, which keeps the buffer alive; nothing
+    // writes to a buffer that has another owner than the writing operation.
+    unsafe {
+        let data = mlx_sys::mlx_array_data_uint8(a.as_ptr());
+        if data.is_null() {
+            return Err(Exception::custom("an evaluated array has no data"));
+        }
+        Ok(std::slice::from_raw_parts(data, a.nbytes()))
+    }
+}
+
 /// `a[start..stop]` per axis, as a view. `start` and `stop` have one entry per axis of `a`.
 pub(crate) fn slice(a: &Array, start: &[i32], stop: &[i32]) -> Result<Array> {
     let strides = [1; 8];
@@ -119,6 +164,7 @@ unsafe fn owned(
 }
 
 /// Zeroed memory, aligned to [`PAGE`] and padded to whole pages, that MLX can adopt.
+#[derive(Debug)]
 pub(crate) struct PageBuffer {
     data: NonNull<u8>,
     len: usize,

@@ -38,7 +38,7 @@ pub(crate) struct SequenceCache {
 }
 
 /// The cache of one layer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum LayerCache {
     Kv(KvCache),
     Recurrent(RecurrentCache),
@@ -46,7 +46,7 @@ pub(crate) enum LayerCache {
 
 /// Keys and values of one attention layer, [1, kv_heads, capacity, head_dim], of which the first
 /// `offset - base` tokens are filled. `None` before the first token.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct KvCache {
     pub(crate) keys: Option<Array>,
     pub(crate) values: Option<Array>,
@@ -75,6 +75,27 @@ impl SequenceCache {
             LayerKind::Recurrent => LayerCache::Recurrent(RecurrentCache::default()),
         };
         Self { layers: kinds.iter().map(layer).collect(), offset: 0, expected: expected as i32 }
+    }
+
+    /// Tokens that a buffer for `tokens` tokens has room for.
+    pub(crate) fn capacity_for(tokens: usize) -> usize {
+        tokens.max(1).next_multiple_of(GROW_TOKENS as usize)
+    }
+
+    /// Bytes held in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.arrays().map(Array::nbytes).sum()
+    }
+
+    /// Another sequence of the same tokens. Buffers are shared until one of the two writes, which
+    /// copies them.
+    pub(crate) fn fork(&self, expected: usize) -> Self {
+        Self { layers: self.layers.clone(), offset: self.offset, expected: expected as i32 }
+    }
+
+    /// Tells how many tokens the sequence will reach.
+    pub(crate) fn expect(&mut self, tokens: usize) {
+        self.expected = tokens as i32;
     }
 
     /// Adds a layer's keys and values ([1, kv_heads, T, head_dim]) behind the tokens seen; returns

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::{LoadError, Result, SubmitError};
 use crate::generation::{GenerateRequest, Generation};
 use crate::model::{Folder, Model, ModelInfo};
+use crate::reuse::ReuseConfig;
 use crate::tokenizer::Tokenizer;
 use crate::worker::{Command, Job, Worker};
 
@@ -31,6 +32,8 @@ pub struct EngineConfig {
     pub slow_reader: Duration,
     /// What unquantized models compute in.
     pub compute_dtype: ComputeDtype,
+    /// How prefixes are reused.
+    pub reuse: ReuseConfig,
     /// Told about every step.
     pub observer: Arc<dyn Observer>,
 }
@@ -42,6 +45,7 @@ impl Default for EngineConfig {
             max_queue: 256,
             slow_reader: Duration::from_secs(30),
             compute_dtype: ComputeDtype::Auto,
+            reuse: ReuseConfig::default(),
             observer: Arc::new(NoObserver),
         }
     }
@@ -54,6 +58,7 @@ impl std::fmt::Debug for EngineConfig {
             .field("max_queue", &self.max_queue)
             .field("slow_reader", &self.slow_reader)
             .field("compute_dtype", &self.compute_dtype)
+            .field("reuse", &self.reuse)
             .finish_non_exhaustive()
     }
 }
@@ -165,6 +170,8 @@ pub(crate) struct Status {
     pub(crate) loading: AtomicBool,
     pub(crate) stopping: AtomicBool,
     pub(crate) running: AtomicUsize,
+    pub(crate) live_sessions: AtomicUsize,
+    pub(crate) live_bytes: AtomicUsize,
     /// Counted up by the submitter and down by the engine thread.
     pub(crate) waiting: AtomicUsize,
 }
@@ -190,6 +197,8 @@ impl Engine {
             loading: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             running: AtomicUsize::new(0),
+            live_sessions: AtomicUsize::new(0),
+            live_bytes: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
         });
         let max_queue = config.max_queue;
@@ -218,6 +227,7 @@ impl Engine {
         let (reply, outcome) = oneshot::channel();
         let id = ModelId(self.shared.next_model.fetch_add(1, Ordering::Relaxed));
         let (dir, name) = (dir.to_owned(), name.to_owned());
+        let label = name.clone();
         let commands = self.shared.commands.clone();
         // Tokenizers take a while to parse: not on an async thread, and not on the engine's.
         let read = move || {
@@ -226,7 +236,7 @@ impl Engine {
                 Err(error) => return drop(reply.send(Err(error))),
             };
             // The reply is dropped, and so answered, when the engine is gone.
-            let _ = commands.send(Command::Load { id, folder, reply });
+            let _ = commands.send(Command::Load { id, name: label, folder, reply });
         };
         std::thread::Builder::new()
             .name("load".into())
@@ -253,6 +263,19 @@ impl Engine {
             running,
             waiting: status.waiting.load(Ordering::Relaxed),
         }
+    }
+
+    /// Finished turns whose caches are in memory, and the bytes that these hold.
+    pub fn live_sessions(&self) -> (usize, u64) {
+        let status = &self.shared.status;
+        let bytes = status.live_bytes.load(Ordering::Relaxed) as u64;
+        (status.live_sessions.load(Ordering::Relaxed), bytes)
+    }
+
+    /// Drops the caches of finished turns.
+    pub fn clear_live_sessions(&self) {
+        // An engine that is gone has dropped them itself.
+        let _ = self.shared.commands.send(Command::ClearLive);
     }
 
     /// MLX's memory.

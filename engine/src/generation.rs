@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::detokenize::Detokenizer;
 use crate::error::GenerateError;
+use crate::reuse::ReuseReport;
 use crate::sampling::SamplingParams;
 use crate::stop::{StopMatcher, Stopped};
 use crate::tokenizer::Tokenizer;
@@ -29,6 +30,8 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// `Some(n)`: report the log probability of each token and of the n likeliest (0 to 20).
     pub logprobs: Option<usize>,
+    /// Keeps this request's KV apart from that of requests with another salt. Empty: shared.
+    pub cache_salt: String,
     /// Keep special tokens (such as `<tool_call>`) in the text. End-of-sequence tokens never are.
     pub keep_special_tokens: bool,
 }
@@ -131,7 +134,7 @@ pub struct Timings {
 #[derive(Debug)]
 pub(crate) enum Raw {
     /// The prompt is computed; the first token follows.
-    Started(Usage, Timings),
+    Started(Usage, Timings, Box<ReuseReport>),
     Token(TokenOutput),
     Done(FinishReason),
     Failed(GenerateError),
@@ -150,6 +153,7 @@ pub struct Generation {
     pending: Vec<TokenOutput>,
     usage: Usage,
     timings: Timings,
+    reuse: ReuseReport,
     first_token: Option<Instant>,
     /// Events that came out together.
     ready: VecDeque<Event>,
@@ -171,6 +175,7 @@ impl Generation {
             pending: Vec::new(),
             usage: Usage { prompt_tokens: request.prompt.len(), ..Usage::default() },
             timings: Timings::default(),
+            reuse: ReuseReport::default(),
             first_token: None,
             ready: VecDeque::new(),
             finished: false,
@@ -194,6 +199,11 @@ impl Generation {
         }
     }
 
+    /// What was reused of the prompt, and why not more; known with the first token.
+    pub fn reuse(&self) -> &ReuseReport {
+        &self.reuse
+    }
+
     /// Token counts so far.
     pub fn usage(&self) -> Usage {
         self.usage
@@ -201,7 +211,9 @@ impl Generation {
 
     fn take(&mut self, raw: Raw) {
         match raw {
-            Raw::Started(usage, timings) => (self.usage, self.timings) = (usage, timings),
+            Raw::Started(usage, timings, reuse) => {
+                (self.usage, self.timings, self.reuse) = (usage, timings, *reuse);
+            }
             Raw::Token(token) => self.take_token(token),
             Raw::Done(finish) => self.finish(finish),
             Raw::Failed(error) => self.end(Event::Failed(error)),

@@ -18,6 +18,7 @@ mod model;
 mod models;
 mod nn;
 mod quantization;
+mod reuse;
 mod rope;
 mod sampling;
 mod step;
@@ -27,6 +28,7 @@ mod tokenizer;
 mod weights;
 mod worker;
 
+pub use bridge::version as mlx_version;
 pub use engine::{
     ComputeDtype, Engine, EngineConfig, MemoryUse, NoObserver, Observer, Phase, Progress,
     StepReport,
@@ -38,6 +40,7 @@ pub use generation::{
 };
 pub use model::{Model, ModelInfo};
 pub use quantization::Quantization;
+pub use reuse::{Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};
 pub use template::{ChatInputs, ChatTemplate};
 pub use tokenizer::Tokenizer;

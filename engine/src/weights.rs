@@ -196,6 +196,9 @@ impl Weights {
         file.read_exact_at(buffer.as_mut_slice(), data_start + start as u64)
             .map_err(|source| LoadError::Io { path: path.clone(), source })?;
         slot.taken = true;
+        let bytes = buffer.as_mut_slice();
+        self.digest.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+        self.digest.update(&(bytes.len() as u64).to_le_bytes()).update_rayon(bytes);
         let array = buffer.into_array(shape, dtype).map_err(|error| invalid(error.to_string()))?;
         Ok((array, path.clone()))
     }
@@ -211,8 +214,7 @@ impl Weights {
         self.memory_bytes
     }
 
-    /// A digest of the files' headers and lengths: tells two models apart, not two contents of the
-    /// same shape.
+    /// A digest of the files' headers and of the content of every tensor taken so far.
     pub(crate) fn digest(&self) -> blake3::Hash {
         self.digest.finalize()
     }

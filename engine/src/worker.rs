@@ -24,6 +24,7 @@ use crate::generation::{
 };
 use crate::model::{Folder, ModelInfo};
 use crate::models::{self, Architecture};
+use crate::reuse::{Begun, Layout, ModelReuse, Reuse, ReuseReport, Track};
 use crate::sampling::{LazyLogprobs, Sampled, Sampler};
 use crate::step::{Segment, Step, token_array};
 use crate::weights::Weights;
@@ -38,9 +39,10 @@ const IDLE_POLL: Duration = Duration::from_secs(1);
 /// What other threads ask of this one.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Load { id: ModelId, folder: Arc<Folder>, reply: LoadReply },
+    Load { id: ModelId, name: String, folder: Arc<Folder>, reply: LoadReply },
     Submit(Box<Job>),
     Unload(ModelId),
+    ClearLive,
     Wake,
 }
 
@@ -64,6 +66,7 @@ struct Loaded {
     weights: Weights,
     eos: Arc<[u32]>,
     vocab: usize,
+    reuse: ModelReuse,
 }
 
 /// The thread's state.
@@ -75,6 +78,7 @@ pub(crate) struct Worker {
     models: HashMap<ModelId, Rc<Loaded>>,
     queue: VecDeque<Box<Job>>,
     row: Option<Row>,
+    reuse: Reuse,
     /// Whether the next step is handed to MLX before the last token is read. On Metal that keeps the
     /// GPU busy. On the CPU backend it would keep the caches' buffers shared while the next step
     /// wants to write into them, and MLX would copy them.
@@ -88,6 +92,7 @@ impl Worker {
         status: Arc<Status>,
     ) -> Self {
         Self {
+            reuse: Reuse::new(config.reuse.clone()),
             commands,
             config,
             status,
@@ -107,11 +112,50 @@ impl Worker {
             }
             self.status.alive();
             self.status.running.store(usize::from(self.row.is_some()), Ordering::Relaxed);
+            if self.row.is_none() && self.queue.is_empty() {
+                self.rest(false);
+            }
         }
-        let row = self.row.take().map(|row| row.job);
-        for job in row.into_iter().chain(self.queue.drain(..)) {
+        if let Some(row) = self.row.take() {
+            fail(*self.retire(row), GenerateError::ShuttingDown);
+        }
+        for job in self.queue.drain(..) {
             fail(*job, GenerateError::ShuttingDown);
         }
+        self.rest(true);
+    }
+
+    /// Hands the ends of live sessions to the store.
+    fn rest(&mut self, all: bool) {
+        let models = &self.models;
+        let reuse = &mut self.reuse;
+        let rested = catch_unwind(AssertUnwindSafe(|| {
+            reuse.rest(|id| models.get(&id).map(|model| &model.reuse), all);
+        }));
+        if let Err(panic) = rested {
+            tracing::error!(panic = panic_text(&panic), "saving the live sessions panicked");
+        }
+        let (sessions, bytes) = self.reuse.live_use();
+        self.status.live_sessions.store(sessions, Ordering::Relaxed);
+        self.status.live_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Keeps a row's caches for the next turn.
+    fn retire(&mut self, row: Row) -> Box<Job> {
+        let Row { job, model, cache, track, .. } = row;
+        let prompt_tokens = job.request.prompt.len();
+        let reuse = &mut self.reuse;
+        let retired = catch_unwind(AssertUnwindSafe(|| {
+            reuse.retire(&model.reuse, cache, track, prompt_tokens)
+        }));
+        match retired {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = error.what(), "a turn's KV was not kept"),
+            Err(panic) => {
+                tracing::error!(panic = panic_text(&panic), "keeping a turn's KV panicked")
+            }
+        }
+        job
     }
 
     /// Takes the commands that are there; waits for one when there is nothing to do. False when no
@@ -135,21 +179,28 @@ impl Worker {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Load { id, folder, reply } => self.load(id, folder, reply),
+            Command::Load { id, name, folder, reply } => self.load(id, name, folder, reply),
             Command::Submit(job) => self.queue.push_back(job),
             Command::Unload(id) => self.unload(id),
+            Command::ClearLive => self.reuse.clear_live(),
             Command::Wake => {}
         }
     }
 
     fn unload(&mut self, id: ModelId) {
-        if self.models.remove(&id).is_some() {
+        if let Some(model) = self.models.remove(&id) {
+            let reuse = &mut self.reuse;
+            let forgotten = catch_unwind(AssertUnwindSafe(|| reuse.forget(&model.reuse)));
+            if let Err(panic) = forgotten {
+                tracing::error!(panic = panic_text(&panic), "forgetting a model's KV panicked");
+            }
+            drop(model);
             // Gives the weights' memory back to the system. It is a hint: failing loses nothing.
             let _ = mlx_rs::memory::clear_cache();
         }
     }
 
-    fn load(&mut self, id: ModelId, folder: Arc<Folder>, reply: LoadReply) {
+    fn load(&mut self, id: ModelId, name: String, folder: Arc<Folder>, reply: LoadReply) {
         if reply.is_closed() {
             return;
         }
@@ -160,7 +211,7 @@ impl Worker {
                 what: error.what().to_owned(),
             })?;
             self.overlap = bridge::metal_is_available();
-            Loaded::load(&folder, self.config.compute_dtype)
+            Loaded::load(id, name, &folder, self.config.compute_dtype)
         }));
         self.status.loading.store(false, Ordering::Relaxed);
         self.status.alive();
@@ -197,15 +248,31 @@ impl Worker {
         let Some(model) = self.models.get(&job.model) else {
             return fail(*job, GenerateError::ShuttingDown);
         };
-        match Row::new(job, Rc::clone(model)) {
-            Ok(row) => self.row = Some(row),
-            Err((job, error)) => fail(*job, GenerateError::Mlx(error.what().to_owned())),
+        let model = Rc::clone(model);
+        let sampler = {
+            let request = &job.request;
+            let seen = (&request.prompt[..], &model.eos[..], model.vocab);
+            Sampler::new(request.sampling.clone(), request.logprobs, request.min_tokens, seen)
+        };
+        let reuse = &mut self.reuse;
+        let begun = catch_unwind(AssertUnwindSafe(|| {
+            reuse.begin(&model.reuse, &job.request.prompt, &job.request.cache_salt)
+        }));
+        match (sampler, begun) {
+            (Ok(sampler), Ok(begun)) => self.row = Some(Row::new(job, model, sampler, begun)),
+            (Err(error), _) => fail(*job, GenerateError::Mlx(error.what().to_owned())),
+            (_, Err(panic)) => {
+                tracing::error!(panic = panic_text(&panic), "restoring a prompt's KV panicked");
+                fail(*job, GenerateError::Internal);
+            }
         }
     }
 
     /// One step of a row; `None` when it has ended.
     fn advance(&mut self, mut row: Row) -> Option<Row> {
         if row.job.events.is_closed() {
+            // Cancelled, or the reader met a stop string: what was computed is kept.
+            drop(self.retire(row));
             return None;
         }
         if row.outbox.is_some() {
@@ -213,7 +280,8 @@ impl Worker {
         }
         let chunk = self.config.prefill_chunk.max(1);
         let overlap = self.overlap;
-        let stepped = catch_unwind(AssertUnwindSafe(|| row.step(chunk, overlap)));
+        let reuse = &self.reuse;
+        let stepped = catch_unwind(AssertUnwindSafe(|| row.step(chunk, overlap, reuse)));
         let error = match stepped {
             Ok(Ok(report)) => {
                 self.config.observer.step(&report);
@@ -221,6 +289,8 @@ impl Worker {
             }
             Ok(Err(StepError::Mlx(error))) => GenerateError::Mlx(error.what().to_owned()),
             Ok(Err(StepError::NotANumber)) => {
+                // Its KV may be what is wrong.
+                self.reuse.distrust(&row.track);
                 let found = row.model.weights.find_not_finite();
                 let what = found.unwrap_or_else(|| "no weight holds one".to_owned());
                 GenerateError::NotANumber { what }
@@ -235,11 +305,11 @@ impl Worker {
     }
 
     /// Sends what a row has to say. `None` when all is said, or when nobody listens for too long.
-    fn settle(&self, mut row: Row) -> Option<Row> {
+    fn settle(&mut self, mut row: Row) -> Option<Row> {
         if !row.flush() {
             let limit = self.config.slow_reader;
             if row.blocked_since.is_some_and(|since| since.elapsed() > limit) {
-                fail(*row.job, GenerateError::SlowReader(limit.as_secs()));
+                fail(*self.retire(row), GenerateError::SlowReader(limit.as_secs()));
                 return None;
             }
             return Some(row);
@@ -247,7 +317,8 @@ impl Worker {
         match row.finished {
             None => Some(row),
             Some(finish) => {
-                row.job.last.send(Raw::Done(finish));
+                // Kept first: who reads the end of an answer may send the next turn at once.
+                self.retire(row).last.send(Raw::Done(finish));
                 None
             }
         }
@@ -265,7 +336,12 @@ fn panic_text(panic: &Box<dyn Any + Send>) -> String {
 }
 
 impl Loaded {
-    fn load(folder: &Folder, compute: ComputeDtype) -> Result<(Self, ModelInfo), LoadError> {
+    fn load(
+        id: ModelId,
+        name: String,
+        folder: &Folder,
+        compute: ComputeDtype,
+    ) -> Result<(Self, ModelInfo), LoadError> {
         let config = folder.config_file();
         let mut weights = Weights::open(&folder.dir, folder.quantization.clone())?;
         let stored = weights.dtype_of("model.embed_tokens.weight");
@@ -284,13 +360,25 @@ impl Loaded {
         let mut digest = blake3::Hasher::new();
         digest.update(weights.digest().as_bytes());
         digest.update(serde_json::to_string(&folder.config).unwrap_or_default().as_bytes());
+        let (dtype, layout) = try_out(architecture.as_ref(), &weights, folder)?;
+        // The KV of one model computed in two types is not the same.
+        digest.update(dtype.as_bytes());
+        let digest = digest.finalize().to_hex().to_string();
+        let reuse = ModelReuse {
+            id,
+            name,
+            digest: digest.clone(),
+            layout,
+            kinds: architecture.layers().to_vec(),
+            message_ends: Arc::clone(&folder.eos),
+        };
         let loaded = Self {
             architecture,
             eos: Arc::clone(&folder.eos),
             vocab: folder.vocab_tokens,
             weights,
+            reuse,
         };
-        let dtype = loaded.try_out(folder)?;
         let info = ModelInfo {
             architecture: config.architecture()?.to_owned(),
             parameters: loaded.weights.parameters(),
@@ -299,48 +387,61 @@ impl Loaded {
             vocab_tokens: folder.vocab_tokens,
             quantization: loaded.weights.quantization(),
             dtype,
-            digest: digest.finalize().to_hex().to_string(),
+            digest,
             load_time: Duration::ZERO,
         };
         Ok((loaded, info))
     }
 
-    /// Computes one token: finds what only a run can find, before anyone waits for an answer.
-    /// Returns the name of the dtype that came out.
-    fn try_out(&self, folder: &Folder) -> Result<String, LoadError> {
-        let run = || -> Result<(bool, Dtype)> {
-            let mut cache = SequenceCache::new(&self.architecture.layers(), 1);
-            let logits = self.forward(&mut cache, &token_array(&[0]), true)?;
-            let logits = logits.ok_or_else(|| Exception::custom("no logits came out"))?;
-            if logits.shape() != [1, 1, self.vocab as i32] {
-                return Err(Exception::custom(format!("logits of shape {:?}", logits.shape())));
-            }
-            Ok((logits.is_nan()?.any(None)?.item_exact::<bool>(), logits.dtype()))
-        };
-        let (is_nan, dtype) = run().map_err(|error| LoadError::Mlx {
-            path: folder.dir.clone(),
-            what: error.what().to_owned(),
-        })?;
-        if is_nan {
-            let found = self.weights.find_not_finite();
-            let what =
-                found.unwrap_or_else(|| "no tensor holds one, so config.json is wrong".into());
-            let what = format!("the model computes NaN: {what}");
-            return Err(LoadError::Invalid { path: folder.dir.clone(), what });
-        }
-        Ok(format!("{dtype:?}").to_lowercase())
-    }
-
-    /// One segment of one sequence. tokens: [1, T]; returns logits [1, 1, vocab] if wanted.
     fn forward(
         &self,
         cache: &mut SequenceCache,
         tokens: &Array,
         wants_logits: bool,
     ) -> Result<Option<Array>> {
-        let segment = Segment { cache, length: tokens.shape()[1], wants_logits };
-        self.architecture.forward(tokens, &mut Step { segments: vec![segment] })
+        forward(self.architecture.as_ref(), cache, tokens, wants_logits)
     }
+}
+
+/// One segment of one sequence. tokens: [1, T]; returns logits [1, 1, vocab] if wanted.
+fn forward(
+    architecture: &dyn Architecture,
+    cache: &mut SequenceCache,
+    tokens: &Array,
+    wants_logits: bool,
+) -> Result<Option<Array>> {
+    let segment = Segment { cache, length: tokens.shape()[1], wants_logits };
+    architecture.forward(tokens, &mut Step { segments: vec![segment] })
+}
+
+/// Computes one token: finds what only a run can find, before anyone waits for an answer. Returns
+/// the name of the dtype that came out, and what the layers keep.
+fn try_out(
+    architecture: &dyn Architecture,
+    weights: &Weights,
+    folder: &Folder,
+) -> Result<(String, Layout), LoadError> {
+    let run = || -> Result<(bool, Dtype, Layout)> {
+        let mut cache = SequenceCache::new(&architecture.layers(), 1);
+        let logits = forward(architecture, &mut cache, &token_array(&[0]), true)?;
+        let logits = logits.ok_or_else(|| Exception::custom("no logits came out"))?;
+        if logits.shape() != [1, 1, folder.vocab_tokens as i32] {
+            return Err(Exception::custom(format!("logits of shape {:?}", logits.shape())));
+        }
+        let is_nan = logits.is_nan()?.any(None)?.item_exact::<bool>();
+        Ok((is_nan, logits.dtype(), Layout::of(&cache)?))
+    };
+    let (is_nan, dtype, layout) = run().map_err(|error| LoadError::Mlx {
+        path: folder.dir.clone(),
+        what: error.what().to_owned(),
+    })?;
+    if is_nan {
+        let found = weights.find_not_finite();
+        let what = found.unwrap_or_else(|| "no tensor holds one, so config.json is wrong".into());
+        let what = format!("the model computes NaN: {what}");
+        return Err(LoadError::Invalid { path: folder.dir.clone(), what });
+    }
+    Ok((format!("{dtype:?}").to_lowercase(), layout))
 }
 
 /// A running request.
@@ -349,9 +450,12 @@ struct Row {
     job: Box<Job>,
     model: Rc<Loaded>,
     cache: SequenceCache,
+    /// The tokens in the caches, and what of them is stored.
+    track: Track,
+    /// What was reused, until it is told.
+    report: ReuseReport,
+    restore: Duration,
     sampler: Sampler,
-    /// Prompt tokens computed.
-    prefilled: usize,
     /// The token to come, handed to MLX; there is one from the end of the prefill on.
     current: Option<Sampled>,
     /// Tokens generated.
@@ -380,50 +484,62 @@ impl From<Exception> for StepError {
 }
 
 impl Row {
-    fn new(job: Box<Job>, model: Rc<Loaded>) -> Result<Self, (Box<Job>, Exception)> {
-        let request = &job.request;
-        let sampler = Sampler::new(
-            request.sampling.clone(),
-            request.logprobs,
-            request.min_tokens,
-            (&request.prompt, &model.eos, model.vocab),
-        );
-        let sampler = match sampler {
-            Ok(sampler) => sampler,
-            Err(error) => return Err((job, error)),
-        };
-        let expected = request.prompt.len() + 1;
-        let cache = SequenceCache::new(&model.architecture.layers(), expected);
-        Ok(Self {
+    fn new(job: Box<Job>, model: Rc<Loaded>, sampler: Sampler, begun: Begun) -> Self {
+        let Begun { cache, track, report, took } = begun;
+        let now = Instant::now();
+        Self {
             cache,
+            track,
+            report,
+            restore: took,
             model,
             sampler,
-            prefilled: 0,
             current: None,
             generated: 0,
             outbox: None,
             then: VecDeque::new(),
             blocked_since: None,
-            started: Instant::now(),
-            handed_over: Instant::now(),
+            started: now.checked_sub(took).unwrap_or(now),
+            handed_over: now,
             finished: None,
             job,
-        })
+        }
     }
 
-    fn step(&mut self, chunk: usize, overlap: bool) -> Result<StepReport, StepError> {
+    fn step(
+        &mut self,
+        chunk: usize,
+        overlap: bool,
+        reuse: &Reuse,
+    ) -> Result<StepReport, StepError> {
         match self.current.take() {
-            None => self.prefill(chunk),
-            Some(current) => self.decode(current, overlap),
+            None => self.prefill(chunk, reuse),
+            Some(current) => {
+                if reuse.wants_seal(&self.track) {
+                    self.seal(reuse);
+                }
+                self.decode(current, overlap)
+            }
+        }
+    }
+
+    /// Hands finished blocks to the store. What cannot be stored is not worth failing for.
+    fn seal(&mut self, reuse: &Reuse) {
+        if let Err(error) = reuse.seal(&self.model.reuse, &self.cache, &mut self.track) {
+            tracing::warn!(error = error.what(), "a block of KV was not stored");
         }
     }
 
     /// Computes the next chunk of the prompt; with the last one, the first token is under way.
-    fn prefill(&mut self, chunk: usize) -> Result<StepReport, StepError> {
+    fn prefill(&mut self, chunk: usize, reuse: &Reuse) -> Result<StepReport, StepError> {
         let begin = Instant::now();
         let prompt = &self.job.request.prompt;
-        let tokens = &prompt[self.prefilled..prompt.len().min(self.prefilled + chunk)];
-        let is_last = self.prefilled + tokens.len() == prompt.len();
+        let from = self.track.tokens.len();
+        // Chunks end where every sequence's do, whatever was restored, and where a state is kept.
+        let end = prompt.len().min((from / chunk + 1) * chunk);
+        let end = self.track.next_stop(from).map_or(end, |stop| end.min(stop));
+        let tokens = &prompt[from..end];
+        let is_last = end == prompt.len();
         let length = tokens.len();
         let logits = self.model.forward(&mut self.cache, &token_array(tokens), is_last)?;
         let sampled = logits.map(|logits| self.sampler.sample(&logits)).transpose()?;
@@ -432,7 +548,8 @@ impl Row {
             Some(sampled) => eval(sampled.arrays())?,
             None => eval(self.cache.arrays())?,
         }
-        self.prefilled += length;
+        self.track.tokens.extend_from_slice(&self.job.request.prompt[from..end]);
+        self.seal(reuse);
         self.handed_over = Instant::now();
         self.current = sampled;
         Ok(StepReport {
@@ -479,7 +596,11 @@ impl Row {
             timed(&mut hand_over)?;
         }
         self.handed_over = Instant::now();
-        self.give_out(&current)?;
+        let id = self.give_out(&current)?;
+        if next.is_some() {
+            // The next step has fed it.
+            self.track.tokens.push(id);
+        }
         self.current = next;
         let duration = begin.elapsed();
         Ok(StepReport {
@@ -499,7 +620,7 @@ impl Row {
     }
 
     /// Reads an evaluated token and puts it on its way.
-    fn give_out(&mut self, sampled: &Sampled) -> Result<(), StepError> {
+    fn give_out(&mut self, sampled: &Sampled) -> Result<u32, StepError> {
         if sampled.is_nan.as_ref().is_some_and(|is_nan| is_nan.item_exact::<bool>()) {
             return Err(StepError::NotANumber);
         }
@@ -508,12 +629,23 @@ impl Row {
         if self.generated == 0 {
             let timings = Timings {
                 queue: self.started.duration_since(self.job.submitted),
+                restore: if self.report.reused_tokens() > 0 {
+                    self.restore
+                } else {
+                    Duration::ZERO
+                },
                 prefill: self.started.elapsed(),
                 ..Timings::default()
             };
             let prompt_tokens = self.job.request.prompt.len();
-            let usage = Usage { prompt_tokens, ..Usage::default() };
-            self.then.push_back(Raw::Started(usage, timings));
+            let usage = Usage {
+                prompt_tokens,
+                cached_tokens_ram: self.report.ram_tokens,
+                cached_tokens_ssd: self.report.ssd_tokens,
+                ..Usage::default()
+            };
+            let report = Box::new(std::mem::take(&mut self.report));
+            self.then.push_back(Raw::Started(usage, timings, report));
         }
         self.generated += 1;
         self.then.push_back(Raw::Token(TokenOutput { id, logprobs }));
@@ -522,7 +654,7 @@ impl Row {
         if ended || self.generated >= request.max_tokens {
             self.finished = Some(if ended { FinishReason::Stop } else { FinishReason::Length });
         }
-        Ok(())
+        Ok(id)
     }
 
     /// Sends what waits to be sent; false when the reader has no room for all of it.

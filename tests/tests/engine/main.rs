@@ -6,4 +6,5 @@ mod chunking;
 mod common;
 mod damaged;
 mod parity;
+mod reuse;
 mod sampling;

@@ -1,0 +1,178 @@
+//! Sequences that stay in memory after their turn, so that the next turn continues them without
+//! reading anything.
+
+use std::time::Instant;
+
+use kvstore::Namespace;
+
+use super::Track;
+use crate::cache::{LayerCache, RecurrentCache, SequenceCache};
+use crate::engine::ModelId;
+
+/// The recurrent layers of a sequence at an earlier position.
+#[derive(Debug, Clone)]
+pub(crate) struct Checkpoint {
+    pub(crate) position: usize,
+    /// One per recurrent layer, in order.
+    states: Vec<RecurrentCache>,
+}
+
+impl Checkpoint {
+    /// The state of the caches as they stand.
+    pub(crate) fn of(cache: &SequenceCache) -> Self {
+        let states = cache.layers.iter().filter_map(|layer| match layer {
+            LayerCache::Recurrent(state) => Some(state.clone()),
+            LayerCache::Kv(_) => None,
+        });
+        Self { position: cache.offset as usize, states: states.collect() }
+    }
+
+    fn bytes(&self) -> usize {
+        let arrays = self.states.iter().flat_map(|state| &state.arrays);
+        arrays.map(mlx_rs::Array::nbytes).sum()
+    }
+}
+
+/// A sequence whose turn is over.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) model: ModelId,
+    pub(crate) cache: SequenceCache,
+    pub(crate) track: Track,
+    /// Tokens of its last prompt: what follows may be dropped by the next turn.
+    pub(crate) prompt_tokens: usize,
+    pub(crate) last_used: Instant,
+    /// Whether a snapshot at its end was handed to the store, or is not wanted.
+    pub(crate) is_saved: bool,
+}
+
+impl Session {
+    /// Memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let checkpoints: usize = self.track.checkpoints.iter().map(Checkpoint::bytes).sum();
+        self.cache.bytes() + checkpoints
+    }
+
+    /// The longest prefix of `prompt`, at most `limit` tokens, that its caches can be taken to.
+    fn usable(&self, prompt: &[u32], limit: usize) -> usize {
+        let tokens = &self.track.tokens;
+        let common = common_prefix(tokens, prompt).min(limit);
+        if common == tokens.len() {
+            return common;
+        }
+        // A windowed layer cannot go back to before what it still holds.
+        let fits = |position: usize| {
+            self.cache.layers.iter().all(|layer| match layer {
+                LayerCache::Kv(kv) => {
+                    let look_back = kv.window.map_or(0, |window| window as usize - 1);
+                    position.saturating_sub(look_back) >= kv.base as usize
+                }
+                LayerCache::Recurrent(_) => true,
+            })
+        };
+        if self.track.needs.state {
+            let positions = self.track.checkpoints.iter().map(|checkpoint| checkpoint.position);
+            return positions.filter(|&at| at <= common && fits(at)).max().unwrap_or(0);
+        }
+        if fits(common) { common } else { 0 }
+    }
+}
+
+/// Length of what two sequences start with alike.
+pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// Caches taken back to `tokens` tokens. The caller has checked that this is possible.
+fn rewind(cache: &mut SequenceCache, track: &mut Track, tokens: usize) {
+    if tokens == cache.offset as usize {
+        return;
+    }
+    if let Some(checkpoint) = track.checkpoints.iter().find(|c| c.position == tokens) {
+        let recurrent = cache.layers.iter_mut().filter_map(|layer| match layer {
+            LayerCache::Recurrent(state) => Some(state),
+            LayerCache::Kv(_) => None,
+        });
+        for (now, then) in recurrent.zip(&checkpoint.states) {
+            *now = then.clone();
+        }
+    }
+    cache.offset = tokens as i32;
+    track.truncate(tokens);
+}
+
+/// The sessions, under one byte budget, least recently used first.
+#[derive(Debug, Default)]
+pub(crate) struct LiveSessions {
+    sessions: Vec<Session>,
+}
+
+impl LiveSessions {
+    /// The best session for a prompt: its index, and how many of its tokens can be used.
+    pub(crate) fn find(
+        &self,
+        namespace: &Namespace,
+        prompt: &[u32],
+        limit: usize,
+    ) -> Option<(usize, usize)> {
+        let same = self.sessions.iter().enumerate();
+        let same = same.filter(|(_, session)| session.track.chain.namespace() == namespace);
+        let usable = same.map(|(index, session)| (index, session.usable(prompt, limit)));
+        usable.filter(|(_, tokens)| *tokens > 0).max_by_key(|(_, tokens)| *tokens)
+    }
+
+    /// Continues session `index` from its first `tokens` tokens. A session that the prompt goes on
+    /// with is taken; from one that only starts like it, the prompt branches off.
+    pub(crate) fn continue_from(
+        &mut self,
+        index: usize,
+        tokens: usize,
+        expected: usize,
+    ) -> (SequenceCache, Track) {
+        let goes_on = tokens + 1 >= self.sessions[index].prompt_tokens;
+        let (mut cache, mut track) = match goes_on {
+            true => {
+                let session = self.sessions.remove(index);
+                (session.cache, session.track)
+            }
+            false => {
+                let session = &mut self.sessions[index];
+                session.last_used = Instant::now();
+                (session.cache.fork(expected), session.track.clone())
+            }
+        };
+        cache.expect(expected);
+        rewind(&mut cache, &mut track, tokens);
+        (cache, track)
+    }
+
+    pub(crate) fn push(&mut self, session: Session) {
+        self.sessions.push(session);
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.sessions.iter_mut()
+    }
+
+    /// Bytes held by all sessions.
+    pub(crate) fn bytes(&self) -> usize {
+        self.sessions.iter().map(Session::bytes).sum()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Removes the least recently used session.
+    pub(crate) fn pop_oldest(&mut self) -> Option<Session> {
+        let oldest = self.sessions.iter().enumerate().min_by_key(|(_, session)| session.last_used);
+        let (index, _) = oldest?;
+        Some(self.sessions.remove(index))
+    }
+
+    /// Removes the sessions of a model, or all.
+    pub(crate) fn remove(&mut self, model: Option<ModelId>) -> Vec<Session> {
+        let wanted = |session: &mut Session| model.is_none_or(|model| session.model == model);
+        self.sessions.extract_if(.., wanted).collect()
+    }
+}

@@ -1,0 +1,613 @@
+//! Prefix reuse: what of a prompt was computed before is taken from a live session, from the RAM
+//! tier or from SSD, and only the rest is computed.
+//!
+//! The life of a sequence here: [`Reuse::begin`] finds the longest part of the prompt that can be
+//! had and returns caches that hold it; [`Reuse::seal`] hands finished blocks and snapshots to the
+//! store as the sequence grows; [`Reuse::retire`] keeps the caches for the next turn. Nothing here
+//! fails a request: what cannot be stored is not, and what cannot be restored is computed.
+
+mod explain;
+mod identity;
+mod live;
+mod pages;
+mod plan;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvstore::{Guard, Key, Kind, Miss, Namespace, RecordShape, Store, Whereabouts};
+
+pub use explain::{Divergence, MissReason, ReuseReport};
+pub(crate) use identity::Chain;
+pub(crate) use live::Checkpoint;
+pub(crate) use pages::Layout;
+
+use crate::cache::{LayerKind, SequenceCache};
+use crate::engine::ModelId;
+use crate::error::Result;
+use explain::{Asker, History};
+use live::{LiveSessions, Session};
+use pages::{Extent, Rebuild};
+use plan::{Needs, Plan, Stock, plan};
+
+/// A snapshot is worth its bytes when at least this many tokens lie between it and the last one.
+const MIN_SNAPSHOT_GAP: usize = 64;
+/// Snapshots of one long prefill take at most one byte for this many bytes of KV.
+const KV_BYTES_PER_SNAPSHOT_BYTE: usize = 4;
+/// Tokens between two snapshots of a long prefill, at least.
+const MIN_STRIDE: usize = 2048;
+/// The last states kept in memory beside a sequence's caches.
+const MAX_CHECKPOINTS: usize = 4;
+/// How often a restore is planned anew after a record failed.
+const RESTORE_ATTEMPTS: usize = 4;
+/// A session that rests this long is not about to be continued at once: what memory alone holds of
+/// it is handed to the store.
+const REST: Duration = Duration::from_secs(30);
+
+/// How prefixes are reused.
+#[derive(Debug, Clone)]
+pub struct ReuseConfig {
+    /// Where blocks are kept; `None`: in live sessions only.
+    pub store: Option<Arc<Store>>,
+    /// Tokens of a block.
+    pub block_tokens: usize,
+    /// Memory that the caches of finished turns may take together, in bytes. 0: none is kept.
+    pub live_bytes: usize,
+}
+
+impl Default for ReuseConfig {
+    fn default() -> Self {
+        Self { store: None, block_tokens: 256, live_bytes: 0 }
+    }
+}
+
+/// What reuse must know of a loaded model.
+#[derive(Debug)]
+pub(crate) struct ModelReuse {
+    pub(crate) id: ModelId,
+    /// Its name, for people.
+    pub(crate) name: String,
+    /// Digest of its content.
+    pub(crate) digest: String,
+    pub(crate) layout: Layout,
+    pub(crate) kinds: Vec<LayerKind>,
+    /// Tokens that end a message.
+    pub(crate) message_ends: Arc<[u32]>,
+}
+
+impl ModelReuse {
+    fn namespace(&self, block_tokens: usize, salt: &str) -> Namespace {
+        identity::namespace(&self.digest, &format!("{:?}", self.layout), block_tokens, salt)
+    }
+}
+
+/// A position at which prefill stops for a moment to keep the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stop {
+    position: usize,
+    /// Hand it to the store, not only to memory.
+    save: bool,
+}
+
+/// What a sequence's caches hold, and what of it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Track {
+    pub(crate) chain: Chain,
+    /// The tokens in the caches.
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) needs: Needs,
+    pub(crate) checkpoints: Vec<Checkpoint>,
+    salt: String,
+    /// Full blocks that need not be handed to the store any more.
+    sealed: usize,
+    /// The next block could not be handed over, so that no later one can be either.
+    broken: bool,
+    /// Ahead of the caches, ascending.
+    stops: Vec<Stop>,
+}
+
+impl Track {
+    /// Where the chunk that begins at `from` has to end at the latest.
+    pub(crate) fn next_stop(&self, from: usize) -> Option<usize> {
+        self.stops.iter().map(|stop| stop.position).find(|&position| position > from)
+    }
+
+    fn truncate(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+        self.chain.truncate(tokens);
+        self.sealed = self.sealed.min(self.chain.keys().len());
+        self.checkpoints.retain(|checkpoint| checkpoint.position <= tokens);
+    }
+
+    fn remember(&mut self, checkpoint: Checkpoint) {
+        self.checkpoints.retain(|old| old.position != checkpoint.position);
+        if self.checkpoints.len() >= MAX_CHECKPOINTS {
+            // The first one, behind the system prompt, is what other conversations share.
+            self.checkpoints.remove(1);
+        }
+        self.checkpoints.push(checkpoint);
+    }
+}
+
+/// A sequence ready to go on.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) cache: SequenceCache,
+    pub(crate) track: Track,
+    pub(crate) report: ReuseReport,
+    /// How long finding and restoring took.
+    pub(crate) took: Duration,
+}
+
+/// The engine thread's part of the cache.
+#[derive(Debug)]
+pub(crate) struct Reuse {
+    config: ReuseConfig,
+    live: LiveSessions,
+    history: History,
+}
+
+impl Reuse {
+    pub(crate) fn new(config: ReuseConfig) -> Self {
+        let config = ReuseConfig { block_tokens: config.block_tokens.max(1), ..config };
+        Self { config, live: LiveSessions::default(), history: History::default() }
+    }
+
+    /// Caches that hold as much of `prompt` as can be had, but never its last token, which must be
+    /// computed for its logits.
+    pub(crate) fn begin(&mut self, model: &ModelReuse, prompt: &[u32], salt: &str) -> Begun {
+        let started = Instant::now();
+        let block_tokens = self.config.block_tokens;
+        let namespace = model.namespace(block_tokens, salt);
+        let mut chain = Chain::new(namespace, block_tokens);
+        chain.extend(prompt);
+        let limit = prompt.len() - 1;
+        let expected = prompt.len() + 1;
+        let needs = model.layout.needs();
+        let mut report =
+            ReuseReport { prompt_tokens: prompt.len(), block_tokens, ..Default::default() };
+        let mut failed = None;
+        let live = self.live.find(&namespace, prompt, limit);
+        let restored = self.restore(model, &chain, prompt, live.map_or(0, |(_, n)| n), &mut failed);
+        let (cache, mut track) = if let Some((restored, ram, ssd)) = restored {
+            (report.ram_tokens, report.ssd_tokens) = (ram, ssd);
+            let mut track = Track::new(chain, needs, salt);
+            track.tokens = prompt[..restored.offset as usize].to_vec();
+            track.sealed = track.tokens.len() / block_tokens;
+            if needs.state {
+                track.remember(Checkpoint::of(&restored));
+            }
+            (restored, track)
+        } else if let Some((index, tokens)) = live {
+            (report.ram_tokens, report.live) = (tokens, true);
+            let (cache, mut track) = self.live.continue_from(index, tokens, expected);
+            track.chain = chain;
+            (cache, track)
+        } else {
+            (SequenceCache::new(&model.kinds, expected), Track::new(chain, needs, salt))
+        };
+        track.stops = self.stops(model, prompt, track.tokens.len());
+        let asker = Asker { model: &model.name, salt, namespace: &namespace };
+        self.history.explain(asker, prompt, failed, &mut report);
+        self.history.remember(asker, prompt);
+        Begun { cache, track, report, took: started.elapsed() }
+    }
+
+    /// Rebuilds caches from stored records, when they reach further than `beat` tokens. All of the
+    /// planned records or none: after a failure the sequence starts from nothing again, with a plan
+    /// that knows the record is gone. Returns the tokens from RAM and from SSD as well.
+    fn restore(
+        &self,
+        model: &ModelReuse,
+        chain: &Chain,
+        prompt: &[u32],
+        beat: usize,
+        failed: &mut Option<MissReason>,
+    ) -> Option<(SequenceCache, usize, usize)> {
+        let store = self.config.store.as_deref()?;
+        for _ in 0..RESTORE_ATTEMPTS {
+            let keys = chain.keys();
+            let blocks = store.longest_prefix(chain.namespace(), keys).blocks;
+            let shelf = Shelf { store, chain, tokens: prompt, blocks };
+            let plan =
+                plan(model.layout.needs(), self.config.block_tokens, prompt.len() - 1, &shelf);
+            if plan.tokens <= beat {
+                return None;
+            }
+            let reader = Reader { store, chain, prompt, block_tokens: self.config.block_tokens };
+            match reader.read(model, &plan, prompt.len() + 1) {
+                Ok(restored) => return Some(restored),
+                Err(Failure { key, reason }) => {
+                    // Whatever the reason: nobody must meet this record again.
+                    if let Some(key) = key {
+                        store.invalidate(chain.namespace(), &key);
+                    }
+                    tracing::warn!(
+                        reason = reason.name(),
+                        "a cached block could not be restored; computing it again"
+                    );
+                    *failed = Some(reason);
+                    if key.is_none() {
+                        return None;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Where prefill of `prompt` stops to keep the state of recurrent layers: behind the system
+    /// prompt, behind the last message, before the last token, and now and then in between.
+    fn stops(&self, model: &ModelReuse, prompt: &[u32], from: usize) -> Vec<Stop> {
+        if !model.layout.needs().state {
+            return Vec::new();
+        }
+        let last = prompt.len() - 1;
+        let is_end = |token: &u32| model.message_ends.contains(token);
+        let mut ends = (0..last).filter(|&at| is_end(&prompt[at])).map(|at| at + 1);
+        let (first_end, last_end) = (ends.next(), ends.next_back());
+        let token_bytes = model.layout.token_bytes().max(1);
+        let stride = KV_BYTES_PER_SNAPSHOT_BYTE * model.layout.state_bytes() / token_bytes;
+        let stride = stride.max(MIN_STRIDE).next_multiple_of(self.config.block_tokens);
+        let regular = (1..).map(|n| n * stride).take_while(|&position| position < last);
+        let mut positions: Vec<usize> = regular
+            .chain(first_end)
+            .chain(last_end)
+            .chain([last])
+            .filter(|&at| at > from)
+            .collect();
+        positions.sort_unstable();
+        positions.dedup();
+        let mut saved = from;
+        let stops = positions.into_iter().map(|position| {
+            let save = position >= saved + MIN_SNAPSHOT_GAP;
+            saved = if save { position } else { saved };
+            Stop { position, save }
+        });
+        stops.collect()
+    }
+
+    /// Hands over what the caches, which hold evaluated `track.tokens`, have full now.
+    pub(crate) fn seal(
+        &self,
+        model: &ModelReuse,
+        cache: &SequenceCache,
+        track: &mut Track,
+    ) -> Result<()> {
+        let position = track.tokens.len();
+        track.chain.extend(&track.tokens);
+        self.seal_blocks(model, cache, track)?;
+        if track.stops.first().is_some_and(|stop| stop.position <= position) {
+            let passed = track.stops.iter().take_while(|stop| stop.position <= position).count();
+            let here = track.stops.drain(..passed).rfind(|stop| stop.position == position);
+            if let Some(stop) = here {
+                track.remember(Checkpoint::of(cache));
+                if stop.save {
+                    self.save_snapshot(model, cache, track)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the caches have a full block that was not handed over yet.
+    pub(crate) fn wants_seal(&self, track: &Track) -> bool {
+        self.config.store.is_some()
+            && !track.broken
+            && track.tokens.len() / self.config.block_tokens > track.sealed
+    }
+
+    fn seal_blocks(
+        &self,
+        model: &ModelReuse,
+        cache: &SequenceCache,
+        track: &mut Track,
+    ) -> Result<()> {
+        let Some(store) = self.config.store.as_deref() else { return Ok(()) };
+        let block_tokens = self.config.block_tokens;
+        let full = track.tokens.len() / block_tokens;
+        while track.sealed < full && !track.broken {
+            let block = track.sealed;
+            let range = block * block_tokens..(block + 1) * block_tokens;
+            let key = track.chain.keys()[block];
+            let parent = block.checked_sub(1).map(|before| track.chain.keys()[before]);
+            let witness = identity::witness(range.start, &track.tokens[range.clone()]);
+            let put = Put { store, model, cache, namespace: track.chain.namespace() };
+            let extent = Extent::Block(range.clone());
+            let kept = put.record(Kind::Kv, key, parent, &witness, &extent)?;
+            if kept && model.layout.has_windows() {
+                let window = track.chain.window_key(block);
+                let extent = Extent::Window(range);
+                put.record(Kind::Rotating, window, Some(key), &witness, &extent)?;
+            }
+            // Blocks behind a hole could never be reached.
+            track.broken = !kept;
+            track.sealed += usize::from(kept);
+        }
+        Ok(())
+    }
+
+    /// Hands over a snapshot at the caches' position. True when it is kept.
+    fn save_snapshot(
+        &self,
+        model: &ModelReuse,
+        cache: &SequenceCache,
+        track: &Track,
+    ) -> Result<bool> {
+        let Some(store) = self.config.store.as_deref() else { return Ok(false) };
+        let position = track.tokens.len();
+        let full = position / self.config.block_tokens;
+        if full > track.sealed || position == 0 {
+            return Ok(false);
+        }
+        let range = full * self.config.block_tokens..position;
+        let key = track.chain.snapshot_key(&track.tokens, position);
+        let parent = track.chain.parent(position);
+        let witness = identity::witness(range.start, &track.tokens[range.clone()]);
+        let put = Put { store, model, cache, namespace: track.chain.namespace() };
+        put.record(Kind::State, key, parent, &witness, &Extent::Snapshot(range))
+    }
+
+    /// Keeps the caches of a turn that is over, for the next one.
+    pub(crate) fn retire(
+        &mut self,
+        model: &ModelReuse,
+        cache: SequenceCache,
+        mut track: Track,
+        prompt_tokens: usize,
+    ) -> Result<()> {
+        // A cancelled prefill or a pipelined step may have left them elsewhere.
+        if track.tokens.is_empty() || cache.offset as usize != track.tokens.len() {
+            return Ok(());
+        }
+        track.stops.clear();
+        track.chain.extend(&track.tokens);
+        self.seal_blocks(model, &cache, &mut track)?;
+        let namespace = *track.chain.namespace();
+        let asker = Asker { model: &model.name, salt: &track.salt, namespace: &namespace };
+        self.history.remember(asker, &track.tokens);
+        let is_saved = false;
+        let session = Session {
+            model: model.id,
+            cache,
+            track,
+            prompt_tokens,
+            last_used: Instant::now(),
+            is_saved,
+        };
+        if session.bytes() > self.config.live_bytes {
+            return self.save_session(model, session);
+        }
+        self.live.push(session);
+        while self.live.bytes() > self.config.live_bytes {
+            let Some(oldest) = self.live.pop_oldest() else { break };
+            // A session of another model goes unsaved only if its model is gone.
+            if oldest.model == model.id {
+                self.save_session(model, oldest)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What memory alone holds of a session that is about to go. A recurrent state is worth storing;
+    /// a dense model's last block, part full, costs more to write than to compute.
+    fn save_session(&self, model: &ModelReuse, session: Session) -> Result<()> {
+        if !session.is_saved && session.track.needs.state {
+            self.save_snapshot(model, &session.cache, &session.track)?;
+        }
+        Ok(())
+    }
+
+    /// Called when there is nothing else to do: hands over the ends of sessions that rest, or, with
+    /// `all`, of every session.
+    pub(crate) fn rest<'a>(
+        &mut self,
+        model: impl Fn(ModelId) -> Option<&'a ModelReuse>,
+        all: bool,
+    ) {
+        let mut live = std::mem::take(&mut self.live);
+        for session in live.iter_mut().filter(|session| !session.is_saved) {
+            if all || session.last_used.elapsed() >= REST {
+                session.is_saved = true;
+                if let Some(model) = model(session.model) {
+                    let saved = self.save_snapshot(model, &session.cache, &session.track);
+                    if let Err(error) = saved {
+                        tracing::debug!(error = error.what(), "a session's end was not saved");
+                    }
+                }
+            }
+        }
+        self.live = live;
+    }
+
+    /// Forgets the live sessions of a model that goes.
+    pub(crate) fn forget(&mut self, model: &ModelReuse) {
+        for session in self.live.remove(Some(model.id)) {
+            if let Err(error) = self.save_snapshot(model, &session.cache, &session.track) {
+                tracing::debug!(error = error.what(), "a session's end was not saved");
+            }
+        }
+    }
+
+    /// Drops what a sequence that came out wrong has stored.
+    pub(crate) fn distrust(&self, track: &Track) {
+        let Some(store) = self.config.store.as_deref() else { return };
+        if let Some(first) = track.chain.keys().first() {
+            store.invalidate(track.chain.namespace(), first);
+        }
+    }
+
+    /// Live sessions and the bytes that they hold.
+    pub(crate) fn live_use(&self) -> (usize, usize) {
+        (self.live.len(), self.live.bytes())
+    }
+
+    /// Drops every live session, as `cache clear` asks.
+    pub(crate) fn clear_live(&mut self) {
+        self.live.remove(None);
+    }
+}
+
+impl Track {
+    fn new(chain: Chain, needs: Needs, salt: &str) -> Self {
+        Self {
+            chain,
+            tokens: Vec::new(),
+            needs,
+            checkpoints: Vec::new(),
+            salt: salt.to_owned(),
+            sealed: 0,
+            broken: false,
+            stops: Vec::new(),
+        }
+    }
+}
+
+/// Hands records to the store.
+struct Put<'a> {
+    store: &'a Store,
+    model: &'a ModelReuse,
+    cache: &'a SequenceCache,
+    namespace: &'a Namespace,
+}
+
+impl Put<'_> {
+    /// True when the record is there, now or from before.
+    fn record(
+        &self,
+        kind: Kind,
+        key: Key,
+        parent: Option<Key>,
+        witness: &[u8],
+        extent: &Extent,
+    ) -> Result<bool> {
+        let layout = &self.model.layout;
+        if !layout.is_held(self.cache, extent) {
+            return Ok(false);
+        }
+        let shape = RecordShape { kind, key, parent, witness, part_lens: &[layout.bytes(extent)] };
+        let outcome = self.store.put_with(self.namespace, &shape, |parts| match parts {
+            [part] => layout.gather(self.cache, extent, part),
+            _ => Err(mlx_rs::error::Exception::custom("a record has one part")),
+        })?;
+        Ok(!matches!(outcome, kvstore::PutOutcome::Dropped(_)))
+    }
+}
+
+/// What the store has of one prompt.
+struct Shelf<'a> {
+    store: &'a Store,
+    chain: &'a Chain,
+    tokens: &'a [u32],
+    blocks: usize,
+}
+
+impl Stock for Shelf<'_> {
+    fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    fn has_window(&self, block: usize) -> bool {
+        let key = self.chain.window_key(block);
+        self.store.contains(self.chain.namespace(), &[key]) == [true]
+    }
+
+    fn last_snapshot(&self, from: usize, limit: usize) -> Option<usize> {
+        let block_tokens = self.chain.block_tokens();
+        let last = (limit / block_tokens).min(self.blocks);
+        (from / block_tokens..=last).rev().find_map(|block| {
+            let mut keys = self.chain.snapshot_keys(self.tokens, block, limit);
+            keys.retain(|(position, _)| *position >= from);
+            let names = keys.iter().map(|(_, key)| *key);
+            let found = self.store.first_stored(self.chain.namespace(), names)?;
+            keys.iter().find(|(_, key)| *key == found).map(|(position, _)| *position)
+        })
+    }
+}
+
+/// A record that could not be had, if it was one, and why.
+struct Failure {
+    key: Option<Key>,
+    reason: MissReason,
+}
+
+/// Reads the records of a plan.
+struct Reader<'a> {
+    store: &'a Store,
+    chain: &'a Chain,
+    prompt: &'a [u32],
+    block_tokens: usize,
+}
+
+impl Reader<'_> {
+    fn read(
+        &self,
+        model: &ModelReuse,
+        plan: &Plan,
+        expected: usize,
+    ) -> Result<(SequenceCache, usize, usize), Failure> {
+        let namespace = self.chain.namespace();
+        let keys = &self.chain.keys()[..plan.blocks];
+        let mut windows: Vec<Key> = Vec::new();
+        windows.extend(plan.windows.clone().map(|block| self.chain.window_key(block)));
+        let snapshot = plan.snapshot.then(|| self.chain.snapshot_key(self.prompt, plan.tokens));
+        let wanted: Vec<Key> = keys.iter().chain(&windows).copied().chain(snapshot).collect();
+        let _pin = self.store.pin(namespace, &wanted);
+        // Asked before the read-ahead, which makes RAM of what was on SSD.
+        let in_ram = |key: &Key| match self.store.whereabouts(namespace, key) {
+            Whereabouts::Here(block) => block.in_ram,
+            _ => false,
+        };
+        let from_ssd: Vec<bool> = wanted.iter().map(|key| !in_ram(key)).collect();
+        self.store.prefetch(namespace, &wanted);
+        let mut rebuild = Rebuild::new(&model.layout, plan.tokens, expected);
+        let mut ssd_tokens = 0;
+        for (block, key) in keys.iter().enumerate() {
+            let range = block * self.block_tokens..(block + 1) * self.block_tokens;
+            let used = range.end.min(plan.tokens) - range.start;
+            self.place(&mut rebuild, *key, &range, &Extent::Block(range.clone()))?;
+            ssd_tokens += if from_ssd[block] { used } else { 0 };
+        }
+        for (block, key) in plan.windows.clone().zip(&windows) {
+            let range = block * self.block_tokens..(block + 1) * self.block_tokens;
+            self.place(&mut rebuild, *key, &range, &Extent::Window(range.clone()))?;
+        }
+        if let Some(key) = snapshot {
+            let range = plan.blocks * self.block_tokens..plan.tokens;
+            self.place(&mut rebuild, key, &range, &Extent::Snapshot(range.clone()))?;
+            ssd_tokens += if from_ssd.last() == Some(&true) { range.len() } else { 0 };
+        }
+        let cache = rebuild.finish(&model.kinds, expected).map_err(not_a_record)?;
+        Ok((cache, plan.tokens - ssd_tokens, ssd_tokens))
+    }
+
+    fn place(
+        &self,
+        rebuild: &mut Rebuild<'_>,
+        key: Key,
+        range: &std::ops::Range<usize>,
+        extent: &Extent,
+    ) -> Result<(), Failure> {
+        let failure = |reason| Failure { key: Some(key), reason };
+        let witness = identity::witness(range.start, &self.prompt[range.clone()]);
+        let guard: Guard =
+            self.store.get(self.chain.namespace(), &key, &witness).map_err(|miss| match miss {
+                Miss::NotStored => failure(MissReason::Evicted),
+                // Nothing is wrong with the record.
+                Miss::NoMemory => Failure { key: None, reason: MissReason::LoadFailed },
+                Miss::Io => failure(MissReason::LoadFailed),
+                _ => failure(MissReason::VerifyFailed),
+            })?;
+        let bytes = guard.part(0).ok_or(failure(MissReason::VerifyFailed))?;
+        let fits = rebuild.place(extent, bytes).map_err(not_a_record)?;
+        if !fits || guard.check().is_err() {
+            return Err(failure(MissReason::VerifyFailed));
+        }
+        Ok(())
+    }
+}
+
+fn not_a_record(error: mlx_rs::error::Exception) -> Failure {
+    tracing::debug!(error = error.what(), "MLX did not take a restored cache");
+    Failure { key: None, reason: MissReason::LoadFailed }
+}

@@ -1,0 +1,168 @@
+//! Which stored records rebuild a sequence furthest: a pure function.
+
+use std::ops::Range;
+
+/// What a model's layers ask of a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Tokens that every windowed layer together looks back, the newest one not counted; 0: no layer
+    /// has a window.
+    pub(crate) look_back: usize,
+    /// Some layer keeps a recurrent state, which is usable at its exact position only.
+    pub(crate) state: bool,
+}
+
+/// What is stored of a sequence.
+pub(crate) trait Stock {
+    /// Full blocks stored, from the first without a gap.
+    fn blocks(&self) -> usize;
+    /// Whether the windowed layers' part of a block is stored.
+    fn has_window(&self, block: usize) -> bool;
+    /// The last snapshot at a position from `from` to `limit`, both included, whose parent is
+    /// among the stored blocks.
+    fn last_snapshot(&self, from: usize, limit: usize) -> Option<usize>;
+}
+
+/// What to restore.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Plan {
+    /// Tokens that the caches will hold; 0: nothing.
+    pub(crate) tokens: usize,
+    /// Full blocks to read; of the last one perhaps not all tokens are used.
+    pub(crate) blocks: usize,
+    /// Blocks whose windowed part is read.
+    pub(crate) windows: Range<usize>,
+    /// Whether a snapshot at `tokens` is read.
+    pub(crate) snapshot: bool,
+}
+
+/// The longest boundary, at most `limit` tokens, at which every layer can be rebuilt.
+pub(crate) fn plan(needs: Needs, block_tokens: usize, limit: usize, stock: &impl Stock) -> Plan {
+    let held = stock.blocks() * block_tokens;
+    let by_blocks = if needs.state { None } else { at_block(needs, block_tokens, limit, stock) };
+    // Without a state, a snapshot is worth reading only where the blocks end.
+    let from = if needs.state { 1 } else { held.max(1) };
+    let mut limit = limit.min(held + block_tokens - 1);
+    while from <= limit
+        && let Some(position) = stock.last_snapshot(from, limit)
+    {
+        let windows = window_blocks(needs, block_tokens, position);
+        if windows.clone().all(|block| stock.has_window(block)) {
+            if by_blocks.as_ref().is_some_and(|plan| plan.tokens >= position) {
+                break;
+            }
+            let blocks = position / block_tokens;
+            return Plan { tokens: position, blocks, windows, snapshot: true };
+        }
+        limit = position - 1;
+    }
+    by_blocks.unwrap_or_default()
+}
+
+/// The longest boundary that full blocks alone rebuild.
+fn at_block(needs: Needs, block_tokens: usize, limit: usize, stock: &impl Stock) -> Option<Plan> {
+    let held = stock.blocks();
+    if needs.look_back == 0 {
+        // Any prefix of a block's keys and values will do.
+        let tokens = limit.min(held * block_tokens);
+        let blocks = tokens.div_ceil(block_tokens);
+        return (tokens > 0).then_some(Plan { tokens, blocks, windows: 0..0, snapshot: false });
+    }
+    (1..=held.min(limit / block_tokens)).rev().find_map(|blocks| {
+        let tokens = blocks * block_tokens;
+        let windows = window_blocks(needs, block_tokens, tokens);
+        let complete = windows.clone().all(|block| stock.has_window(block));
+        complete.then_some(Plan { tokens, blocks, windows, snapshot: false })
+    })
+}
+
+/// The full blocks whose windowed part is needed at `position`. What lies behind the last full block
+/// is in the snapshot.
+fn window_blocks(needs: Needs, block_tokens: usize, position: usize) -> Range<usize> {
+    let full = position / block_tokens;
+    let first = position.saturating_sub(needs.look_back) / block_tokens;
+    if needs.look_back == 0 { 0..0 } else { first.min(full)..full }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    struct Shelf {
+        blocks: usize,
+        windows: BTreeSet<usize>,
+        snapshots: BTreeSet<usize>,
+        block_tokens: usize,
+    }
+
+    impl Stock for Shelf {
+        fn blocks(&self) -> usize {
+            self.blocks
+        }
+        fn has_window(&self, block: usize) -> bool {
+            self.windows.contains(&block)
+        }
+        fn last_snapshot(&self, from: usize, limit: usize) -> Option<usize> {
+            let linked = |position: &&usize| *position / self.block_tokens <= self.blocks;
+            self.snapshots.range(from..=limit).rev().find(linked).copied()
+        }
+    }
+
+    /// By definition: whether every layer can be rebuilt at `position`.
+    fn possible(needs: Needs, shelf: &Shelf, position: usize) -> bool {
+        let size = shelf.block_tokens;
+        let snapshot = shelf.snapshots.contains(&position) && position / size <= shelf.blocks;
+        let whole = position <= shelf.blocks * size;
+        let windows = |full: usize| {
+            let seen = position.saturating_sub(needs.look_back)..position;
+            seen.filter(|token| token / size < full).all(|t| shelf.windows.contains(&(t / size)))
+        };
+        let full = position / size;
+        match (needs.state, needs.look_back) {
+            (true, _) => snapshot && windows(full),
+            (false, 0) => snapshot || whole,
+            (false, _) => {
+                (snapshot && position > shelf.blocks * size && windows(full))
+                    || (whole && position % size == 0 && windows(full))
+                    || (snapshot && windows(full) && position >= shelf.blocks * size)
+            }
+        }
+    }
+
+    /// A small generator, so that a failing case can be told by its seed.
+    fn random(seed: &mut u64) -> usize {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        (*seed >> 33) as usize
+    }
+
+    #[test]
+    fn the_longest_possible_boundary_is_found() {
+        for case in 1..20_000_u64 {
+            let mut seed = case.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let block_tokens = 1 + random(&mut seed) % 6;
+            let blocks = random(&mut seed) % 6;
+            let total = (blocks + 2) * block_tokens;
+            let shelf = Shelf {
+                blocks,
+                windows: (0..blocks + 1).filter(|_| random(&mut seed) % 4 > 0).collect(),
+                snapshots: (1..=total).filter(|_| random(&mut seed) % 4 == 0).collect(),
+                block_tokens,
+            };
+            let needs = Needs {
+                look_back: [0, random(&mut seed) % 14][random(&mut seed) % 2],
+                state: random(&mut seed) % 2 == 0,
+            };
+            let limit = random(&mut seed) % (total + 1);
+            let plan = plan(needs, block_tokens, limit, &shelf);
+            let best = (1..=limit).rev().find(|&at| possible(needs, &shelf, at)).unwrap_or(0);
+            assert_eq!(plan.tokens, best, "case {case}: {needs:?}, limit {limit}");
+            assert!(plan.blocks <= blocks, "case {case}");
+            assert!(plan.windows.clone().all(|block| shelf.has_window(block)), "case {case}");
+            assert!(!plan.snapshot || shelf.snapshots.contains(&plan.tokens), "case {case}");
+            assert!(!needs.state || plan.tokens == 0 || plan.snapshot, "case {case}");
+        }
+    }
+}

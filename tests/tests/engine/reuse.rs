@@ -1,0 +1,407 @@
+//! What is restored is what would have been computed: the same tokens, whichever way the KV came.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{
+    ComputeDtype, Engine, EngineConfig, Event, GenerateRequest, MissReason, Model, ReuseConfig,
+    ReuseReport, TokenOutput, Usage,
+};
+use kvstore::{Store, StoreConfig};
+use omlx_tests::fixtures::{Case, FIRST_ORDINARY_TOKEN, VOCAB_TOKENS};
+
+use crate::common::greedy;
+
+const BLOCK: usize = 16;
+const ANSWER: usize = 6;
+const END_OF_MESSAGE: u32 = 3;
+
+/// A case for each way in which layers keep their past.
+const CASES: [&str; 4] =
+    ["llama-default-f32", "llama-sliding-f32", "qwen3-default-f32", "qwen2-yarn-f32"];
+
+/// Lengths around the borders of blocks.
+const CUTS: [usize; 10] = [1, 2, 15, 16, 17, 31, 32, 33, 47, 64];
+
+/// Which memory may help.
+#[derive(Debug, Clone, Copy)]
+struct Tiers {
+    live: bool,
+    ram: bool,
+    ssd: bool,
+}
+
+const COLD: Tiers = Tiers { live: false, ram: false, ssd: false };
+const LIVE: Tiers = Tiers { live: true, ram: false, ssd: false };
+const RAM: Tiers = Tiers { live: false, ram: true, ssd: true };
+const SSD: Tiers = Tiers { live: false, ram: false, ssd: true };
+const ALL: Tiers = Tiers { live: true, ram: true, ssd: true };
+
+struct World {
+    engine: Engine,
+    store: Option<Arc<Store>>,
+}
+
+impl World {
+    fn open(root: &Path, tiers: Tiers) -> Self {
+        let store = tiers.ssd.then(|| {
+            let mut config = StoreConfig::new(root.join("kv"), 1 << 30);
+            config.min_free_bytes = 0;
+            config.ram_budget_bytes = if tiers.ram { 64 << 20 } else { 0 };
+            Arc::new(Store::open(config).expect("a store"))
+        });
+        let reuse = ReuseConfig {
+            store: store.clone(),
+            block_tokens: BLOCK,
+            live_bytes: if tiers.live { 64 << 20 } else { 0 },
+        };
+        let compute_dtype = ComputeDtype::Stored;
+        let config =
+            EngineConfig { compute_dtype, prefill_chunk: BLOCK, reuse, ..EngineConfig::default() };
+        Self { engine: Engine::start(config).expect("engine thread"), store }
+    }
+
+    async fn load(&self, case: &Case) -> Model {
+        crate::common::load(&self.engine, case).await
+    }
+
+    fn flush(&self) {
+        if let Some(store) = &self.store {
+            assert!(store.flush(Duration::from_secs(20)), "the store settles");
+        }
+    }
+
+    /// Ends as the daemon does: the engine first, then the store.
+    fn close(self) {
+        self.engine.stop();
+        self.engine.join();
+        drop(self.engine);
+        drop(self.store);
+    }
+}
+
+/// Pseudo-random ordinary tokens, with the end of a message now and then.
+fn tokens(seed: u64, length: usize) -> Vec<u32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let ordinary = u64::from(VOCAB_TOKENS - FIRST_ORDINARY_TOKEN);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 20) % ordinary
+    };
+    let token = |at: usize, next: u64| match at % 29 {
+        28 => END_OF_MESSAGE,
+        _ => FIRST_ORDINARY_TOKEN + next as u32,
+    };
+    (0..length).map(|at| token(at, next())).collect()
+}
+
+struct Answer {
+    tokens: Vec<TokenOutput>,
+    usage: Usage,
+    report: ReuseReport,
+}
+
+impl Answer {
+    fn ids(&self) -> Vec<u32> {
+        self.tokens.iter().map(|token| token.id).collect()
+    }
+
+    /// The bits of every reported log probability.
+    fn bits(&self) -> Vec<u32> {
+        let chosen = self.tokens.iter().map(|token| token.logprobs.as_ref().expect("asked for"));
+        chosen.map(|logprobs| logprobs.chosen.to_bits()).collect()
+    }
+}
+
+async fn ask(model: &Model, request: GenerateRequest) -> Answer {
+    let mut generation = model.generate(request).expect("accepted");
+    let mut tokens = Vec::new();
+    loop {
+        match generation.next().await.expect("an end") {
+            Event::Delta(delta) => tokens.extend(delta.tokens),
+            Event::Failed(error) => panic!("{error}"),
+            Event::Done(outcome) => {
+                let report = generation.reuse().clone();
+                return Answer { tokens, usage: outcome.usage, report };
+            }
+        }
+    }
+}
+
+fn request(prompt: &[u32]) -> GenerateRequest {
+    GenerateRequest { logprobs: Some(0), ..greedy(prompt, ANSWER) }
+}
+
+async fn cold(case: &Case, prompts: &[Vec<u32>]) -> Vec<Answer> {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let world = World::open(folder.path(), COLD);
+    let model = world.load(case).await;
+    let mut answers = Vec::new();
+    for prompt in prompts {
+        let answer = ask(&model, request(prompt)).await;
+        assert_eq!(answer.report.reused_tokens(), 0);
+        answers.push(answer);
+    }
+    answers
+}
+
+/// The same prompts cold, from live sessions, from RAM, from SSD, after a restart, with and without
+/// the RAM tier: one answer.
+#[tokio::test]
+async fn restored_equals_recomputed() {
+    for name in CASES {
+        let case = Case::named(name);
+        let base = tokens(7, 80);
+        let prompts: Vec<Vec<u32>> = CUTS.iter().map(|&cut| base[..cut].to_vec()).collect();
+        let expected = cold(&case, &prompts).await;
+        for tiers in [LIVE, RAM, SSD, ALL] {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let mut reused = 0;
+            for round in 0..3 {
+                // The last round starts anew on what the others left on disk.
+                let world = World::open(folder.path(), tiers);
+                let model = world.load(&case).await;
+                for _ in 0..if round == 0 { 2 } else { 1 } {
+                    for (prompt, expected) in prompts.iter().zip(&expected) {
+                        let answer = ask(&model, request(prompt)).await;
+                        let what =
+                            format!("{name}, {tiers:?}, {} tokens, round {round}", prompt.len());
+                        assert_eq!(answer.ids(), expected.ids(), "{what}");
+                        assert_eq!(
+                            answer.usage.cached_tokens_ram + answer.usage.cached_tokens_ssd,
+                            answer.report.reused_tokens()
+                        );
+                        assert!(answer.report.reused_tokens() < prompt.len(), "{what}");
+                        reused += answer.report.reused_tokens();
+                        world.flush();
+                    }
+                }
+                world.close();
+            }
+            assert!(reused > 0, "{name}, {tiers:?}: nothing was ever reused");
+        }
+    }
+}
+
+/// Where the chunks are the same, so is every bit.
+#[tokio::test]
+async fn the_same_chunks_give_the_same_bits() {
+    for name in CASES {
+        let case = Case::named(name);
+        let prompt = tokens(11, 4 * BLOCK + 5);
+        let expected = cold(&case, std::slice::from_ref(&prompt)).await;
+        for blocks in 1..=4 {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let world = World::open(folder.path(), SSD);
+            let model = world.load(&case).await;
+            ask(&model, request(&prompt[..blocks * BLOCK])).await;
+            world.flush();
+            world.close();
+            let world = World::open(folder.path(), SSD);
+            let model = world.load(&case).await;
+            let answer = ask(&model, request(&prompt)).await;
+            assert_eq!(answer.usage.cached_tokens_ssd, blocks * BLOCK, "{name}");
+            assert_eq!(answer.bits(), expected[0].bits(), "{name}, {blocks} blocks from SSD");
+        }
+    }
+}
+
+/// After a restart the next turn of a conversation costs its new tokens, and less than a block.
+#[tokio::test]
+async fn a_conversation_goes_on_after_a_restart() {
+    for name in CASES {
+        let case = Case::named(name);
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut prompt = tokens(3, 70);
+        for turn in 0..4 {
+            let world = World::open(folder.path(), ALL);
+            let model = world.load(&case).await;
+            let expected = cold(&case, std::slice::from_ref(&prompt)).await;
+            let answer = ask(&model, request(&prompt)).await;
+            assert_eq!(answer.ids(), expected[0].ids(), "{name}, turn {turn}");
+            if turn > 0 {
+                let old = prompt.len() - 9 - 1;
+                let reused = answer.usage.cached_tokens_ssd;
+                assert!(reused + BLOCK >= old, "{name}, turn {turn}: {reused} of {old}");
+            }
+            prompt.extend(answer.ids());
+            prompt.extend(tokens(turn + 20, 9));
+            world.close();
+        }
+    }
+}
+
+/// The turns of one conversation while the daemon runs: only what is new is computed.
+#[tokio::test]
+async fn a_live_session_is_continued_to_the_token() {
+    for name in CASES {
+        let case = Case::named(name);
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let world = World::open(folder.path(), LIVE);
+        let model = world.load(&case).await;
+        let mut prompt = tokens(5, 40);
+        let first = ask(&model, request(&prompt)).await;
+        assert_eq!(first.report.miss, Some(MissReason::Cold));
+        let again = ask(&model, request(&prompt)).await;
+        assert_eq!(again.ids(), first.ids(), "{name}");
+        assert_eq!(again.report.reused_tokens(), prompt.len() - 1, "{name}");
+        // The last token was sampled and never computed.
+        let known = prompt.len() + ANSWER - 1;
+        prompt.extend(again.ids());
+        prompt.extend(tokens(6, 5));
+        let next = ask(&model, request(&prompt)).await;
+        assert_eq!(next.report.reused_tokens(), known, "{name}");
+        assert!(next.report.live);
+        assert_eq!(next.report.miss, None);
+        assert_eq!(next.ids(), cold(&case, &[prompt]).await[0].ids(), "{name}");
+    }
+}
+
+/// A conversation that branches off an earlier one leaves that one whole.
+#[tokio::test]
+async fn branches_do_not_disturb_each_other() {
+    for name in CASES {
+        let case = Case::named(name);
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let world = World::open(folder.path(), LIVE);
+        let model = world.load(&case).await;
+        let trunk = tokens(5, 33);
+        let mut prompts = Vec::new();
+        for branch in 0..3 {
+            prompts.push([trunk.clone(), tokens(50 + branch, 20)].concat());
+        }
+        let expected = cold(&case, &prompts).await;
+        for round in 0..3 {
+            for (prompt, expected) in prompts.iter().zip(&expected) {
+                let answer = ask(&model, request(prompt)).await;
+                assert_eq!(answer.ids(), expected.ids(), "{name}, round {round}");
+                let least = if round == 0 { 0 } else { prompt.len() - 1 };
+                assert!(answer.report.reused_tokens() >= least, "{name}, round {round}");
+            }
+        }
+    }
+}
+
+/// A cancelled prefill is not lost: the same prompt goes on behind the blocks that were computed.
+#[tokio::test]
+async fn a_cancelled_request_leaves_its_blocks() {
+    let case = Case::named(CASES[0]);
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let world = World::open(folder.path(), SSD);
+    let model = world.load(&case).await;
+    let prompt = tokens(9, 100);
+    let mut generation = model.generate(greedy(&prompt, 200)).expect("accepted");
+    // The first token says that the prompt is computed.
+    assert!(generation.next().await.is_some());
+    drop(generation);
+    let answer = ask(&model, request(&prompt)).await;
+    assert!(answer.report.reused_tokens() >= 96, "{:?}", answer.report);
+    assert_eq!(answer.ids(), cold(&case, &[prompt]).await[0].ids());
+}
+
+/// Requests with different salts never see each other's KV.
+#[tokio::test]
+async fn salts_keep_tenants_apart() {
+    let case = Case::named(CASES[0]);
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let world = World::open(folder.path(), ALL);
+    let model = world.load(&case).await;
+    let prompt = tokens(9, 50);
+    let salted = |salt: &str| GenerateRequest { cache_salt: salt.into(), ..request(&prompt) };
+    let first = ask(&model, salted("a")).await;
+    let other = ask(&model, salted("b")).await;
+    assert_eq!((other.report.reused_tokens(), other.report.miss), (0, Some(MissReason::Salt)));
+    assert_eq!(other.ids(), first.ids());
+    assert_eq!(ask(&model, salted("a")).await.report.reused_tokens(), prompt.len() - 1);
+}
+
+/// Models of one name and one shape, but other weights, share nothing.
+#[tokio::test]
+async fn other_weights_share_nothing() {
+    let case = Case::named(CASES[0]);
+    let other = Case { seed: case.seed + 1, ..case.clone() };
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let world = World::open(folder.path(), ALL);
+    let prompt = tokens(9, 50);
+    let (one, two) = (world.load(&case).await, world.load(&other).await);
+    ask(&one, request(&prompt)).await;
+    world.flush();
+    let answer = ask(&two, request(&prompt)).await;
+    assert_eq!(answer.report.reused_tokens(), 0);
+    assert_eq!(answer.report.miss, Some(MissReason::Layout));
+    assert_eq!(answer.ids(), cold(&other, &[prompt]).await[0].ids());
+}
+
+/// Damage of every kind on disk: right answers, and a report that says what happened.
+#[tokio::test]
+async fn damaged_files_are_computed_again() {
+    let case = Case::named(CASES[0]);
+    let prompt = tokens(13, 100);
+    let expected = cold(&case, std::slice::from_ref(&prompt)).await;
+    type Harm = fn(&Path);
+    let flip: Harm = |path| {
+        let mut bytes = std::fs::read(path).expect("a record");
+        let middle = bytes.len() - 100;
+        bytes[middle] ^= 4;
+        std::fs::write(path, bytes).expect("written");
+    };
+    let cut: Harm = |path| {
+        let file = std::fs::File::options().write(true).open(path).expect("a record");
+        file.set_len(5000).expect("cut");
+    };
+    let remove: Harm = |path| std::fs::remove_file(path).expect("removed");
+    for (harm, what) in [(flip, "flipped"), (cut, "cut"), (remove, "removed")] {
+        for reopen in [false, true] {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let world = World::open(folder.path(), SSD);
+            let model = world.load(&case).await;
+            ask(&model, request(&prompt)).await;
+            world.flush();
+            let kept = match reopen {
+                true => {
+                    drop(model);
+                    world.close();
+                    None
+                }
+                false => Some((world, model)),
+            };
+            let records = records(&folder.path().join("kv"));
+            assert!(records.len() >= 6, "{records:?}");
+            records.iter().for_each(|path| harm(path));
+            let (world, model) = match kept {
+                Some(kept) => kept,
+                None => {
+                    let world = World::open(folder.path(), SSD);
+                    let model = world.load(&case).await;
+                    (world, model)
+                }
+            };
+            let answer = ask(&model, request(&prompt)).await;
+            assert_eq!(answer.ids(), expected[0].ids(), "{what}, reopened: {reopen}");
+            // And the store has healed.
+            world.flush();
+            let healed = ask(&model, request(&prompt)).await;
+            assert_eq!(healed.ids(), expected[0].ids(), "{what}");
+            assert!(healed.report.reused_tokens() >= 96, "{what}: {:?}", healed.report);
+        }
+    }
+}
+
+/// Every record file under a store's root.
+fn records(root: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(root).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(records(&path));
+        } else if path.metadata().is_ok_and(|metadata| metadata.len() > 8192)
+            && !path.file_name().is_some_and(|name| name.to_string_lossy().contains("index"))
+        {
+            found.push(path);
+        }
+    }
+    found
+}
