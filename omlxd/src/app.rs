@@ -9,6 +9,7 @@ use engine::{Engine, EngineConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Keys;
+use crate::cache::Cache;
 use crate::config::{ComputeDtype, Config};
 use crate::metrics::{Endpoint, Metrics, Snapshot};
 use crate::registry::Registry;
@@ -27,6 +28,8 @@ pub struct App {
     pub engine: Engine,
     /// Which models there are.
     pub registry: Registry,
+    /// The KV cache.
+    pub cache: Cache,
     /// What is counted.
     pub metrics: Metrics,
     /// The requests being answered.
@@ -47,6 +50,7 @@ impl App {
     /// When the system refuses a thread.
     pub fn start(config: Arc<Config>, keys: Keys, version: &'static str) -> io::Result<Self> {
         let metrics = Metrics::new();
+        let cache = Cache::open(&config);
         let engine = Engine::start(EngineConfig {
             prefill_chunk: config.scheduler.prefill_chunk,
             max_queue: config.scheduler.max_queue,
@@ -55,6 +59,7 @@ impl App {
                 ComputeDtype::Auto => engine::ComputeDtype::Auto,
                 ComputeDtype::Stored => engine::ComputeDtype::Stored,
             },
+            reuse: cache.reuse.clone(),
             observer: metrics.observer(),
         })?;
         Ok(App {
@@ -63,6 +68,7 @@ impl App {
             shutdown: CancellationToken::new(),
             started: Instant::now(),
             ignored: Mutex::default(),
+            cache,
             config,
             keys,
             engine,

@@ -16,9 +16,16 @@ const MAX_KEY_FILE_BYTES: u64 = 1 << 20;
 pub struct ApiCaller {
     /// Which line of the key file it was, from 0; `None` when keys are switched off.
     key: Option<usize>,
+    salt: Option<[u8; 32]>,
 }
 
 impl ApiCaller {
+    /// What keeps this caller's cached prompts apart from other callers'. `None` when there is one
+    /// key or none: then there is nobody to keep them apart from.
+    pub fn salt(&self) -> Option<String> {
+        self.salt.map(|salt| blake3::Hash::from_bytes(salt).to_hex().to_string())
+    }
+
     /// Which key it was, counted from 0; `None` when keys are switched off.
     pub fn key(&self) -> Option<usize> {
         self.key
@@ -86,7 +93,7 @@ impl Keys {
     /// When neither holds one of the keys.
     pub fn api_caller(&self, headers: &HeaderMap) -> Result<ApiCaller, Denied> {
         if !self.required() {
-            return Ok(ApiCaller { key: None });
+            return Ok(ApiCaller { key: None, salt: None });
         }
         let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
             let (scheme, key) = split_scheme(value.as_bytes());
@@ -98,7 +105,10 @@ impl Keys {
             .collect();
         let digests = self.digests.read().unwrap_or_else(PoisonError::into_inner).clone();
         match presented.iter().find_map(|key| position(&digests, key)) {
-            Some(key) => Ok(ApiCaller { key: Some(key) }),
+            Some(key) => {
+                let salt = || blake3::derive_key("omlx 2026-11 cache salt of a key", &digests[key]);
+                Ok(ApiCaller { key: Some(key), salt: (digests.len() > 1).then(salt) })
+            }
             None => Err(match presented.first() {
                 Some(key) => Denied::Invalid { tail: tail(key) },
                 None => Denied::Missing,
@@ -180,6 +190,9 @@ mod tests {
             let caller = keys.api_caller(&headers(name, value)).unwrap();
             assert_eq!(caller.key(), Some(key), "{value}");
         }
+        let salt = |key| keys.api_caller(&headers("x-api-key", key)).unwrap().salt().unwrap();
+        assert_ne!(salt("sk-omlx-first-key-1234"), salt("sk-omlx-second-key"));
+        assert_eq!(salt("sk-omlx-second-key"), salt("sk-omlx-second-key"));
         for (name, value, tail) in [
             ("authorization", "Bearer sk-omlx-wrong-key-9876", "9876"),
             ("authorization", "Bearer label", ""),
@@ -202,6 +215,7 @@ mod tests {
         let keys = Keys::from_file(&path).unwrap();
         std::fs::write(&path, "new-key\n").unwrap();
         assert!(keys.api_caller(&headers("x-api-key", "new-key")).is_err());
+        assert_eq!(keys.api_caller(&headers("x-api-key", "old-key")).unwrap().salt(), None);
         keys.reload().unwrap();
         assert!(keys.api_caller(&headers("x-api-key", "old-key")).is_err());
         assert!(keys.api_caller(&headers("x-api-key", "new-key")).is_ok());

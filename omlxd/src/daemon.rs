@@ -32,6 +32,9 @@ const OPEN_FILES: u64 = 10_240;
 /// After the drain: how long connections and the engine have to let go.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
+/// And then: how long the cache may still write what it holds in memory.
+const CACHE_GRACE: Duration = Duration::from_secs(5);
+
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -175,6 +178,16 @@ async fn serve(
         () = signals.stop() => {
             tracing::warn!("stopped at once by a second signal");
             return Ok(Exit::Interrupted);
+        }
+    }
+    if let Some(store) = app.cache.store.clone() {
+        // A second signal need not wait for it: what is not written is computed again.
+        let written = tokio::task::spawn_blocking(move || store.flush(CACHE_GRACE));
+        tokio::select! {
+            written = written => if !written.unwrap_or(false) {
+                tracing::warn!("the cache had more to write than {CACHE_GRACE:?} allow");
+            },
+            () = signals.stop() => return Ok(Exit::Interrupted),
         }
     }
     Ok(Exit::Ok)

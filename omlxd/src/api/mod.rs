@@ -19,6 +19,7 @@ pub(crate) use reply::error_event;
 
 use bytes::Bytes;
 
+use crate::auth::ApiCaller;
 use crate::http::{Call, EventStream};
 use chat::ChatRequest;
 use completions::CompletionsRequest;
@@ -34,15 +35,23 @@ pub(crate) enum Answer {
 }
 
 /// Answers `POST /v1/chat/completions`.
-pub(crate) async fn chat_completions(call: &Call, body: Bytes) -> Result<Answer, ApiError> {
+pub(crate) async fn chat_completions(
+    caller: ApiCaller,
+    call: &Call,
+    body: Bytes,
+) -> Result<Answer, ApiError> {
     let request = parse(call, body, ChatRequest::read).await?;
-    run::answer(call, request).await
+    run::answer(caller, call, request).await
 }
 
 /// Answers `POST /v1/completions`.
-pub(crate) async fn completions(call: &Call, body: Bytes) -> Result<Answer, ApiError> {
+pub(crate) async fn completions(
+    caller: ApiCaller,
+    call: &Call,
+    body: Bytes,
+) -> Result<Answer, ApiError> {
     let request = parse(call, body, CompletionsRequest::read).await?;
-    run::answer(call, request).await
+    run::answer(caller, call, request).await
 }
 
 /// Bodies larger than this are parsed on a thread of their own.

@@ -80,6 +80,8 @@ pub(super) struct Params {
     presence_penalty: f32,
     frequency_penalty: f32,
     logit_bias: Vec<(u32, f32)>,
+    /// Keeps the prompt's KV apart from that of requests with another salt (vLLM's extension).
+    pub cache_salt: Option<String>,
 }
 
 /// The names that [`Params::read`] reads.
@@ -122,6 +124,7 @@ impl Params {
         }
         accepted(fields)?;
         Ok(Params {
+            cache_salt: cache_salt(fields)?,
             model: model.to_owned(),
             n: choices(fields, reading)?,
             stream: stream(fields, reading)?,
@@ -200,10 +203,14 @@ fn accepted(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
         fields.object(name)?;
     }
     fields.boolean("store")?;
-    let Some(salt) = fields.string("cache_salt")? else { return Ok(()) };
+    Ok(())
+}
+
+fn cache_salt(fields: &Fields<'_, '_>) -> Result<Option<String>, ApiError> {
+    let Some(salt) = fields.string("cache_salt")? else { return Ok(None) };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if (16..=128).contains(&salt.len()) && salt.bytes().all(plain) {
-        return Ok(());
+        return Ok(Some(salt.to_owned()));
     }
     let what = "a salt has 16 to 128 characters of A-Z, a-z, 0-9, _ and -";
     Err(ApiError::invalid_value(fields.path().field("cache_salt"), what))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use engine::{GenerateRequest, Generation, Model, SubmitError};
+use engine::{GenerateRequest, Generation, Model, SubmitError, Tokenizer};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::Answer;
@@ -15,6 +15,7 @@ use super::params::Params;
 use super::reply::{self, DONE, Identity, KEEPALIVE, TotalUsage, Write};
 use super::session::{Admitted, Session, Tally, Turn};
 use crate::app::App;
+use crate::auth::ApiCaller;
 use crate::config::KeepaliveMode;
 use crate::http::{Call, EventSender, EventStream};
 use crate::metrics::Rejection;
@@ -50,7 +51,11 @@ pub(super) trait Endpoint: Send + Sync + Sized + 'static {
 }
 
 /// Answers a request.
-pub(crate) async fn answer<E: Endpoint>(call: &Call, request: E) -> Result<Answer, ApiError> {
+pub(crate) async fn answer<E: Endpoint>(
+    caller: ApiCaller,
+    call: &Call,
+    request: E,
+) -> Result<Answer, ApiError> {
     let app = call.app();
     let name = &request.params().model;
     let Some(entry) = app.registry.find(name) else {
@@ -59,7 +64,11 @@ pub(crate) async fn answer<E: Endpoint>(call: &Call, request: E) -> Result<Answe
     let stream = request.params().stream;
     let ticket = app.requests.begin(call.id(), E::NAME, &entry.id, stream.is_some());
     let tally = Tally::new(call, ticket, app.metrics.add_model(&entry.id));
-    let admission = admit(Arc::clone(app), entry, request, tally, call.id().to_owned());
+    // Two salts never run into each other: a key's has a fixed length.
+    let cache_salt = request.params().cache_salt.as_deref().unwrap_or_default();
+    let salt = caller.salt().unwrap_or_default() + cache_salt;
+    let about = About { id: call.id().to_owned(), salt };
+    let admission = admit(Arc::clone(app), entry, request, tally, about);
     if stream.is_none() {
         let admitted = admission.await?;
         return collect(admitted).await.map(Answer::Json);
@@ -74,10 +83,10 @@ async fn admit<E: Endpoint>(
     entry: ModelEntry,
     request: E,
     tally: Tally,
-    id: String,
+    about: About,
 ) -> Result<Admitted<E::Reply>, ApiError> {
     let mut tally = tally;
-    let admitted = tally.until_cancelled(prepare(&app, &entry, request, &id)).await;
+    let admitted = tally.until_cancelled(prepare(&app, &entry, request, &about)).await;
     match admitted {
         Ok(Ok(prepared)) => Ok(prepared.admitted(tally)),
         Ok(Err(error)) | Err(error) => {
@@ -85,6 +94,14 @@ async fn admit<E: Endpoint>(
             Err(error)
         }
     }
+}
+
+/// What a request's handler tells those that prepare it.
+struct About {
+    /// The request's id.
+    id: String,
+    /// Keeps its cached prompts apart from those of other callers.
+    salt: String,
 }
 
 /// What [`prepare`] puts together.
@@ -95,13 +112,14 @@ struct Prepared<W> {
     prompt_tokens: usize,
     writer: W,
     include_usage: bool,
+    tokenizer: Tokenizer,
 }
 
 impl<W> Prepared<W> {
     fn admitted(self, mut tally: Tally) -> Admitted<W> {
         tally.submitted(self.prompt_tokens, self.generations.len(), self.choices_per_prompt);
         Admitted {
-            session: Session::new(self.generations, tally),
+            session: Session::new(self.generations, self.tokenizer, tally),
             echoes: self.echoes,
             writer: self.writer,
             include_usage: self.include_usage,
@@ -113,7 +131,7 @@ async fn prepare<E: Endpoint>(
     app: &App,
     entry: &ModelEntry,
     request: E,
-    id: &str,
+    about: &About,
 ) -> Result<Prepared<E::Reply>, ApiError> {
     let name = &request.params().model;
     let model = app.registry.get_or_load(entry).await;
@@ -138,7 +156,9 @@ async fn prepare<E: Endpoint>(
     for prompt in prompts {
         check_context::<E>(app, &model, params, prompt.tokens.len())?;
         for choice in 0..params.n {
+            let cache_salt = about.salt.clone();
             let request = generate(&request, &model, prompt.tokens.clone(), choice);
+            let request = GenerateRequest { cache_salt, ..request };
             let submitted = model.generate(request);
             generations.push(submitted.map_err(|error| refusal::<E>(app, entry, &error))?);
             echoes.push(prompt.echo.clone());
@@ -146,11 +166,12 @@ async fn prepare<E: Endpoint>(
     }
     Ok(Prepared {
         generations,
+        tokenizer: model.tokenizer().clone(),
         choices_per_prompt: params.n,
         echoes,
         prompt_tokens,
         include_usage: params.stream.is_some_and(|stream| stream.include_usage),
-        writer: request.reply(identity(app, &model, id), &model),
+        writer: request.reply(identity(app, &model, &about.id), &model),
     })
 }
 
@@ -184,6 +205,7 @@ fn generate<E: Endpoint>(
         ignore_eos: params.ignore_eos,
         stop: params.stop.clone(),
         logprobs: request.logprobs(),
+        cache_salt: String::new(),
         // Tool calls and thoughts stand between special tokens, and reach the client as text.
         keep_special_tokens: false,
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use engine::{Delta, Event, FinishReason, GenerateError, Generation, Outcome, Usage};
+use engine::{Delta, Event, FinishReason, GenerateError, Generation, Outcome, Tokenizer};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::error::ApiError;
@@ -44,12 +44,13 @@ pub(crate) enum Turn {
 pub(crate) struct Session {
     /// `None` where a choice is complete.
     generations: Vec<Option<Generation>>,
+    tokenizer: Tokenizer,
     tally: Tally,
 }
 
 impl Session {
-    pub(crate) fn new(generations: Vec<Generation>, tally: Tally) -> Self {
-        Session { generations: generations.into_iter().map(Some).collect(), tally }
+    pub(crate) fn new(generations: Vec<Generation>, tokenizer: Tokenizer, tally: Tally) -> Self {
+        Session { generations: generations.into_iter().map(Some).collect(), tokenizer, tally }
     }
 
     /// What happens next. Losing this future to a `select!` loses nothing: events are only taken at
@@ -64,8 +65,9 @@ impl Session {
         };
         match event {
             Some(Event::Delta(delta)) => {
-                let so_far = self.generations[index].as_ref().map(Generation::usage);
-                self.tally.delta(index, &delta, so_far.unwrap_or_default());
+                if let Some(generation) = &self.generations[index] {
+                    self.tally.delta(index, &delta, generation, &self.tokenizer);
+                }
                 Turn::Delta(index, delta)
             }
             Some(Event::Done(outcome)) => {
@@ -187,8 +189,8 @@ impl Tally {
         self.ticket.submitted(prompt_tokens);
     }
 
-    /// A choice has more tokens. `so_far`: the engine's own counts of it.
-    fn delta(&mut self, index: usize, delta: &Delta, so_far: Usage) {
+    /// A choice has more tokens.
+    fn delta(&mut self, index: usize, delta: &Delta, generation: &Generation, texts: &Tokenizer) {
         let tokens = delta.tokens.len();
         if tokens == 0 {
             return;
@@ -197,8 +199,15 @@ impl Tally {
         if !self.has_first_token {
             self.has_first_token = true;
             let secs = (now - self.started).as_secs_f64();
+            let so_far = generation.usage();
             self.series.first_token(secs, so_far.cached_tokens_ram, so_far.cached_tokens_ssd);
             self.series.prompt_tokens.inc_by(self.usage.prompt_tokens as u64);
+        }
+        let is_first = self.choices[index].tokens == 0;
+        if is_first && index.is_multiple_of(self.choices_per_prompt) {
+            let report = generation.reuse();
+            self.series.reused(report);
+            self.app.cache.note(&self.id, self.ticket.model(), texts, report);
         }
         let choice = &mut self.choices[index];
         choice.tokens += tokens;

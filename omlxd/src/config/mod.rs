@@ -25,8 +25,8 @@ pub enum Applies {
     Restart,
     /// At once, on SIGHUP.
     Reload,
-    /// Checked today; nothing reads it before omlx has the tiered cache.
-    TieredCache,
+    /// Checked today; nothing reads it before omlx has a memory budget.
+    Budget,
     /// Checked today; nothing reads it before requests are batched.
     Batching,
     /// Checked today; nothing reads it before idle models are unloaded.
@@ -38,7 +38,7 @@ impl Applies {
     pub fn waits_for(self) -> Option<&'static str> {
         match self {
             Applies::Restart | Applies::Reload => None,
-            Applies::TieredCache => Some("the tiered cache"),
+            Applies::Budget => Some("the memory budget"),
             Applies::Batching => Some("batching"),
             Applies::Unloading => Some("the unloading of idle models"),
         }
@@ -188,24 +188,30 @@ config! {
     /// The memory budget.
     memory: Memory {
         /// Most memory for weights and KV together: a size, or a share of what the GPU may use.
-        budget: Size = "auto"; TieredCache
+        budget: Size = "auto"; Budget
     }
     /// The KV cache in memory and on SSD.
     cache: Cache {
         /// Keep the KV of finished prompts for requests that begin alike.
-        enabled: bool = true; TieredCache
+        enabled: bool = true; Restart
         /// Tokens in one block.
-        block_tokens: usize = 256, between(16, 4096); TieredCache
-        /// Memory for the cache's first tier.
-        ram_budget: Size = "auto"; TieredCache
+        block_tokens: usize = 256, between(16, 4096); Restart
+        /// Memory for stored blocks, the cache's first tier: a size, or a share of the machine's.
+        /// "auto" is a sixteenth.
+        ram_budget: Size = "auto"; Restart
+        /// Memory for the caches of finished turns, which the next turn continues without reading
+        /// anything: a size, or a share of the machine's. "auto" is an eighth, 0 keeps none.
+        live_budget: Size = "auto"; Restart
         /// Folder of the second tier; "auto" is cache/kv in the base directory.
-        ssd_dir: Option<PathBuf> = "auto"; TieredCache
-        /// Most that the second tier may hold.
-        ssd_quota: Size = "auto"; TieredCache
+        ssd_dir: Option<PathBuf> = "auto"; Restart
+        /// Most that the second tier may hold: a size, or a share of the disk. "auto" is a quarter
+        /// of what is free, at most 200 GiB.
+        ssd_quota: Size = "auto"; Restart
         /// Free disk space that the second tier leaves alone.
-        ssd_min_free: Size = "10GiB"; TieredCache
-        /// Most bytes written in a day, which spares the SSD; "auto" derives it from the quota.
-        ssd_write_budget_per_day: Size = "auto"; TieredCache
+        ssd_min_free: Size = "10GiB"; Restart
+        /// Most bytes written in a day, which spares the SSD; "auto" is as much as the
+        /// quota.
+        ssd_write_budget_per_day: Size = "auto"; Restart
     }
     /// How requests share the machine.
     scheduler: Scheduler {

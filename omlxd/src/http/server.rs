@@ -279,7 +279,7 @@ impl Server {
 
     async fn generate(
         &self,
-        _caller: ApiCaller,
+        caller: ApiCaller,
         call: &Call,
         headers: &HeaderMap,
         body: Incoming,
@@ -289,8 +289,8 @@ impl Server {
         let body = read::json_body(headers, body, max, pause).await?;
         self.app.metrics.http().body(call.route().template(), body.len());
         let answer = match call.route() {
-            Route::ChatCompletions => api::chat_completions(call, body).await?,
-            _ => api::completions(call, body).await?,
+            Route::ChatCompletions => api::chat_completions(caller, call, body).await?,
+            _ => api::completions(caller, call, body).await?,
         };
         Ok(match answer {
             Answer::Json(document) => json_response(StatusCode::OK, document),

@@ -1,5 +1,6 @@
 //! The series that exist once for each model.
 
+use engine::{MissReason, ReuseReport};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::{Make, buckets};
@@ -113,6 +114,9 @@ pub(super) struct ModelFamilies {
     prompt_tokens: IntCounterVec,
     generation_tokens: IntCounterVec,
     cached_tokens: IntCounterVec,
+    prefix_queries: IntCounterVec,
+    prefix_hits: IntCounterVec,
+    prefix_misses: IntCounterVec,
     first_token: HistogramVec,
     inter_token: HistogramVec,
     end_to_end: HistogramVec,
@@ -158,6 +162,9 @@ pub struct ModelMetrics {
     pub max_tokens: Histogram,
     cached_ram: IntCounter,
     cached_ssd: IntCounter,
+    prefix_queries: [IntCounter; 2],
+    prefix_hits: [IntCounter; 2],
+    prefix_misses: [IntCounter; 8],
     first_token: [Histogram; 3],
     finished: Vec<IntCounter>,
     rejected: Vec<IntCounter>,
@@ -196,6 +203,21 @@ impl ModelFamilies {
                 "omlx_prompt_tokens_cached_total",
                 "Prompt tokens whose KV was restored.",
                 &["model", "tier"],
+            ),
+            prefix_queries: counters(
+                "omlx_prefix_cache_queries_tokens_total",
+                "Prompt tokens looked up.",
+                &["model", "tier"],
+            ),
+            prefix_hits: counters(
+                "omlx_prefix_cache_hits_tokens_total",
+                "Prompt tokens found.",
+                &["model", "tier"],
+            ),
+            prefix_misses: counters(
+                "omlx_prefix_cache_miss_total",
+                "Prompts of which less than possible was reused, by the reason.",
+                &["model", "reason"],
             ),
             first_token: make.histograms(
                 "omlx_request_time_to_first_token_seconds",
@@ -249,6 +271,12 @@ impl ModelFamilies {
             max_tokens: self.max_tokens.with_label_values(&one),
             cached_ram: self.cached_tokens.with_label_values(&[model, "ram"]),
             cached_ssd: self.cached_tokens.with_label_values(&[model, "ssd"]),
+            prefix_queries: ["ram", "ssd"]
+                .map(|tier| self.prefix_queries.with_label_values(&[model, tier])),
+            prefix_hits: ["ram", "ssd"]
+                .map(|tier| self.prefix_hits.with_label_values(&[model, tier])),
+            prefix_misses: MissReason::ALL
+                .map(|reason| self.prefix_misses.with_label_values(&[model, reason.name()])),
             first_token: ["none", "ram", "ssd"]
                 .map(|cache| self.first_token.with_label_values(&[model, cache])),
             finished: finished.collect(),
@@ -274,6 +302,18 @@ impl ModelMetrics {
     pub fn cached(&self, ram_tokens: usize, ssd_tokens: usize) {
         self.cached_ram.inc_by(ram_tokens as u64);
         self.cached_ssd.inc_by(ssd_tokens as u64);
+    }
+
+    /// What of a prompt was reused, and why not more.
+    pub fn reused(&self, report: &ReuseReport) {
+        let hits = [report.ram_tokens, report.ssd_tokens];
+        for (tier, hits) in hits.into_iter().enumerate() {
+            self.prefix_queries[tier].inc_by(report.prompt_tokens as u64);
+            self.prefix_hits[tier].inc_by(hits as u64);
+        }
+        if let Some(reason) = report.miss {
+            self.prefix_misses[reason as usize].inc();
+        }
     }
 
     /// An answer had its first token after `seconds`.
