@@ -8,3 +8,4 @@ mod damaged;
 mod parity;
 mod reuse;
 mod sampling;
+mod trace;
