@@ -44,7 +44,7 @@ def case(name, layers, hidden, heads, inner):
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "vocab_size": VOCAB,
-        "max_position_embeddings": 8192,
+        "max_position_embeddings": 16384,
         "tie_word_embeddings": False,
         "attention_bias": False,
         "mlp_bias": False,

@@ -33,6 +33,10 @@ pub(crate) struct Sample {
     pub(crate) decode_tokens_per_second: f64,
     pub(crate) prompt_tokens: u64,
     pub(crate) answer_tokens: u64,
+    /// Prompt tokens that came from SSD, and how long restoring took; 0 where the server does not
+    /// say.
+    pub(crate) ssd_tokens: u64,
+    pub(crate) restore_seconds: f64,
 }
 
 /// Words that no prefix cache has seen: from the first letter on, every seed gives another text.
@@ -51,6 +55,15 @@ fn prompt(tokens: usize, seed: u64) -> String {
 
 /// Streams one completion. An error says which server and which request.
 pub(crate) fn run(target: &Target, workload: &Workload, seed: u64) -> io::Result<Sample> {
+    timed(target, workload, seed).map(|(sample, _)| sample)
+}
+
+/// The times between the texts of one streamed completion.
+pub(crate) fn gaps(target: &Target, workload: &Workload, seed: u64) -> io::Result<Vec<f64>> {
+    timed(target, workload, seed).map(|(_, gaps)| gaps)
+}
+
+fn timed(target: &Target, workload: &Workload, seed: u64) -> io::Result<(Sample, Vec<f64>)> {
     stream(target, workload, seed).map_err(|error| {
         let Target { model, address, .. } = target;
         let what = format!("{}: model {model} at {address}: {error}", workload.name);
@@ -58,7 +71,7 @@ pub(crate) fn run(target: &Target, workload: &Workload, seed: u64) -> io::Result
     })
 }
 
-fn stream(target: &Target, workload: &Workload, seed: u64) -> io::Result<Sample> {
+fn stream(target: &Target, workload: &Workload, seed: u64) -> io::Result<(Sample, Vec<f64>)> {
     let body = json!({
         "model": target.model,
         "prompt": prompt(workload.prompt_tokens, seed),
@@ -78,6 +91,7 @@ fn stream(target: &Target, workload: &Workload, seed: u64) -> io::Result<Sample>
         return Err(io::Error::other(format!("status {status}: {}", response.text()?)));
     }
     let (mut first, mut last, mut usage) = (None, started, None);
+    let mut gaps = Vec::with_capacity(workload.answer_tokens);
     sse::for_each(response.body, |event| {
         let now = Instant::now();
         let Event::Data(data) = event else { return true };
@@ -86,6 +100,9 @@ fn stream(target: &Target, workload: &Workload, seed: u64) -> io::Result<Sample>
         }
         let chunk: Value = serde_json::from_str(&data).unwrap_or_default();
         if chunk["choices"][0]["text"].as_str().is_some_and(|text| !text.is_empty()) {
+            if first.is_some() {
+                gaps.push((now - last).as_secs_f64());
+            }
             first.get_or_insert(now);
             last = now;
         }
@@ -100,12 +117,15 @@ fn stream(target: &Target, workload: &Workload, seed: u64) -> io::Result<Sample>
     if answer_tokens != workload.answer_tokens as u64 {
         return Err(io::Error::other(format!("the answer has {answer_tokens} tokens")));
     }
-    Ok(Sample {
+    let sample = Sample {
         first_token_seconds: (first - started).as_secs_f64(),
         decode_tokens_per_second: (answer_tokens - 1) as f64 / (last - first).as_secs_f64(),
         prompt_tokens: usage["prompt_tokens"].as_u64().unwrap_or(0),
         answer_tokens,
-    })
+        ssd_tokens: usage["omlx"]["cached_tokens_ssd"].as_u64().unwrap_or(0),
+        restore_seconds: usage["omlx"]["restore_ms"].as_f64().unwrap_or(0.0) / 1e3,
+    };
+    Ok((sample, gaps))
 }
 
 /// The middle value.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,25 +19,54 @@ pub(crate) struct Server {
     pub(crate) target: Target,
     /// From starting the process to the first answer of `/readyz`.
     pub(crate) ready_seconds: f64,
-    _base: tempfile::TempDir,
+    base: tempfile::TempDir,
 }
 
 impl Server {
     /// Starts it; with a model folder and the model's name, which is loaded by the first request.
     pub(crate) fn start(binary: &Path, model: Option<(&Path, &str)>) -> io::Result<Self> {
+        Self::start_with(binary, model, "")
+    }
+
+    /// The same with a configuration file.
+    pub(crate) fn start_with(
+        binary: &Path,
+        model: Option<(&Path, &str)>,
+        config: &str,
+    ) -> io::Result<Self> {
         let base = tempfile::tempdir()?;
-        let started = Instant::now();
         let home = base.path().join("base");
+        fs::DirBuilder::new().mode(0o700).create(&home)?;
+        fs::write(home.join("config.toml"), config)?;
+        let started = Instant::now();
         let daemon = Daemon::start(binary, &home, model.map(|model| model.0), &[])?;
         let ready_seconds = started.elapsed().as_secs_f64();
         let name = model.map_or("", |model| model.1);
         let target =
             Target { address: daemon.address, key: daemon.key.clone(), model: name.to_string() };
-        Ok(Self { daemon, target, ready_seconds, _base: base })
+        Ok(Self { daemon, target, ready_seconds, base })
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.daemon.pid()
+    }
+
+    /// Ends the daemon as launchd does, and starts another on the same files.
+    pub(crate) fn restart(&mut self, binary: &Path, models: &Path) -> io::Result<()> {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status()?;
+        let home = self.base.path().join("base");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while sent.success() && home.join("run/omlxd.json").exists() {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "omlxd does not stop"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.daemon.wait()?;
+        self.daemon = Daemon::start(binary, &home, Some(models), &[])?;
+        (self.target.address, self.target.key) = (self.daemon.address, self.daemon.key.clone());
+        Ok(())
     }
 
     /// The median of a histogram over decode steps, in seconds, interpolated within its bucket.

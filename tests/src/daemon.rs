@@ -67,6 +67,14 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn wait(&mut self) -> io::Result<std::process::ExitStatus> {
+        self.child.wait()
+    }
+
     /// Sends a request with the API key.
     ///
     /// # Errors

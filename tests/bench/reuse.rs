@@ -1,0 +1,121 @@
+//! The cache: what a restart costs, and what saving costs.
+
+use std::io;
+use std::path::Path;
+
+use crate::Report;
+use crate::measure::{self, Workload, median};
+use crate::servers::Server;
+
+const MODEL: &str = "bench-60m";
+/// A prompt of 6,000 words: in the benchmark tokenizer each is two tokens.
+const RESTART: Workload = Workload { name: "restart", prompt_tokens: 12_000, answer_tokens: 2 };
+/// Loads the model, and nothing else.
+const WARM_UP: Workload = Workload { name: "warm-up", prompt_tokens: 4, answer_tokens: 2 };
+/// The prompt's blocks are written while the answer is generated.
+const SAVING: Workload = Workload { name: "saving", prompt_tokens: 2000, answer_tokens: 300 };
+const SAVING_RUNS: u64 = 6;
+
+/// First token after a restart, against computing the prompt again.
+const RESTART_GOAL: f64 = 25.0;
+/// Tokens of the prompt that come from SSD.
+const SSD_SHARE_GOAL: f64 = 0.95;
+/// Median token gap while blocks are saved, against that without a cache.
+const MEDIAN_GAP_GOAL: f64 = 1.02;
+/// 99th percentile of the token gap: seconds longer than without a cache.
+const P99_GAP_GOAL_SECONDS: f64 = 0.005;
+
+/// Without a RAM tier, and with nothing kept in memory: what is reused comes from SSD.
+const SSD_ONLY: &str = "[cache]\nram_budget = 0\nlive_budget = 0\nssd_min_free = 0\n";
+const OFF: &str = "[cache]\nenabled = false\n";
+const ON: &str = "[cache]\nssd_min_free = 0\n";
+
+pub(crate) fn run(report: &mut Report, models: &Path, omlxd: &Path) -> io::Result<()> {
+    restart(report, models, omlxd)?;
+    saving(report, models, omlxd)
+}
+
+/// The same prompt before and after a restart.
+fn restart(report: &mut Report, models: &Path, omlxd: &Path) -> io::Result<()> {
+    let (mut speedups, mut cold_times, mut warm_times, mut restores) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut share: f64 = 1.0;
+    for seed in [1, 2, 3] {
+        let mut server = Server::start_with(omlxd, Some((models, MODEL)), SSD_ONLY)?;
+        measure::run(&server.target, &WARM_UP, 7)?;
+        let cold = measure::run(&server.target, &RESTART, seed)?;
+        server.restart(omlxd, models)?;
+        measure::run(&server.target, &WARM_UP, 8)?;
+        let warm = measure::run(&server.target, &RESTART, seed)?;
+        share = share.min(warm.ssd_tokens as f64 / warm.prompt_tokens as f64);
+        speedups.push(cold.first_token_seconds / warm.first_token_seconds);
+        cold_times.push(cold.first_token_seconds);
+        warm_times.push(warm.first_token_seconds);
+        restores.push(warm.restore_seconds);
+    }
+    let (cold, warm, speedup) =
+        (median(&mut cold_times), median(&mut warm_times), median(&mut speedups));
+    let cells = [
+        &*format!("{:.0} ms", warm * 1e3),
+        &format!("{:.0} ms", cold * 1e3),
+        &format!("1/{speedup:.0}"),
+        "<= 1/25",
+    ];
+    let name = format!("{MODEL}: restored after restart");
+    report.row(&name, cells, Some(speedup >= RESTART_GOAL))?;
+    let restore = median(&mut restores);
+    let cells = [&*format!("{:.0} ms", restore * 1e3), "", "", ""];
+    report.row("  of it reading and placing blocks", cells, None)?;
+    let cell = format!("{:.1} %", share * 100.0);
+    report.row(
+        "  prompt tokens from SSD",
+        [&cell, "", "", ">= 95 %"],
+        Some(share >= SSD_SHARE_GOAL),
+    )
+}
+
+/// Token gaps with the cache on, while the prompt's blocks are written, and with it off.
+fn saving(report: &mut Report, models: &Path, omlxd: &Path) -> io::Result<()> {
+    let on = Server::start_with(omlxd, Some((models, MODEL)), ON)?;
+    let off = Server::start_with(omlxd, Some((models, MODEL)), OFF)?;
+    let (mut gaps_on, mut gaps_off, mut medians) = (Vec::new(), Vec::new(), Vec::new());
+    for run in 0..=SAVING_RUNS {
+        let mut pair = [None, None];
+        for which in if run % 2 == 0 { [0, 1] } else { [1, 0] } {
+            let server = if which == 0 { &on } else { &off };
+            pair[which] = Some(measure::gaps(&server.target, &SAVING, 1000 + run)?);
+        }
+        let [Some(with), Some(without)] = pair else { unreachable!("both were run") };
+        // The first pair warms both up.
+        if run > 0 {
+            medians.push(median(&mut with.clone()) / median(&mut without.clone()));
+            gaps_on.extend(with);
+            gaps_off.extend(without);
+        }
+    }
+    let ratio = median(&mut medians);
+    let cells = [
+        &*format!("{:.2} ms", median(&mut gaps_on) * 1e3),
+        &format!("{:.2} ms", median(&mut gaps_off) * 1e3),
+        &format!("{ratio:.3}x"),
+        "<= 1.02x",
+    ];
+    report.row(
+        &format!("{MODEL}: gap while saving, off"),
+        cells,
+        Some(ratio <= MEDIAN_GAP_GOAL),
+    )?;
+    let (with, without) = (percentile_99(&mut gaps_on), percentile_99(&mut gaps_off));
+    let cells = [
+        &*format!("{:.2} ms", with * 1e3),
+        &format!("{:.2} ms", without * 1e3),
+        &format!("{:+.1} ms", (with - without) * 1e3),
+        "<= +5 ms",
+    ];
+    report.row("  its 99th percentile", cells, Some(with - without <= P99_GAP_GOAL_SECONDS))
+}
+
+fn percentile_99(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() * 99 / 100]
+}
