@@ -22,7 +22,6 @@ pub(crate) enum LayerKind {
     /// Attention over the last `window` tokens, the newest included.
     Sliding { window: i32 },
     /// A state of fixed size.
-    #[allow(dead_code, reason = "the families with recurrent layers follow")]
     Recurrent,
 }
 
@@ -96,7 +95,6 @@ impl SequenceCache {
     }
 
     /// The state of a recurrent layer.
-    #[allow(dead_code, reason = "the families with recurrent layers follow")]
     pub(crate) fn recurrent(&mut self, layer: usize) -> Result<&mut RecurrentCache> {
         match &mut self.layers[layer] {
             LayerCache::Recurrent(cache) => Ok(cache),
