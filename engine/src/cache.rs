@@ -57,7 +57,7 @@ pub(crate) struct KvCache {
 
 /// The state of one recurrent layer after the tokens seen. The layer's own code says which arrays
 /// these are; there are none before the first token. An array here is never written to, so that
-/// cloning the handles is a snapshot.
+/// cloning the handles is a snapshot; it may still wait for evaluation.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct RecurrentCache {
     pub(crate) arrays: Vec<Array>,

@@ -44,13 +44,13 @@ impl Shape {
     fn check(&self, config: &ConfigFile<'_>) -> Result<(), LoadError> {
         let sizes = [
             ("hidden_size", self.hidden),
-            ("num_hidden_layers", self.layers),
             ("num_attention_heads", self.heads),
             ("num_key_value_heads", self.kv_heads),
             ("head_dim", self.head_dim),
             ("intermediate_size", self.intermediate),
             ("vocab_size", self.vocab),
         ];
+        config.check_layers(self.layers)?;
         config.check_sizes(&sizes)?;
         if self.heads % self.kv_heads != 0 {
             return Err(config.invalid(format!(

@@ -97,9 +97,9 @@ enum LayerType {
 
 impl Config {
     fn check(&self, file: &ConfigFile<'_>) -> Result<(), LoadError> {
+        file.check_layers(self.num_hidden_layers)?;
         file.check_sizes(&[
             ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
             ("intermediate_size", self.intermediate_size),
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.num_key_value_heads),

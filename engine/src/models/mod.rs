@@ -74,6 +74,9 @@ fn family(model_type: &str) -> Option<&'static Family> {
 /// length within what MLX's 32-bit shapes can say.
 const MAX_SIZE: i32 = 1 << 24;
 
+/// The most layers that a config may ask for; published models have up to 126.
+const MAX_LAYERS: i32 = 4096;
+
 /// Where a text model's tensors may lie: alone, and within a multimodal checkpoint as published and
 /// as mlx-lm converts it.
 const ROOTS: [&str; 3] = ["model", "model.language_model", "language_model.model"];
@@ -129,6 +132,14 @@ impl ConfigFile<'_> {
             .map_err(|error| self.invalid(error.to_string()))
     }
 
+    /// Checks that `num_hidden_layers` is a number of layers.
+    fn check_layers(&self, layers: i32) -> Result<(), LoadError> {
+        match (1..=MAX_LAYERS).contains(&layers) {
+            true => Ok(()),
+            false => Err(self.invalid(format!("\"num_hidden_layers\" is {layers}"))),
+        }
+    }
+
     /// Checks that each of these fields is a size.
     fn check_sizes(&self, sizes: &[(&str, i32)]) -> Result<(), LoadError> {
         match sizes.iter().find(|(_, size)| !(1..=MAX_SIZE).contains(size)) {
@@ -182,4 +193,171 @@ pub(crate) fn load(
     let model_type = config.architecture()?;
     let family = family(model_type).ok_or_else(|| config.invalid("\"model_type\" is unknown"))?;
     (family.load)(config, weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::SequenceCache;
+    use crate::model::Folder;
+    use crate::step::{Segment, token_array};
+    use omlx_tests::fixtures::Case;
+
+    /// One segment of a step: a cache, its tokens, and whether logits are wanted.
+    type Part<'a> = (&'a mut SequenceCache, &'a [u32], bool);
+
+    fn load_case(name: &str) -> Box<dyn Architecture> {
+        load_written(&Case::named(name))
+    }
+
+    fn load_written(case: &Case) -> Box<dyn Architecture> {
+        let dir = tempfile::tempdir().unwrap();
+        case.write(dir.path()).unwrap();
+        load_folder(dir.path())
+    }
+
+    fn load_folder(dir: &Path) -> Box<dyn Architecture> {
+        let folder = Folder::read(dir).unwrap();
+        let mut weights = Weights::open(dir, folder.quantization.clone()).unwrap();
+        load(&folder.config_file(), &mut weights).unwrap()
+    }
+
+    /// Runs a step; returns one row of logits for each part that wants them.
+    fn run(model: &dyn Architecture, parts: Vec<Part<'_>>) -> Vec<Vec<f32>> {
+        let tokens: Vec<u32> = parts.iter().flat_map(|(_, tokens, _)| tokens.to_vec()).collect();
+        let segments = parts.into_iter().map(|(cache, tokens, wants_logits)| Segment {
+            cache,
+            length: tokens.len() as i32,
+            wants_logits,
+        });
+        let mut step = Step { segments: segments.collect() };
+        let logits = model.forward(&token_array(&tokens), &mut step).unwrap();
+        let Some(logits) = logits else { return Vec::new() };
+        let vocab = logits.shape()[2] as usize;
+        let logits = logits.contiguous().unwrap();
+        logits.as_slice::<f32>().chunks(vocab).map(<[f32]>::to_vec).collect()
+    }
+
+    fn assert_close(got: &[f32], wanted: &[f32], what: &str) {
+        assert_eq!(got.len(), wanted.len(), "{what}");
+        let worst = got.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-3, "{what}: logits differ by {worst}");
+    }
+
+    #[test]
+    fn a_segment_does_not_depend_on_the_others() {
+        crate::bridge::init().unwrap();
+        let long: Vec<u32> = (0..90).map(|i| 10 + i * 37 % 350).collect();
+        let short: Vec<u32> = (0..5).map(|i| 20 + i * 53 % 350).collect();
+        for name in [
+            "llama-sliding-f32",
+            "qwen3-default-f32",
+            "qwen3_moe-default-f32",
+            "qwen3_5-default-f32",
+            "qwen3_5-flat-tied-f32",
+            "qwen3_5_moe-published-f32",
+            "gemma3_text-default-f32",
+        ] {
+            let model = load_case(name);
+            let model = model.as_ref();
+            let cache = || SequenceCache::new(&model.layers(), 1);
+            let alone = |tokens: &[u32]| run(model, vec![(&mut cache(), tokens, true)]).remove(0);
+
+            let (mut a, mut b) = (cache(), cache());
+            assert!(run(model, vec![(&mut a, &long[..70], false)]).is_empty());
+            let first =
+                run(model, vec![(&mut a, &long[70..80], false), (&mut b, &short[..4], true)]);
+            assert_close(&first[0], &alone(&short[..4]), &format!("{name}, prefill"));
+            let second = run(model, vec![(&mut b, &short[4..], true), (&mut a, &long[80..], true)]);
+            assert_close(&second[0], &alone(&short), &format!("{name}, decode"));
+            assert_close(&second[1], &alone(&long), &format!("{name}, end of the prompt"));
+            assert_eq!((a.offset, b.offset), (90, 5), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_cloned_state_is_a_snapshot() {
+        crate::bridge::init().unwrap();
+        // Its last layer is a recurrent one, and its middle one attends.
+        let model = load_case("qwen3_5-flat-tied-f32");
+        let mut cache = SequenceCache::new(&model.layers(), 1);
+        run(model.as_ref(), vec![(&mut cache, &[10, 11, 12], false)]);
+        let before = cache.recurrent(0).unwrap().clone();
+        let read = |a: &Array| a.contiguous().unwrap().as_slice::<f32>().to_vec();
+        let held: Vec<_> = before.arrays.iter().map(read).collect();
+        run(model.as_ref(), vec![(&mut cache, &[13, 14, 15, 16, 17], false)]);
+        mlx_rs::transforms::eval(cache.arrays()).unwrap();
+        let after = cache.recurrent(0).unwrap();
+        assert_eq!(before.arrays.iter().map(read).collect::<Vec<_>>(), held);
+        assert_ne!(after.arrays.iter().map(read).collect::<Vec<_>>(), held);
+    }
+
+    #[test]
+    fn a_softcap_bends_the_logits() {
+        crate::bridge::init().unwrap();
+        let case = Case::named("gemma3_text-default-f32");
+        let capped = case.clone().with_config(json!({"final_logit_softcapping": 0.5}));
+        let [plain, capped] = [case, capped].map(|case| {
+            let model = load_written(&case);
+            let mut cache = SequenceCache::new(&model.layers(), 1);
+            run(model.as_ref(), vec![(&mut cache, &[10, 11, 12], true)]).remove(0)
+        });
+        assert!(plain.iter().any(|logit| logit.abs() > 0.5));
+        let wanted: Vec<f32> = plain.iter().map(|logit| (logit / 0.5).tanh() * 0.5).collect();
+        assert_close(&capped, &wanted, "capped at 0.5");
+    }
+
+    #[test]
+    fn layer_types_win_over_intervals() {
+        crate::bridge::init().unwrap();
+        let types = |names: [&str; 4]| names.map(|name| format!("{name}_attention"));
+        let (linear, sliding, full) = ("linear", "sliding", "full");
+        for (name, changes) in [
+            (
+                "qwen3_5-default-f32",
+                json!({"layer_types": types([linear, full, linear, full]), "full_attention_interval": 3}),
+            ),
+            (
+                "gemma3_text-default-f32",
+                json!({
+                    "layer_types": types([sliding, sliding, full, sliding]),
+                    "sliding_window_pattern": 2,
+                }),
+            ),
+        ] {
+            let case = Case::named(name);
+            let mut changed = case.clone();
+            let text = match changed.config.get_mut("text_config") {
+                Some(Value::Object(text)) => text,
+                _ => &mut changed.config,
+            };
+            let written = {
+                text.extend(changes.as_object().unwrap().clone());
+                // The weights are those of the unchanged config.
+                let dir = tempfile::tempdir().unwrap();
+                case.write(dir.path()).unwrap();
+                let config = serde_json::to_string(&changed.config).unwrap();
+                std::fs::write(dir.path().join("config.json"), config).unwrap();
+                load_folder(dir.path())
+            };
+            assert_eq!(written.layers(), load_case(name).layers(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_nested_config_lies_over_the_top_and_over_defaults() {
+        let fields = json!({
+            "model_type": "gemma3", "eos_token_id": 1, "vocab_size": 10, "head_dim": 8,
+            "text_config": {
+                "model_type": "gemma3_text", "head_dim": 16, "num_attention_heads": null,
+            },
+        });
+        let text = text_fields(fields.as_object().unwrap());
+        let wanted = json!({
+            "model_type": "gemma3", "eos_token_id": 1, "vocab_size": 10, "head_dim": 16,
+            "max_position_embeddings": 131_072, "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+        });
+        assert_eq!(Value::Object(text), wanted);
+    }
 }

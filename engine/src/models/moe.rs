@@ -240,7 +240,10 @@ fn load_experts(
         let both = weights.float(&fused, &[experts, 2 * intermediate, hidden])?;
         let shape = [experts, hidden, intermediate];
         let down = weights.float(&format!("{path}.experts.down_proj"), &shape)?;
-        let half = |from: i32| slice(&both, &[0, from, 0], &[experts, from + intermediate, hidden]);
+        // Copied apart: Metal would copy a view with gaps in every step.
+        let half = |from: i32| {
+            slice(&both, &[0, from, 0], &[experts, from + intermediate, hidden])?.contiguous()
+        };
         let halves = half(0).and_then(|gate| Ok([gate, half(intermediate)?, down]));
         let [gate, up, down] = halves.map_err(mlx)?;
         let plain = |weight: &Array| ExpertMatrices::plain(weight).map_err(mlx);
@@ -313,4 +316,55 @@ fn load_one_by_one(
         }
     };
     all().map_err(|error| LoadError::Mlx { path: path.into(), what: error.what().to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantization::QuantizationConfig;
+    use omlx_tests::fixtures::Case;
+    use serde_json::json;
+
+    /// Rows of x through the experts `chosen`, all at once and each by its own layer.
+    fn assert_experts_are_their_own_layers(quantization: serde_json::Value) {
+        crate::bridge::init().unwrap();
+        let case = Case::named("qwen3_moe-published-f32");
+        let case = case.with_config(json!({"quantization": quantization}));
+        let dir = tempfile::tempdir().unwrap();
+        case.write(dir.path()).unwrap();
+        let packing = QuantizationConfig::from_config(&case.config).unwrap();
+        let mut weights = Weights::open(dir.path(), packing).unwrap();
+        let path = "model.layers.0.mlp";
+        let shape =
+            MoeShape { experts: 8, used: 3, intermediate: 64, normalized: true, shared: None };
+        let [gate, _, down] = load_experts(&mut weights, path, 64, shape).unwrap();
+
+        let chosen = [0u32, 3, 3, 5, 7];
+        let x = Array::from_iter((0..5 * 64).map(|i| (i as f32 * 0.37).sin()), &[5, 1, 64]);
+        let indices = Array::from_slice(&chosen, &[5]);
+        for (name, matrices) in [("gate_proj", gate), ("down_proj", down)] {
+            for sorted in [false, true] {
+                let all = matrices.forward(&x, &indices, sorted).unwrap();
+                for (row, expert) in chosen.iter().enumerate() {
+                    let row = row as i32;
+                    let own = format!("{path}.experts.{expert}.{name}");
+                    let own = Linear::load(&mut weights, &own, [64, 64], false).unwrap();
+                    let cut = |a: &Array| slice(a, &[row, 0, 0], &[row + 1, 1, 64]).unwrap();
+                    let distance = cut(&all).subtract(own.forward(&cut(&x)).unwrap()).unwrap();
+                    let worst = distance.abs().unwrap().max(None).unwrap().item_exact::<f32>();
+                    assert!(worst < 1e-4, "{name}, expert {expert}: {worst}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn experts_stored_one_by_one() {
+        assert_experts_are_their_own_layers(json!(null));
+    }
+
+    #[test]
+    fn packed_experts_stored_one_by_one() {
+        assert_experts_are_their_own_layers(json!({"bits": 4, "group_size": 64}));
+    }
 }

@@ -71,10 +71,8 @@ pub(crate) fn load(
 
 /// Which layers have experts: every `decoder_sparse_step`-th, but not the `mlp_only_layers`.
 fn experts(file: &ConfigFile<'_>, config: &Config) -> Result<Vec<Option<MoeShape>>, LoadError> {
-    file.check_sizes(&[
-        ("num_hidden_layers", config.num_hidden_layers),
-        ("decoder_sparse_step", config.decoder_sparse_step),
-    ])?;
+    file.check_layers(config.num_hidden_layers)?;
+    file.check_sizes(&[("decoder_sparse_step", config.decoder_sparse_step)])?;
     let moe = MoeShape {
         experts: config.num_experts,
         used: config.num_experts_per_tok,
