@@ -140,6 +140,66 @@ pub(crate) fn slice_update(
     }
 }
 
+/// The gated delta rule on Metal, over the inputs of [`crate::gated_delta::Inputs`] in the order of
+/// its fields and the state. Returns y and the new state. Not run yet: it needs a Mac.
+pub(crate) fn gated_delta_kernel(inputs: [&Array; 6]) -> Result<(Array, Array)> {
+    use mlx_rs::fast::{MetalKernelApplyOptions, MetalKernelOutput, TemplateArg};
+
+    let [q, k, v, log_decay, beta, state] = inputs;
+    let wrong = || Exception::custom(format!("the delta kernel over {inputs:?}"));
+    let (&[1, tokens, key_heads, dk], &[1, _, heads, dv]) = (q.shape(), v.shape()) else {
+        return Err(wrong());
+    };
+    let shapes_fit = k.shape() == q.shape()
+        && v.shape()[1] == tokens
+        && log_decay.shape() == [1, tokens, heads]
+        && beta.shape() == [1, tokens, heads]
+        && state.shape() == [1, heads, dv, dk];
+    let sizes_fit = heads % key_heads == 0 && dk % 32 == 0 && state.dtype() == Dtype::Float32;
+    // The kernel counts elements in 32 bits.
+    let small = [q, v].iter().all(|a| a.size() <= u32::MAX as usize);
+    if !shapes_fit || !sizes_fit || !small {
+        return Err(wrong());
+    }
+    let int = |name: &str, value| (name.to_owned(), TemplateArg::Int(value));
+    let options = MetalKernelApplyOptions {
+        template_args: vec![
+            int("DK", dk),
+            int("DV", dv),
+            int("HK", key_heads),
+            int("HV", heads),
+            ("OUT".to_owned(), TemplateArg::Dtype(v.dtype())),
+        ],
+        ..MetalKernelApplyOptions::default()
+    };
+    let outputs = [
+        MetalKernelOutput { shape: v.shape().to_vec(), dtype: v.dtype() },
+        MetalKernelOutput { shape: state.shape().to_vec(), dtype: Dtype::Float32 },
+    ];
+    let kernel = delta_kernel()?;
+    // SAFETY: the shapes were checked above; every index of the source lies within them, each output
+    // element is written by one thread, inputs are read only, and they are made row-contiguous.
+    let outputs = unsafe {
+        let grid = (32, dv, heads);
+        kernel.apply(&inputs, &outputs, grid, (32, dv.min(4), 1), options)?
+    };
+    match <[Array; 2]>::try_from(outputs) {
+        Ok([y, state]) => Ok((y, state)),
+        Err(_) => Err(wrong()),
+    }
+}
+
+/// MLX keeps the compiled kernel by its name and template arguments.
+fn delta_kernel() -> Result<mlx_rs::fast::MetalKernel> {
+    mlx_rs::fast::MetalKernel::new(
+        "omlx_gated_delta",
+        &["q", "k", "v", "log_decay", "beta", "state"],
+        &["y", "new_state"],
+        include_str!("gated_delta.metal"),
+        mlx_rs::fast::MetalKernelOptions { ensure_row_contiguous: true, ..Default::default() },
+    )
+}
+
 fn check_axes(a: &Array, start: &[i32], stop: &[i32]) -> Result<()> {
     if a.ndim() > 8 || start.len() != a.ndim() || stop.len() != a.ndim() {
         return Err(Exception::custom(format!("slice of {:?} by {start:?}..{stop:?}", a.shape())));

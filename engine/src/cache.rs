@@ -22,7 +22,6 @@ pub(crate) enum LayerKind {
     /// Attention over the last `window` tokens, the newest included.
     Sliding { window: i32 },
     /// A state of fixed size.
-    #[allow(dead_code, reason = "the families with recurrent layers follow")]
     Recurrent,
 }
 
@@ -58,7 +57,7 @@ pub(crate) struct KvCache {
 
 /// The state of one recurrent layer after the tokens seen. The layer's own code says which arrays
 /// these are; there are none before the first token. An array here is never written to, so that
-/// cloning the handles is a snapshot.
+/// cloning the handles is a snapshot; it may still wait for evaluation.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct RecurrentCache {
     pub(crate) arrays: Vec<Array>,
@@ -117,7 +116,6 @@ impl SequenceCache {
     }
 
     /// The state of a recurrent layer.
-    #[allow(dead_code, reason = "the families with recurrent layers follow")]
     pub(crate) fn recurrent(&mut self, layer: usize) -> Result<&mut RecurrentCache> {
         match &mut self.layers[layer] {
             LayerCache::Recurrent(cache) => Ok(cache),

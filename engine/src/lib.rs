@@ -13,6 +13,7 @@ mod cache;
 mod detokenize;
 mod engine;
 mod error;
+mod gated_delta;
 mod generation;
 mod model;
 mod models;

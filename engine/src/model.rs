@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::engine::{Engine, ModelId};
 use crate::error::{LoadError, SubmitError};
 use crate::generation::{GenerateRequest, Generation};
-use crate::models::ConfigFile;
+use crate::models::{ConfigFile, text_fields};
 use crate::quantization::{Quantization, QuantizationConfig};
 use crate::sampling::SamplingDefaults;
 use crate::template::{ChatTemplate, parse_object};
@@ -131,6 +131,8 @@ pub(crate) struct Folder {
     pub(crate) dir: PathBuf,
     pub(crate) config_path: PathBuf,
     pub(crate) config: Map<String, Value>,
+    /// What of it describes the text model.
+    text_config: Map<String, Value>,
     pub(crate) quantization: QuantizationConfig,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) chat_template: Option<ChatTemplate>,
@@ -149,12 +151,13 @@ impl Folder {
             path: config_path.clone(),
             hint: "a model folder holds config.json beside its weights",
         })?;
-        let file = ConfigFile { path: &config_path, fields: &config };
+        let text_config = text_fields(&config);
+        let file = ConfigFile { path: &config_path, fields: &text_config };
         file.architecture()?;
         let quantization = QuantizationConfig::from_config(&config);
         let quantization = quantization.map_err(|what| file.invalid(what))?;
         let context_tokens = context_tokens(&file)?;
-        let vocab_tokens = config
+        let vocab_tokens = text_config
             .get("vocab_size")
             .and_then(Value::as_u64)
             .filter(|&vocab| (1..=1 << 24).contains(&vocab))
@@ -162,7 +165,7 @@ impl Folder {
         let vocab_tokens = vocab_tokens as usize;
         let generation = read_object(&dir.join("generation_config.json"))?.unwrap_or_default();
         let tokenizer = Tokenizer::load(dir)?;
-        let eos = eos_tokens(&config, &generation, dir, &tokenizer, vocab_tokens)?;
+        let eos = eos_tokens([&config, &text_config, &generation], dir, &tokenizer, vocab_tokens)?;
         Ok(Self {
             dir: dir.to_owned(),
             quantization,
@@ -174,12 +177,13 @@ impl Folder {
             tokenizer,
             config_path,
             config,
+            text_config,
         })
     }
 
     /// The config as the model families take it.
     pub(crate) fn config_file(&self) -> ConfigFile<'_> {
-        ConfigFile { path: &self.config_path, fields: &self.config }
+        ConfigFile { path: &self.config_path, fields: &self.text_config }
     }
 }
 
@@ -223,15 +227,13 @@ fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> {
 
 /// Every end of sequence that any file of the model names.
 fn eos_tokens(
-    config: &Map<String, Value>,
-    generation: &Map<String, Value>,
+    files: [&Map<String, Value>; 3],
     dir: &Path,
     tokenizer: &Tokenizer,
     vocab: usize,
 ) -> Result<Arc<[u32]>, LoadError> {
     let mut ids: Vec<u32> = Vec::new();
-    for value in [config.get("eos_token_id"), generation.get("eos_token_id")].into_iter().flatten()
-    {
+    for value in files.into_iter().filter_map(|file| file.get("eos_token_id")) {
         let many = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
         ids.extend(many.iter().filter_map(Value::as_u64).map(|id| id as u32));
     }

@@ -31,7 +31,7 @@ impl Matrix {
         match weights.quantization_of(path) {
             None => Ok(Self::plain(weights.float(&format!("{path}.weight"), &shape)?)),
             Some(quantization) => {
-                let [weight, scales, biases] = weights.packed(path, shape, quantization)?;
+                let [weight, scales, biases] = weights.packed(path, &shape, quantization)?;
                 Ok(Self::Packed { weight, scales, biases, quantization })
             }
         }
@@ -134,6 +134,8 @@ impl Linear {
 #[derive(Debug)]
 pub(crate) struct LinearGroup {
     parts: Vec<Linear>,
+    /// Outputs of each part.
+    rows: Vec<i32>,
     /// All parts below each other; `None` when they are packed differently.
     joined: Option<Linear>,
 }
@@ -147,6 +149,7 @@ impl LinearGroup {
         columns: i32,
         bias: bool,
     ) -> Result<Self, LoadError> {
+        let rows = parts.iter().map(|(_, rows)| *rows).collect();
         let mut parts = parts
             .iter()
             .map(|(path, rows)| Linear::load(weights, path, [*rows, columns], bias))
@@ -155,12 +158,22 @@ impl LinearGroup {
             path: Default::default(),
             what: error.what().to_owned(),
         })?;
-        Ok(Self { parts, joined })
+        Ok(Self { parts, rows, joined })
     }
 
     /// x: [1, T, columns]; returns each part's [1, T, rows].
     pub(crate) fn forward(&self, x: &Array) -> Result<Vec<Array>> {
-        self.parts.iter().map(|part| part.forward(x)).collect()
+        match (x.shape()[1] == 1).then(|| self.forward_joined(x)).flatten() {
+            None => self.parts.iter().map(|part| part.forward(x)).collect(),
+            Some(joined) => {
+                let (joined, mut from) = (joined?, 0);
+                let part = |rows: &i32| {
+                    from += rows;
+                    slice(&joined, &[0, 0, from - rows], &[1, 1, from])
+                };
+                self.rows.iter().map(part).collect()
+            }
+        }
     }
 
     /// x: [1, 1, columns]; returns [1, 1, all rows], when the parts can go as one.
@@ -244,6 +257,25 @@ impl RmsNorm {
         Ok(Self { weight: weights.float(&format!("{path}.weight"), &[dims])?, eps })
     }
 
+    /// The same, for checkpoints that store how far the weight lies from 1.
+    pub(crate) fn load_from_one(
+        weights: &mut Weights,
+        path: &str,
+        dims: i32,
+        eps: f32,
+    ) -> Result<Self, LoadError> {
+        let norm = Self::load(weights, path, dims, eps)?;
+        let shift = || -> Result<Array> {
+            let one = Array::from_f32(1.0).as_dtype(norm.weight.dtype())?;
+            let weight = norm.weight.add(one)?;
+            weight.eval()?;
+            Ok(weight)
+        };
+        let weight = shift()
+            .map_err(|error| LoadError::Mlx { path: path.into(), what: error.what().to_owned() })?;
+        Ok(Self { weight, eps })
+    }
+
     /// x: [.., dims]; returns the same shape.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         fast::rms_norm(x, Some(&self.weight), self.eps)
@@ -255,7 +287,6 @@ impl RmsNorm {
 pub(crate) struct SwiGlu {
     gate_up: LinearGroup,
     down: Linear,
-    intermediate: i32,
 }
 
 impl SwiGlu {
@@ -275,28 +306,18 @@ impl SwiGlu {
                 [hidden, intermediate],
                 bias,
             )?,
-            intermediate,
         })
     }
 
     /// x: [1, T, hidden]; returns the same shape.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
-        let single = (x.shape()[1] == 1).then(|| self.gate_up.forward_joined(x)).flatten();
-        let (gate, up) = match single {
-            Some(both) => {
-                let both = both?;
-                let n = self.intermediate;
-                (slice(&both, &[0; 3], &[1, 1, n])?, slice(&both, &[0, 0, n], &[1, 1, 2 * n])?)
-            }
-            None => {
-                let mut parts = self.gate_up.forward(x)?.into_iter();
-                match (parts.next(), parts.next()) {
-                    (Some(gate), Some(up)) => (gate, up),
-                    _ => unreachable!("two parts were loaded"),
-                }
-            }
-        };
-        let activated = multiply(&gate, sigmoid(&gate)?)?;
-        self.down.forward(&multiply(activated, up)?)
+        let parts = self.gate_up.forward(x)?;
+        let [gate, up] = &parts[..] else { unreachable!("two parts were loaded") };
+        self.down.forward(&multiply(silu(gate)?, up)?)
     }
+}
+
+/// x times its own sigmoid.
+pub(crate) fn silu(x: &Array) -> Result<Array> {
+    multiply(x, sigmoid(x)?)
 }

@@ -61,7 +61,8 @@ impl Rope {
         let Some(scaling) = scaling else { return Ok(plain) };
         let kind = scaling.get("type").or(scaling.get("rope_type"));
         match kind.map_or(Some("default"), Value::as_str) {
-            Some("default") => Ok(plain),
+            // Multimodal rope gives text the same position on each of its axes.
+            Some("default" | "mrope") => Ok(plain),
             Some("linear") => Ok(Rope { scale: 1.0 / factor(scaling)?, ..plain }),
             Some("dynamic") => {
                 let max_positions = max_positions as i32;

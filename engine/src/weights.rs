@@ -125,6 +125,11 @@ impl Weights {
         self.quantization.of_layer(path, self.contains(&format!("{path}.scales")))
     }
 
+    /// The stored shape of a tensor.
+    pub(crate) fn shape_of(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|slot| slot.info.shape.as_slice())
+    }
+
     /// The stored dtype of a tensor.
     pub(crate) fn dtype_of(&self, name: &str) -> Option<Dtype> {
         self.tensors.get(name).and_then(|slot| dtype(slot.info.dtype))
@@ -150,22 +155,28 @@ impl Weights {
         Ok(array)
     }
 
-    /// Reads the packed matrix of a layer: (weight, scales, biases), each checked against
-    /// `[rows, columns]`.
+    /// Reads the packed matrix of a layer, or the matrices of its experts: (weight, scales, biases),
+    /// each checked against `shape`, whose last axis is the columns.
     pub(crate) fn packed(
         &mut self,
         path: &str,
-        [rows, columns]: [i32; 2],
+        shape: &[i32],
         quantization: Quantization,
     ) -> Result<[Array; 3], LoadError> {
         let Quantization { bits, group_size } = quantization;
-        let groups = [rows, columns / group_size];
-        let (weight, file) = self.read(&format!("{path}.weight"), &[rows, columns * bits / 32])?;
+        let with_columns = |columns: i64| -> Vec<i32> {
+            let rows = shape.iter().take(shape.len() - 1).copied();
+            rows.chain([i32::try_from(columns).unwrap_or(i32::MAX)]).collect()
+        };
+        let columns = i64::from(shape[shape.len() - 1]);
+        let groups = with_columns(columns / i64::from(group_size));
+        let words = with_columns(columns * i64::from(bits) / 32);
+        let (weight, file) = self.read(&format!("{path}.weight"), &words)?;
         if weight.dtype() != Dtype::Uint32 {
             let what = format!("tensor {path}.weight is {:?}, not packed Uint32", weight.dtype());
             return Err(LoadError::Invalid { path: file, what });
         }
-        self.parameters += rows as u64 * columns as u64;
+        self.parameters += shape.iter().map(|&n| n as u64).product::<u64>();
         let (scales, _) = self.read(&format!("{path}.scales"), &groups)?;
         let (biases, _) = self.read(&format!("{path}.biases"), &groups)?;
         for array in [&weight, &scales, &biases] {

@@ -344,7 +344,7 @@ impl Loaded {
     ) -> Result<(Self, ModelInfo), LoadError> {
         let config = folder.config_file();
         let mut weights = Weights::open(&folder.dir, folder.quantization.clone())?;
-        let stored = weights.dtype_of("model.embed_tokens.weight");
+        let stored = weights.dtype_of(&format!("{}.embed_tokens.weight", models::root(&weights)));
         let half = matches!(stored, Some(Dtype::Float16 | Dtype::Bfloat16));
         let convert = compute == ComputeDtype::Auto
             && half

@@ -47,6 +47,68 @@ FAMILIES = {
     },
 }
 
+# Families that bring their own kinds of layers or weights. They are not crossed with every rope
+# variant and width: that is the dense families' part.
+MORE_FAMILIES = {
+    "qwen3_moe": FAMILIES["qwen3"] | {
+        "model_type": "qwen3_moe",
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 64,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+    },
+    "qwen3_5": {
+        "model_type": "qwen3_5",
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "rms_norm_eps": 1e-6,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "linear_conv_kernel_dim": 4,
+        "full_attention_interval": 2,
+        "num_hidden_layers": 4,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 100000.0,
+            "partial_rotary_factor": 0.25,
+            "mrope_interleaved": True,
+            "mrope_section": [2, 1, 1],
+        },
+    },
+    "gemma3_text": {
+        "model_type": "gemma3_text",
+        "architectures": ["Gemma3ForCausalLM"],
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 24,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": 10000.0,
+        "sliding_window": 16,
+        "sliding_window_pattern": 3,
+        "num_hidden_layers": 4,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "tie_word_embeddings": True,
+    },
+}
+MORE_FAMILIES["qwen3_5_moe"] = MORE_FAMILIES["qwen3_5"] | {
+    "model_type": "qwen3_5_moe",
+    "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 64,
+    "shared_expert_intermediate_size": 64,
+    "norm_topk_prob": True,
+}
+
 # Small trained lengths, so that the frequencies which a variant changes matter within a golden. The
 # dynamic variant crosses max_position_embeddings while it generates.
 ROPES = {
@@ -81,13 +143,14 @@ ROPES = {
 def case(name, family, dtype="F32", rope="default", hidden=64, shards=1, quantization=None, **config):
     """One case; keyword arguments change config.json (a value of `...` removes the key)."""
     scaling, length = ROPES[rope]
-    full = FAMILIES[family] | {
+    base = (FAMILIES | MORE_FAMILIES)[family]
+    full = base | {
         "hidden_size": hidden,
         "intermediate_size": 2 * hidden,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": base.get("num_hidden_layers", 2),
         "vocab_size": VOCAB,
         "max_position_embeddings": length,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": base.get("tie_word_embeddings", False),
         "bos_token_id": 1,
         "eos_token_id": 3,
         "torch_dtype": {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[dtype],
@@ -103,6 +166,67 @@ def quantized(name, family, bits, group, dtype, rope="default", overrides=None, 
     """A quantized case. Hidden 128, so that every group size divides every matrix."""
     quantization = {"group_size": group, "bits": bits} | (overrides or {})
     return case(name, family, dtype, rope, hidden=128, quantization=quantization, **more)
+
+
+def nested(case, layout=None):
+    """The same text model as a multimodal checkpoint holds it: converted by mlx-lm, or as published."""
+    text = case["config"]
+    family = {"gemma3_text": "gemma3"}.get(text["model_type"], text["model_type"])
+    outer = {"model_type": family, "architectures": text.pop("architectures"), "vision_config": {}}
+    if family == "gemma3":
+        outer["vocab_size"] = VOCAB
+    else:
+        text["model_type"] = f"{family}_text"
+    for key in ("quantization", "quantization_config"):
+        if key in text:
+            outer[key] = text.pop(key)
+    return case | {"config": outer | {"text_config": text}} | ({"layout": layout} if layout else {})
+
+
+def published(case):
+    """The same model in its publisher's layout of weights."""
+    return case | {"layout": "published"}
+
+
+def more_cases():
+    """Families with experts, recurrent layers or windows: each kind of layer, layout and dtype."""
+    qwen, moe, both, gemma = "qwen3_5", "qwen3_moe", "qwen3_5_moe", "gemma3_text"
+    gate_bits = {"group_size": 64, "bits": 8}
+    gates = {f"model.layers.{layer}.mlp.gate": gate_bits for layer in range(2)}
+    all_gates = {f"language_model.model.layers.{layer}.mlp.{name}": gate_bits
+                 for layer in range(4) for name in ("gate", "shared_expert_gate")}
+    return [
+        nested(case("qwen3_5-default-f32", qwen)),
+        nested(case("qwen3_5-published-f32", qwen), "published"),
+        # The last layer is a recurrent one.
+        case("qwen3_5-flat-tied-f32", qwen, num_hidden_layers=3, tie_word_embeddings=True),
+        nested(case("qwen3_5-bf16", qwen, "BF16")),
+        nested(case("qwen3_5-published-bf16", qwen, "BF16"), "published"),
+        nested(quantized("qwen3_5-q4-g64-f32", qwen, 4, 64, "F32")),
+
+        case("qwen3_moe-default-f32", moe),
+        published(case("qwen3_moe-published-f32", moe)),
+        case("qwen3_moe-mixed-tied-f32", moe, num_hidden_layers=4, decoder_sparse_step=2,
+             mlp_only_layers=[3], norm_topk_prob=False, tie_word_embeddings=True),
+        case("qwen3_moe-bf16", moe, "BF16"),
+        quantized("qwen3_moe-q4-g64-f32", moe, 4, 64, "F32"),
+        quantized("qwen3_moe-q4-g64-bf16", moe, 4, 64, "BF16", overrides=gates),
+
+        nested(case("qwen3_5_moe-default-f32", both)),
+        nested(case("qwen3_5_moe-published-f32", both), "published"),
+        nested(case("qwen3_5_moe-bf16", both, "BF16")),
+        nested(quantized("qwen3_5_moe-q4-g64-bf16", both, 4, 64, "BF16", overrides=all_gates)),
+        nested(quantized("qwen3_5_moe-q4-g64-f32", both, 4, 64, "F32")),
+
+        case("gemma3_text-default-f32", gemma),
+        # Longer than a sliding layer's first buffer, so that it forgets.
+        case("gemma3_text-long-f32", gemma, rope="llama3", rope_scaling=...) | {"lengths": [250, 400]},
+        case("gemma3_text-untied-f32", gemma, tie_word_embeddings=False),
+        case("gemma3_text-bf16", gemma, "BF16"),
+        case("gemma3_text-f16", gemma, "F16"),
+        nested(case("gemma3-linear-f32", gemma, rope="linear")),
+        nested(quantized("gemma3-q4-g64-f32", gemma, 4, 64, "F32", tie_word_embeddings=False)),
+    ]
 
 
 def all_cases():
@@ -160,4 +284,4 @@ def all_cases():
             "model.layers.1.self_attn.v_proj": {"group_size": 64, "bits": 3},
         }),
     ]
-    return cases
+    return cases + more_cases()

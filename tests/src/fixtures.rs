@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::golden::Golden;
-use crate::weights::{Builder, Tensor};
+use crate::weights::Tensor;
 
 const TOKENIZER: &str = include_str!("../fixtures/tokenizer.json");
 const TOKENIZER_CONFIG: &str = include_str!("../fixtures/tokenizer_config.json");
@@ -60,6 +60,20 @@ pub struct Case {
     pub seed: u64,
     /// The model's config.json.
     pub config: Map<String, Value>,
+    /// How the weights are laid out.
+    #[serde(default)]
+    pub layout: Layout,
+}
+
+/// How checkpoints of one model may differ in names and shapes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// As mlx-lm writes it. For most families there is no other.
+    #[default]
+    Mlx,
+    /// As its publisher does.
+    Published,
 }
 
 impl Case {
@@ -105,58 +119,8 @@ impl Case {
         self.tensors().into_iter().map(|tensor| (tensor.name, tensor.bytes)).collect()
     }
 
-    fn number(&self, key: &str) -> Option<usize> {
-        self.config.get(key).and_then(Value::as_u64).map(|n| n as usize)
-    }
-
-    fn required(&self, key: &str) -> usize {
-        self.number(key).unwrap_or_else(|| panic!("case {}: config lacks {key}", self.name))
-    }
-
-    fn flag(&self, key: &str) -> bool {
-        self.config.get(key).and_then(Value::as_bool).unwrap_or(false)
-    }
-
     fn tensors(&self) -> Vec<Tensor> {
-        let quantization = self.config.get("quantization").and_then(Value::as_object);
-        let mut out = Builder::new(self.seed, self.dtype, quantization);
-        let (hidden, vocab) = (self.required("hidden_size"), self.required("vocab_size"));
-        // Rows of unit deviation: the gain undoes the division by sqrt(hidden).
-        out.matrix("model.embed_tokens", vocab, hidden, (hidden as f64).sqrt());
-        for layer in 0..self.required("num_hidden_layers") {
-            self.layer(&mut out, &format!("model.layers.{layer}"), hidden);
-        }
-        out.vector("model.norm.weight".into(), hidden, 1.0);
-        if !self.flag("tie_word_embeddings") {
-            out.matrix("lm_head", vocab, hidden, 3.0);
-        }
-        out.tensors
-    }
-
-    fn layer(&self, out: &mut Builder<'_>, at: &str, hidden: usize) {
-        let heads = self.required("num_attention_heads");
-        let kv_heads = self.number("num_key_value_heads").unwrap_or(heads);
-        let head_dim = self.number("head_dim").unwrap_or(hidden / heads);
-        let inner = self.required("intermediate_size");
-        let family = self.config.get("model_type").and_then(Value::as_str);
-        let qkv_bias = family == Some("qwen2") || self.flag("attention_bias");
-        let o_bias = family != Some("qwen2") && self.flag("attention_bias");
-        let mlp_bias = self.flag("mlp_bias");
-
-        out.vector(format!("{at}.input_layernorm.weight"), hidden, 1.0);
-        let attention = format!("{at}.self_attn");
-        out.linear(&format!("{attention}.q_proj"), heads * head_dim, hidden, qkv_bias);
-        out.linear(&format!("{attention}.k_proj"), kv_heads * head_dim, hidden, qkv_bias);
-        out.linear(&format!("{attention}.v_proj"), kv_heads * head_dim, hidden, qkv_bias);
-        out.linear(&format!("{attention}.o_proj"), hidden, heads * head_dim, o_bias);
-        if family == Some("qwen3") {
-            out.vector(format!("{attention}.q_norm.weight"), head_dim, 1.0);
-            out.vector(format!("{attention}.k_norm.weight"), head_dim, 1.0);
-        }
-        out.vector(format!("{at}.post_attention_layernorm.weight"), hidden, 1.0);
-        out.linear(&format!("{at}.mlp.gate_proj"), inner, hidden, mlp_bias);
-        out.linear(&format!("{at}.mlp.up_proj"), inner, hidden, mlp_bias);
-        out.linear(&format!("{at}.mlp.down_proj"), hidden, inner, mlp_bias);
+        crate::families::tensors(self)
     }
 
     /// Tensor i goes to shard i modulo the number of shards.

@@ -3,6 +3,7 @@
 //! This library knows none of the other packages, so that each of them can use it in its own tests.
 
 pub mod daemon;
+mod families;
 pub mod fixtures;
 pub mod golden;
 pub mod http;

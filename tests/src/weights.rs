@@ -41,6 +41,11 @@ fn uniform(key: u64) -> impl Iterator<Item = f32> {
     splitmix64(key).map(|z| (z >> 40) as f32 * (1.0 / 8_388_608.0) - 1.0)
 }
 
+/// Half the range of a uniform distribution whose deviation is gain / sqrt(fan_in).
+fn half_range(fan_in: usize, gain: f64) -> f32 {
+    ((3.0 / fan_in as f64).sqrt() * gain) as f32
+}
+
 /// Collects the tensors of one model.
 pub(crate) struct Builder<'a> {
     seed: u64,
@@ -65,21 +70,33 @@ impl<'a> Builder<'a> {
         self.push(name, self.dtype.stored(), vec![size], bytes);
     }
 
-    /// `path`.weight [rows, cols], or its packed weight, scales and biases. A value's standard
-    /// deviation is gain / sqrt(cols).
+    /// `name` of any shape, never packed. A value's standard deviation is gain / sqrt(fan_in).
+    pub(crate) fn plain(&mut self, name: String, shape: &[usize], fan_in: usize, gain: f64) {
+        let spread = half_range(fan_in, gain);
+        let values = uniform(stream_key(self.seed, &name)).take(shape.iter().product());
+        let bytes = self.cast(values.map(|value| value * spread));
+        self.push(name, self.dtype.stored(), shape.to_vec(), bytes);
+    }
+
+    /// `path`.weight [rows, cols], or its packed weight, scales and biases.
     pub(crate) fn matrix(&mut self, path: &str, rows: usize, cols: usize, gain: f64) {
-        let spread = ((3.0 / cols as f64).sqrt() * gain) as f32;
+        self.matrices(path, &[rows, cols], gain);
+    }
+
+    /// One matrix, [rows, cols], or one for each expert, [experts, rows, cols].
+    pub(crate) fn matrices(&mut self, path: &str, shape: &[usize], gain: f64) {
+        let [outer @ .., cols] = shape else { panic!("{path}: a matrix has columns") };
+        let (cols, rows) = (*cols, outer.iter().product::<usize>());
+        let with_columns = |cols| outer.iter().copied().chain([cols]).collect::<Vec<usize>>();
         let name = format!("{path}.weight");
-        let key = stream_key(self.seed, &name);
         let Some((bits, group)) = self.quantization_of(path, cols) else {
-            let values = uniform(key).take(rows * cols);
-            let bytes = self.cast(values.map(|value| value * spread));
-            return self.push(name, self.dtype.stored(), vec![rows, cols], bytes);
+            return self.plain(name, shape, cols, gain);
         };
+        let (spread, key) = (half_range(cols, gain), stream_key(self.seed, &name));
         let words = cols * bits / 32;
         let packed = splitmix64(key).take(rows * words);
         let packed = packed.flat_map(|z| ((z >> 32) as u32).to_le_bytes()).collect();
-        self.push(name, safetensors::Dtype::U32, vec![rows, words], packed);
+        self.push(name, safetensors::Dtype::U32, with_columns(words), packed);
 
         let levels = ((1_u32 << bits) - 1) as f32;
         let groups = cols / group;
@@ -89,9 +106,9 @@ impl<'a> Builder<'a> {
             .map(|jitter| (2.0 * spread / levels) * (1.0 + 0.25 * jitter))
             .collect();
         let bytes = self.cast(scales.iter().copied());
-        self.push(format!("{path}.scales"), self.dtype.stored(), vec![rows, groups], bytes);
+        self.push(format!("{path}.scales"), self.dtype.stored(), with_columns(groups), bytes);
         let bytes = self.cast(scales.iter().map(|scale| scale * (levels * -0.5)));
-        self.push(format!("{path}.biases"), self.dtype.stored(), vec![rows, groups], bytes);
+        self.push(format!("{path}.biases"), self.dtype.stored(), with_columns(groups), bytes);
     }
 
     /// A matrix and, if it has one, its bias.

@@ -4,21 +4,17 @@
 
 use crate::error::Result;
 use mlx_rs::Array;
-use mlx_rs::ops::indexing::take_axis;
 use mlx_rs::ops::{broadcast_to, concatenate, multiply};
 
-use super::{Architecture, ConfigFile};
+use super::moe::{FeedForward, MoeShape};
+use super::{Architecture, ConfigFile, MAX_SIZE};
 use crate::bridge::{metal_is_available, slice};
 use crate::cache::LayerKind;
 use crate::error::LoadError;
 use crate::nn::{Embedding, Linear, LinearGroup, RmsNorm, SwiGlu};
-use crate::rope::{Rope, Table};
-use crate::step::{Attend, Step, join_segments, split_segments};
+use crate::rope::Rope;
+use crate::step::{Attend, Rotary, Step, take_rows};
 use crate::weights::Weights;
-
-/// Largest value of any size in a config: keeps every product of two within i64 and every buffer's
-/// length within what MLX's 32-bit shapes can say.
-const MAX_SIZE: i32 = 1 << 24;
 
 /// What a family's config comes to.
 #[derive(Debug)]
@@ -40,24 +36,22 @@ pub(crate) struct Shape {
     pub(crate) qk_norm: bool,
     /// Per layer; empty: no layer has a window.
     pub(crate) windows: Vec<Option<i32>>,
+    /// Per layer, the experts of its feed-forward; empty: no layer has experts.
+    pub(crate) experts: Vec<Option<MoeShape>>,
 }
 
 impl Shape {
     fn check(&self, config: &ConfigFile<'_>) -> Result<(), LoadError> {
         let sizes = [
             ("hidden_size", self.hidden),
-            ("num_hidden_layers", self.layers),
             ("num_attention_heads", self.heads),
             ("num_key_value_heads", self.kv_heads),
             ("head_dim", self.head_dim),
             ("intermediate_size", self.intermediate),
             ("vocab_size", self.vocab),
         ];
-        for (name, size) in sizes {
-            if !(1..=MAX_SIZE).contains(&size) {
-                return Err(config.invalid(format!("\"{name}\" is {size}")));
-            }
-        }
+        config.check_layers(self.layers)?;
+        config.check_sizes(&sizes)?;
         if self.heads % self.kv_heads != 0 {
             return Err(config.invalid(format!(
                 "\"num_attention_heads\" {} is not a multiple of \"num_key_value_heads\" {}",
@@ -123,11 +117,8 @@ impl Architecture for Dense {
     fn forward(&self, tokens: &Array, step: &mut Step<'_>) -> Result<Option<Array>> {
         let mut x = self.embed_tokens.forward(tokens)?; // [1, T, hidden]
         let rows = step.output_rows();
-        let table = match self.fused_rope {
-            true => None,
-            false => self.rope.table(&step.positions(), self.head_dim, x.dtype()),
-        };
-        let rotary = Rotary { rope: &self.rope, table: table.as_ref() };
+        let rotary = Rotary::new(&self.rope, step, self.head_dim, x.dtype(), self.fused_rope);
+        let rotary = &rotary;
         let (last, before) = self.layers.split_last().expect("checked: at least one layer");
         for (index, layer) in before.iter().enumerate() {
             x = layer.forward(&x, step, index, rotary, None)?.expect("all rows are kept");
@@ -148,38 +139,18 @@ impl Architecture for Dense {
     }
 }
 
-/// How a step's queries and keys are rotated.
-#[derive(Debug, Clone, Copy)]
-struct Rotary<'a> {
-    rope: &'a Rope,
-    table: Option<&'a Table>,
-}
-
-impl Rotary<'_> {
-    /// x: [1, heads, T, head_dim] for all segments of the step; returns the same shape.
-    fn apply(&self, x: &Array, step: &Step<'_>) -> Result<Array> {
-        if let Some(table) = self.table {
-            return table.apply(x);
-        }
-        let lengths: Vec<i32> = step.segments.iter().map(|segment| segment.length).collect();
-        let parts = split_segments(x, &lengths)?;
-        let turned = parts.iter().zip(&step.segments);
-        let turned = turned.map(|(part, segment)| self.rope.apply(part, segment.cache.offset));
-        join_segments(turned.collect::<Result<_>>()?)
-    }
-}
-
 #[derive(Debug)]
 struct Block {
     input_layernorm: RmsNorm,
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
-    mlp: SwiGlu,
+    mlp: FeedForward,
 }
 
 impl Block {
     fn load(weights: &mut Weights, shape: &Shape, layer: i32) -> Result<Self, LoadError> {
         let path = format!("model.layers.{layer}");
+        let mlp = format!("{path}.mlp");
         let norm = |weights: &mut Weights, name: &str| {
             RmsNorm::load(weights, &format!("{path}.{name}"), shape.hidden, shape.rms_norm_eps)
         };
@@ -187,12 +158,13 @@ impl Block {
             input_layernorm: norm(weights, "input_layernorm")?,
             self_attn: Attention::load(weights, shape, layer)?,
             post_attention_layernorm: norm(weights, "post_attention_layernorm")?,
-            mlp: SwiGlu::load(
-                weights,
-                &format!("{path}.mlp"),
-                [shape.hidden, shape.intermediate],
-                shape.mlp_bias,
-            )?,
+            mlp: match shape.experts.get(layer as usize).copied().flatten() {
+                Some(experts) => FeedForward::experts(weights, &mlp, shape.hidden, experts)?,
+                None => {
+                    let sizes = [shape.hidden, shape.intermediate];
+                    FeedForward::Dense(SwiGlu::load(weights, &mlp, sizes, shape.mlp_bias)?)
+                }
+            },
         })
     }
 
@@ -203,19 +175,13 @@ impl Block {
         x: &Array,
         step: &mut Step<'_>,
         layer: usize,
-        rotary: Rotary<'_>,
+        rotary: &Rotary<'_>,
         keep: Option<&[i32]>,
     ) -> Result<Option<Array>> {
         let normed = self.input_layernorm.forward(x)?;
         let attended = self.self_attn.forward(&normed, step, layer, rotary, keep.is_some())?;
         let Some(attended) = attended else { return Ok(None) };
-        let x = match keep {
-            Some(rows) if rows.len() < x.shape()[1] as usize => {
-                take_axis(x, Array::from_slice(rows, &[rows.len() as i32]), 1)?
-            }
-            _ => x.clone(),
-        };
-        let h = x.add(&attended)?;
+        let h = take_rows(x, keep)?.add(&attended)?;
         h.add(self.mlp.forward(&self.post_attention_layernorm.forward(&h)?)?).map(Some)
     }
 }
@@ -269,40 +235,21 @@ impl Attention {
         x: &Array,
         step: &mut Step<'_>,
         layer: usize,
-        rotary: Rotary<'_>,
+        rotary: &Rotary<'_>,
         last_only: bool,
     ) -> Result<Option<Array>> {
         let [q, k, v] = match (x.shape()[1] == 1).then(|| self.qkv.forward_joined(x)).flatten() {
             Some(joined) => self.single(&joined?, step, rotary)?,
             None => self.several(x, step, rotary)?,
         }; // [1, heads, T, head_dim] each
-        let lengths: Vec<i32> = step.segments.iter().map(|segment| segment.length).collect();
-        let parts = split_segments(&q, &lengths)?
-            .into_iter()
-            .zip(split_segments(&k, &lengths)?)
-            .zip(split_segments(&v, &lengths)?);
-        let mut outputs = Vec::with_capacity(lengths.len());
-        for (((q, k), v), segment) in parts.zip(&mut step.segments) {
-            let (keys, values) = segment.cache.update(layer, &k, &v)?;
-            let q = match (last_only, segment.wants_logits) {
-                (false, _) => q,
-                (true, true) => self.last_row(&q)?,
-                (true, false) => continue,
-            };
-            outputs.push(self.attend.forward(&q, &keys, &values)?);
+        match step.attend(layer, self.attend, [q, k, v], last_only)? {
+            Some(attended) => self.o_proj.forward(&attended).map(Some),
+            None => Ok(None),
         }
-        if outputs.is_empty() {
-            return Ok(None);
-        }
-        let joined = join_segments(outputs)?; // [1, heads, R, head_dim]
-        let rows = joined.shape()[2];
-        // One row lies in the same order either way.
-        let joined = if rows == 1 { joined } else { joined.transpose_axes(&[0, 2, 1, 3])? };
-        self.o_proj.forward(&joined.reshape(&[1, rows, self.heads * self.head_dim])?).map(Some)
     }
 
     /// Queries, keys and values of several tokens.
-    fn several(&self, x: &Array, step: &Step<'_>, rotary: Rotary<'_>) -> Result<[Array; 3]> {
+    fn several(&self, x: &Array, step: &Step<'_>, rotary: &Rotary<'_>) -> Result<[Array; 3]> {
         let length = x.shape()[1];
         let split = |x: &Array, heads| x.reshape(&[1, length, heads, self.head_dim]);
         let turn = |x: Array| x.transpose_axes(&[0, 2, 1, 3]);
@@ -318,7 +265,7 @@ impl Attention {
     }
 
     /// Queries, keys and values of one token, from their joined projection [1, 1, all heads].
-    fn single(&self, joined: &Array, step: &Step<'_>, rotary: Rotary<'_>) -> Result<[Array; 3]> {
+    fn single(&self, joined: &Array, step: &Step<'_>, rotary: &Rotary<'_>) -> Result<[Array; 3]> {
         let turned = self.heads + self.kv_heads;
         let all = turned + self.kv_heads;
         let dim = self.head_dim;
@@ -331,14 +278,6 @@ impl Attention {
         let qk = rotary.apply(&qk, step)?;
         let (q, k) = (heads(&qk, 0, self.heads)?, heads(&qk, self.heads, turned)?);
         Ok([q, k, heads(&joined, turned, all)?])
-    }
-
-    fn last_row(&self, q: &Array) -> Result<Array> {
-        let length = q.shape()[2];
-        match length {
-            1 => Ok(q.clone()),
-            _ => slice(q, &[0, 0, length - 1, 0], &[1, self.heads, length, self.head_dim]),
-        }
     }
 }
 

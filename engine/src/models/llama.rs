@@ -71,6 +71,7 @@ pub(crate) fn load(
         mlp_bias: config.mlp_bias,
         qk_norm: false,
         windows,
+        experts: Vec::new(),
     };
     Dense::load(file, weights, shape, rope.map_err(|what| file.invalid(what))?)
 }

@@ -60,6 +60,7 @@ pub(crate) fn load(
         mlp_bias: false,
         qk_norm: false,
         windows: Vec::new(),
+        experts: Vec::new(),
     };
     Dense::load(file, weights, shape, rope.map_err(|what| file.invalid(what))?)
 }

@@ -54,6 +54,7 @@ pub(crate) fn load(
         mlp_bias: false,
         qk_norm: true,
         windows: Vec::new(),
+        experts: Vec::new(),
     };
     Dense::load(file, weights, shape, rope.map_err(|what| file.invalid(what))?)
 }

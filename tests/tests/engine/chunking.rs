@@ -5,7 +5,7 @@ use engine::{ComputeDtype, Engine, EngineConfig};
 use omlx_tests::golden::Golden;
 
 /// A cache or mask that is wrong at a chunk's edge shows with one of these.
-const CASES: [&str; 7] = [
+const CASES: [&str; 15] = [
     "llama-default-f32",
     "llama-sliding-f32",
     "llama-dynamic-f32",
@@ -13,6 +13,14 @@ const CASES: [&str; 7] = [
     "mistral-f16",
     "qwen2-yarn-f32",
     "qwen3-q4-g64-bf16",
+    "qwen3_moe-default-f32",
+    "qwen3_moe-q4-g64-bf16",
+    "qwen3_5-default-f32",
+    "qwen3_5-flat-tied-f32",
+    "qwen3_5-published-bf16",
+    "qwen3_5_moe-q4-g64-bf16",
+    "gemma3_text-default-f32",
+    "gemma3_text-long-f32",
 ];
 
 async fn chunked(prefill_chunk: usize) {
@@ -52,6 +60,11 @@ async fn chunks_of_7() {
 #[tokio::test]
 async fn chunks_of_64() {
     chunked(64).await;
+}
+
+#[tokio::test]
+async fn chunks_of_256() {
+    chunked(256).await;
 }
 
 #[tokio::test]

@@ -7,11 +7,11 @@ use omlx_tests::golden::{Golden, GreedyPath};
 /// the tokens alone do not see.
 const LOGPROB_TOLERANCE: f32 = 2e-3;
 
-/// Runs all paths of the goldens whose names begin with `family`.
-async fn family(family: &str) {
+/// Runs all paths of the goldens whose names begin with `family`; there must be `at_least` so many.
+async fn family(family: &str, at_least: usize) {
     let engine = engine();
     let mut wrong = Vec::new();
-    for golden in goldens_of(family) {
+    for golden in goldens_of(family, at_least) {
         // On another backend only what float32 agrees with is the same to the last token.
         if cfg!(target_os = "macos") && !golden.agrees_in_float32 {
             continue;
@@ -39,10 +39,10 @@ async fn family(family: &str) {
     assert!(wrong.is_empty(), "not mlx-lm's tokens:\n{}", wrong.join("\n"));
 }
 
-fn goldens_of(family: &str) -> Vec<Golden> {
+fn goldens_of(family: &str, at_least: usize) -> Vec<Golden> {
     let mut goldens = Golden::all();
     goldens.retain(|golden| golden.case.name.split('-').next() == Some(family));
-    assert!(goldens.len() >= 10, "{family} has {} goldens", goldens.len());
+    assert!(goldens.len() >= at_least, "{family} has {} goldens", goldens.len());
     goldens
 }
 
@@ -58,33 +58,65 @@ fn assert_close(pairs: impl Iterator<Item = (f32, f32)>, what: &str) {
 
 #[tokio::test]
 async fn llama() {
-    family("llama").await;
+    family("llama", 10).await;
 }
 
 #[tokio::test]
 async fn mistral() {
-    family("mistral").await;
+    family("mistral", 10).await;
 }
 
 #[tokio::test]
 async fn qwen2() {
-    family("qwen2").await;
+    family("qwen2", 10).await;
 }
 
 #[tokio::test]
 async fn qwen3() {
-    family("qwen3").await;
+    family("qwen3", 10).await;
+}
+
+#[tokio::test]
+async fn qwen3_5() {
+    family("qwen3_5", 6).await;
+}
+
+#[tokio::test]
+async fn qwen3_moe() {
+    family("qwen3_moe", 6).await;
+}
+
+#[tokio::test]
+async fn qwen3_5_moe() {
+    family("qwen3_5_moe", 5).await;
+}
+
+#[tokio::test]
+async fn gemma3() {
+    family("gemma3", 2).await;
+}
+
+#[tokio::test]
+async fn gemma3_text() {
+    family("gemma3_text", 5).await;
 }
 
 #[test]
 fn every_golden_belongs_to_a_family_that_is_tested() {
+    const FAMILIES: [&str; 9] = [
+        "gemma3",
+        "gemma3_text",
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen3_moe",
+    ];
     for golden in Golden::all() {
-        let family = golden.case.name.split('-').next();
-        assert!(
-            matches!(family, Some("llama" | "mistral" | "qwen2" | "qwen3")),
-            "{}",
-            golden.case.name
-        );
+        let family = golden.case.name.split('-').next().unwrap_or_default();
+        assert!(FAMILIES.contains(&family), "{}", golden.case.name);
     }
 }
 

@@ -1,0 +1,194 @@
+//! The gated delta net layer of the qwen3_5 families: a causal convolution over the last few tokens,
+//! then the rule of `gated_delta.rs`, then a gated norm.
+
+use crate::error::Result;
+use mlx_rs::ops::{concatenate, conv1d, exp, logaddexp, multiply, negative, sigmoid, zeros_dtype};
+use mlx_rs::{Array, Dtype, fast};
+
+use super::{ConfigFile, MAX_SIZE};
+use crate::bridge::slice;
+use crate::cache::RecurrentCache;
+use crate::error::LoadError;
+use crate::gated_delta::{Inputs, gated_delta};
+use crate::nn::{Linear, LinearGroup, RmsNorm, silu};
+use crate::step::{Step, take_rows};
+use crate::weights::Weights;
+
+/// Added to the squared length of queries and keys before they are scaled to length 1.
+const UNIT_EPS: f32 = 1e-6;
+
+/// What a config says about these layers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeltaShape {
+    pub(crate) hidden: i32,
+    /// Tokens that the convolution sees.
+    pub(crate) kernel: i32,
+    pub(crate) key_heads: i32,
+    /// A multiple of `key_heads`.
+    pub(crate) heads: i32,
+    pub(crate) key_dim: i32,
+    pub(crate) value_dim: i32,
+    pub(crate) rms_norm_eps: f32,
+}
+
+impl DeltaShape {
+    pub(crate) fn check(&self, config: &ConfigFile<'_>) -> Result<(), LoadError> {
+        config.check_sizes(&[
+            ("linear_num_key_heads", self.key_heads),
+            ("linear_num_value_heads", self.heads),
+            ("linear_key_head_dim", self.key_dim),
+            ("linear_value_head_dim", self.value_dim),
+            ("linear_conv_kernel_dim", self.kernel),
+        ])?;
+        if self.heads % self.key_heads != 0 {
+            return Err(config.invalid(format!(
+                "\"linear_num_value_heads\" {} is not a multiple of \"linear_num_key_heads\" {}",
+                self.heads, self.key_heads
+            )));
+        }
+        let width = |heads: i32, dim: i32| i64::from(heads) * i64::from(dim);
+        let channels = 2 * width(self.key_heads, self.key_dim) + width(self.heads, self.value_dim);
+        if channels > i64::from(MAX_SIZE) {
+            return Err(config.invalid(format!("the delta layers come to {channels} channels")));
+        }
+        Ok(())
+    }
+
+    /// Queries, keys and values of a token together.
+    fn channels(&self) -> i32 {
+        2 * self.key_heads * self.key_dim + self.heads * self.value_dim
+    }
+}
+
+/// A gated delta net.
+#[derive(Debug)]
+pub(crate) struct DeltaNet {
+    /// Queries, keys and values together; the output gate; beta; the decay.
+    projections: LinearGroup,
+    /// [channels, kernel, 1], one filter for each channel of queries, keys and values.
+    conv: Array,
+    /// Minus the exponential of `A_log`, [heads], float32.
+    rate: Array,
+    /// [heads]
+    dt_bias: Array,
+    norm: RmsNorm,
+    out_proj: Linear,
+    shape: DeltaShape,
+}
+
+impl DeltaNet {
+    /// Loads what lies under `path`. `as_published`: the convolution is [channels, 1, kernel].
+    pub(crate) fn load(
+        weights: &mut Weights,
+        path: &str,
+        shape: DeltaShape,
+        as_published: bool,
+    ) -> Result<Self, LoadError> {
+        let DeltaShape { hidden, kernel, heads, value_dim, .. } = shape;
+        let (channels, values) = (shape.channels(), heads * value_dim);
+        let parts = [("qkv", channels), ("z", values), ("b", heads), ("a", heads)];
+        let parts = parts.map(|(name, rows)| (format!("{path}.in_proj_{name}"), rows));
+        let stored = if as_published { [channels, 1, kernel] } else { [channels, kernel, 1] };
+        let conv = weights.float(&format!("{path}.conv1d.weight"), &stored)?;
+        let a_log = weights.float(&format!("{path}.A_log"), &[heads])?;
+        let prepare = || -> Result<[Array; 2]> {
+            let conv = conv.reshape(&[channels, kernel, 1])?;
+            let rate = negative(exp(a_log.as_dtype(Dtype::Float32)?)?)?;
+            rate.eval()?;
+            Ok([conv, rate])
+        };
+        let [conv, rate] = prepare()
+            .map_err(|error| LoadError::Mlx { path: path.into(), what: error.what().to_owned() })?;
+        Ok(Self {
+            projections: LinearGroup::load(weights, &parts, hidden, false)?,
+            conv,
+            rate,
+            dt_bias: weights.float(&format!("{path}.dt_bias"), &[heads])?,
+            norm: RmsNorm::load(weights, &format!("{path}.norm"), value_dim, shape.rms_norm_eps)?,
+            out_proj: Linear::load(weights, &format!("{path}.out_proj"), [hidden, values], false)?,
+            shape,
+        })
+    }
+
+    /// x: [1, T, hidden]; returns the same shape, or the rows to keep.
+    pub(crate) fn forward(
+        &self,
+        x: &Array,
+        step: &mut Step<'_>,
+        layer: usize,
+        keep: Option<&[i32]>,
+    ) -> Result<Option<Array>> {
+        let parts = self.projections.forward(x)?;
+        let [qkv, z, b, a] = &parts[..] else { unreachable!("four parts were loaded") };
+        let beta = sigmoid(b)?; // [1, T, heads]
+        let decay = a.add(&self.dt_bias)?;
+        let decay = logaddexp(&decay, Array::from_f32(0.0).as_dtype(decay.dtype())?)?;
+        let log_decay = multiply(decay, &self.rate)?; // [1, T, heads], float32
+
+        let mut outputs = Vec::with_capacity(step.segments.len());
+        let mut from = 0;
+        for segment in &mut step.segments {
+            let to = from + segment.length;
+            let rows = |a: &Array| slice(a, &[0, from, 0], &[1, to, a.shape()[2]]);
+            let cache = segment.cache.recurrent(layer)?;
+            outputs.push(self.recur(&rows(qkv)?, rows(&log_decay)?, rows(&beta)?, cache)?);
+            from = to;
+        }
+        if keep.is_some_and(<[i32]>::is_empty) {
+            return Ok(None);
+        }
+        let y = take_rows(&concatenate(&outputs, 1)?, keep)?; // [1, R, heads, value_dim]
+        let z = take_rows(z, keep)?;
+        let gate = silu(&z.as_dtype(Dtype::Float32)?.reshape(y.shape())?)?;
+        let normed = self.norm.forward(&y)?.as_dtype(Dtype::Float32)?;
+        let gated = multiply(gate, normed)?.as_dtype(y.dtype())?;
+        let rows = y.shape()[1];
+        self.out_proj
+            .forward(&gated.reshape(&[1, rows, self.shape.heads * self.shape.value_dim])?)
+            .map(Some)
+    }
+
+    /// One sequence's tokens. qkv: [1, T, channels]; log_decay and beta: [1, T, heads]. Returns
+    /// [1, T, heads, value_dim], and leaves in the cache the last `kernel - 1` rows of qkv and the
+    /// rule's state.
+    fn recur(
+        &self,
+        qkv: &Array,
+        log_decay: Array,
+        beta: Array,
+        cache: &mut RecurrentCache,
+    ) -> Result<Array> {
+        let [_, length, channels] = *qkv.shape() else {
+            return Err(mlx_rs::error::Exception::custom("the convolution takes three axes"));
+        };
+        let before = self.shape.kernel - 1;
+        let (tail, state) = match &cache.arrays[..] {
+            [tail, state] => (tail.clone(), Some(state.clone())),
+            _ => (zeros_dtype(&[1, before, channels], qkv.dtype())?, None),
+        };
+        let input = concatenate(&[&tail, qkv], 1)?; // [1, kernel - 1 + T, channels]
+        let tail = slice(&input, &[0, length, 0], &[1, length + before, channels])?;
+        let mixed = silu(&conv1d(&input, &self.conv, 1, 0, 1, channels)?)?; // [1, T, channels]
+
+        let keys = self.shape.key_heads * self.shape.key_dim;
+        let part = |from: i32, to: i32, heads: i32, dim: i32| {
+            slice(&mixed, &[0, 0, from], &[1, length, to])?.reshape(&[1, length, heads, dim])
+        };
+        let q = part(0, keys, self.shape.key_heads, self.shape.key_dim)?;
+        let k = part(keys, 2 * keys, self.shape.key_heads, self.shape.key_dim)?;
+        let v = part(2 * keys, channels, self.shape.heads, self.shape.value_dim)?;
+        // Keys of length 1; queries too, and divided by sqrt(key_dim).
+        let unit = 1.0 / (self.shape.key_dim as f32).sqrt();
+        let q = self.to_length(&q, unit * unit)?;
+        let k = self.to_length(&k, unit)?;
+        let (y, state) = gated_delta(&Inputs { q, k, v, log_decay, beta }, state.as_ref())?;
+        cache.arrays = vec![tail.contiguous()?, state];
+        Ok(y)
+    }
+
+    /// x: [.., key_dim], scaled to length `sqrt(key_dim) * factor`.
+    fn to_length(&self, x: &Array, factor: f32) -> Result<Array> {
+        let normed = fast::rms_norm(x, None, UNIT_EPS / self.shape.key_dim as f32)?;
+        multiply(normed, Array::from_f32(factor).as_dtype(x.dtype())?)
+    }
+}

@@ -1,0 +1,428 @@
+//! Gemma 3, the text model. Source: config keys and weight names as published for
+//! `model_type = "gemma3_text"`, and for `"gemma3"`, which nests it beside a vision tower.
+//!
+//! Most layers see a window of tokens and rotate by a short base; every sixth as a rule sees all of
+//! them and rotates by a long one. Each sublayer has a norm before and behind it, stored as its
+//! distance from 1.
+
+use crate::error::Result;
+use mlx_rs::ops::{add, clip, multiply, power, tanh};
+use mlx_rs::{Array, Dtype};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{Architecture, ConfigFile, MAX_SIZE, head_path, root};
+use crate::bridge::metal_is_available;
+use crate::cache::LayerKind;
+use crate::error::LoadError;
+use crate::nn::{Embedding, Linear, LinearGroup, RmsNorm};
+use crate::rope::Rope;
+use crate::step::{Attend, Rotary, Step, take_rows};
+use crate::weights::Weights;
+
+/// What published configs of the text model leave out.
+pub(crate) const TEXT_DEFAULTS: &[(&str, u64)] =
+    &[("vocab_size", 262_144), ("max_position_embeddings", 32_768)];
+
+/// What published multimodal configs leave out.
+pub(crate) const DEFAULTS: &[(&str, u64)] = &[
+    ("vocab_size", 262_208),
+    ("max_position_embeddings", 131_072),
+    ("num_attention_heads", 8),
+    ("num_key_value_heads", 4),
+];
+
+/// The largest float16.
+const F16_MAX: f32 = 65504.0;
+
+/// The keys of config.json that matter here.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct Config {
+    hidden_size: i32,
+    num_hidden_layers: i32,
+    intermediate_size: i32,
+    num_attention_heads: i32,
+    num_key_value_heads: i32,
+    head_dim: i32,
+    query_pre_attn_scalar: f32,
+    rms_norm_eps: f32,
+    vocab_size: i32,
+    max_position_embeddings: usize,
+    rope_local_base_freq: f32,
+    sliding_window: i32,
+    layer_types: Option<Vec<LayerType>>,
+    sliding_window_pattern: Option<i32>,
+    /// The same under its newer name.
+    _sliding_window_pattern: Option<i32>,
+    hidden_activation: String,
+    attn_logit_softcapping: Option<f32>,
+    final_logit_softcapping: Option<f32>,
+    use_bidirectional_attention: bool,
+}
+
+/// Sizes that are 0 here must be given.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            hidden_size: 0,
+            num_hidden_layers: 0,
+            intermediate_size: 0,
+            num_attention_heads: 0,
+            num_key_value_heads: 0,
+            head_dim: 256,
+            query_pre_attn_scalar: 256.0,
+            rms_norm_eps: 1e-6,
+            vocab_size: 0,
+            max_position_embeddings: 32_768,
+            rope_local_base_freq: 10_000.0,
+            sliding_window: 0,
+            layer_types: None,
+            sliding_window_pattern: None,
+            _sliding_window_pattern: None,
+            hidden_activation: "gelu_pytorch_tanh".to_owned(),
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
+            use_bidirectional_attention: false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LayerType {
+    SlidingAttention,
+    FullAttention,
+}
+
+impl Config {
+    fn check(&self, file: &ConfigFile<'_>) -> Result<(), LoadError> {
+        file.check_layers(self.num_hidden_layers)?;
+        file.check_sizes(&[
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("vocab_size", self.vocab_size),
+            ("sliding_window", self.sliding_window),
+            ("sliding_window_pattern", self.pattern()),
+        ])?;
+        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
+        let wrong = if heads % kv_heads != 0 {
+            format!(
+                "\"num_attention_heads\" {heads} is not a multiple of \"num_key_value_heads\" \
+                 {kv_heads}"
+            )
+        } else if i64::from(heads) * i64::from(self.head_dim) > i64::from(MAX_SIZE) {
+            "\"num_attention_heads\" x \"head_dim\" is too large".to_owned()
+        } else if self
+            .layer_types
+            .as_ref()
+            .is_some_and(|t| t.len() != self.num_hidden_layers as usize)
+        {
+            format!("\"layer_types\" does not have {} entries", self.num_hidden_layers)
+        } else if !(self.query_pre_attn_scalar > 0.0 && self.query_pre_attn_scalar.is_finite()) {
+            format!("\"query_pre_attn_scalar\" is {}", self.query_pre_attn_scalar)
+        } else if self.final_logit_softcapping.is_some_and(|cap| !(cap > 0.0 && cap.is_finite())) {
+            format!("\"final_logit_softcapping\" is {:?}", self.final_logit_softcapping)
+        } else if self.hidden_activation != "gelu_pytorch_tanh" {
+            format!("\"hidden_activation\" is \"{}\"", self.hidden_activation)
+        } else if self.attn_logit_softcapping.is_some() {
+            "\"attn_logit_softcapping\" is set, and Gemma 3 has none".to_owned()
+        } else if self.use_bidirectional_attention {
+            "\"use_bidirectional_attention\" is set: this is an embedding model".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(file.invalid(wrong))
+    }
+
+    /// Every how many layers one sees all tokens.
+    fn pattern(&self) -> i32 {
+        self.sliding_window_pattern.or(self._sliding_window_pattern).unwrap_or(6)
+    }
+
+    fn layer_type(&self, layer: i32) -> LayerType {
+        match &self.layer_types {
+            Some(types) => types[layer as usize],
+            None if (layer + 1) % self.pattern() == 0 => LayerType::FullAttention,
+            None => LayerType::SlidingAttention,
+        }
+    }
+
+    /// The rotations of (sliding, full) layers. Newer configs have `rope_parameters` for each.
+    fn ropes(&self, file: &ConfigFile<'_>) -> Result<[Rope; 2], LoadError> {
+        let own = |kind: &str| file.fields.get("rope_parameters")?.get(kind)?.as_object();
+        let theta = |own: Option<&Map<String, Value>>| {
+            own.and_then(|own| own.get("rope_theta")?.as_f64()).map(|theta| theta as f32)
+        };
+        let (sliding, full) = (own("sliding_attention"), own("full_attention"));
+        let short = theta(sliding).unwrap_or(self.rope_local_base_freq);
+        let long = theta(full).or(file.rope_theta()).unwrap_or(1_000_000.0);
+        let rope = |theta, scaling| {
+            let rope =
+                Rope::new(self.head_dim, theta, false, scaling, self.max_position_embeddings);
+            rope.map_err(|what| file.invalid(what))
+        };
+        Ok([rope(short, sliding)?, rope(long, full.or(file.rope_scaling()))?])
+    }
+}
+
+/// Loads a Gemma 3 text model.
+pub(crate) fn load(
+    file: &ConfigFile<'_>,
+    weights: &mut Weights,
+) -> Result<Box<dyn Architecture>, LoadError> {
+    let config: Config = file.parse()?;
+    config.check(file)?;
+    let [sliding_rope, full_rope] = config.ropes(file)?;
+    let (root, head) = (root(weights), head_path(weights));
+    let table = [config.vocab_size, config.hidden_size];
+    let embed_tokens = Embedding::load(weights, &format!("{root}.embed_tokens"), table)?;
+    let lm_head = match weights.contains(&format!("{head}.weight")) {
+        true => Some(Linear::load(weights, head, table, false)?),
+        false => None,
+    };
+    let layers = (0..config.num_hidden_layers)
+        .map(|layer| Block::load(weights, &config, &format!("{root}.layers.{layer}"), layer));
+    Ok(Box::new(Gemma3 {
+        layers: layers.collect::<Result<_, _>>()?,
+        norm: norm(weights, &config, &format!("{root}.norm"), config.hidden_size)?,
+        embed_tokens,
+        lm_head,
+        sliding_rope,
+        full_rope,
+        embed_scale: (config.hidden_size as f32).sqrt(),
+        softcap: config.final_logit_softcapping,
+        head_dim: config.head_dim,
+        fused_rope: metal_is_available(),
+    }))
+}
+
+fn norm(
+    weights: &mut Weights,
+    config: &Config,
+    path: &str,
+    dims: i32,
+) -> Result<RmsNorm, LoadError> {
+    RmsNorm::load_from_one(weights, path, dims, config.rms_norm_eps)
+}
+
+/// The decoder.
+#[derive(Debug)]
+struct Gemma3 {
+    embed_tokens: Embedding,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+    /// `None`: the embeddings serve as the output head.
+    lm_head: Option<Linear>,
+    sliding_rope: Rope,
+    full_rope: Rope,
+    /// Multiplies the embeddings.
+    embed_scale: f32,
+    softcap: Option<f32>,
+    head_dim: i32,
+    fused_rope: bool,
+}
+
+impl Architecture for Gemma3 {
+    fn forward(&self, tokens: &Array, step: &mut Step<'_>) -> Result<Option<Array>> {
+        let x = self.embed_tokens.forward(tokens)?; // [1, T, hidden]
+        // The factor was rounded to bfloat16 in training, whatever the weights are stored in.
+        let scale = Array::from_f32(self.embed_scale).as_dtype(Dtype::Bfloat16)?;
+        let mut x = multiply(&x, scale.as_dtype(x.dtype())?)?;
+        let rows = step.output_rows();
+        let rotary = |rope| Rotary::new(rope, step, self.head_dim, x.dtype(), self.fused_rope);
+        let rotaries = [rotary(&self.sliding_rope), rotary(&self.full_rope)];
+        let (last, before) = self.layers.split_last().expect("checked: at least one layer");
+        for (index, layer) in before.iter().enumerate() {
+            x = layer.forward(&x, step, index, &rotaries, None)?.expect("all rows are kept");
+        }
+        let last = last.forward(&x, step, before.len(), &rotaries, Some(&rows))?; // [1, R, hidden]
+        step.advance();
+        let Some(x) = last else { return Ok(None) };
+        let x = self.norm.forward(&x)?;
+        let logits = match &self.lm_head {
+            Some(head) => head.forward(&x)?, // [1, R, vocab]
+            None => self.embed_tokens.as_linear(&x)?,
+        };
+        match self.softcap {
+            None => Ok(Some(logits)),
+            Some(cap) => {
+                let cap = Array::from_f32(cap).as_dtype(logits.dtype())?;
+                multiply(tanh(logits.divide(&cap)?)?, cap).map(Some)
+            }
+        }
+    }
+
+    fn layers(&self) -> Vec<LayerKind> {
+        self.layers.iter().map(|layer| layer.self_attn.attend.layer_kind()).collect()
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    pre_feedforward_layernorm: RmsNorm,
+    mlp: GeluMlp,
+    post_feedforward_layernorm: RmsNorm,
+}
+
+impl Block {
+    fn load(
+        weights: &mut Weights,
+        config: &Config,
+        path: &str,
+        layer: i32,
+    ) -> Result<Self, LoadError> {
+        let mut norm =
+            |name: &str| norm(weights, config, &format!("{path}.{name}"), config.hidden_size);
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            pre_feedforward_layernorm: norm("pre_feedforward_layernorm")?,
+            post_feedforward_layernorm: norm("post_feedforward_layernorm")?,
+            self_attn: Attention::load(
+                weights,
+                config,
+                &format!("{path}.self_attn"),
+                config.layer_type(layer),
+            )?,
+            mlp: GeluMlp::load(weights, config, &format!("{path}.mlp"))?,
+        })
+    }
+
+    /// x: [1, T, hidden]. Returns the same shape, or with `keep` only those rows ([1, R, hidden],
+    /// `None` when there are none).
+    fn forward(
+        &self,
+        x: &Array,
+        step: &mut Step<'_>,
+        layer: usize,
+        rotaries: &[Rotary<'_>; 2],
+        keep: Option<&[i32]>,
+    ) -> Result<Option<Array>> {
+        let normed = self.input_layernorm.forward(x)?;
+        let attended = self.self_attn.forward(&normed, step, layer, rotaries, keep.is_some())?;
+        let Some(attended) = attended else { return Ok(None) };
+        let attended = self.post_attention_layernorm.forward(&attended)?;
+        let h = add_within_range(&take_rows(x, keep)?, &attended)?;
+        let y = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&h)?)?;
+        add_within_range(&h, &self.post_feedforward_layernorm.forward(&y)?).map(Some)
+    }
+}
+
+/// x + y; in float16, which the residual stream of these models outgrows, the nearest that there is.
+fn add_within_range(x: &Array, y: &Array) -> Result<Array> {
+    if x.dtype() != Dtype::Float16 {
+        return add(x, y);
+    }
+    let wide = add(x.as_dtype(Dtype::Float32)?, y.as_dtype(Dtype::Float32)?)?;
+    let (low, high) = (Array::from_f32(-F16_MAX), Array::from_f32(F16_MAX));
+    clip(wide, (&low, &high))?.as_dtype(Dtype::Float16)
+}
+
+#[derive(Debug)]
+struct Attention {
+    qkv: LinearGroup,
+    o_proj: Linear,
+    q_norm: RmsNorm,
+    k_norm: RmsNorm,
+    attend: Attend,
+    heads: i32,
+    kv_heads: i32,
+    head_dim: i32,
+}
+
+impl Attention {
+    fn load(
+        weights: &mut Weights,
+        config: &Config,
+        path: &str,
+        kind: LayerType,
+    ) -> Result<Self, LoadError> {
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let (hidden, head_dim) = (config.hidden_size, config.head_dim);
+        let parts = [
+            (format!("{path}.q_proj"), heads * head_dim),
+            (format!("{path}.k_proj"), kv_heads * head_dim),
+            (format!("{path}.v_proj"), kv_heads * head_dim),
+        ];
+        let output = [hidden, heads * head_dim];
+        Ok(Self {
+            qkv: LinearGroup::load(weights, &parts, hidden, false)?,
+            o_proj: Linear::load(weights, &format!("{path}.o_proj"), output, false)?,
+            q_norm: norm(weights, config, &format!("{path}.q_norm"), head_dim)?,
+            k_norm: norm(weights, config, &format!("{path}.k_norm"), head_dim)?,
+            attend: Attend {
+                scale: 1.0 / config.query_pre_attn_scalar.sqrt(),
+                window: (kind == LayerType::SlidingAttention).then_some(config.sliding_window),
+            },
+            heads,
+            kv_heads,
+            head_dim,
+        })
+    }
+
+    /// x: [1, T, hidden]; returns the same shape, or with `last_only` one row for each segment that
+    /// wants logits.
+    fn forward(
+        &self,
+        x: &Array,
+        step: &mut Step<'_>,
+        layer: usize,
+        [sliding, full]: &[Rotary<'_>; 2],
+        last_only: bool,
+    ) -> Result<Option<Array>> {
+        let length = x.shape()[1];
+        let rotary = if self.attend.window.is_some() { sliding } else { full };
+        let parts = self.qkv.forward(x)?;
+        let [q, k, v] = &parts[..] else { unreachable!("three parts were loaded") };
+        let split = |x: &Array, heads| x.reshape(&[1, length, heads, self.head_dim]);
+        let turn = |x: Array| x.transpose_axes(&[0, 2, 1, 3]); // [1, heads, T, head_dim]
+        let q = turn(self.q_norm.forward(&split(q, self.heads)?)?)?;
+        let k = turn(self.k_norm.forward(&split(k, self.kv_heads)?)?)?;
+        let v = turn(split(v, self.kv_heads)?)?;
+        let qkv = [rotary.apply(&q, step)?, rotary.apply(&k, step)?, v];
+        match step.attend(layer, self.attend, qkv, last_only)? {
+            Some(attended) => self.o_proj.forward(&attended).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// down(gelu(gate(x)) * up(x)).
+#[derive(Debug)]
+struct GeluMlp {
+    gate_up: LinearGroup,
+    down: Linear,
+}
+
+impl GeluMlp {
+    fn load(weights: &mut Weights, config: &Config, path: &str) -> Result<Self, LoadError> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let parts = ["gate_proj", "up_proj"].map(|name| (format!("{path}.{name}"), inner));
+        Ok(Self {
+            gate_up: LinearGroup::load(weights, &parts, hidden, false)?,
+            down: Linear::load(weights, &format!("{path}.down_proj"), [hidden, inner], false)?,
+        })
+    }
+
+    /// x: [1, T, hidden]; returns the same shape.
+    fn forward(&self, x: &Array) -> Result<Array> {
+        let parts = self.gate_up.forward(x)?;
+        let [gate, up] = &parts[..] else { unreachable!("two parts were loaded") };
+        self.down.forward(&multiply(gelu(gate)?, up)?)
+    }
+}
+
+/// GELU by its tanh approximation, in x's dtype.
+fn gelu(x: &Array) -> Result<Array> {
+    let number = |value: f32| Array::from_f32(value).as_dtype(x.dtype());
+    let cubed = multiply(number(0.044_715)?, power(x, number(3.0)?)?)?;
+    let bent = tanh(multiply(number((2.0 / std::f32::consts::PI).sqrt())?, add(x, cubed)?)?)?;
+    multiply(multiply(number(0.5)?, x)?, add(number(1.0)?, bent)?)
+}

@@ -1,0 +1,88 @@
+//! Qwen3 with experts. Source: config keys and weight names as published for
+//! `model_type = "qwen3_moe"`. As qwen3, with the feed-forward of most layers split into experts.
+
+use crate::error::Result;
+use serde::Deserialize;
+
+use super::dense::{Dense, Shape};
+use super::moe::MoeShape;
+use super::{Architecture, ConfigFile};
+use crate::error::LoadError;
+use crate::rope::Rope;
+use crate::weights::Weights;
+
+/// The keys of config.json that matter here.
+#[derive(Debug, Deserialize)]
+struct Config {
+    hidden_size: i32,
+    num_hidden_layers: i32,
+    intermediate_size: i32,
+    moe_intermediate_size: i32,
+    num_experts: i32,
+    num_experts_per_tok: i32,
+    norm_topk_prob: bool,
+    #[serde(default = "every_layer")]
+    decoder_sparse_step: i32,
+    #[serde(default)]
+    mlp_only_layers: Vec<i32>,
+    num_attention_heads: i32,
+    num_key_value_heads: i32,
+    head_dim: Option<i32>,
+    rms_norm_eps: f32,
+    vocab_size: i32,
+    max_position_embeddings: usize,
+    tie_word_embeddings: Option<bool>,
+}
+
+fn every_layer() -> i32 {
+    1
+}
+
+/// Loads a Qwen3 model with experts.
+pub(crate) fn load(
+    file: &ConfigFile<'_>,
+    weights: &mut Weights,
+) -> Result<Box<dyn Architecture>, LoadError> {
+    let config: Config = file.parse()?;
+    let theta = file.rope_theta().ok_or_else(|| file.invalid("\"rope_theta\" is absent"))?;
+    let heads = config.num_attention_heads;
+    let head_dim = config.head_dim.unwrap_or(config.hidden_size / heads.max(1));
+    let positions = config.max_position_embeddings;
+    let rope = Rope::new(head_dim, theta, false, file.rope_scaling(), positions);
+    let shape = Shape {
+        hidden: config.hidden_size,
+        layers: config.num_hidden_layers,
+        heads,
+        kv_heads: config.num_key_value_heads,
+        head_dim,
+        intermediate: config.intermediate_size,
+        vocab: config.vocab_size,
+        rms_norm_eps: config.rms_norm_eps,
+        tied_embeddings: config.tie_word_embeddings,
+        qkv_bias: false,
+        output_bias: false,
+        mlp_bias: false,
+        qk_norm: true,
+        windows: Vec::new(),
+        experts: experts(file, &config)?,
+    };
+    Dense::load(file, weights, shape, rope.map_err(|what| file.invalid(what))?)
+}
+
+/// Which layers have experts: every `decoder_sparse_step`-th, but not the `mlp_only_layers`.
+fn experts(file: &ConfigFile<'_>, config: &Config) -> Result<Vec<Option<MoeShape>>, LoadError> {
+    file.check_layers(config.num_hidden_layers)?;
+    file.check_sizes(&[("decoder_sparse_step", config.decoder_sparse_step)])?;
+    let moe = MoeShape {
+        experts: config.num_experts,
+        used: config.num_experts_per_tok,
+        intermediate: config.moe_intermediate_size,
+        normalized: config.norm_topk_prob,
+        shared: None,
+    };
+    moe.check(file)?;
+    let is_sparse = |layer: &i32| {
+        !config.mlp_only_layers.contains(layer) && (layer + 1) % config.decoder_sparse_step == 0
+    };
+    Ok((0..config.num_hidden_layers).map(|layer| is_sparse(&layer).then_some(moe)).collect())
+}
