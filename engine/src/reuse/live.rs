@@ -27,6 +27,11 @@ impl Checkpoint {
         Self { position: cache.offset as usize, states: states.collect() }
     }
 
+    /// One per recurrent layer, in order.
+    pub(crate) fn states(&self) -> &[RecurrentCache] {
+        &self.states
+    }
+
     fn bytes(&self) -> usize {
         let arrays = self.states.iter().flat_map(|state| &state.arrays);
         arrays.map(mlx_rs::Array::nbytes).sum()

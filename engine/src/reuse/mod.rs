@@ -22,7 +22,7 @@ pub(crate) use identity::Chain;
 pub(crate) use live::Checkpoint;
 pub(crate) use pages::Layout;
 
-use crate::cache::{LayerKind, SequenceCache};
+use crate::cache::{LayerKind, RecurrentCache, SequenceCache};
 use crate::engine::ModelId;
 use crate::error::Result;
 use explain::{Asker, History};
@@ -32,6 +32,9 @@ use plan::{Needs, Plan, Stock, plan};
 
 /// A snapshot is worth its bytes when at least this many tokens lie between it and the last one.
 const MIN_SNAPSHOT_GAP: usize = 64;
+/// From so many tokens on, a snapshot is stored at once; until then it waits in memory, because the
+/// next turn will most likely bring a better one.
+const EAGER_SNAPSHOT_GAP: usize = 2048;
 /// Snapshots of one long prefill take at most one byte for this many bytes of KV.
 const KV_BYTES_PER_SNAPSHOT_BYTE: usize = 4;
 /// Tokens between two snapshots of a long prefill, at least.
@@ -104,6 +107,10 @@ pub(crate) struct Track {
     broken: bool,
     /// Ahead of the caches, ascending.
     stops: Vec<Stop>,
+    /// The last position at which a snapshot is stored, or that needs none.
+    saved: usize,
+    /// Where the last message of the prompt ends: what the next turn will surely repeat.
+    message_end: Option<usize>,
 }
 
 impl Track {
@@ -117,6 +124,7 @@ impl Track {
         self.chain.truncate(tokens);
         self.sealed = self.sealed.min(self.chain.keys().len());
         self.checkpoints.retain(|checkpoint| checkpoint.position <= tokens);
+        self.saved = self.saved.min(tokens);
     }
 
     fn remember(&mut self, checkpoint: Checkpoint) {
@@ -174,6 +182,7 @@ impl Reuse {
             let mut track = Track::new(chain, needs, salt);
             track.tokens = prompt[..restored.offset as usize].to_vec();
             track.sealed = track.tokens.len() / block_tokens;
+            track.saved = track.tokens.len();
             if needs.state {
                 track.remember(Checkpoint::of(&restored));
             }
@@ -186,7 +195,11 @@ impl Reuse {
         } else {
             (SequenceCache::new(&model.kinds, expected), Track::new(chain, needs, salt))
         };
-        track.stops = self.stops(model, prompt, track.tokens.len());
+        let last_message = prompt[..limit].iter().rposition(|t| model.message_ends.contains(t));
+        track.message_end = last_message.map(|at| at + 1);
+        track.stops = self.stops(model, prompt, track.tokens.len(), track.saved);
+        // What could not be stored in an earlier turn is tried again.
+        track.broken = false;
         let asker = Asker { model: &model.name, salt, namespace: &namespace };
         self.history.explain(asker, prompt, failed, &mut report);
         self.history.remember(asker, prompt);
@@ -238,7 +251,7 @@ impl Reuse {
 
     /// Where prefill of `prompt` stops to keep the state of recurrent layers: behind the system
     /// prompt, behind the last message, before the last token, and now and then in between.
-    fn stops(&self, model: &ModelReuse, prompt: &[u32], from: usize) -> Vec<Stop> {
+    fn stops(&self, model: &ModelReuse, prompt: &[u32], from: usize, saved: usize) -> Vec<Stop> {
         if !model.layout.needs().state {
             return Vec::new();
         }
@@ -258,9 +271,11 @@ impl Reuse {
             .collect();
         positions.sort_unstable();
         positions.dedup();
-        let mut saved = from;
+        let mut saved = saved;
         let stops = positions.into_iter().map(|position| {
-            let save = position >= saved + MIN_SNAPSHOT_GAP;
+            // Other conversations will begin with the same system prompt.
+            let shared = Some(position) == first_end && position >= self.config.block_tokens;
+            let save = shared || position >= saved + EAGER_SNAPSHOT_GAP;
             saved = if save { position } else { saved };
             Stop { position, save }
         });
@@ -281,10 +296,11 @@ impl Reuse {
             let passed = track.stops.iter().take_while(|stop| stop.position <= position).count();
             let here = track.stops.drain(..passed).rfind(|stop| stop.position == position);
             if let Some(stop) = here {
-                track.remember(Checkpoint::of(cache));
+                let checkpoint = Checkpoint::of(cache);
                 if stop.save {
-                    self.save_snapshot(model, cache, track)?;
+                    self.save_snapshot(model, cache, track, &checkpoint)?;
                 }
+                track.remember(checkpoint);
             }
         }
         Ok(())
@@ -327,25 +343,29 @@ impl Reuse {
         Ok(())
     }
 
-    /// Hands over a snapshot at the caches' position. True when it is kept.
+    /// Hands over a snapshot of the caches as they were at a checkpoint, or are.
     fn save_snapshot(
         &self,
         model: &ModelReuse,
         cache: &SequenceCache,
-        track: &Track,
-    ) -> Result<bool> {
-        let Some(store) = self.config.store.as_deref() else { return Ok(false) };
-        let position = track.tokens.len();
+        track: &mut Track,
+        at: &Checkpoint,
+    ) -> Result<()> {
+        let Some(store) = self.config.store.as_deref() else { return Ok(()) };
+        let position = at.position;
         let full = position / self.config.block_tokens;
         if full > track.sealed || position == 0 {
-            return Ok(false);
+            return Ok(());
         }
         let range = full * self.config.block_tokens..position;
         let key = track.chain.snapshot_key(&track.tokens, position);
         let parent = track.chain.parent(position);
         let witness = identity::witness(range.start, &track.tokens[range.clone()]);
         let put = Put { store, model, cache, namespace: track.chain.namespace() };
-        put.record(Kind::State, key, parent, &witness, &Extent::Snapshot(range))
+        if put.snapshot(key, parent, &witness, range, at)? {
+            track.saved = track.saved.max(position);
+        }
+        Ok(())
     }
 
     /// Keeps the caches of a turn that is over, for the next one.
@@ -389,11 +409,33 @@ impl Reuse {
         Ok(())
     }
 
-    /// What memory alone holds of a session that is about to go. A recurrent state is worth storing;
-    /// a dense model's last block, part full, costs more to write than to compute.
-    fn save_session(&self, model: &ModelReuse, session: Session) -> Result<()> {
-        if !session.is_saved && session.track.needs.state {
-            self.save_snapshot(model, &session.cache, &session.track)?;
+    /// Stores what memory alone holds of a session, where it is worth it: the end of its last
+    /// message, which the next turn will surely repeat, and its own end, which a next turn repeats if
+    /// its template leaves answers as they were.
+    fn save_ends(&self, model: &ModelReuse, session: &mut Session) -> Result<()> {
+        let Session { cache, track, is_saved, .. } = session;
+        if std::mem::replace(is_saved, true) {
+            return Ok(());
+        }
+        if !track.needs.state {
+            // Full blocks are stored already.
+            track.saved = track.sealed * self.config.block_tokens;
+        }
+        let at_message = |checkpoint: &&Checkpoint| Some(checkpoint.position) == track.message_end;
+        let message = track.checkpoints.iter().find(at_message).cloned();
+        for checkpoint in message.into_iter().chain([Checkpoint::of(cache)]) {
+            if checkpoint.position >= track.saved + MIN_SNAPSHOT_GAP {
+                self.save_snapshot(model, cache, track, &checkpoint)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores a session that is about to go from memory. A dense model's last block, part full,
+    /// would cost more to write than to compute.
+    fn save_session(&self, model: &ModelReuse, mut session: Session) -> Result<()> {
+        if session.track.needs.state {
+            self.save_ends(model, &mut session)?;
         }
         Ok(())
     }
@@ -408,12 +450,10 @@ impl Reuse {
         let mut live = std::mem::take(&mut self.live);
         for session in live.iter_mut().filter(|session| !session.is_saved) {
             if all || session.last_used.elapsed() >= REST {
-                session.is_saved = true;
-                if let Some(model) = model(session.model) {
-                    let saved = self.save_snapshot(model, &session.cache, &session.track);
-                    if let Err(error) = saved {
-                        tracing::debug!(error = error.what(), "a session's end was not saved");
-                    }
+                if let Some(model) = model(session.model)
+                    && let Err(error) = self.save_ends(model, session)
+                {
+                    tracing::debug!(error = error.what(), "a session's end was not saved");
                 }
             }
         }
@@ -422,8 +462,8 @@ impl Reuse {
 
     /// Forgets the live sessions of a model that goes.
     pub(crate) fn forget(&mut self, model: &ModelReuse) {
-        for session in self.live.remove(Some(model.id)) {
-            if let Err(error) = self.save_snapshot(model, &session.cache, &session.track) {
+        for mut session in self.live.remove(Some(model.id)) {
+            if let Err(error) = self.save_ends(model, &mut session) {
                 tracing::debug!(error = error.what(), "a session's end was not saved");
             }
         }
@@ -459,6 +499,8 @@ impl Track {
             sealed: 0,
             broken: false,
             stops: Vec::new(),
+            saved: 0,
+            message_end: None,
         }
     }
 }
@@ -481,13 +523,37 @@ impl Put<'_> {
         witness: &[u8],
         extent: &Extent,
     ) -> Result<bool> {
+        self.put(kind, key, parent, witness, extent, &[])
+    }
+
+    /// The same for a snapshot of the tokens `range`, which end at the checkpoint.
+    fn snapshot(
+        &self,
+        key: Key,
+        parent: Option<Key>,
+        witness: &[u8],
+        range: std::ops::Range<usize>,
+        at: &Checkpoint,
+    ) -> Result<bool> {
+        self.put(Kind::State, key, parent, witness, &Extent::Snapshot(range), at.states())
+    }
+
+    fn put(
+        &self,
+        kind: Kind,
+        key: Key,
+        parent: Option<Key>,
+        witness: &[u8],
+        extent: &Extent,
+        states: &[RecurrentCache],
+    ) -> Result<bool> {
         let layout = &self.model.layout;
         if !layout.is_held(self.cache, extent) {
             return Ok(false);
         }
         let shape = RecordShape { kind, key, parent, witness, part_lens: &[layout.bytes(extent)] };
         let outcome = self.store.put_with(self.namespace, &shape, |parts| match parts {
-            [part] => layout.gather(self.cache, extent, part),
+            [part] => layout.gather(self.cache, states, extent, part),
             _ => Err(mlx_rs::error::Exception::custom("a record has one part")),
         })?;
         Ok(!matches!(outcome, kvstore::PutOutcome::Dropped(_)))

@@ -146,15 +146,17 @@ impl Layout {
         })
     }
 
-    /// Writes a record of evaluated caches into `out`, which has [`Self::bytes`]. A snapshot is taken
-    /// where the caches stand.
+    /// Writes a record of evaluated caches into `out`, which has [`Self::bytes`]. `states` are those
+    /// of the recurrent layers at a snapshot's position.
     pub(crate) fn gather(
         &self,
         cache: &SequenceCache,
+        states: &[RecurrentCache],
         extent: &Extent,
         out: &mut [u8],
     ) -> Result<()> {
         let mut out = out;
+        let mut states = states.iter();
         for (index, tokens) in self.pieces(extent) {
             match (&self.layers[index], &cache.layers[index]) {
                 (LayerLayout::Kv { keys, values, .. }, LayerCache::Kv(kv)) => {
@@ -166,8 +168,8 @@ impl Layout {
                         out = rest;
                     }
                 }
-                (LayerLayout::State(_), LayerCache::Recurrent(state)) => {
-                    for array in &state.arrays {
+                (LayerLayout::State(_), LayerCache::Recurrent(_)) => {
+                    for array in states.next().map_or(&[][..], |state| &state.arrays) {
                         let array = array.contiguous()?;
                         let bytes = raw_bytes(&array)?;
                         let (here, rest) = out.split_at_mut(bytes.len());

@@ -18,8 +18,17 @@ const ANSWER: usize = 6;
 const END_OF_MESSAGE: u32 = 3;
 
 /// A case for each way in which layers keep their past.
-const CASES: [&str; 4] =
-    ["llama-default-f32", "llama-sliding-f32", "qwen3-default-f32", "qwen2-yarn-f32"];
+const CASES: [&str; 9] = [
+    "llama-default-f32",
+    "llama-sliding-f32",
+    "qwen3-default-f32",
+    "qwen2-yarn-f32",
+    "qwen3_moe-default-f32",
+    "qwen3_5-default-f32",
+    "qwen3_5_moe-default-f32",
+    "gemma3_text-default-f32",
+    "gemma3_text-long-f32",
+];
 
 /// Lengths around the borders of blocks.
 const CUTS: [usize; 10] = [1, 2, 15, 16, 17, 31, 32, 33, 47, 64];
@@ -186,24 +195,29 @@ async fn restored_equals_recomputed() {
     }
 }
 
-/// Where the chunks are the same, so is every bit.
+/// Where the chunks are the same, so is every bit: two prompts share a system message that ends with
+/// a block, and the second takes it from SSD.
 #[tokio::test]
 async fn the_same_chunks_give_the_same_bits() {
     for name in CASES {
         let case = Case::named(name);
-        let prompt = tokens(11, 4 * BLOCK + 5);
-        let expected = cold(&case, std::slice::from_ref(&prompt)).await;
-        for blocks in 1..=4 {
+        for blocks in [4, 5, 7] {
+            let mut system = tokens(11, blocks * BLOCK);
+            system.retain(|token| *token != END_OF_MESSAGE);
+            system.resize(blocks * BLOCK - 1, FIRST_ORDINARY_TOKEN);
+            system.push(END_OF_MESSAGE);
+            let [one, two] = [31, 32].map(|seed| [system.clone(), tokens(seed, 21)].concat());
+            let expected = cold(&case, std::slice::from_ref(&two)).await;
             let folder = tempfile::tempdir().expect("temporary folder");
             let world = World::open(folder.path(), SSD);
             let model = world.load(&case).await;
-            ask(&model, request(&prompt[..blocks * BLOCK])).await;
+            ask(&model, request(&one)).await;
             world.flush();
             world.close();
             let world = World::open(folder.path(), SSD);
             let model = world.load(&case).await;
-            let answer = ask(&model, request(&prompt)).await;
-            assert_eq!(answer.usage.cached_tokens_ssd, blocks * BLOCK, "{name}");
+            let answer = ask(&model, request(&two)).await;
+            assert_eq!(answer.usage.cached_tokens_ssd, system.len(), "{name}, {blocks} blocks");
             assert_eq!(answer.bits(), expected[0].bits(), "{name}, {blocks} blocks from SSD");
         }
     }

@@ -118,7 +118,12 @@ async fn ask(model: &Model, prompt: &[u32]) -> (Vec<u32>, usize) {
 /// Runs the trace with a restart in the middle. `token_bytes` and `state_bytes` are those
 /// of the model's caches.
 async fn trace(name: &str, turns: u64, token_bytes: usize, state_bytes: usize) {
-    let case = Case::named(name).with_config(json!({"max_position_embeddings": 65536}));
+    let mut case = Case::named(name);
+    let context = json!(65536);
+    match case.config.get_mut("text_config") {
+        Some(text) => text["max_position_embeddings"] = context,
+        None => drop(case.config.insert("max_position_embeddings".into(), context)),
+    }
     let folder = tempfile::tempdir().expect("temporary folder");
     let session_tokens = SYSTEM_TOKENS + turns as usize * 530;
     let live_bytes = session_tokens * token_bytes + 6 * state_bytes;
@@ -168,4 +173,20 @@ async fn three_agents_on_qwen3() {
 #[ignore = "minutes long: make soak"]
 async fn three_agents_on_qwen3_all_turns() {
     trace("qwen3-default-f32", ALL_TURNS, QWEN3_TOKEN_BYTES, 0).await;
+}
+
+/// Two attention layers, and two of gated delta net: 4 heads x 16 x 16 numbers of state, and 3 tokens
+/// of 2 x 32 + 64 channels before the convolution; 4 bytes each.
+const QWEN3_5_TOKEN_BYTES: usize = 2 * 2 * 2 * 32 * 4;
+const QWEN3_5_STATE_BYTES: usize = 2 * (4 * 16 * 16 + 3 * (2 * 32 + 64)) * 4;
+
+#[tokio::test]
+async fn three_agents_on_qwen3_5() {
+    trace("qwen3_5-default-f32", FEW_TURNS, QWEN3_5_TOKEN_BYTES, QWEN3_5_STATE_BYTES).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes long: make soak"]
+async fn three_agents_on_qwen3_5_all_turns() {
+    trace("qwen3_5-default-f32", ALL_TURNS, QWEN3_5_TOKEN_BYTES, QWEN3_5_STATE_BYTES).await;
 }
