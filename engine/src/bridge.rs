@@ -4,6 +4,7 @@
 //! operation: [`init`] makes sure of it on the engine thread before anything else runs.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::OnceCell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
@@ -176,20 +177,28 @@ pub(crate) fn gated_delta_kernel(inputs: [&Array; 6]) -> Result<(Array, Array)> 
         MetalKernelOutput { shape: v.shape().to_vec(), dtype: v.dtype() },
         MetalKernelOutput { shape: state.shape().to_vec(), dtype: Dtype::Float32 },
     ];
-    let kernel = delta_kernel()?;
-    // SAFETY: the shapes were checked above; every index of the source lies within them, each output
-    // element is written by one thread, inputs are read only, and they are made row-contiguous.
-    let outputs = unsafe {
+    let outputs = DELTA_KERNEL.with(|kernel| -> Result<Vec<Array>> {
+        if kernel.get().is_none() {
+            let _ = kernel.set(delta_kernel()?);
+        }
+        let kernel = kernel.get().ok_or_else(wrong)?;
         let grid = (32, dv, heads);
-        kernel.apply(&inputs, &outputs, grid, (32, dv.min(4), 1), options)?
-    };
+        // SAFETY: the shapes were checked above; every index of the source lies within them, each
+        // output element is written by one thread, inputs are only read, and they are made
+        // row-contiguous.
+        unsafe { kernel.apply(&inputs, &outputs, grid, (32, dv.min(4), 1), options) }
+    })?;
     match <[Array; 2]>::try_from(outputs) {
         Ok([y, state]) => Ok((y, state)),
         Err(_) => Err(wrong()),
     }
 }
 
-/// MLX keeps the compiled kernel by its name and template arguments.
+thread_local! {
+    /// Made at its first use: MLX parses its names and source then.
+    static DELTA_KERNEL: OnceCell<mlx_rs::fast::MetalKernel> = const { OnceCell::new() };
+}
+
 fn delta_kernel() -> Result<mlx_rs::fast::MetalKernel> {
     mlx_rs::fast::MetalKernel::new(
         "omlx_gated_delta",

@@ -203,14 +203,15 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, LoadError> {
 }
 
 /// `max_position_embeddings`, stretched by a rope scaling that the number does not include yet: all
-/// but llama3, whose configs state the stretched length.
+/// but llama3, and any of Gemma 3's, whose configs state the stretched length.
 fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> {
     let number = |fields: &Map<String, Value>, key| fields.get(key).and_then(Value::as_u64);
     let positions = number(file.fields, "max_position_embeddings").unwrap_or(2048);
     let scaling = file.rope_scaling();
     let kind = scaling.and_then(|s| s.get("type").or(s.get("rope_type"))).and_then(Value::as_str);
     let factor = scaling.and_then(|s| s.get("factor")).and_then(Value::as_f64).unwrap_or(1.0);
-    let stretched = match kind {
+    let is_stretched = file.architecture()?.starts_with("gemma3");
+    let stretched = match kind.filter(|_| !is_stretched) {
         Some("linear" | "dynamic") => positions as f64 * factor,
         Some("yarn") => {
             let trained = scaling.and_then(|s| number(s, "original_max_position_embeddings"));

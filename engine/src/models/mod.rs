@@ -293,6 +293,26 @@ mod tests {
     }
 
     #[test]
+    fn limits_and_ends_are_read_from_a_nested_config() {
+        let read = |case: &Case| {
+            let dir = tempfile::tempdir().unwrap();
+            case.write(dir.path()).unwrap();
+            Folder::read(dir.path()).unwrap()
+        };
+        let mut case = Case::named("qwen3_5-default-f32");
+        let text = case.config["text_config"].as_object_mut().unwrap();
+        text.insert("eos_token_id".into(), json!([77, 78]));
+        text.insert("max_position_embeddings".into(), json!(1234));
+        case.config.insert("eos_token_id".into(), json!(79));
+        let folder = read(&case);
+        assert_eq!((folder.context_tokens, folder.vocab_tokens), (1234, 384));
+        assert!([77, 78, 79].iter().all(|id| folder.eos.contains(id)), "{:?}", folder.eos);
+        // Its linear scaling by 4 is in the number already.
+        assert_eq!(read(&Case::named("gemma3-linear-f32")).context_tokens, 256);
+        assert_eq!(read(&Case::named("llama-linear-f32")).context_tokens, 1024);
+    }
+
+    #[test]
     fn a_softcap_bends_the_logits() {
         crate::bridge::init().unwrap();
         let case = Case::named("gemma3_text-default-f32");
