@@ -23,6 +23,8 @@ pub(crate) enum LoadError {
     /// Encrypted while the store is not, or the other way round: not damaged, but of no use.
     OtherSecrecy,
     NoMemory,
+    /// It can be read by copy only: it is encrypted, or too many files are mapped.
+    NotMappable,
     Io(io::Error),
 }
 
@@ -134,9 +136,14 @@ pub(crate) fn read_mapped(
     wanted: &Wanted<'_>,
 ) -> Result<Arc<MappedBlock>, LoadError> {
     if cipher.is_some() {
-        return Err(LoadError::NoMemory);
+        return Err(LoadError::NotMappable);
     }
-    let map = disk.map(&paths::block(&wanted.namespace, &wanted.key))?;
+    let map = match disk.map(&paths::block(&wanted.namespace, &wanted.key)) {
+        Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
+            return Err(LoadError::NotMappable);
+        }
+        map => map?,
+    };
     let checked = (|| -> Result<(Header, Layout), LoadError> {
         let mut header = Header::decode(map.bytes())?;
         let layout = header.layout().ok_or(Damage::Header)?;

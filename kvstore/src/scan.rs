@@ -206,6 +206,7 @@ impl Writer {
                     mapped: Weak::new(),
                     created_secs: header.created_secs,
                     used_secs: header.created_secs,
+                    awaited_until: 0,
                 };
                 let mut state = core.state();
                 state.adopt(id, block, 0);
