@@ -12,8 +12,9 @@ use std::io;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes read, and then hashed while the next ones are on their way, at a time.
-const CHUNK: usize = 4 << 20;
+/// Bytes read, and then hashed while they are in the processor's cache and the next ones are on
+/// their way, at a time.
+const CHUNK: usize = 256 << 10;
 
 /// Why a record could not be read.
 #[derive(Debug)]
