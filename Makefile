@@ -41,6 +41,17 @@ lint: setup deny ## Format, clippy, documentation, dependencies.
 deny: ## Check licences and sources of all dependencies.
 	@packaging/cargo-deny.sh check --hide-inclusion-graph licenses bans sources
 
+.PHONY: soak
+soak: ## kvstore's long runs: 10,000 seeds, 200 kills, 10,000 schedules. `make test` has short ones.
+	KVSTORE_SEEDS=10000 KVSTORE_KILLS=200 KVSTORE_SCHEDULES=10000 \
+		$(CARGO) test -p kvstore --locked --lib --test model --test kill -- --nocapture
+
+FUZZ_SECS := 300
+.PHONY: fuzz
+fuzz: ## Fuzz kvstore's parsers, FUZZ_SECS each (nightly Rust, cargo-fuzz). `make test` has short runs.
+	cd kvstore && $(CARGO) +nightly fuzz run header -- -max_total_time=$(FUZZ_SECS)
+	cd kvstore && $(CARGO) +nightly fuzz run index -- -max_total_time=$(FUZZ_SECS)
+
 .PHONY: bench
-bench: build ## Compare with mlx-lm's server, side by side in one run.
+bench: build ## Compare with mlx-lm's server, and kvstore with dd and memcpy, side by side in one run.
 	tests/bench/run.sh

@@ -5,7 +5,7 @@ use crate::error::OpenError;
 use crate::layout::record::{Header, Seal};
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -42,16 +42,7 @@ impl Cipher {
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
                 getrandom::fill(key.as_mut_slice())
                     .map_err(|_| error("the system gives no random bytes; try again"))?;
-                OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(path)
-                    .and_then(|mut file| {
-                        file.write_all(key.as_slice())?;
-                        file.sync_all()
-                    })
-                    .map_err(io_error)?;
+                publish(path, key.as_slice()).map_err(io_error)?;
             }
             Err(other) => return Err(io_error(other)),
         }
@@ -102,6 +93,23 @@ impl Cipher {
         let tag = Tag::from(seal.payload_tag);
         self.0.decrypt_inout_detached(&nonce, &header.identity(), payload.into(), &tag).is_ok()
     }
+}
+
+/// Writes a key file that is there whole or not at all, whenever the process ends. One that is
+/// there already is never replaced: records may be sealed with it.
+fn publish(path: &Path, key: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = Path::new(&name);
+    match fs::remove_file(new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
+    file.write_all(key)?;
+    file.sync_all()?;
+    fs::hard_link(new, path)?;
+    fs::remove_file(new)
 }
 
 fn nonce_for(mut nonce: [u8; 24], secret: Secret) -> XNonce {

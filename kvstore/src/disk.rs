@@ -36,7 +36,7 @@ pub trait Disk: Send + Sync + 'static {
     fn create(&self, path: &Path) -> io::Result<Box<dyn WriteFile>>;
     /// Opens a file for reading once, from start to end.
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadFile>>;
-    /// Has the system read a file ahead into its own cache, without waiting for it.
+    /// Has the system read a file into its own cache. This may take as long as reading it.
     fn read_ahead(&self, path: &Path) -> io::Result<()>;
     /// Maps a whole file read-only.
     fn map(&self, path: &Path) -> io::Result<Arc<dyn Mapped>>;

@@ -178,15 +178,16 @@ impl Writer {
 
 /// Everything known, least recently used first, so that reading it back restores the order.
 fn snapshot_bytes(core: &Core, generation: u64) -> Vec<u8> {
-    let state = core.state();
     let mut bytes = encode_file_header(Role::Snapshot, generation).to_vec();
-    let (day, spent) = state.ledger.spent();
+    let ((day, spent), stored) = {
+        let state = core.state();
+        let ids = state.disk_order.by_age();
+        let stored: Vec<_> = ids.iter().filter_map(|id| stored_entry(&state, id)).collect();
+        (state.ledger.spent(), stored)
+    };
+    // Checksums take longer than the lock should be held.
     encode_entry(&Entry::Spent { day, bytes: spent }, &mut bytes);
-    for id in state.disk_order.by_age() {
-        if let Some(stored) = stored_entry(&state, &id) {
-            encode_entry(&Entry::Add(stored), &mut bytes);
-        }
-    }
+    stored.into_iter().for_each(|stored| encode_entry(&Entry::Add(stored), &mut bytes));
     bytes
 }
 

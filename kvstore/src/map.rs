@@ -15,7 +15,7 @@
 
 use crate::disk::Mapped;
 use crate::platform;
-use memmap2::{Advice, Mmap};
+use memmap2::Mmap;
 use std::cell::UnsafeCell;
 use std::fs::File;
 use std::io;
@@ -48,9 +48,6 @@ impl FileMap {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let watch = Watch::new(&map)?;
-        // Advice may be refused without harm.
-        let _ = map.advise(Advice::Sequential);
-        let _ = map.advise(Advice::WillNeed);
         platform::set_up_map(&map);
         Ok(FileMap { watch, map, file, stamp })
     }

@@ -102,6 +102,7 @@ fn add(state: &mut State, stored: &Stored) {
         mapped: Weak::new(),
         created_secs: stored.used_secs,
         used_secs: stored.used_secs,
+        awaited_until: 0,
     };
     state.adopt(id, block, stored.uses);
 }

@@ -12,8 +12,9 @@ use std::io;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes read, and then hashed while the next ones are on their way, at a time.
-const CHUNK: usize = 4 << 20;
+/// Bytes read, and then hashed while they are in the processor's cache and the next ones are on
+/// their way, at a time.
+const CHUNK: usize = 256 << 10;
 
 /// Why a record could not be read.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) enum LoadError {
     /// Encrypted while the store is not, or the other way round: not damaged, but of no use.
     OtherSecrecy,
     NoMemory,
+    /// It can be read by copy only: it is encrypted, or too many files are mapped.
+    NotMappable,
     Io(io::Error),
 }
 
@@ -134,9 +137,14 @@ pub(crate) fn read_mapped(
     wanted: &Wanted<'_>,
 ) -> Result<Arc<MappedBlock>, LoadError> {
     if cipher.is_some() {
-        return Err(LoadError::NoMemory);
+        return Err(LoadError::NotMappable);
     }
-    let map = disk.map(&paths::block(&wanted.namespace, &wanted.key))?;
+    let map = match disk.map(&paths::block(&wanted.namespace, &wanted.key)) {
+        Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
+            return Err(LoadError::NotMappable);
+        }
+        map => map?,
+    };
     let checked = (|| -> Result<(Header, Layout), LoadError> {
         let mut header = Header::decode(map.bytes())?;
         let layout = header.layout().ok_or(Damage::Header)?;

@@ -64,7 +64,11 @@ impl Core {
             }
         };
         match found {
-            Found::Cold(Some(share)) => drop(self.restore(id, Some(share), None)),
+            Found::Cold(Some(share)) => {
+                if self.restore(id, Some(share), None).is_ok() {
+                    self.state().await_use(id, self.now_secs());
+                }
+            }
             Found::Cold(None) => {
                 // Nothing would be left of a mapping that nobody holds; the system's cache may
                 // keep the pages for the one to come. Failures show when it does.
@@ -94,7 +98,10 @@ impl Core {
         let cipher = self.cipher.as_ref();
         let loaded = match share {
             Some(share) => read_copy(&*self.disk, cipher, &wanted, share).map(Bytes::Resident),
-            None => read_mapped(&*self.disk, cipher, &wanted).map(Bytes::Mapped),
+            None => match read_mapped(&*self.disk, cipher, &wanted) {
+                Err(LoadError::NotMappable) => self.read_lent(id, &wanted),
+                mapped => mapped.map(Bytes::Mapped),
+            },
         };
         let now = self.now_secs();
         let mut state = self.state();
@@ -114,6 +121,17 @@ impl Core {
         self.done.notify_all();
         self.wake.notify_all();
         result
+    }
+
+    /// Reads a block into memory that the RAM tier has no room for, if the write queue leaves some:
+    /// it is the guard's alone, and gone with it.
+    fn read_lent(&self, id: &BlockId, wanted: &Wanted<'_>) -> Result<Bytes, LoadError> {
+        let share = {
+            let mut state = self.state();
+            let len = state.blocks.get(id).map_or(0, |block| block.file_len);
+            state.take_memory(len, self.now_secs()).ok_or(LoadError::NoMemory)?
+        };
+        read_copy(&*self.disk, self.cipher.as_ref(), wanted, share).map(Bytes::Resident)
     }
 
     /// A load that failed invalidates the block, so that it cannot fail forever; unless the lack
@@ -138,7 +156,7 @@ impl Core {
                 state.discard_stored(id, EvictReason::Manual, now_secs);
                 Miss::NotStored
             }
-            LoadError::NoMemory => Miss::NoMemory,
+            LoadError::NoMemory | LoadError::NotMappable => Miss::NoMemory,
             LoadError::Io(error) if disk::is_transient(&error) || disk::is_full(&error) => {
                 state.counters.io_error(Op::Read, &error);
                 Miss::NoMemory

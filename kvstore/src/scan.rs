@@ -181,6 +181,8 @@ impl Writer {
             if state.leaving.contains(&id) {
                 return;
             }
+            // What was in the books as unknown is about to be known, or is entered again below.
+            self.books.strike(&mut state, &path);
             let physical = entry.meta.physical.max(entry.meta.len);
             (id, state.recount(&id, physical))
         };
@@ -204,6 +206,7 @@ impl Writer {
                     mapped: Weak::new(),
                     created_secs: header.created_secs,
                     used_secs: header.created_secs,
+                    awaited_until: 0,
                 };
                 let mut state = core.state();
                 state.adopt(id, block, 0);

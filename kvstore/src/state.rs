@@ -19,6 +19,9 @@ use std::time::Duration;
 const MAX_BROKEN: usize = 4096;
 /// Blocks remembered as gone, for whoever asks where one is.
 const MAX_DEPARTURES: usize = 16_384;
+/// A block that was read ahead stays for who wanted it at least this long, unless memory for a new
+/// block is needed.
+const AWAITED_SECS: u64 = 30;
 /// Reads waiting for a read thread; more are not queued, the later `get` reads for itself.
 pub(crate) const MAX_PREFETCH: usize = 4096;
 
@@ -47,6 +50,8 @@ pub(crate) struct Block {
     pub(crate) mapped: Weak<MappedBlock>,
     pub(crate) created_secs: u64,
     pub(crate) used_secs: u64,
+    /// Read ahead, and until then expected to be asked for.
+    pub(crate) awaited_until: u64,
 }
 
 impl std::fmt::Debug for MappedBlock {
@@ -230,7 +235,7 @@ impl State {
             if let Some(share) = self.gauge.reserve(bytes) {
                 return Some(share);
             }
-            if !self.demote_one(now_secs) {
+            if !self.demote_one(now_secs, true) {
                 return None;
             }
         }
@@ -277,6 +282,7 @@ impl State {
             mapped: Weak::new(),
             created_secs: now_secs,
             used_secs: now_secs,
+            awaited_until: 0,
         };
         self.blocks.insert(id, block);
         if queued {
@@ -350,6 +356,7 @@ impl State {
         let sampled = is_sampled(id);
         let gap = now_secs.saturating_sub(block.used_secs);
         block.used_secs = now_secs;
+        block.awaited_until = 0;
         let file_len = block.file_len;
         let here = match (&block.resident, block.mapped.upgrade()) {
             (Some(resident), _) => Some((Bytes::Resident(Arc::clone(resident)), Tier::Ram)),
@@ -404,6 +411,13 @@ impl State {
         }
     }
 
+    /// A block that was read ahead is in the RAM tier.
+    pub(crate) fn await_use(&mut self, id: &BlockId, now_secs: u64) {
+        if let Some(block) = self.blocks.get_mut(id) {
+            block.awaited_until = now_secs + AWAITED_SECS;
+        }
+    }
+
     /// How many of `keys`, from the first, are stored as one chain; and how many of those are in
     /// memory. Counts a use of each.
     pub(crate) fn longest_prefix(
@@ -446,10 +460,11 @@ impl State {
 
     // ---- making room -------------------------------------------------------------------------
 
-    /// Shrinks the RAM tier until `bytes` more fit its budget.
+    /// Shrinks the RAM tier until `bytes` more fit its budget. What was read ahead and not yet asked
+    /// for does not go: a chain longer than the tier would push out its own blocks before their use.
     pub(crate) fn make_ram_room(&mut self, bytes: u64, now_secs: u64) -> bool {
         while self.ram_bytes.saturating_add(bytes) > self.ram_budget {
-            if bytes > self.ram_budget || !self.demote_one(now_secs) {
+            if bytes > self.ram_budget || !self.demote_one(now_secs, false) {
                 return false;
             }
         }
@@ -458,12 +473,12 @@ impl State {
 
     /// Takes the least useful block out of the RAM tier, unless all are pinned or in use: a block
     /// that a guard holds would not give its memory back.
-    fn demote_one(&mut self, now_secs: u64) -> bool {
+    fn demote_one(&mut self, now_secs: u64, even_awaited: bool) -> bool {
         let (blocks, pins) = (&self.blocks, &self.pins);
         let idle = |id: &BlockId| {
-            let resident = blocks.get(id).and_then(|block| block.resident.as_ref());
-            !pins.contains_key(id)
-                && resident.is_some_and(|resident| Arc::strong_count(resident) == 1)
+            let Some(block) = blocks.get(id) else { return false };
+            let free = block.resident.as_ref().is_some_and(|own| Arc::strong_count(own) == 1);
+            free && !pins.contains_key(id) && (even_awaited || block.awaited_until <= now_secs)
         };
         let Some(id) = self.ram_order.victim(None, idle) else { return false };
         self.forget_resident(&id, now_secs);

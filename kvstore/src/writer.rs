@@ -123,9 +123,10 @@ impl Writer {
             core.unlink(&path)
         };
         let mut state = core.state();
+        state.ledger.gone(Some(delete.id.space), delete.physical);
         // A file that cannot be removed stays in the books until a scan sees it again.
-        if gone {
-            state.ledger.gone(Some(delete.id.space), delete.physical);
+        if !gone {
+            self.books.enter(&mut state, &path, delete.physical, Owner::Unindexed);
         }
         state.leaving.remove(&delete.id);
         self.index.note(&Entry::Remove(namespace, delete.id.key));
@@ -243,15 +244,21 @@ impl Writer {
         });
         let kept = match &published {
             Ok(physical) => (*physical).max(file_len).min(need),
-            // A temporary that cannot be removed keeps its room until the next start.
-            Err(_) if !core.unlink(&temporary) => need,
             Err(_) => 0,
         };
+        let stuck = published.is_err() && !core.unlink(&temporary);
         self.book_dirs(core, &namespace, &save.id);
         let now = core.now_secs();
         let mut state = core.state();
         let written_len = if published.is_ok() { file_len } else { need };
         state.ledger.settle(space, need, kept, written_len);
+        if stuck {
+            // The next scan tries again.
+            self.books.enter(&mut state, &temporary, need, Owner::Unindexed);
+        } else if published.is_ok() {
+            // An old file of that name, one that could not be removed, was replaced.
+            self.books.strike(&mut state, &path);
+        }
         match published {
             Ok(_) if state.is_current(save) => {
                 state.saved(save, kept, now);

@@ -3,7 +3,7 @@
 
 mod support;
 
-use kvstore::stats::{DropReason, EvictReason};
+use kvstore::stats::{DropReason, EvictReason, Tier};
 use kvstore::{Key, Kind, Namespace, PutOutcome, Record, Store, StoreConfig};
 use std::path::Path;
 use std::sync::Arc;
@@ -253,6 +253,33 @@ fn idle_blocks_expire_and_removed_namespaces_go() {
     assert_eq!((rig.matched(&NS, 2), rig.matched(&OTHER, 1)), (0, 1));
     assert_eq!(rig.evicted(EvictReason::ModelRemoved), 2);
     assert_eq!(rig.disk.files_below("blocks").len(), 1);
+}
+
+#[test]
+fn a_chain_longer_than_the_ram_tier_is_read_ahead_once_and_keeps_its_prefix() {
+    let mut rig = rig(|config| config.ram_budget_bytes = 3 * FILE);
+    assert_eq!(rig.chain(&NS, 1, 8), 8);
+    rig.store.close();
+    rig.store = open(&rig.disk, &rig.clock, &rig.config);
+    let keys: Vec<_> = (0..8).map(|n| key(1, n)).collect();
+    rig.store.prefetch(&NS, &keys);
+    while rig.store.step() {}
+    let counters = rig.store.stats().counters;
+    assert_eq!((counters.promotions, counters.demotions), (3, 0), "nothing is read for nothing");
+    assert_eq!(rig.store.longest_prefix(&NS, &keys).in_ram, 3);
+    let tiers: Vec<_> =
+        (0..8).map(|n| rig.store.get(&NS, &key(1, n), &[n]).expect("stored").tier()).collect();
+    assert_eq!(tiers[..3], [Tier::Ram; 3]);
+    assert_eq!(tiers[3..], [Tier::Disk; 5]);
+    // What nobody comes for makes room after a while.
+    rig.store.close();
+    rig.store = open(&rig.disk, &rig.clock, &rig.config);
+    rig.store.prefetch(&NS, &keys);
+    while rig.store.step() {}
+    let is_mapped = || rig.store.get(&NS, &keys[7], &[7]).expect("stored").is_mapped();
+    assert!(is_mapped());
+    rig.clock.advance(60);
+    assert!(!is_mapped());
 }
 
 #[test]

@@ -6,12 +6,13 @@
 
 mod support;
 
-use kvstore::{Key, Kind, Namespace, Record, Store, StoreConfig};
+use kvstore::{Key, Kind, MAX_MAPPINGS, Namespace, Record, Store, StoreConfig};
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use support::rng::Rng;
 
@@ -50,6 +51,12 @@ fn path(root: &Path, n: u64) -> PathBuf {
     root.join("blocks").join(NS.to_string()).join(&key[..1]).join(&key)
 }
 
+/// The number of mappings is a limit of the whole process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(target_os = "linux")]
 fn punch(file: &File) {
     use rustix::fs::{FallocateFlags, fallocate};
@@ -74,6 +81,7 @@ fn harm(path: &Path, how: u64) {
 
 #[test]
 fn a_mapped_block_whose_file_is_harmed_fails_its_check_and_is_then_a_miss() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     (0..4).for_each(|n| put(&store, n));
@@ -99,7 +107,30 @@ fn a_mapped_block_whose_file_is_harmed_fails_its_check_and_is_then_a_miss() {
 }
 
 #[test]
+fn more_blocks_than_mappings_are_still_hits() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let total = MAX_MAPPINGS as u64 + 10;
+    for n in 0..total {
+        let bytes = n.to_le_bytes();
+        let record =
+            Record { kind: Kind::Kv, key: key(n), parent: None, witness: b"w", parts: &[&bytes] };
+        store.put(&NS, &record);
+    }
+    assert!(store.flush(LONG));
+    let guards: Vec<_> =
+        (0..total).map(|n| store.get(&NS, &key(n), b"w").expect("stored")).collect();
+    assert!((0u64..).zip(&guards).all(|(n, guard)| guard[0] == n.to_le_bytes()));
+    assert_eq!(guards.iter().filter(|guard| guard.is_mapped()).count(), MAX_MAPPINGS);
+    assert!(guards.iter().all(|guard| guard.check().is_ok()));
+    drop(guards);
+    assert_eq!(store.stats().memory_bytes, 0);
+}
+
+#[test]
 fn readers_survive_truncation_and_holes_under_load() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let stop = AtomicBool::new(false);

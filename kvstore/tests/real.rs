@@ -307,7 +307,10 @@ fn encrypted_records_show_nothing_and_open_only_with_their_key() {
         witness: &secret[..100],
         parts: &[&secret],
     };
+    // What a process that ended while it made the key may have left.
+    fs::write(dir.path().join("key.new"), b"half a key").unwrap();
     let store = Store::open(with_key("key")).unwrap();
+    assert!(!dir.path().join("key.new").exists());
     store.put(&NS, &record);
     store.put(&NS, &Record { key: key(2), ..record });
     store.close();
@@ -321,6 +324,11 @@ fn encrypted_records_show_nothing_and_open_only_with_their_key() {
     let guard = store.get(&NS, &key(1), &secret[..100]).unwrap();
     assert_eq!(guard[0], secret);
     assert_eq!(store.get(&NS, &key(1), b"").unwrap_err(), Miss::WitnessDiffers);
+    store.close();
+    // Without a RAM tier there is nothing to map, but it can still be lent.
+    let store = Store::open(StoreConfig { ram_budget_bytes: 0, ..with_key("key") }).unwrap();
+    assert_eq!(store.get(&NS, &key(1), &secret[..100]).unwrap()[0], secret);
+    assert_eq!(store.stats().memory_bytes, 0);
     store.close();
     let store = Store::open(with_key("other key")).unwrap();
     let miss = store.get(&NS, &key(1), &secret[..100]).unwrap_err();

@@ -184,6 +184,27 @@ fn decode_stored(fields: &mut Fields<'_>) -> Option<Stored> {
     })
 }
 
+/// Gives fuzzed frames the checksums that they would need, and lengths within the limit.
+pub(super) fn make_frames_right(mut bytes: &mut [u8]) {
+    while bytes.len() >= FRAME_HEADER_LEN {
+        // Mostly a length that some type has.
+        let body_len = match bytes[4] {
+            0..64 => ADD_BODY_LEN,
+            64..128 => 64,
+            128..192 => 16,
+            other => usize::from(other),
+        };
+        if bytes.len() < FRAME_HEADER_LEN + body_len {
+            return;
+        }
+        bytes[4..8].copy_from_slice(&(body_len as u32).to_le_bytes());
+        let (frame, rest) = bytes.split_at_mut(FRAME_HEADER_LEN + body_len);
+        let sum = frame_checksum(frame);
+        frame[8..16].copy_from_slice(&sum.to_le_bytes());
+        bytes = rest;
+    }
+}
+
 fn short_checksum(bytes: &[u8]) -> u64 {
     checksum(bytes) as u64
 }
@@ -234,6 +255,16 @@ mod tests {
         assert_eq!(reader.collect::<Vec<_>>(), sample());
         assert!(Reader::new(&bytes, Role::Snapshot).is_none());
         assert_eq!(bytes.len() - FILE_HEADER_LEN, 2 * ADD_LEN + (16 + 64) + (16 + 16));
+    }
+
+    #[test]
+    fn fuzzed_frames_are_made_right() {
+        let mut bytes = encoded();
+        let at = FILE_HEADER_LEN;
+        bytes[at + 4..at + 16].fill(0);
+        assert_eq!(Reader::new(&bytes, Role::Log).unwrap().count(), 0);
+        make_frames_right(&mut bytes[at..at + ADD_LEN]);
+        assert_eq!(Reader::new(&bytes, Role::Log).unwrap().collect::<Vec<_>>(), sample());
     }
 
     #[test]

@@ -270,6 +270,32 @@ fn header_checksum(bytes: &[u8]) -> u128 {
     checksum(&covered)
 }
 
+/// Gives fuzzed bytes the magic, version, lengths and checksum that their other fields ask for.
+/// False when they ask for what breaks a limit.
+pub(super) fn make_right(bytes: &mut Vec<u8>) -> bool {
+    bytes.resize(bytes.len().max(FIXED_LEN), 0);
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    let read = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 B")) as usize;
+    let (part_count, witness_len) = (read(20), read(24));
+    if part_count > MAX_PARTS || witness_len > MAX_WITNESS {
+        return false;
+    }
+    let table_end = FIXED_LEN + part_count * PART_ENTRY_LEN;
+    let used = table_end + witness_len;
+    bytes.resize(used, 0);
+    let lens: Vec<u64> = bytes[FIXED_LEN..table_end]
+        .chunks_exact(PART_ENTRY_LEN)
+        .map(|len| u64::from_le_bytes(len.try_into().expect("8 B")))
+        .collect();
+    let payload_len = Layout::new(witness_len, &lens).map_or(0, |layout| layout.payload_len);
+    bytes[16..20].copy_from_slice(&(align_up(used as u64) as u32).to_le_bytes());
+    bytes[PAYLOAD_LEN_AT..PAYLOAD_LEN_AT + 8].copy_from_slice(&payload_len.to_le_bytes());
+    let sum = header_checksum(bytes);
+    bytes[CHECKSUM_AT..FIXED_LEN].copy_from_slice(&sum.to_le_bytes());
+    true
+}
+
 /// A header region is never longer than this, whatever its bytes say.
 pub const MAX_HEADER: u64 = align_up((FIXED_LEN + MAX_PARTS * PART_ENTRY_LEN + MAX_WITNESS) as u64);
 const _: () = assert!(MAX_HEADER.is_multiple_of(ALIGN) && MAX_HEADER < u32::MAX as u64);
@@ -321,6 +347,21 @@ mod tests {
         header.parent = None;
         header.seal = Some(Seal { nonce: [1; 24], payload_tag: [2; 16], witness_tag: [3; 16] });
         assert_eq!(Header::decode(&header.encode().unwrap()), Ok(header));
+    }
+
+    #[test]
+    fn fuzzed_bytes_are_made_right() {
+        let good = sample().encode().unwrap();
+        let end = FIXED_LEN + 4 * PART_ENTRY_LEN + 4;
+        let mut bytes = good[..end].to_vec();
+        for range in [0..20, 128..136, CHECKSUM_AT..FIXED_LEN] {
+            bytes[range].fill(0);
+        }
+        bytes[12..14].copy_from_slice(&good[12..14]);
+        assert!(make_right(&mut bytes));
+        assert_eq!(Header::decode(&bytes), Ok(sample()));
+        bytes[20..24].fill(255);
+        assert!(!make_right(&mut bytes));
     }
 
     #[test]
