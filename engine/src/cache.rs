@@ -99,7 +99,7 @@ impl SequenceCache {
 
     /// Adds a layer's keys and values ([1, kv_heads, T, head_dim]) behind the tokens seen; returns
     /// all that the layer holds, [1, kv_heads, S, head_dim] with the new tokens last. S is
-    /// `offset + T`, less what a sliding layer has forgotten; that is always beyond its window.
+    /// `offset + T`, in a sliding layer `window - 1 + T` at most.
     /// `offset` moves only when the step is complete.
     pub(crate) fn update(
         &mut self,
@@ -159,7 +159,13 @@ impl KvCache {
             let wanted = (kept + length).max(expected.min(useful));
             Fit { dropped: held - kept, held: kept, capacity: round_up(wanted) }
         };
-        let views = (append(&mut self.keys, keys, fit)?, append(&mut self.values, values, fit)?);
+        // The first new token looks back this far. Older tokens are held by chance: the result must
+        // not depend on them, not even in its last bits.
+        let from = self.window.map_or(0, |window| (fit.held - (window - 1)).max(0));
+        let views = (
+            append(&mut self.keys, keys, fit, from)?,
+            append(&mut self.values, values, fit, from)?,
+        );
         self.base += fit.dropped;
         Ok(views)
     }
@@ -180,8 +186,8 @@ fn round_up(tokens: i32) -> i32 {
     (tokens + GROW_TOKENS - 1) / GROW_TOKENS * GROW_TOKENS
 }
 
-/// Writes `new` behind what `buffer` holds; returns the filled part.
-fn append(buffer: &mut Option<Array>, new: &Array, fit: Fit) -> Result<Array> {
+/// Writes `new` behind what `buffer` holds; returns the filled part from token `from` on.
+fn append(buffer: &mut Option<Array>, new: &Array, fit: Fit, from: i32) -> Result<Array> {
     let [batch, heads, length, dim] = *new.shape() else {
         return Err(Exception::custom(format!("KV of shape {:?}", new.shape())));
     };
@@ -193,7 +199,7 @@ fn append(buffer: &mut Option<Array>, new: &Array, fit: Fit) -> Result<Array> {
     let filled = slice_update(&roomy, new, &[0, 0, fit.held, 0], &[batch, heads, end, dim])?;
     // The old handle goes before evaluation, so that MLX can write in place.
     drop(roomy);
-    let view = slice(&filled, &[0; 4], &[batch, heads, end, dim])?;
+    let view = slice(&filled, &[0, 0, from, 0], &[batch, heads, end, dim])?;
     *buffer = Some(filled);
     Ok(view)
 }
@@ -266,8 +272,9 @@ mod tests {
                 let before = cache.offset;
                 let held = append_tokens(&mut cache, step);
                 let base = kv(&cache).base;
-                assert_eq!(held, positions(base, cache.offset), "window {window}, step {step}");
                 // The first new token sees `window - 1` tokens before it.
+                let seen = positions((before - window + 1).max(0), cache.offset);
+                assert_eq!(held, seen, "window {window}, step {step}");
                 assert!(base <= (before - window + 1).max(0), "window {window}, step {step}");
                 let capacity = kv(&cache).keys.as_ref().unwrap().shape()[2];
                 assert!(capacity <= limit, "window {window}, step {step}: {capacity} tokens");

@@ -31,7 +31,7 @@ const CASES: [&str; 9] = [
 ];
 
 /// Lengths around the borders of blocks.
-const CUTS: [usize; 10] = [1, 2, 15, 16, 17, 31, 32, 33, 47, 64];
+const CUTS: [usize; 12] = [1, 2, 15, 16, 17, 31, 32, 33, 47, 64, 70, 80];
 
 /// Which memory may help.
 #[derive(Debug, Clone, Copy)]
@@ -239,7 +239,9 @@ async fn a_conversation_goes_on_after_a_restart() {
             if turn > 0 {
                 let old = prompt.len() - 9 - 1;
                 let reused = answer.usage.cached_tokens_ssd;
-                assert!(reused + BLOCK >= old, "{name}, turn {turn}: {reused} of {old}");
+                // Of a recurrent state not every position is worth storing.
+                let grain = if name.starts_with("qwen3_5") { 64 } else { 0 } + BLOCK;
+                assert!(reused + grain >= old, "{name}, turn {turn}: {reused} of {old}");
             }
             prompt.extend(answer.ids());
             prompt.extend(tokens(turn + 20, 9));
