@@ -18,22 +18,34 @@ finish() {
 }
 trap finish EXIT
 
-target/release/omlxd serve --base-dir "$base" --port 0 2>"$base/daemon.log" &
-daemon=$!
-for _ in $(seq 200); do
-    [ -f "$base/run/omlxd.json" ] && break
-    kill -0 "$daemon" 2>/dev/null || { echo "omlxd did not start:" >&2; exit 1; }
-    sleep 0.05
-done
-[ -f "$base/run/omlxd.json" ] || { echo "omlxd was not ready within 10 seconds" >&2; exit 1; }
-
+start() {
+    target/release/omlxd serve --base-dir "$base" --port 0 2>>"$base/daemon.log" &
+    daemon=$!
+    for _ in $(seq 200); do
+        [ -f "$base/run/omlxd.json" ] && return
+        kill -0 "$daemon" 2>/dev/null || { echo "omlxd did not start:" >&2; exit 1; }
+        sleep 0.05
+    done
+    echo "omlxd was not ready within 10 seconds" >&2
+    exit 1
+}
+ask() {
+    .venv/clients/bin/python packaging/demo/ask.py \
+        "$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["http"])' "$base/run/omlxd.json")" \
+        "$(ctl key show)" "$@"
+}
 ctl() { target/release/omlxctl --base-dir "$base" "$@"; }
+start
 echo "== omlxctl status"
 ctl status
 echo
-.venv/clients/bin/python packaging/demo/ask.py \
-    "$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["http"])' "$base/run/omlxd.json")" \
-    "$(ctl key show)"
+ask
 echo
 echo "== omlxctl ps"
 ctl ps
+echo
+echo "== stopped and started again: the long prompt comes from SSD"
+kill "$daemon"
+wait "$daemon"
+start
+ask again
