@@ -10,6 +10,7 @@ use kvstore::{MIN_QUOTA_BYTES, Store, StoreConfig};
 
 use crate::config::{Config, Size};
 use crate::daemon::Chain;
+use crate::metrics::CacheSnapshot;
 
 /// Requests that `omlxctl cache explain` can still tell about.
 const MAX_REPORTS: usize = 256;
@@ -71,6 +72,17 @@ impl Cache {
             live_bytes: usize::try_from(live_bytes).unwrap_or(usize::MAX),
         };
         Cache { store, dir, problem, reuse, reports: Mutex::default() }
+    }
+
+    /// The numbers of this moment, for `/metrics`. `live`: sessions in memory, and their bytes.
+    pub(crate) fn snapshot(&self, live: (usize, u64)) -> CacheSnapshot {
+        CacheSnapshot {
+            store: self.store.as_ref().map(|store| store.stats()),
+            has_problem: self.problem.is_some(),
+            block_tokens: self.reuse.block_tokens,
+            live_sessions: live.0,
+            live_bytes: live.1,
+        }
     }
 
     /// Remembers what was reused of one prompt of a request.
