@@ -1,12 +1,14 @@
 //! The engine's handle: what other threads hold of the one that owns MLX.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use kvstore::Namespace;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{LoadError, Result, SubmitError};
@@ -20,6 +22,9 @@ use crate::worker::{Command, Job, Worker};
 const TOKEN_CHANNEL: usize = 64;
 /// Room in the command channel for what is not a request: loads, unloads, wake-ups.
 const CONTROL_COMMANDS: usize = 64;
+
+/// Namespaces remembered for each model name; one more is not told of.
+const MAX_NAMESPACES: usize = 4096;
 
 /// How the engine runs.
 #[derive(Clone)]
@@ -174,6 +179,8 @@ pub(crate) struct Status {
     pub(crate) live_bytes: AtomicUsize,
     /// Counted up by the submitter and down by the engine thread.
     pub(crate) waiting: AtomicUsize,
+    /// Where the KV of each model name was looked for.
+    namespaces: Mutex<BTreeMap<String, BTreeSet<Namespace>>>,
 }
 
 impl Status {
@@ -181,6 +188,22 @@ impl Status {
     pub(crate) fn alive(&self) {
         let now = self.started.elapsed().as_millis() as u64;
         self.last_step_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// A model's KV is looked for, and stored, under this namespace.
+    pub(crate) fn note_namespace(&self, model: &str, namespace: Namespace) {
+        let mut namespaces = self.namespaces();
+        if let Some(known) = namespaces.get_mut(model) {
+            if known.len() < MAX_NAMESPACES {
+                known.insert(namespace);
+            }
+        } else {
+            namespaces.insert(model.to_owned(), BTreeSet::from([namespace]));
+        }
+    }
+
+    fn namespaces(&self) -> MutexGuard<'_, BTreeMap<String, BTreeSet<Namespace>>> {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -200,6 +223,7 @@ impl Engine {
             live_sessions: AtomicUsize::new(0),
             live_bytes: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            namespaces: Mutex::default(),
         });
         let max_queue = config.max_queue;
         let thread = std::thread::Builder::new().name("engine".into()).spawn({
@@ -270,6 +294,13 @@ impl Engine {
         let status = &self.shared.status;
         let bytes = status.live_bytes.load(Ordering::Relaxed) as u64;
         (status.live_sessions.load(Ordering::Relaxed), bytes)
+    }
+
+    /// For each model loaded since the start: the namespaces of the store that its KV lies in, one
+    /// for each salt met so far and the one without a salt. Namespaces follow from content: two
+    /// names of one model share them.
+    pub fn namespaces(&self) -> BTreeMap<String, BTreeSet<Namespace>> {
+        self.shared.status.namespaces().clone()
     }
 
     /// Drops the caches of finished turns.

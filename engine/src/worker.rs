@@ -217,6 +217,8 @@ impl Worker {
         self.status.alive();
         let answer = match loaded {
             Ok(Ok((loaded, info))) => {
+                let namespace = loaded.reuse.namespace(self.config.reuse.block_tokens.max(1), "");
+                self.status.note_namespace(&loaded.reuse.name, namespace);
                 self.models.insert(id, Rc::new(loaded));
                 Ok((folder, info))
             }
@@ -259,7 +261,10 @@ impl Worker {
             reuse.begin(&model.reuse, &job.request.prompt, &job.request.cache_salt)
         }));
         match (sampler, begun) {
-            (Ok(sampler), Ok(begun)) => self.row = Some(Row::new(job, model, sampler, begun)),
+            (Ok(sampler), Ok(begun)) => {
+                self.status.note_namespace(&model.reuse.name, *begun.track.chain.namespace());
+                self.row = Some(Row::new(job, model, sampler, begun));
+            }
             (Err(error), _) => fail(*job, GenerateError::Mlx(error.what().to_owned())),
             (_, Err(panic)) => {
                 tracing::error!(panic = panic_text(&panic), "restoring a prompt's KV panicked");

@@ -303,8 +303,8 @@ impl NamespaceStats {
 /// At most this many namespaces are told apart in [`Stats`], so that labels stay few.
 pub const MAX_NAMESPACE_STATS: usize = 32;
 
-/// A moment of the store, taken at once.
-#[derive(Clone, Debug, PartialEq)]
+/// A moment of the store, taken at once. The default is that of no store: nothing, and room for none.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Most physical bytes under the root.
     pub quota_bytes: u64,

@@ -68,6 +68,9 @@ pub(crate) enum Command {
         /// The request's id, as `omlxctl requests` shows it
         id: String,
     },
+    /// Look at the KV cache, check it, empty it
+    #[command(subcommand)]
+    Cache(Cache),
     /// Show or replace the API key
     #[command(subcommand)]
     Key(Key),
@@ -113,6 +116,29 @@ pub(crate) struct Chat {
     /// Same seed, same answer
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<i64>,
+}
+
+/// `omlxctl cache`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cache {
+    /// Show what is cached, and what of prompts was reused
+    Stats,
+    /// Read and check every record on disk; exits with 1 when one is damaged
+    Verify,
+    /// Remove what is cached, in memory and on disk
+    Clear {
+        /// Only what this model computed; it must have been loaded since the daemon's start
+        #[arg(long, value_name = "ID")]
+        model: Option<String>,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Tell what of a request's prompt was reused, and why not more
+    Explain {
+        /// The request's id: the x-request-id of its answer, or the answer's own id
+        request_id: String,
+    },
 }
 
 /// `omlxctl key`.

@@ -117,6 +117,41 @@ impl Client {
         self.call(Method::POST, path).await
     }
 
+    /// `POST /admin/v1/{path}`, answered with a JSON document a line. `each` is given them as they
+    /// come, until it gives something back. The timeout is for each line.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ClientError::Broken`] when the lines end before `each` does.
+    pub async fn post_lines<T: DeserializeOwned, R>(
+        &self,
+        path: &str,
+        mut each: impl FnMut(T) -> Option<R>,
+    ) -> Result<Answer<R>, ClientError> {
+        let late = |_| ClientError::Timeout(self.timeout);
+        let response = tokio::time::timeout(self.timeout, self.ask(Method::POST, path));
+        let (mut body, daemon_version) = response.await.map_err(late)??;
+        let mut waiting = Vec::new();
+        loop {
+            let frame = tokio::time::timeout(self.timeout, body.frame()).await.map_err(late)?;
+            let Some(frame) = frame else {
+                return Err(ClientError::Broken("it ended early".to_owned()));
+            };
+            let frame = frame.map_err(|error| ClientError::Broken(error.to_string()))?;
+            waiting.extend(frame.into_data().unwrap_or_default());
+            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = waiting.drain(..=end).collect();
+                let event = serde_json::from_slice(&line);
+                let event = event.map_err(|error| ClientError::Broken(error.to_string()))?;
+                if let Some(value) = each(event) {
+                    return Ok(Answer { value, daemon_version });
+                }
+            }
+            if waiting.len() > MAX_BODY_BYTES {
+                return Err(ClientError::Broken("a line is too long".to_owned()));
+            }
+        }
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -131,6 +166,16 @@ impl Client {
         method: Method,
         path: &str,
     ) -> Result<Answer<T>, ClientError> {
+        let (body, daemon_version) = self.ask(method, path).await?;
+        let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
+        let body = body.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
+        let value = serde_json::from_slice(&body);
+        let value = value.map_err(|error| ClientError::Broken(error.to_string()))?;
+        Ok(Answer { value, daemon_version })
+    }
+
+    /// Asks; gives the body of a good answer, still to come, and the daemon's version.
+    async fn ask(&self, method: Method, path: &str) -> Result<(Incoming, String), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(e))?;
         let request = Request::builder()
             .method(method)
@@ -141,14 +186,12 @@ impl Client {
         let response = send(stream, request).await?;
         let daemon_version = check_version(&response)?;
         let status = response.status();
+        if status.is_success() {
+            return Ok((response.into_body(), daemon_version));
+        }
         let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await;
         let body = body.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
-        if !status.is_success() {
-            return Err(refusal(status, &body));
-        }
-        let value = serde_json::from_slice(&body);
-        let value = value.map_err(|error| ClientError::Broken(error.to_string()))?;
-        Ok(Answer { value, daemon_version })
+        Err(refusal(status, &body))
     }
 
     fn unreachable(&self, cause: io::Error) -> ClientError {

@@ -13,16 +13,17 @@ use omlxctl::protocol::{
     State, Status, Version,
 };
 
+use crate::cache;
 use crate::chat;
 use crate::cli::{self, Cli, Command};
 use crate::exit::CommandError;
 use crate::output::{self, Output};
 
-type Done = Result<(), CommandError>;
+pub(crate) type Done = Result<(), CommandError>;
 
 /// A client and how to print, which is what a command works with.
 pub(crate) struct Context {
-    client: Client,
+    pub(crate) client: Client,
     /// How to print.
     pub(crate) output: Output,
     warned: std::cell::Cell<bool>,
@@ -45,6 +46,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Done {
         Command::Chat(options) => chat::run(&context, options, timeout).await,
         Command::Requests => requests(&context).await,
         Command::Cancel { id } => cancel(&context, &id).await,
+        Command::Cache(command) => cache::run(&context, command).await,
         Command::Key(cli::Key::Show) => key(&context.get("/key").await?, output),
         Command::Key(cli::Key::Rotate) => key(&context.post("/key/rotate").await?, output),
         Command::Config(cli::Config::Show) => config_show(&context).await,
@@ -73,14 +75,14 @@ impl Context {
         Ok(answer.value)
     }
 
-    async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
         let answer = self.client.post(path).await?;
         self.warn_of_other_version(&answer.daemon_version);
         Ok(answer.value)
     }
 
     /// An upgrade leaves the old daemon running: say so, once.
-    fn warn_of_other_version(&self, daemon: &str) {
+    pub(crate) fn warn_of_other_version(&self, daemon: &str) {
         let ours = env!("CARGO_PKG_VERSION");
         if daemon != ours && !self.warned.replace(true) {
             let message = format!("omlxd is {daemon}, omlxctl is {ours}: restart the daemon");
@@ -128,7 +130,11 @@ async fn status(context: &Context) -> Done {
             output::bytes(memory.active_bytes),
             output::bytes(memory.cache_bytes),
             output::bytes(memory.peak_bytes)
-        )
+        )?;
+        match &status.cache {
+            Some(cache) => writeln!(out, "cache     {}", cache::summary(cache)),
+            None => Ok(()),
+        }
     })?;
     Ok(())
 }
@@ -203,16 +209,20 @@ async fn requests(context: &Context) -> Done {
 }
 
 async fn cancel(context: &Context, id: &str) -> Done {
-    let plain =
-        !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    if !plain {
-        return Err(CommandError::Usage(format!(
-            "{id:?} is not a request id: `omlxctl requests` shows them"
-        )));
-    }
+    check_request_id(id)?;
     let cancelled: Cancelled = context.post(&format!("/requests/{id}/cancel")).await?;
     context.output.document(&cancelled, |out| writeln!(out, "cancelled {}", cancelled.id))?;
     Ok(())
+}
+
+/// What can stand in a path as it is.
+pub(crate) fn check_request_id(id: &str) -> Done {
+    let plain =
+        !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if plain {
+        return Ok(());
+    }
+    Err(CommandError::Usage(format!("{id:?} is not a request id: `omlxctl requests` shows them")))
 }
 
 fn key(key: &ApiKey, output: Output) -> Done {

@@ -1,6 +1,7 @@
 //! omlxctl: operate a running omlxd.
 #![forbid(unsafe_code)]
 
+mod cache;
 mod chat;
 mod cli;
 mod commands;

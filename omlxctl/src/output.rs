@@ -56,6 +56,15 @@ impl Output {
         }
     }
 
+    /// Shows how far it has come, on standard error, over what was shown before; on a terminal only.
+    /// An empty text takes it away.
+    pub(crate) fn progress(&self, text: &str) {
+        if !self.quiet && !self.json && io::stderr().is_terminal() {
+            let mut stderr = io::stderr().lock();
+            let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
+        }
+    }
+
     fn line(&self, label: &str, color: &str, message: &str) {
         let mut stderr = io::stderr().lock();
         // When standard error is gone there is nowhere left to say so.

@@ -64,6 +64,11 @@ fn the_page_shows_what_every_command_says_of_itself() {
         "chat",
         "requests",
         "cancel",
+        "cache",
+        "cache stats",
+        "cache verify",
+        "cache clear",
+        "cache explain",
         "key",
         "key show",
         "key rotate",
@@ -109,6 +114,10 @@ fn without_a_daemon_the_exit_code_is_3_and_the_next_step_is_named() {
         &["chat", "m", "hi"],
         &["requests"],
         &["cancel", "a"],
+        &["cache", "stats"],
+        &["cache", "verify"],
+        &["cache", "clear", "--yes"],
+        &["cache", "explain", "req_1"],
         &["key", "show"],
         &["key", "rotate"],
         &["config", "show"],
@@ -154,6 +163,10 @@ fn wrong_usage_is_2() {
         &["key"],
         &["cancel"],
         &["cancel", "a/b"],
+        &["cache", "explain", "a/b"],
+        &["cache", "clear", "--model", "", "--yes"],
+        // Nobody is there to be asked.
+        &["cache", "clear"],
     ] {
         assert_eq!(omlxctl(args).status.code(), Some(2), "{args:?}");
     }
@@ -206,6 +219,33 @@ fn what_is_not_an_answer_is_1() {
         let output = omlxctl(&["--socket", &socket, "status"]);
         assert_eq!(output.status.code(), Some(1), "{body:?}");
         assert!(text(&output.stderr).starts_with("error: the answer of omlxd cannot be read"));
+    }
+}
+
+#[test]
+fn lines_are_read_to_their_end_and_damage_is_1() {
+    let progress =
+        r#"{"event":"progress","total":2,"done":1,"bytes":5,"damaged":0,"unreadable":0}"#;
+    let done = |damaged| {
+        format!(
+            r#"{{"event":"done","total":2,"done":2,"bytes":9,"damaged":{damaged},"unreadable":0}}"#
+        )
+    };
+    let error = r#"{"event":"error","code":"failed","message":"omlxd stops"}"#;
+    for (last, exit, said) in [
+        (done(0), 0, "2 records checked (9 B): 0 damaged, 0 unreadable\n"),
+        (done(1), 1, "1 damaged"),
+        (error.to_owned(), 1, "error: omlxd stops\n"),
+        // Broken off in the middle of a line.
+        (done(0)[..20].to_owned(), 1, "it ended early"),
+    ] {
+        let end = if exit == 1 && last.len() == 20 { "" } else { "\n" };
+        let body = format!("{progress}\n{last}{end}");
+        let (_temp, socket) = stand_in(Some(response("200 OK", OURS, "1", &body)));
+        let output = omlxctl(&["--socket", &socket, "cache", "verify"]);
+        assert_eq!(output.status.code(), Some(exit), "{last}");
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert!(all.contains(said), "{last}: {all}");
     }
 }
 

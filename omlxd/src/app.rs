@@ -100,6 +100,7 @@ impl App {
         let mut snapshot = Snapshot {
             since_progress: progress.since_last_step,
             memory: self.engine.memory(),
+            cache: self.cache.snapshot(self.engine.live_sessions()),
             ..Snapshot::default()
         };
         for entry in self.registry.list() {

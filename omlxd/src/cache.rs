@@ -10,9 +10,10 @@ use kvstore::{MIN_QUOTA_BYTES, Store, StoreConfig};
 
 use crate::config::{Config, Size};
 use crate::daemon::Chain;
+use crate::metrics::CacheSnapshot;
 
 /// Requests that `omlxctl cache explain` can still tell about.
-const MAX_REPORTS: usize = 256;
+pub(crate) const MAX_REPORTS: usize = 256;
 /// The most that "auto" gives the SSD tier.
 const MAX_AUTO_QUOTA_BYTES: u64 = 200 << 30;
 /// What is assumed of a disk or a machine that does not say.
@@ -40,6 +41,8 @@ pub struct Cache {
     pub dir: PathBuf,
     /// Why there is no store although one is wanted.
     pub problem: Option<String>,
+    /// Free bytes of the disk below which nothing is saved.
+    pub min_free_bytes: u64,
     /// What the engine is told.
     pub reuse: ReuseConfig,
     reports: Mutex<VecDeque<RequestReport>>,
@@ -52,11 +55,13 @@ impl Cache {
         let settings = &config.cache;
         let dir = settings.ssd_dir.clone().unwrap_or_else(|| config.base_dir.join("cache/kv"));
         let (mut store, mut problem) = (None, None);
-        let mut live_bytes = 0;
+        let (mut live_bytes, mut min_free_bytes) = (0, 0);
         if settings.enabled {
             let ram = total_memory_bytes();
             live_bytes = of(settings.live_budget, ram, ram / 8);
-            match Store::open(store_config(config, &dir, ram)) {
+            let limits = store_config(config, &dir, ram);
+            min_free_bytes = limits.min_free_bytes;
+            match Store::open(limits) {
                 Ok(opened) => store = Some(Arc::new(opened)),
                 Err(error) => {
                     let what = Chain(&error).to_string();
@@ -70,7 +75,18 @@ impl Cache {
             block_tokens: settings.block_tokens,
             live_bytes: usize::try_from(live_bytes).unwrap_or(usize::MAX),
         };
-        Cache { store, dir, problem, reuse, reports: Mutex::default() }
+        Cache { store, dir, problem, min_free_bytes, reuse, reports: Mutex::default() }
+    }
+
+    /// The numbers of this moment, for `/metrics`. `live`: sessions in memory, and their bytes.
+    pub(crate) fn snapshot(&self, live: (usize, u64)) -> CacheSnapshot {
+        CacheSnapshot {
+            store: self.store.as_ref().map(|store| store.stats()),
+            has_problem: self.problem.is_some(),
+            block_tokens: self.reuse.block_tokens,
+            live_sessions: live.0,
+            live_bytes: live.1,
+        }
     }
 
     /// Remembers what was reused of one prompt of a request.

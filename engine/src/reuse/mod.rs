@@ -79,7 +79,7 @@ pub(crate) struct ModelReuse {
 }
 
 impl ModelReuse {
-    fn namespace(&self, block_tokens: usize, salt: &str) -> Namespace {
+    pub(crate) fn namespace(&self, block_tokens: usize, salt: &str) -> Namespace {
         identity::namespace(&self.digest, &format!("{:?}", self.layout), block_tokens, salt)
     }
 }

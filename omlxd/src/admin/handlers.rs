@@ -6,7 +6,7 @@ use omlxctl::protocol::{
     Request, Requests, Setting, Settings, ShuttingDown, State, Status, Version,
 };
 
-use super::{AdminError, AdminPeer, Answer, json};
+use super::{AdminError, AdminPeer, Answer, cache, json};
 use crate::daemon::{Daemon, VERSION};
 use crate::home::HomeError;
 use crate::registry::ModelState;
@@ -39,6 +39,7 @@ pub(super) fn status(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
         },
         busy: progress.busy || progress.loading,
         last_progress_seconds: progress.since_last_step.as_secs_f64(),
+        cache: Some(cache::status(daemon)),
     })
 }
 

@@ -11,10 +11,15 @@
 //! | `GET /admin/v1/key`, `POST /admin/v1/key/rotate` | `ApiKey` |
 //! | `GET /admin/v1/config` | `Settings` |
 //! | `GET /admin/v1/config/check` | `ConfigCheck` |
+//! | `GET /admin/v1/cache` | `CacheStats` |
+//! | `POST /admin/v1/cache/verify` | lines of `VerifyEvent` |
+//! | `POST /admin/v1/cache/clear`, `POST /admin/v1/cache/clear/{id}` | `Cleared` |
+//! | `GET /admin/v1/cache/explain/{id}` | `Explanation` |
 //! | `POST /admin/v1/shutdown` | `ShuttingDown` |
 //!
 //! None of these is ever mounted on TCP: the two servers share no route table.
 
+mod cache;
 mod handlers;
 mod peer;
 
@@ -24,8 +29,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
+use futures_util::stream::unfold;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -37,7 +44,7 @@ use omlxctl::protocol::{
 };
 use serde::Serialize;
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::{Daemon, VERSION};
@@ -52,6 +59,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest request head.
 const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// Events of a long answer that may wait for a slow reader, who then slows down the work.
+const MAX_WAITING_EVENTS: usize = 16;
 
 /// Pause after a failed accept, so that running out of files does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -113,13 +123,16 @@ async fn answer(
     daemon: Arc<Daemon>,
     uid: Option<u32>,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<Body>, Infallible> {
     let answer = match AdminPeer::check(uid, request.headers()) {
         Ok(peer) => route(peer, daemon, request.method(), request.uri().path()).await,
         Err(refused) => Err(refused),
     };
     Ok(finish(answer))
 }
+
+/// An answer's body.
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A refusal: status, and what the body says.
 #[derive(Debug)]
@@ -133,30 +146,71 @@ impl AdminError {
     fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
         AdminError { status, code, message: message.into() }
     }
+
+    fn bug() -> Self {
+        let message = "this is a bug in omlxd: its log has the details";
+        AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed, message)
+    }
 }
 
 /// What a route answers: a JSON document or a refusal.
 type Answer = Result<Vec<u8>, AdminError>;
 
-/// Answers one route. The text is what stands at `{id}` in its pattern. Handlers may block.
-type Handler = fn(AdminPeer, &Daemon, &str) -> Answer;
+/// Where a long answer goes, event by event.
+struct Events(mpsc::Sender<Bytes>);
+
+impl Events {
+    /// Sends one line of JSON; false when nobody reads any more. Blocks while the reader is behind.
+    fn send<T: Serialize>(&self, event: &T) -> bool {
+        let Ok(mut line) = json(event) else { return false };
+        line.push(b'\n');
+        self.0.blocking_send(Bytes::from(line)).is_ok()
+    }
+}
+
+/// Answers one route. Handlers may block.
+#[derive(Clone, Copy)]
+enum Handler {
+    /// With one document. The text is what stands at `{id}` in the pattern.
+    Document(fn(AdminPeer, &Daemon, &str) -> Answer),
+    /// With lines of JSON, the last one `done` or `error`.
+    Lines(fn(AdminPeer, &Daemon, &Events)),
+}
+
+use Handler::{Document, Lines};
+
+/// What a handler gave.
+enum Reply {
+    Document(Vec<u8>),
+    Lines(mpsc::Receiver<Bytes>),
+}
 
 /// The route table.
 const ROUTES: &[(Method, &str, Handler)] = &[
-    (Method::GET, "/version", handlers::version),
-    (Method::GET, "/status", handlers::status),
-    (Method::GET, "/models", handlers::models),
-    (Method::GET, "/ps", handlers::ps),
-    (Method::GET, "/requests", handlers::requests),
-    (Method::POST, "/requests/{id}/cancel", handlers::cancel),
-    (Method::GET, "/key", handlers::key),
-    (Method::POST, "/key/rotate", handlers::rotate_key),
-    (Method::GET, "/config", handlers::config),
-    (Method::GET, "/config/check", handlers::check_config),
-    (Method::POST, "/shutdown", handlers::shutdown),
+    (Method::GET, "/version", Document(handlers::version)),
+    (Method::GET, "/status", Document(handlers::status)),
+    (Method::GET, "/models", Document(handlers::models)),
+    (Method::GET, "/ps", Document(handlers::ps)),
+    (Method::GET, "/requests", Document(handlers::requests)),
+    (Method::POST, "/requests/{id}/cancel", Document(handlers::cancel)),
+    (Method::GET, "/key", Document(handlers::key)),
+    (Method::POST, "/key/rotate", Document(handlers::rotate_key)),
+    (Method::GET, "/config", Document(handlers::config)),
+    (Method::GET, "/config/check", Document(handlers::check_config)),
+    (Method::GET, "/cache", Document(cache::stats)),
+    (Method::POST, "/cache/verify", Lines(cache::verify)),
+    (Method::POST, "/cache/clear", Document(cache::clear)),
+    (Method::POST, "/cache/clear/{id}", Document(cache::clear)),
+    (Method::GET, "/cache/explain/{id}", Document(cache::explain)),
+    (Method::POST, "/shutdown", Document(handlers::shutdown)),
 ];
 
-async fn route(peer: AdminPeer, daemon: Arc<Daemon>, method: &Method, path: &str) -> Answer {
+async fn route(
+    peer: AdminPeer,
+    daemon: Arc<Daemon>,
+    method: &Method,
+    path: &str,
+) -> Result<Reply, AdminError> {
     let matching = ROUTES.iter().find_map(|(allowed, pattern, handler)| {
         Some((allowed, handler, matches(pattern, path.strip_prefix(PREFIX)?)?))
     });
@@ -170,12 +224,19 @@ async fn route(peer: AdminPeer, daemon: Arc<Daemon>, method: &Method, path: &str
         let status = StatusCode::METHOD_NOT_ALLOWED;
         return Err(AdminError::new(status, ErrorCode::MethodNotAllowed, message));
     }
-    let (handler, id) = (*handler, id.to_owned());
-    let answer = tokio::task::spawn_blocking(move || handler(peer, &daemon, &id)).await;
-    answer.unwrap_or_else(|_| {
-        let message = "this is a bug in omlxd: its log has the details";
-        Err(AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed, message))
-    })
+    let id = id.to_owned();
+    match *handler {
+        Document(handler) => {
+            let answer = tokio::task::spawn_blocking(move || handler(peer, &daemon, &id)).await;
+            answer.map_err(|_| AdminError::bug()).flatten().map(Reply::Document)
+        }
+        Lines(handler) => {
+            let (events, lines) = mpsc::channel(MAX_WAITING_EVENTS);
+            // One that panics leaves its lines without an end, which readers take for a failure.
+            tokio::task::spawn_blocking(move || handler(peer, &daemon, &Events(events)));
+            Ok(Reply::Lines(lines))
+        }
+    }
 }
 
 /// What stands at `{id}` when the path has the pattern's form; empty for a pattern without one.
@@ -187,19 +248,29 @@ fn matches<'p>(pattern: &str, path: &'p str) -> Option<&'p str> {
     (!id.is_empty() && !id.contains('/')).then_some(id)
 }
 
-fn finish(answer: Answer) -> Response<Full<Bytes>> {
-    let (status, body) = match answer {
-        Ok(body) => (StatusCode::OK, body),
+fn finish(answer: Result<Reply, AdminError>) -> Response<Body> {
+    let whole = |body: Vec<u8>| Full::new(Bytes::from(body)).boxed_unsync();
+    let document = HeaderValue::from_static("application/json");
+    let (status, content_type, body) = match answer {
+        Ok(Reply::Document(body)) => (StatusCode::OK, document, whole(body)),
+        Ok(Reply::Lines(lines)) => {
+            let next = |mut lines: mpsc::Receiver<Bytes>| async {
+                let line = lines.recv().await?;
+                Some((Ok(Frame::data(line)), lines))
+            };
+            let lines = StreamBody::new(unfold(lines, next)).boxed_unsync();
+            (StatusCode::OK, HeaderValue::from_static("application/x-ndjson"), lines)
+        }
         Err(error) => {
             let detail = ErrorDetail { code: error.code, message: error.message };
             let body = json(&ErrorBody { error: detail }).unwrap_or_default();
-            (error.status, body)
+            (error.status, document, whole(body))
         }
     };
-    let mut response = Response::new(Full::from(body));
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, content_type);
     headers.insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
     headers.insert(API_HEADER, HeaderValue::from(ADMIN_API));
     response

@@ -2,6 +2,7 @@
 //! key, user, prompt or request id.
 
 mod buckets;
+mod cache;
 mod model;
 mod process;
 
@@ -16,8 +17,9 @@ use prometheus::{
 };
 
 use buckets::COUNTS;
+pub use cache::CacheSnapshot;
 use model::ModelFamilies;
-pub use model::{Endpoint, Finish, ModelMetrics, Rejection};
+pub use model::{Endpoint, Finish, ModelMetrics, Rejection, ReuseTotals};
 
 /// What Prometheus asks for.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -100,6 +102,8 @@ pub struct Snapshot {
     pub since_progress: Duration,
     /// MLX's memory.
     pub memory: engine::MemoryUse,
+    /// The KV cache.
+    pub cache: CacheSnapshot,
 }
 
 impl Default for Metrics {
@@ -115,10 +119,14 @@ impl Metrics {
         let families = ModelFamilies::new(&registry);
         let other = Arc::new(families.of(OTHER));
         let make = Make { registry: &registry };
-        let build =
-            make.gauges("omlx_build_info", "What this daemon is.", &["version", "os", "arch"]);
+        let labels = ["version", "mlx_version", "chip", "os", "arch"];
+        let build = make.gauges("omlx_build_info", "What this daemon is.", &labels);
         let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
-        build.with_label_values(&[env!("CARGO_PKG_VERSION"), os, arch]).set(1);
+        // MLX's version is a constant of the library: asking for it starts nothing.
+        let mlx = engine::mlx_version();
+        build
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), &mlx, &process::chip(), os, arch])
+            .set(1);
         let errors = make.counters(
             "omlx_request_errors_total",
             "Refused and failed requests by error code.",
@@ -260,7 +268,9 @@ impl Metrics {
         }
         shared.process.update();
         let mut text = Vec::with_capacity(64 << 10);
-        let encoded = TextEncoder::new().encode(&shared.registry.gather(), &mut text);
+        let mut families = shared.registry.gather();
+        families.extend(cache::families(&snapshot.cache));
+        let encoded = TextEncoder::new().encode(&families, &mut text);
         encoded.expect("every family has a name, and memory can be written to");
         text
     }

@@ -103,6 +103,19 @@ impl Rejection {
     }
 }
 
+/// What was reused of all prompts of a model since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReuseTotals {
+    /// Tokens of the prompts.
+    pub prompt_tokens: u64,
+    /// Tokens whose KV was in memory.
+    pub ram_tokens: u64,
+    /// Tokens whose KV came from SSD.
+    pub ssd_tokens: u64,
+    /// Prompts of which less than possible was reused, by [`MissReason`].
+    pub misses: [u64; 8],
+}
+
 /// The families, of which each model has one child.
 #[derive(Debug)]
 pub(super) struct ModelFamilies {
@@ -313,6 +326,16 @@ impl ModelMetrics {
         }
         if let Some(reason) = report.miss {
             self.prefix_misses[reason as usize].inc();
+        }
+    }
+
+    /// What was reused so far.
+    pub fn reuse_totals(&self) -> ReuseTotals {
+        ReuseTotals {
+            prompt_tokens: self.prefix_queries[0].get(),
+            ram_tokens: self.prefix_hits[0].get(),
+            ssd_tokens: self.prefix_hits[1].get(),
+            misses: MissReason::ALL.map(|reason| self.prefix_misses[reason as usize].get()),
         }
     }
 

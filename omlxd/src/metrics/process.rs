@@ -53,6 +53,14 @@ impl ProcessMetrics {
     }
 }
 
+/// The processor's name; `unknown` when the system does not say.
+pub(super) fn chip() -> String {
+    let mut system = sysinfo::System::new();
+    system.refresh_cpu_list(sysinfo::CpuRefreshKind::nothing());
+    let brand = system.cpus().first().map(|cpu| cpu.brand().trim().to_owned());
+    brand.filter(|brand| !brand.is_empty()).unwrap_or_else(|| "unknown".to_owned())
+}
+
 #[cfg(target_os = "linux")]
 mod platform {
     use super::Usage;
