@@ -131,8 +131,8 @@ fn run(report: &mut Report) -> io::Result<()> {
         }
     }
     if only.as_deref().is_none_or(|only| only == "cache") {
-        report.row("", ["omlxd", "computed", "ratio", "goal"], None)?;
-        reuse::run(report, &models, &omlxd)?;
+        report.row("", ["omlxd", "other", "ratio", "goal"], None)?;
+        reuse::run(report, &models, &omlxd, &python)?;
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ pub(crate) struct Sample {
 /// Words that no prefix cache has seen: from the first letter on, every seed gives another text.
 /// In the benchmark tokenizer a word of two letters is two tokens with the space before it; the
 /// beginning-of-text token is one more.
-fn prompt(tokens: usize, seed: u64) -> String {
+pub(crate) fn words(tokens: usize, seed: u64) -> String {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (tokens as u64) << 32;
     let mut letter = || {
         // Knuth's MMIX generator; the high bits are the good ones.
@@ -64,17 +64,33 @@ pub(crate) fn gaps(target: &Target, workload: &Workload, seed: u64) -> io::Resul
 }
 
 fn timed(target: &Target, workload: &Workload, seed: u64) -> io::Result<(Sample, Vec<f64>)> {
-    stream(target, workload, seed).map_err(|error| {
+    let prompt = words(workload.prompt_tokens, seed);
+    let done = complete(target, workload, &prompt)?;
+    Ok((done.sample, done.gaps))
+}
+
+/// A completion and how it came.
+pub(crate) struct Done {
+    pub(crate) sample: Sample,
+    /// Between two texts, in seconds.
+    gaps: Vec<f64>,
+    pub(crate) answer: String,
+    pub(crate) cached_tokens: u64,
+}
+
+/// Streams the completion of a text.
+pub(crate) fn complete(target: &Target, workload: &Workload, prompt: &str) -> io::Result<Done> {
+    stream(target, workload, prompt).map_err(|error| {
         let Target { model, address, .. } = target;
         let what = format!("{}: model {model} at {address}: {error}", workload.name);
         io::Error::new(error.kind(), what)
     })
 }
 
-fn stream(target: &Target, workload: &Workload, seed: u64) -> io::Result<(Sample, Vec<f64>)> {
+fn stream(target: &Target, workload: &Workload, prompt: &str) -> io::Result<Done> {
     let body = json!({
         "model": target.model,
-        "prompt": prompt(workload.prompt_tokens, seed),
+        "prompt": prompt,
         "max_tokens": workload.answer_tokens,
         "temperature": 0,
         "stream": true,
@@ -92,6 +108,7 @@ fn stream(target: &Target, workload: &Workload, seed: u64) -> io::Result<(Sample
     }
     let (mut first, mut last, mut usage) = (None, started, None);
     let mut gaps = Vec::with_capacity(workload.answer_tokens);
+    let mut answer = String::new();
     sse::for_each(response.body, |event| {
         let now = Instant::now();
         let Event::Data(data) = event else { return true };
@@ -99,7 +116,9 @@ fn stream(target: &Target, workload: &Workload, seed: u64) -> io::Result<(Sample
             return false;
         }
         let chunk: Value = serde_json::from_str(&data).unwrap_or_default();
-        if chunk["choices"][0]["text"].as_str().is_some_and(|text| !text.is_empty()) {
+        let text = chunk["choices"][0]["text"].as_str().unwrap_or_default();
+        if !text.is_empty() {
+            answer.push_str(text);
             if first.is_some() {
                 gaps.push((now - last).as_secs_f64());
             }
@@ -125,7 +144,8 @@ fn stream(target: &Target, workload: &Workload, seed: u64) -> io::Result<(Sample
         ssd_tokens: usage["omlx"]["cached_tokens_ssd"].as_u64().unwrap_or(0),
         restore_seconds: usage["omlx"]["restore_ms"].as_f64().unwrap_or(0.0) / 1e3,
     };
-    Ok((sample, gaps))
+    let cached_tokens = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0);
+    Ok(Done { sample, gaps, answer, cached_tokens })
 }
 
 /// The middle value.

@@ -4,8 +4,8 @@ use std::io;
 use std::path::Path;
 
 use crate::Report;
-use crate::measure::{self, Workload, median};
-use crate::servers::Server;
+use crate::measure::{self, Target, Workload, median};
+use crate::servers::{MlxLm, Server};
 
 const MODEL: &str = "bench-60m";
 /// A prompt of 6,000 words: in the benchmark tokenizer each is two tokens.
@@ -17,6 +17,15 @@ const SAVING: Workload = Workload { name: "saving", prompt_tokens: 2000, answer_
 const SAVING_RUNS: u64 = 6;
 /// Computing the prompt takes minutes on Linux, which evens out what disturbs it.
 const RESTART_RUNS: u64 = 1;
+
+const TRACE_MODEL: &str = "bench-2m";
+const SYSTEM_TOKENS: usize = 4000;
+const SESSIONS: usize = 3;
+const TURNS: u64 = 30;
+/// The prompt is the conversation.
+const TURN: Workload = Workload { name: "turn", prompt_tokens: 0, answer_tokens: 24 };
+/// Reused tokens over those that a cache without limits would reuse.
+const REUSE_GOAL: f64 = 0.97;
 
 /// First token after a restart, against computing the prompt again.
 const RESTART_GOAL: f64 = 25.0;
@@ -30,9 +39,63 @@ const P99_GAP_GOAL_SECONDS: f64 = 0.005;
 const OFF: &str = "[cache]\nenabled = false\n";
 const ON: &str = "[cache]\nssd_min_free = \"0MiB\"\n";
 
-pub(crate) fn run(report: &mut Report, models: &Path, omlxd: &Path) -> io::Result<()> {
+pub(crate) fn run(
+    report: &mut Report,
+    models: &Path,
+    omlxd: &Path,
+    python: &Path,
+) -> io::Result<()> {
+    trace(report, models, omlxd, python)?;
     restart(report, models, omlxd)?;
     saving(report, models, omlxd)
+}
+
+/// Three agents turn by turn, each server on its own: a common system prompt, then a tool's result and
+/// an answer each turn. What a cache without limits would reuse is the prompt and the answer of the
+/// turn before.
+fn trace(report: &mut Report, models: &Path, omlxd: &Path, python: &Path) -> io::Result<()> {
+    let ours = Server::start_with(omlxd, Some((models, TRACE_MODEL)), ON)?;
+    let (share, seconds) = agents(&ours.target)?;
+    drop(ours);
+    let theirs = MlxLm::start(python, &models.join(TRACE_MODEL))?;
+    let (their_share, their_seconds) = agents(&theirs.target)?;
+    let percent = |share: f64| format!("{:.2} %", share * 100.0);
+    let cells = [&*percent(share), &percent(their_share), "", ">= 97 %"];
+    report.row("three agents, reused", cells, Some(share >= REUSE_GOAL))?;
+    let cells = [
+        &*format!("{seconds:.1} s"),
+        &format!("{their_seconds:.1} s"),
+        &format!("{:.2}x", their_seconds / seconds),
+        "",
+    ];
+    report.row("  first tokens, all turns", cells, None)
+}
+
+/// The share of what could be reused that was, and the sum of the times to the first token.
+fn agents(target: &Target) -> io::Result<(f64, f64)> {
+    let system = measure::words(SYSTEM_TOKENS, 1);
+    let mut conversations = [const { String::new() }; SESSIONS];
+    conversations.fill(system);
+    // Tokens known of each conversation; at first, those of the system prompt once it was seen.
+    let mut known = [0_u64; SESSIONS];
+    let (mut reused, mut reusable, mut seconds) = (0, 0, 0.0);
+    for turn in 0..TURNS {
+        for (session, conversation) in conversations.iter_mut().enumerate() {
+            let seed = 1000 * (session as u64 + 1) + turn;
+            conversation.push_str(&measure::words(160 + (seed * 7919 % 120) as usize * 2, seed));
+            let done = measure::complete(target, &TURN, conversation)?;
+            reused += done.cached_tokens.min(known[session]);
+            reusable += known[session];
+            seconds += done.sample.first_token_seconds;
+            conversation.push_str(&done.answer);
+            // The last token of an answer was never computed.
+            known[session] = done.sample.prompt_tokens + done.sample.answer_tokens - 1;
+            for other in &mut known {
+                *other = (*other).max(SYSTEM_TOKENS as u64);
+            }
+        }
+    }
+    Ok((reused as f64 / reusable as f64, seconds))
 }
 
 /// The same prompt before and after a restart.
