@@ -16,9 +16,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{LoadError, TemplateError};
 
-/// Instructions that one rendering may take. A conversation of 10,000 messages takes about 2
-/// million.
-const FUEL: u64 = 50_000_000;
+/// Instructions that one rendering may take: a third of a second of an endless loop. A conversation of
+/// 200,000 tokens in messages of twenty takes less than a quarter of it.
+const FUEL: u64 = 5_000_000;
 /// A template longer than this is refused.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 /// The name under which the main template of a list is known.
@@ -354,6 +354,23 @@ mod tests {
         assert_eq!(render(looped, json!([])), Err(TemplateError::OutOfFuel(FUEL)));
         assert!(matches!(render("{% if %}", json!([])), Err(TemplateError::Failed(_))));
         assert!(matches!(render("{{ a.b.c }}", json!([])), Err(TemplateError::Failed(_))));
+    }
+
+    #[test]
+    fn long_conversations_have_fuel_to_spare() {
+        let source = include_str!("../../packaging/omlx-tiny/chat_template.jinja");
+        // 40,000 messages of twenty tokens; with longer ones there are fewer to loop over.
+        let text = "one two three four five six seven eight nine ten ".repeat(2);
+        let call = json!({"type": "function", "function": {"name": "f", "arguments": {"a": text}}});
+        let turn = [
+            json!({"role": "user", "content": text}),
+            json!({"role": "assistant", "content": "", "tool_calls": [call]}),
+            json!({"role": "tool", "content": text}),
+            json!({"role": "assistant", "reasoning_content": text, "content": text}),
+        ];
+        let messages: Vec<Value> = turn.iter().cycle().take(40_000).cloned().collect();
+        let rendered = render(source, Value::from(messages)).unwrap();
+        assert!(rendered.len() > 4_000_000);
     }
 
     #[test]

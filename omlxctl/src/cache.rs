@@ -265,8 +265,8 @@ fn explain_prompt(out: &mut dyn Write, prompt: &PromptReuse) -> io::Result<()> {
     let Some(at) = &prompt.divergence else { return Ok(()) };
     writeln!(
         out,
-        "differs   at token {} ({:?}), in block {} of {} tokens each",
-        at.position, at.token, at.block, prompt.block_tokens
+        "differs   at token {} ({:?}, id {}, was {}), in block {} of {} tokens each",
+        at.position, at.token, at.token_id, at.earlier_token_id, at.block, prompt.block_tokens
     )?;
     writeln!(out, "  before  {:?}", at.before)?;
     writeln!(out, "  earlier {:?}", at.earlier)?;
@@ -325,7 +325,9 @@ mod tests {
             divergence: Some(Divergence {
                 position: 70,
                 block: 2,
+                token_id: 7,
                 token: "b".to_owned(),
+                earlier_token_id: 9,
                 before: "a\n".to_owned(),
                 earlier: "c".to_owned(),
                 now: "bd".to_owned(),
@@ -337,7 +339,7 @@ mod tests {
             String::from_utf8(out).unwrap(),
             "prompt    100 tokens: 0 from RAM, 64 from SSD, 36 computed\n\
              reason    diverged: it differs\n\
-             differs   at token 70 (\"b\"), in block 2 of 32 tokens each\n\
+             differs   at token 70 (\"b\", id 7, was 9), in block 2 of 32 tokens each\n\
              \x20 before  \"a\\n\"\n\
              \x20 earlier \"c\"\n\
              \x20 now     \"bd\"\n"

@@ -454,8 +454,12 @@ pub struct Divergence {
     pub position: usize,
     /// The block that it lies in, from 0.
     pub block: usize,
-    /// The text of that token.
+    /// That token's id.
+    pub token_id: u32,
+    /// That token's text; here and below, bytes that are no UTF-8 are written as `\xNN`.
     pub token: String,
+    /// The id of the earlier prompt's token there.
+    pub earlier_token_id: u32,
     /// The text right before it, the same in both.
     pub before: String,
     /// The earlier prompt's text from there.

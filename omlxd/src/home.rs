@@ -154,8 +154,15 @@ impl Home {
         }
         let mut notes = Vec::new();
         notes.extend(self.private_dir(&self.base, !self.holds_other_files())?);
-        for dir in ["models", "cache", "cache/kv", "run", "logs"] {
+        for dir in ["models", "run", "logs"] {
             notes.extend(self.private_dir(&self.base.join(dir), true)?);
+        }
+        for dir in ["cache", "cache/kv"] {
+            match self.private_dir(&self.base.join(dir), true) {
+                // Not worth a start: opening the cache says what is wrong, and it goes on without.
+                Err(HomeError::Io { .. }) => {}
+                made => notes.extend(made?),
+            }
         }
         let file = self.config_file();
         if !exists(&file)? {
@@ -390,6 +397,17 @@ mod tests {
         assert_eq!(fs::read_to_string(home.config_file()).unwrap(), config::default_file());
         assert_eq!(mode(&home.config_file()), 0o600);
         assert!(home.prepare().unwrap().is_empty(), "a second start has nothing to do");
+    }
+
+    #[test]
+    fn a_cache_folder_that_cannot_be_is_no_reason_not_to_start() {
+        for at in ["cache", "cache/kv"] {
+            let (_temp, home) = temp_home();
+            home.prepare().unwrap();
+            fs::remove_dir_all(home.base().join(at)).unwrap();
+            fs::write(home.base().join(at), "in the way").unwrap();
+            assert!(home.prepare().unwrap().is_empty(), "{at}");
+        }
     }
 
     #[test]

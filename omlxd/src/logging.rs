@@ -1,8 +1,10 @@
 //! Logs on standard error: text for people, JSON for machines. They never hold prompts, answers or
 //! keys; the libraries below us may only warn, because what they log at lower levels is not ours to
-//! vouch for.
+//! vouch for. Panics are logged like everything else.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
+use std::panic::PanicHookInfo;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -40,7 +42,21 @@ pub fn start(log: &Log) -> LevelHandle {
         fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).boxed()
     };
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    std::panic::set_hook(Box::new(log_panic));
     LevelHandle(handle)
+}
+
+/// One event, in the log's own format: the default would print lines that are no JSON.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let message = info.payload_as_str().unwrap_or("unknown panic");
+    let at = info.location().map_or_else(String::new, ToString::to_string);
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    // Empty unless RUST_BACKTRACE asks for it.
+    let backtrace = Backtrace::capture();
+    let is_asked_for = backtrace.status() == BacktraceStatus::Captured;
+    let backtrace = is_asked_for.then(|| backtrace.to_string());
+    tracing::error!(at, thread, backtrace, "panicked: {message}");
 }
 
 fn targets(level: LogLevel) -> Targets {
@@ -52,4 +68,36 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets(OURS.map(|t| (t, level)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Runs itself as a process that panics: hook and subscriber are the process's own.
+    #[test]
+    fn a_panic_is_one_line_of_json() {
+        const INSIDE: &str = "OMLX_TEST_PANICS";
+        if std::env::var_os(INSIDE).is_some() {
+            start(&Log { format: LogFormat::Json, level: LogLevel::Info });
+            let thread = std::thread::Builder::new().name("unlucky".into());
+            let ended = thread.spawn(|| panic!("two\nlines")).unwrap().join();
+            assert!(ended.is_err());
+            return;
+        }
+        let test = "logging::tests::a_panic_is_one_line_of_json";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").env("RUST_BACKTRACE", "0");
+        let output = command.output().unwrap();
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["level"], "ERROR");
+        assert_eq!(line["message"], "panicked: two\nlines");
+        assert_eq!(line["thread"], "unlucky");
+        assert!(line["at"].as_str().unwrap().contains("logging.rs:"), "{text}");
+    }
 }

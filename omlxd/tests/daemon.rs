@@ -226,7 +226,9 @@ fn the_admin_socket_is_for_programs_of_its_user_only() {
 fn no_admin_route_is_on_tcp() {
     let daemon = Daemon::started();
     let key = fs::read_to_string(daemon.base.join("api-key")).unwrap();
-    for path in ["version", "status", "models", "ps", "requests", "key", "config", "shutdown"] {
+    for path in
+        ["version", "status", "models", "ps", "requests", "key", "config", "cache", "shutdown"]
+    {
         for method in ["GET", "POST"] {
             let response = daemon.http(&format!(
                 "{method} /admin/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
@@ -265,6 +267,8 @@ fn every_command_answers_as_json_and_as_text() {
         &["ps"],
         &["models", "list"],
         &["requests"],
+        &["cache", "stats"],
+        &["cache", "verify"],
         &["key", "show"],
         &["config", "show"],
         &["config", "check"],

@@ -133,12 +133,20 @@ fn log_of(base: &Path) -> String {
 /// # Panics
 /// When it has not been built.
 pub fn built_binary() -> PathBuf {
+    built("omlxd")
+}
+
+/// A binary of that name beside the running test's, in the same profile.
+///
+/// # Panics
+/// When it has not been built.
+pub fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("path of this test");
     let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
-    let binary = profile.join("omlxd");
+    let binary = profile.join(name);
     assert!(
         binary.exists(),
-        "{} is not built: run `cargo build -p omlxd` first (make test does)",
+        "{} is not built: run `cargo build -p {name}` first (make test does)",
         binary.display()
     );
     binary

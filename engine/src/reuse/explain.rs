@@ -201,7 +201,7 @@ impl History {
             }
             _ if common > 0 && !all_of(common) => Some(MissReason::Evicted),
             // What is new at the end was never to be had.
-            _ if reused > 0 && ended => None,
+            _ if reused > 0 && (ended || common == prompt.len()) => None,
             _ if common >= block || (common > 0 && reused > 0) => Some(MissReason::Diverged),
             _ if reused > 0 => None,
             _ => Some(MissReason::Cold),
@@ -248,6 +248,8 @@ mod tests {
         let same = history(&HERE, "", &prompt);
         assert_eq!(explain(&same, &prompt, 19).miss, None);
         assert_eq!(explain(&same, &prompt, 4).miss, Some(MissReason::Evicted));
+        let answered = history(&HERE, "", &numbers(0, 26));
+        assert_eq!(explain(&answered, &prompt, 16).miss, None, "the same prompt again");
         let shorter = history(&HERE, "", &numbers(0, 14));
         assert_eq!(explain(&shorter, &prompt, 12).miss, None);
         assert_eq!(explain(&shorter, &prompt, 0).miss, Some(MissReason::Evicted));

@@ -206,15 +206,20 @@ pub(super) fn explain(_: AdminPeer, daemon: &Daemon, id: &str) -> Answer {
 }
 
 fn prompt_reuse(report: &ReuseReport, tokenizer: &Tokenizer) -> PromptReuse {
-    // Tokens that do not decode are shown as none: the position still tells.
-    let text = |tokens: &[u32]| tokenizer.decode(tokens, false).unwrap_or_default();
-    let divergence = report.divergence.as_ref().map(|at| Divergence {
-        position: at.position,
-        block: at.block,
-        token: text(&at.now[..at.now.len().min(1)]),
-        before: text(&at.before),
-        earlier: text(&at.earlier),
-        now: text(&at.now),
+    let text = |tokens: &[u32]| {
+        readable(&tokens.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect::<Vec<u8>>())
+    };
+    let divergence = report.divergence.as_ref().and_then(|at| {
+        Some(Divergence {
+            position: at.position,
+            block: at.block,
+            token_id: *at.now.first()?,
+            token: text(at.now.get(..1)?),
+            earlier_token_id: *at.earlier.first()?,
+            before: text(&at.before),
+            earlier: text(&at.earlier),
+            now: text(&at.now),
+        })
     });
     PromptReuse {
         prompt_tokens: report.prompt_tokens,
@@ -227,6 +232,15 @@ fn prompt_reuse(report: &ReuseReport, tokenizer: &Tokenizer) -> PromptReuse {
         because: because(report),
         divergence,
     }
+}
+
+/// Text, with bytes that are no UTF-8 as `\xNN`: two tokens that differ should look different.
+fn readable(bytes: &[u8]) -> String {
+    bytes.utf8_chunks().fold(String::new(), |mut text, chunk| {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02X}")));
+        text
+    })
 }
 
 fn because(report: &ReuseReport) -> String {
@@ -279,6 +293,12 @@ fn because(report: &ReuseReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn broken_text_stays_readable() {
+        assert_eq!(readable("é\n".as_bytes()), "é\n");
+        assert_eq!(readable(b"a\xc3b\xff"), "a\\xC3b\\xFF");
+    }
 
     #[test]
     fn every_reason_has_a_sentence_of_its_own() {

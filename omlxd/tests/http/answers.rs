@@ -122,7 +122,7 @@ fn a_stop_string_never_appears() {
 
 #[test]
 fn chat_logprobs_are_complete_and_sorted() {
-    let server = Server::start();
+    let server = Server::uncached();
     let fields = json!({"logprobs": true, "top_logprobs": 3, "max_tokens": 6, "ignore_eos": true});
     let answer = server.chat(fields.clone()).ok();
     let logprobs = &answer["choices"][0]["logprobs"];
@@ -183,7 +183,7 @@ fn logit_bias_and_penalties_reach_the_sampler() {
 
 #[test]
 fn what_does_not_reach_the_model_does_not_change_the_prompt() {
-    let server = Server::start();
+    let server = Server::uncached();
     let tokens = |content: Value, extra: Value| {
         let mut message = json!({"role": "user", "content": content});
         message.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());

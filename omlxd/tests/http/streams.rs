@@ -14,7 +14,7 @@ use crate::support::{
 
 #[test]
 fn a_stream_says_what_the_document_says() {
-    let server = Server::start();
+    let server = Server::uncached();
     let fields = json!({"max_tokens": 24, "ignore_eos": true});
     let whole = server.chat(fields.clone()).ok();
     let mut fields = fields;

@@ -36,6 +36,12 @@ impl Server {
         Self::with(|_| {})
     }
 
+    /// A server that computes every prompt whole: for tests that compare two answers to the last bit
+    /// of their numbers.
+    pub(crate) fn uncached() -> Self {
+        Self::with(|config| config.cache.enabled = false)
+    }
+
     /// A server with other settings.
     pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();

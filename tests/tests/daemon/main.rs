@@ -1,6 +1,10 @@
-//! The daemon as its users meet it: official clients, raw streams, and models that are damaged.
+//! The daemon as its users meet it: official clients, raw streams, models that are damaged, and a
+//! cache that is.
 
 mod bad_input;
+mod cache;
+mod cache_commands;
+mod cached;
 mod clients;
 mod sse;
 mod world;
