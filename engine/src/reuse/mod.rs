@@ -240,9 +240,8 @@ impl Reuse {
                         "a cached block could not be restored; computing it again"
                     );
                     *failed = Some(reason);
-                    if key.is_none() {
-                        return None;
-                    }
+                    // Without a record to blame, another plan would fail alike.
+                    key?;
                 }
             }
         }
