@@ -84,7 +84,7 @@ fn verify_finds_damage_and_then_none() {
     let good = place.ctl_json(&["cache", "verify"], 0);
     assert_eq!((&good["done"], &good["damaged"]), (&json!(records.len()), &json!(0)));
     for path in &records[..3] {
-        change(path, path, |bytes| *bytes.last_mut().expect("a byte") ^= 1);
+        change(path, |bytes| *bytes.last_mut().expect("a byte") ^= 1);
     }
     let found = place.ctl_json(&["cache", "verify"], 1);
     assert_eq!((&found["total"], &found["damaged"]), (&json!(records.len()), &json!(3)));

@@ -203,9 +203,9 @@ pub(crate) fn metric(daemon: &Daemon, name: &str, labels: &[&str]) -> f64 {
     daemon.metric(name, labels).expect("metrics")
 }
 
-/// Writes a record's changed bytes to `to`; in place is what the store itself never does.
-pub(crate) fn change(record: &Path, to: &Path, edit: impl FnOnce(&mut Vec<u8>)) {
+/// Changes a record's file in place, which the store itself never does.
+pub(crate) fn change(record: &Path, edit: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(record).expect("a record");
     edit(&mut bytes);
-    fs::write(to, bytes).expect("written");
+    fs::write(record, bytes).expect("written");
 }
