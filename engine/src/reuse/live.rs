@@ -27,6 +27,11 @@ impl Checkpoint {
         Self { position: cache.offset as usize, states: states.collect() }
     }
 
+    /// A position of caches that keep every token.
+    pub(crate) fn without_state(position: usize) -> Self {
+        Self { position, states: Vec::new() }
+    }
+
     /// One per recurrent layer, in order.
     pub(crate) fn states(&self) -> &[RecurrentCache] {
         &self.states

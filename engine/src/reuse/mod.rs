@@ -409,10 +409,10 @@ impl Reuse {
     }
 
     /// Stores what memory alone holds of a session, where it is worth it: the end of its last
-    /// message, which the next turn will surely repeat, and its own end, which a next turn repeats if
-    /// its template leaves answers as they were.
+    /// message (of a plain prompt, all but its last token), which the next turn will surely repeat,
+    /// and its own end, which a next turn repeats if its template leaves answers as they were.
     fn save_ends(&self, model: &ModelReuse, session: &mut Session) -> Result<()> {
-        let Session { cache, track, is_saved, .. } = session;
+        let Session { cache, track, is_saved, prompt_tokens, .. } = session;
         if std::mem::replace(is_saved, true) {
             return Ok(());
         }
@@ -420,9 +420,13 @@ impl Reuse {
             // Full blocks are stored already.
             track.saved = track.sealed * self.config.block_tokens;
         }
-        let at_message = |checkpoint: &&Checkpoint| Some(checkpoint.position) == track.message_end;
-        let message = track.checkpoints.iter().find(at_message).cloned();
-        for checkpoint in message.into_iter().chain([Checkpoint::of(cache)]) {
+        let end = track.message_end.unwrap_or(*prompt_tokens - 1).min(track.tokens.len());
+        let known = track.checkpoints.iter().find(|checkpoint| checkpoint.position == end);
+        let sure = match track.needs.state {
+            true => known.cloned(),
+            false => Some(Checkpoint::without_state(end)),
+        };
+        for checkpoint in sure.into_iter().chain([Checkpoint::of(cache)]) {
             if checkpoint.position >= track.saved + MIN_SNAPSHOT_GAP {
                 self.save_snapshot(model, cache, track, &checkpoint)?;
             }

@@ -54,6 +54,10 @@ struct World {
 
 impl World {
     fn open(root: &Path, tiers: Tiers) -> Self {
+        Self::open_with(root, tiers, BLOCK)
+    }
+
+    fn open_with(root: &Path, tiers: Tiers, block_tokens: usize) -> Self {
         let store = tiers.ssd.then(|| {
             let mut config = StoreConfig::new(root.join("kv"), 1 << 30);
             config.min_free_bytes = 0;
@@ -62,7 +66,7 @@ impl World {
         });
         let reuse = ReuseConfig {
             store: store.clone(),
-            block_tokens: BLOCK,
+            block_tokens,
             live_bytes: if tiers.live { 64 << 20 } else { 0 },
         };
         let compute_dtype = ComputeDtype::Stored;
@@ -245,6 +249,28 @@ async fn a_conversation_goes_on_after_a_restart() {
             }
             prompt.extend(answer.ids());
             prompt.extend(tokens(turn + 20, 9));
+            world.close();
+        }
+    }
+}
+
+/// A prompt that is sent again after a restart costs one token, or less than the least that is worth
+/// storing.
+#[tokio::test]
+async fn the_same_prompt_after_a_restart_is_not_computed_again() {
+    for name in CASES {
+        let case = Case::named(name);
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut prompt = tokens(3, 128 + 100);
+        prompt.retain(|token| *token != END_OF_MESSAGE);
+        let expected = cold(&case, std::slice::from_ref(&prompt)).await;
+        for round in 0..2 {
+            let world = World::open_with(folder.path(), ALL, 128);
+            let model = world.load(&case).await;
+            let answer = ask(&model, request(&prompt)).await;
+            assert_eq!(answer.ids(), expected[0].ids(), "{name}");
+            let reused = if round == 0 { 0 } else { prompt.len() - 1 };
+            assert_eq!(answer.usage.cached_tokens_ssd, reused, "{name}, round {round}");
             world.close();
         }
     }
