@@ -452,12 +452,11 @@ impl Reuse {
     ) {
         let mut live = std::mem::take(&mut self.live);
         for session in live.iter_mut().filter(|session| !session.is_saved) {
-            if all || session.last_used.elapsed() >= REST {
-                if let Some(model) = model(session.model)
-                    && let Err(error) = self.save_ends(model, session)
-                {
-                    tracing::debug!(error = error.what(), "a session's end was not saved");
-                }
+            if (all || session.last_used.elapsed() >= REST)
+                && let Some(model) = model(session.model)
+                && let Err(error) = self.save_ends(model, session)
+            {
+                tracing::debug!(error = error.what(), "a session's end was not saved");
             }
         }
         self.live = live;

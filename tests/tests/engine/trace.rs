@@ -160,10 +160,12 @@ async fn trace(mut case: Case, turns: u64, token_bytes: usize, state_bytes: usiz
     let share = reused as f64 / reusable as f64;
     let unique = perfect.distinct_tokens * token_bytes + states * state_bytes;
     let factor = written as f64 / unique as f64;
-    println!(
-        "{name}: {reused} of {reusable} tokens reused ({:.2} %), {factor:.3}x written",
+    let figures = format!(
+        "{name}: {reused} of {reusable} tokens reused ({:.2} %), {factor:.3}x written\n",
         share * 100.0
     );
+    // Shown by --nocapture; a closed output changes nothing.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), figures.as_bytes());
     assert!(share >= REUSE_GOAL, "{name}: {share:.4} of what could be was reused");
     assert!(factor <= WRITE_GOAL, "{name}: {factor:.3} bytes written for each byte of KV");
 }
