@@ -124,7 +124,7 @@ mod tests {
             (false, 0) => snapshot || whole,
             (false, _) => {
                 (snapshot && position > shelf.blocks * size && windows(full))
-                    || (whole && position % size == 0 && windows(full))
+                    || (whole && position.is_multiple_of(size) && windows(full))
                     || (snapshot && windows(full) && position >= shelf.blocks * size)
             }
         }
@@ -147,13 +147,13 @@ mod tests {
             let total = (blocks + 2) * block_tokens;
             let shelf = Shelf {
                 blocks,
-                windows: (0..blocks + 1).filter(|_| random(&mut seed) % 4 > 0).collect(),
-                snapshots: (1..=total).filter(|_| random(&mut seed) % 4 == 0).collect(),
+                windows: (0..blocks + 1).filter(|_| !random(&mut seed).is_multiple_of(4)).collect(),
+                snapshots: (1..=total).filter(|_| random(&mut seed).is_multiple_of(4)).collect(),
                 block_tokens,
             };
             let needs = Needs {
                 look_back: [0, random(&mut seed) % 14][random(&mut seed) % 2],
-                state: random(&mut seed) % 2 == 0,
+                state: random(&mut seed).is_multiple_of(2),
             };
             let limit = random(&mut seed) % (total + 1);
             let plan = plan(needs, block_tokens, limit, &shelf);
