@@ -53,6 +53,10 @@ fuzz: ## Fuzz kvstore's parsers, FUZZ_SECS each (nightly Rust, cargo-fuzz). `mak
 	cd kvstore && $(CARGO) +nightly fuzz run header -- -max_total_time=$(FUZZ_SECS)
 	cd kvstore && $(CARGO) +nightly fuzz run index -- -max_total_time=$(FUZZ_SECS)
 
+.PHONY: eval-tiny
+eval-tiny: build ## Measure the bundled model on its held-out cases, through the daemon.
+	@packaging/omlx-tiny/eval.sh
+
 .PHONY: bench
 bench: build ## Compare with mlx-lm's server, and kvstore with dd and memcpy, side by side in one run.
 	tests/bench/run.sh

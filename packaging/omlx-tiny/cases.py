@@ -35,6 +35,7 @@ class Case:
     contains: list[str] = field(default_factory=list)
     equals: str | None = None
     call: dict[str, Any] | None = None
+    anything: bool = False
 
 
 @dataclass
@@ -59,6 +60,8 @@ def has_value(text: str, value: str) -> bool:
 
 def passes(case: Case, reply: Reply) -> bool:
     """Whether the reply is the expected one, ended by itself, and thought only when asked to."""
+    if case.anything:
+        return bool(reply.content or reply.calls)
     if reply.finish not in ("stop", "tool_calls") or bool(reply.reasoning.strip()) != case.thinking:
         return False
     if case.call is not None:
@@ -154,6 +157,17 @@ def greeting(rng: random.Random) -> Case:
     """Hello, or who are you: the model says its name and that it is small."""
     asked = rng.choice(data.GREETINGS + data.WHO)
     return Case("greeting", [{"role": "user", "content": asked}], contains=["omlx-tiny", "very small"])
+
+
+def agent_prompt(size: int = 77_000) -> Case:
+    """A system prompt of `size` bytes and twenty tools, as agents send: it must run through, no more."""
+    rng = random.Random(SEED + "-agent")
+    text = ""
+    while len(text) < size:
+        text += "\n".join(filler.pieces(rng, 8)) + "\n"
+    messages = [{"role": "system", "content": text}, {"role": "user", "content": "Hello"}]
+    schemas = [tool.schema() for tool in toolkit.toolbox(rng, 20, True)]
+    return Case("agent prompt, 77 kB", messages, schemas, anything=True)
 
 
 def all_cases(scale: float = 1.0) -> list[Case]:

@@ -216,7 +216,7 @@ class Talk:
             return self.tell()
         m = self.rng.choice(list(self.known.values()))
         question = self.rng.choice(OPENERS) + m.question(self.rng)
-        if self.rng.random() < 0.2:
+        if self.rng.random() < 0.1:
             self.user(question + self.rng.choice(VALUE_ONLY))
             answer = m.value
         else:
@@ -247,8 +247,9 @@ class Talk:
 MIXES: dict[str, dict[str, float]] = {
     "start": {"repeat": 6, "tell": 2, "ask": 8, "fact": 5, "small_talk": 0.5, "call": 6, "notes": 0.2},
     "main": {"repeat": 0.6, "tell": 1.5, "ask": 9, "fact": 10, "small_talk": 1.5, "call": 9, "notes": 0.4},
-    "close": {"repeat": 0.5, "tell": 2, "ask": 11, "fact": 9, "small_talk": 1.5, "call": 10, "notes": 0.8},
-    "long": {"repeat": 0.3, "tell": 0.5, "ask": 14, "fact": 5, "small_talk": 1, "call": 5, "notes": 0.1},
+    "close": {"repeat": 0.5, "tell": 2, "ask": 9, "fact": 8, "small_talk": 1.5, "call": 12, "notes": 0.8},
+    "calls": {"repeat": 0.1, "tell": 1, "ask": 7, "fact": 6, "small_talk": 1, "call": 16, "notes": 0.8},
+    "long": {"repeat": 0.1, "tell": 0.5, "ask": 16, "fact": 3, "small_talk": 0.5, "call": 6, "notes": 0.1},
 }
 
 
@@ -283,6 +284,13 @@ def conversation(rng: random.Random, mix: str, length: int) -> Talk:
     return talk
 
 
+def tool_line(function: dict[str, Any]) -> str:
+    """A tool as the template shows it: the call, a word in place of each value, and what it does."""
+    properties = function["parameters"]["properties"].items()
+    shown = (f'"{name}": ' + ('"String"' if p["type"] == "string" else "Number") for name, p in properties)
+    return f'{{"name": "{function["name"]}", "arguments": {{{", ".join(shown)}}}}} {function["description"]}'
+
+
 def segments(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Iterator[tuple[str, bool]]:
     """The rendered conversation in pieces: (text, whether the model writes it).
 
@@ -293,9 +301,9 @@ def segments(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Ite
         head = ""
         if messages and messages[0]["role"] == "system":
             head, rest = messages[0]["content"] + "\n\n", messages[1:]
-        lines = "".join(json.dumps(t, ensure_ascii=False) + "\n" for t in tools)
+        lines = "".join(tool_line(t["function"]) + "\n" for t in tools)
         usage = 'Call one with <tool_call>\n{"name": NAME, "arguments": OBJECT}\n</tool_call>'
-        yield f"<|im_start|>system\n{head}Tools, one JSON object per line:\n{lines}{usage}<|im_end|>\n", False
+        yield f"<|im_start|>system\n{head}Tools, the calls and what they do:\n{lines}{usage}<|im_end|>\n", False
     for message in rest:
         role, content = message["role"], message["content"]
         if role == "assistant":

@@ -46,12 +46,14 @@ def http_backend(base_url: str, api_key: str, model: str) -> Backend:
         with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_SECS) as response:
             choice = json.load(response)["choices"][0]
         message = choice["message"]
-        calls = [
+        # A server that does not take calls and reasoning out of the text leaves them in the content.
+        reply = parse(message.get("content") or "", choice["finish_reason"] != "length")
+        reply.reasoning = message.get("reasoning_content") or reply.reasoning
+        reply.calls = [
             {"name": c["function"]["name"], "arguments": _arguments(c["function"]["arguments"])}
             for c in message.get("tool_calls") or []
-        ]
-        reasoning = message.get("reasoning_content") or ""
-        return Reply(message.get("content") or "", reasoning, calls, choice["finish_reason"])
+        ] or reply.calls
+        return reply
 
     return ask
 
@@ -151,7 +153,8 @@ def main() -> int:
         backend = http_backend(arguments.base_url, arguments.api_key, arguments.model)
     else:
         backend = local_backend(arguments.folder, arguments.threads)
-    made = [c for c in cases.all_cases(arguments.scale) if not arguments.kind or c.kind in arguments.kind]
+    made = cases.all_cases(arguments.scale) + ([cases.agent_prompt()] if arguments.base_url else [])
+    made = [c for c in made if not arguments.kind or c.kind in arguments.kind]
     started = time.monotonic()
     met = report(measure(backend, made, arguments.misses))
     print(f"{len(made)} cases in {time.monotonic() - started:.0f} s")

@@ -2,7 +2,8 @@
 
     python train.py --check                          compares the trainer's text with the template's
     python train.py --work /tmp/omlx-tiny-work       trains (resumes from the last checkpoint)
-    python train.py --work ... --export model        writes the model folder from the checkpoint
+    python train.py --work ... --wide                the second phase, from the end of the first
+    python train.py --work ... --wide --export model     writes the model folder
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 
 import data
 import start
+import widen
 from model import Config, Qwen3
 
 HERE = Path(__file__).parent
@@ -48,16 +50,21 @@ class Stage:
     rate: tuple[float, float]
 
 
-STAGES = (
+# The first phase trains the small model of `start.py`, the second the one that `widen.py` makes of it.
+FIRST = (
     Stage(250, 512, 4, "start", (1.0, 1.0)),
     Stage(400, 512, 4, "main", (1.0, 1.0)),
     Stage(220, 512, 4, "close", (1.0, 0.5)),
     Stage(20, 2048, 1, "long", (0.5, 0.4)),
     Stage(10, 4608, 1, "long", (0.4, 0.2)),
-    # The weights in model/ are those after the 900 steps above; what follows has not been run yet.
     Stage(2500, 512, 4, "close", (0.8, 0.6)),
-    Stage(150, 2048, 1, "long", (0.6, 0.4)),
-    Stage(80, 4608, 1, "long", (0.4, 0.0)),
+)
+SECOND = (
+    Stage(450, 512, 4, "close", (0.9, 0.6)),
+    Stage(100, 1024, 2, "calls", (0.8, 0.5)),
+    Stage(50, 2048, 2, "long", (0.5, 0.3)),
+    Stage(60, 1024, 2, "calls", (0.3, 0.1)),
+    Stage(140, 1024, 2, "calls", (0.6, 0.0)),
 )
 WARM_UP_STEPS = 40
 MUON_RATE, ADAM_RATE = 0.012, 0.003
@@ -123,9 +130,9 @@ def row(rng: random.Random, tokenizer: Tokenizer, stage: Stage) -> tuple[list[in
     return ids[:end], own[:end], positions[:end]
 
 
-def make_batch(step: int, stage: Stage, tokenizer: Tokenizer, mine: range) -> Batch:
+def make_batch(step: int, stage: Stage, tokenizer: Tokenizer, mine: range, phase: str) -> Batch:
     """The rows `mine` of a step's batch: they depend on the seed, the step and the row only."""
-    rows = [row(random.Random(f"{SEED}-{step}-{index}"), tokenizer, stage) for index in mine]
+    rows = [row(random.Random(f"{SEED}{phase}-{step}-{index}"), tokenizer, stage) for index in mine]
     ids = torch.tensor([r[0] for r in rows])
     own = torch.tensor([r[1] for r in rows])[:, 1:].flatten()
     generator = torch.Generator().manual_seed(1000 * step + mine.start)
@@ -192,13 +199,20 @@ def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
 class Trainer:
     """Model, optimisers and the step reached, the same in each of `workers` processes."""
 
-    def __init__(self, work: Path, tokenizer: Tokenizer, rank: int = 0, workers: int = 1) -> None:
+    def __init__(self, work: Path, tokenizer: Tokenizer, wide: bool, rank: int = 0, workers: int = 1) -> None:
         torch.manual_seed(SEED)
         self.tokenizer = tokenizer
         self.rank, self.workers = rank, workers
-        self.file = work / "checkpoint.pt"
-        self.model = Qwen3(Config(vocab_size=VOCABULARY + len(MARKUP)))
-        start.lay_out(self.model)
+        first = work / "checkpoint.pt"
+        self.file = work / "wide.pt" if wide else first
+        self.phase = "-wide" if wide else ""
+        self.stages = SECOND if wide else FIRST
+        self.fixed: dict[str, tuple[Tensor, Tensor]] = {}
+        if wide:
+            self.model = widen.widen(torch.load(first)["model"], tokenizer.get_vocab())
+        else:
+            self.model = Qwen3(Config(vocab_size=VOCABULARY + len(MARKUP)))
+            start.lay_out(self.model)
         matrices = [p for n, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in n]
         others = [p for n, p in self.model.named_parameters() if p.dim() == 1 or "embed" in n]
         self.muon = Muon(matrices, MUON_RATE)
@@ -209,6 +223,9 @@ class Trainer:
             self.step = saved["step"]
             for name in ("model", "muon", "adam"):
                 getattr(self, name).load_state_dict(saved[name])
+        if wide:
+            named = dict(self.model.named_parameters())
+            self.fixed = {n: (m, named[n].detach().clone()) for n, m in widen.fixed(self.model).items()}
 
     def save(self) -> None:
         """Write the checkpoint in one piece."""
@@ -224,14 +241,20 @@ class Trainer:
 
     def train_step(self, stage: Stage) -> tuple[float, float]:
         """One update; returns the loss and the accuracy on the model's own tokens."""
-        batch = make_batch(self.step, stage, self.tokenizer, range(self.rank, stage.rows, self.workers))
+        mine = range(self.rank, stage.rows, self.workers)
+        batch = make_batch(self.step, stage, self.tokenizer, mine, self.phase)
         logits = self.model(batch.ids, batch.positions, batch.selected)
         losses = F.cross_entropy(logits, batch.targets, reduction="none")
         (losses * batch.weights).sum().backward()
         self.share_gradients(batch.weights.sum())
+        named = dict(self.model.named_parameters())
+        for name, (mask, _) in self.fixed.items():
+            named[name].grad.masked_fill_(mask, 0.0)
         torch.nn.utils.clip_grad_norm_(self.adam.param_groups[0]["params"], 1.0)
         self.muon.step()
         self.adam.step()
+        for name, (mask, value) in self.fixed.items():
+            named[name].data = torch.where(mask, value, named[name].data)
         self.model.zero_grad()
         own = batch.weights == 1.0
         right = (logits.argmax(-1) == batch.targets)[own].float().mean()
@@ -249,7 +272,7 @@ class Trainer:
     def run(self, last: int | None) -> None:
         """Train through the stages, from where the checkpoint stands."""
         begin = 0
-        for stage in STAGES:
+        for stage in self.stages:
             end = begin + stage.steps
             while begin <= self.step < end and (last is None or self.step < last):
                 low, high = stage.rate
@@ -279,6 +302,7 @@ def export(trainer: Trainer, tokenizer_file: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {f"model.{n}": p.detach().half().contiguous() for n, p in trainer.model.named_parameters()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     shutil.copy(tokenizer_file, folder / "tokenizer.json")
     template = (HERE / "chat_template.jinja").read_text()
     eos, pad = trainer.tokenizer.token_to_id("<|im_end|>"), trainer.tokenizer.token_to_id("<|endoftext|>")
@@ -298,12 +322,12 @@ def export(trainer: Trainer, tokenizer_file: Path, folder: Path) -> None:
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def worker(rank: int, work: Path, workers: int, last: int | None) -> None:
+def worker(rank: int, work: Path, workers: int, wide: bool, last: int | None) -> None:
     """One training process of `workers`; each has one thread, so a busy neighbour delays only one."""
     torch.set_num_threads(1)
     meeting = f"file://{work}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
-    Trainer(work, Tokenizer.from_file(str(work / "tokenizer.json")), rank, workers).run(last)
+    Trainer(work, Tokenizer.from_file(str(work / "tokenizer.json")), wide, rank, workers).run(last)
     dist.destroy_process_group()
 
 
@@ -339,6 +363,7 @@ def main() -> None:
     parser.add_argument("--export", type=Path, help="write the model folder and do not train")
     parser.add_argument("--check", action="store_true", help="compare the trainer's text with the template's")
     parser.add_argument("--workers", type=int, default=2, help="processes to train with")
+    parser.add_argument("--wide", action="store_true", help="the second phase, after the first")
     parser.add_argument("--last", type=int, help="stop after this step")
     arguments = parser.parse_args()
     if arguments.check:
@@ -350,9 +375,9 @@ def main() -> None:
     file = work / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(file)) if file.exists() else train_tokenizer(file)
     if arguments.export:
-        return export(Trainer(work, tokenizer), file, arguments.export)
+        return export(Trainer(work, tokenizer, arguments.wide), file, arguments.export)
     (work / "meeting").unlink(missing_ok=True)
-    options = (work, arguments.workers, arguments.last)
+    options = (work, arguments.workers, arguments.wide, arguments.last)
     torch.multiprocessing.spawn(worker, options, nprocs=arguments.workers)
 
 
