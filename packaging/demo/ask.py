@@ -42,17 +42,18 @@ def stream(client: OpenAI, messages: list[dict]) -> str:
     return answer
 
 
-def long_prompt() -> list[dict]:
-    """Some thousand tokens of notes, with a fact early in them."""
-    notes = [f"Note {n}: shelf {n * 7 % 40} holds {n * 13 % 90} boxes." for n in range(160)]
-    notes.insert(12, "The code of Lisbon is 4471.")
-    return [{"role": "user", "content": " ".join(notes) + " What is the code of Lisbon?"}]
+FACT = "The code of Lisbon is 447."
+QUESTION = "What is the code of Lisbon?"
+STORY = (
+    "The sun came up over the hills and the river was quiet. A dog slept near the door. The old man "
+    "read his paper and drank his tea. In the afternoon it began to rain. "
+)
 
 
 def ask_long(client: OpenAI) -> None:
-    """Sends the long prompt."""
-    print("> (160 notes, and among them the code of Lisbon) What is the code of Lisbon?")
-    stream(client, long_prompt())
+    """Tells a fact, then a long story, then asks for the fact."""
+    print(f"> {FACT} (a long story) {QUESTION}")
+    stream(client, [{"role": "user", "content": f"{FACT} {STORY * 20}{QUESTION}"}])
 
 
 def main() -> None:

@@ -6,5 +6,6 @@ mod cache;
 mod cache_commands;
 mod cached;
 mod clients;
+mod recall;
 mod sse;
 mod world;

@@ -172,10 +172,13 @@ async fn restored_equals_recomputed() {
         let expected = cold(&case, &prompts).await;
         for tiers in [LIVE, RAM, SSD, ALL] {
             let folder = tempfile::tempdir().expect("temporary folder");
+            let killed = tempfile::tempdir().expect("temporary folder");
             let mut reused = 0;
-            for round in 0..3 {
-                // The last round starts anew on what the others left on disk.
-                let world = World::open(folder.path(), tiers);
+            for round in 0..4 {
+                // Round 2 starts anew on what the others left on disk, and round 3 on what kill -9
+                // would have left of round 1.
+                let root = if round == 3 { killed.path() } else { folder.path() };
+                let world = World::open(root, tiers);
                 let model = world.load(&case).await;
                 for _ in 0..if round == 0 { 2 } else { 1 } {
                     for (prompt, expected) in prompts.iter().zip(&expected) {
@@ -192,9 +195,24 @@ async fn restored_equals_recomputed() {
                         world.flush();
                     }
                 }
+                if round == 1 && tiers.ssd {
+                    copy_folder(&root.join("kv"), &killed.path().join("kv"));
+                }
                 world.close();
             }
             assert!(reused > 0, "{name}, {tiers:?}: nothing was ever reused");
+        }
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().mode(0o700).create(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).expect("a copy")),
         }
     }
 }
