@@ -407,7 +407,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_internal_error_without_internals() {
-        let app = App::start(Arc::new(Config::default()), Keys::disabled(), "0").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { base_dir: dir.path().to_owned(), ..Config::default() };
+        let app = App::start(Arc::new(config), Keys::disabled(), "0").unwrap();
         let call = Call::new(Arc::new(app), Route::Models);
         let error = guarded::<()>(&call, async { panic!("a secret detail") }).await.unwrap_err();
         assert_eq!((error.status().as_u16(), error.label()), (500, "internal_error"));
