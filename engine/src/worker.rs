@@ -66,7 +66,7 @@ struct Loaded {
     weights: Weights,
     eos: Arc<[u32]>,
     vocab: usize,
-    reuse: ModelReuse,
+    reuse: Rc<ModelReuse>,
 }
 
 /// The thread's state.
@@ -127,11 +127,8 @@ impl Worker {
 
     /// Hands the ends of live sessions to the store.
     fn rest(&mut self, all: bool) {
-        let models = &self.models;
         let reuse = &mut self.reuse;
-        let rested = catch_unwind(AssertUnwindSafe(|| {
-            reuse.rest(|id| models.get(&id).map(|model| &model.reuse), all);
-        }));
+        let rested = catch_unwind(AssertUnwindSafe(|| reuse.rest(all)));
         if let Err(panic) = rested {
             tracing::error!(panic = panic_text(&panic), "saving the live sessions panicked");
         }
@@ -146,7 +143,7 @@ impl Worker {
         let prompt_tokens = job.request.prompt.len();
         let reuse = &mut self.reuse;
         let retired = catch_unwind(AssertUnwindSafe(|| {
-            reuse.retire(&model.reuse, cache, track, prompt_tokens)
+            reuse.retire(Rc::clone(&model.reuse), cache, track, prompt_tokens)
         }));
         match retired {
             Ok(Ok(())) => {}
@@ -190,7 +187,7 @@ impl Worker {
     fn unload(&mut self, id: ModelId) {
         if let Some(model) = self.models.remove(&id) {
             let reuse = &mut self.reuse;
-            let forgotten = catch_unwind(AssertUnwindSafe(|| reuse.forget(&model.reuse)));
+            let forgotten = catch_unwind(AssertUnwindSafe(|| reuse.forget(id)));
             if let Err(panic) = forgotten {
                 tracing::error!(panic = panic_text(&panic), "forgetting a model's KV panicked");
             }
@@ -369,14 +366,15 @@ impl Loaded {
         // The KV of one model computed in two types is not the same.
         digest.update(dtype.as_bytes());
         let digest = digest.finalize().to_hex().to_string();
-        let reuse = ModelReuse {
+        let reuse = Rc::new(ModelReuse {
             id,
             name,
             digest: digest.clone(),
+            layout_text: format!("{layout:?}"),
             layout,
-            kinds: architecture.layers().to_vec(),
+            kinds: architecture.layers(),
             message_ends: Arc::clone(&folder.eos),
-        };
+        });
         let loaded = Self {
             architecture,
             eos: Arc::clone(&folder.eos),

@@ -4,6 +4,8 @@
 //! digest over its namespace, the key of the block before it, and its token ids. Two blocks of one
 //! key therefore hold the same numbers, whoever computed them and whenever.
 
+use std::ops::Range;
+
 use kvstore::{Key, Namespace};
 
 /// Changes whenever the bytes of a record, or what a key covers, change their meaning.
@@ -135,10 +137,11 @@ impl Chain {
     }
 }
 
-/// What a record is compared with on every hit: where it starts, and its token ids.
-pub(crate) fn witness(start: usize, tokens: &[u32]) -> Vec<u8> {
-    let mut bytes = (start as u64).to_le_bytes().to_vec();
-    bytes.extend(token_bytes(tokens));
+/// What a record of the tokens `range` of a sequence is compared with on every hit: where it starts,
+/// and its token ids.
+pub(crate) fn witness(tokens: &[u32], range: &Range<usize>) -> Vec<u8> {
+    let mut bytes = (range.start as u64).to_le_bytes().to_vec();
+    bytes.extend(token_bytes(&tokens[range.clone()]));
     bytes
 }
 

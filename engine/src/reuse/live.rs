@@ -1,11 +1,12 @@
 //! Sequences that stay in memory after their turn, so that the next turn continues them without
 //! reading anything.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use kvstore::Namespace;
 
-use super::Track;
+use super::{ModelReuse, Track};
 use crate::cache::{LayerCache, RecurrentCache, SequenceCache};
 use crate::engine::ModelId;
 
@@ -46,7 +47,7 @@ impl Checkpoint {
 /// A sequence whose turn is over.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) model: ModelId,
+    pub(crate) model: Rc<ModelReuse>,
     pub(crate) cache: SequenceCache,
     pub(crate) track: Track,
     /// Tokens of its last prompt: what follows may be dropped by the next turn.
@@ -182,7 +183,7 @@ impl LiveSessions {
 
     /// Removes the sessions of a model, or all.
     pub(crate) fn remove(&mut self, model: Option<ModelId>) -> Vec<Session> {
-        let wanted = |session: &mut Session| model.is_none_or(|model| session.model == model);
+        let wanted = |session: &mut Session| model.is_none_or(|model| session.model.id == model);
         self.sessions.extract_if(.., wanted).collect()
     }
 }

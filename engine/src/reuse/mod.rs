@@ -12,6 +12,8 @@ mod live;
 mod pages;
 mod plan;
 
+use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,6 +75,8 @@ pub(crate) struct ModelReuse {
     /// Digest of its content.
     pub(crate) digest: String,
     pub(crate) layout: Layout,
+    /// The layout as a namespace covers it.
+    pub(crate) layout_text: String,
     pub(crate) kinds: Vec<LayerKind>,
     /// Tokens that end a message.
     pub(crate) message_ends: Arc<[u32]>,
@@ -80,7 +84,7 @@ pub(crate) struct ModelReuse {
 
 impl ModelReuse {
     pub(crate) fn namespace(&self, block_tokens: usize, salt: &str) -> Namespace {
-        identity::namespace(&self.digest, &format!("{:?}", self.layout), block_tokens, salt)
+        identity::namespace(&self.digest, &self.layout_text, block_tokens, salt)
     }
 }
 
@@ -197,7 +201,7 @@ impl Reuse {
         };
         let last_message = prompt[..limit].iter().rposition(|t| model.message_ends.contains(t));
         track.message_end = last_message.map(|at| at + 1);
-        track.stops = self.stops(model, prompt, track.tokens.len(), track.saved);
+        track.stops = self.stops(model, prompt, &track);
         // What could not be stored in an earlier turn is tried again.
         track.broken = false;
         let asker = Asker { model: &model.name, salt, namespace: &namespace };
@@ -250,27 +254,26 @@ impl Reuse {
 
     /// Where prefill of `prompt` stops to keep the state of recurrent layers: behind the system
     /// prompt, behind the last message, before the last token, and now and then in between.
-    fn stops(&self, model: &ModelReuse, prompt: &[u32], from: usize, saved: usize) -> Vec<Stop> {
-        if !model.layout.needs().state {
+    fn stops(&self, model: &ModelReuse, prompt: &[u32], track: &Track) -> Vec<Stop> {
+        if !track.needs.state {
             return Vec::new();
         }
         let last = prompt.len() - 1;
-        let is_end = |token: &u32| model.message_ends.contains(token);
-        let mut ends = (0..last).filter(|&at| is_end(&prompt[at])).map(|at| at + 1);
-        let (first_end, last_end) = (ends.next(), ends.next_back());
+        let first_message = prompt[..last].iter().position(|t| model.message_ends.contains(t));
+        let first_end = first_message.map(|at| at + 1);
         let token_bytes = model.layout.token_bytes().max(1);
         let stride = KV_BYTES_PER_SNAPSHOT_BYTE * model.layout.state_bytes() / token_bytes;
         let stride = stride.max(MIN_STRIDE).next_multiple_of(self.config.block_tokens);
         let regular = (1..).map(|n| n * stride).take_while(|&position| position < last);
         let mut positions: Vec<usize> = regular
             .chain(first_end)
-            .chain(last_end)
+            .chain(track.message_end)
             .chain([last])
-            .filter(|&at| at > from)
+            .filter(|&at| at > track.tokens.len())
             .collect();
         positions.sort_unstable();
         positions.dedup();
-        let mut saved = saved;
+        let mut saved = track.saved;
         let stops = positions.into_iter().map(|position| {
             // Other conversations will begin with the same system prompt.
             let shared = Some(position) == first_end && position >= self.config.block_tokens;
@@ -291,16 +294,14 @@ impl Reuse {
         let position = track.tokens.len();
         track.chain.extend(&track.tokens);
         self.seal_blocks(model, cache, track)?;
-        if track.stops.first().is_some_and(|stop| stop.position <= position) {
-            let passed = track.stops.iter().take_while(|stop| stop.position <= position).count();
-            let here = track.stops.drain(..passed).rfind(|stop| stop.position == position);
-            if let Some(stop) = here {
-                let checkpoint = Checkpoint::of(cache);
-                if stop.save {
-                    self.save_snapshot(model, cache, track, &checkpoint)?;
-                }
-                track.remember(checkpoint);
+        let passed = track.stops.partition_point(|stop| stop.position <= position);
+        let here = track.stops.drain(..passed).next_back();
+        if let Some(stop) = here.filter(|stop| stop.position == position) {
+            let checkpoint = Checkpoint::of(cache);
+            if stop.save {
+                self.save_snapshot(model, cache, track, &checkpoint)?;
             }
+            track.remember(checkpoint);
         }
         Ok(())
     }
@@ -325,15 +326,15 @@ impl Reuse {
             let block = track.sealed;
             let range = block * block_tokens..(block + 1) * block_tokens;
             let key = track.chain.keys()[block];
-            let parent = block.checked_sub(1).map(|before| track.chain.keys()[before]);
-            let witness = identity::witness(range.start, &track.tokens[range.clone()]);
+            let parent = track.chain.parent(range.start);
+            let witness = identity::witness(&track.tokens, &range);
             let put = Put { store, model, cache, namespace: track.chain.namespace() };
             let extent = Extent::Block(range.clone());
-            let kept = put.record(Kind::Kv, key, parent, &witness, &extent)?;
+            let kept = put.record(Kind::Kv, key, parent, &witness, &extent, &[])?;
             if kept && model.layout.has_windows() {
                 let window = track.chain.window_key(block);
                 let extent = Extent::Window(range);
-                put.record(Kind::Rotating, window, Some(key), &witness, &extent)?;
+                put.record(Kind::Rotating, window, Some(key), &witness, &extent, &[])?;
             }
             // Blocks behind a hole could never be reached.
             track.broken = !kept;
@@ -359,9 +360,10 @@ impl Reuse {
         let range = full * self.config.block_tokens..position;
         let key = track.chain.snapshot_key(&track.tokens, position);
         let parent = track.chain.parent(position);
-        let witness = identity::witness(range.start, &track.tokens[range.clone()]);
+        let witness = identity::witness(&track.tokens, &range);
         let put = Put { store, model, cache, namespace: track.chain.namespace() };
-        if put.snapshot(key, parent, &witness, range, at)? {
+        let extent = Extent::Snapshot(range);
+        if put.record(Kind::State, key, parent, &witness, &extent, at.states())? {
             track.saved = track.saved.max(position);
         }
         Ok(())
@@ -370,7 +372,7 @@ impl Reuse {
     /// Keeps the caches of a turn that is over, for the next one.
     pub(crate) fn retire(
         &mut self,
-        model: &ModelReuse,
+        model: Rc<ModelReuse>,
         cache: SequenceCache,
         mut track: Track,
         prompt_tokens: usize,
@@ -381,40 +383,39 @@ impl Reuse {
         }
         track.stops.clear();
         track.chain.extend(&track.tokens);
-        self.seal_blocks(model, &cache, &mut track)?;
+        self.seal_blocks(&model, &cache, &mut track)?;
         let namespace = *track.chain.namespace();
         let asker = Asker { model: &model.name, salt: &track.salt, namespace: &namespace };
         self.history.remember(asker, &track.tokens);
-        let is_saved = false;
-        let session = Session {
-            model: model.id,
-            cache,
-            track,
-            prompt_tokens,
-            last_used: Instant::now(),
-            is_saved,
-        };
+        let last_used = Instant::now();
+        let session = Session { model, cache, track, prompt_tokens, last_used, is_saved: false };
         if session.bytes() > self.config.live_bytes {
-            return self.save_session(model, session);
+            self.evict(session);
+            return Ok(());
         }
         self.live.push(session);
         while self.live.bytes() > self.config.live_bytes {
             let Some(oldest) = self.live.pop_oldest() else { break };
-            // A session of another model goes unsaved only if its model is gone.
-            if oldest.model == model.id {
-                self.save_session(model, oldest)?;
-            }
+            self.evict(oldest);
         }
         Ok(())
+    }
+
+    /// Stores a session that memory has no room for. A dense model's last block, part full, would
+    /// cost more to write than to compute.
+    fn evict(&self, mut session: Session) {
+        if session.track.needs.state {
+            self.save_ends(&mut session);
+        }
     }
 
     /// Stores what memory alone holds of a session, where it is worth it: the end of its last
     /// message (of a plain prompt, all but its last token), which the next turn will surely repeat,
     /// and its own end, which a next turn repeats if its template leaves answers as they were.
-    fn save_ends(&self, model: &ModelReuse, session: &mut Session) -> Result<()> {
-        let Session { cache, track, is_saved, prompt_tokens, .. } = session;
+    fn save_ends(&self, session: &mut Session) {
+        let Session { model, cache, track, is_saved, prompt_tokens, .. } = session;
         if std::mem::replace(is_saved, true) {
-            return Ok(());
+            return;
         }
         if !track.needs.state {
             // Full blocks are stored already.
@@ -427,47 +428,30 @@ impl Reuse {
             false => Some(Checkpoint::without_state(end)),
         };
         for checkpoint in sure.into_iter().chain([Checkpoint::of(cache)]) {
-            if checkpoint.position >= track.saved + MIN_SNAPSHOT_GAP {
-                self.save_snapshot(model, cache, track, &checkpoint)?;
+            if checkpoint.position >= track.saved + MIN_SNAPSHOT_GAP
+                && let Err(error) = self.save_snapshot(model, cache, track, &checkpoint)
+            {
+                tracing::warn!(error = error.what(), "a session's end was not saved");
             }
         }
-        Ok(())
-    }
-
-    /// Stores a session that is about to go from memory. A dense model's last block, part full,
-    /// would cost more to write than to compute.
-    fn save_session(&self, model: &ModelReuse, mut session: Session) -> Result<()> {
-        if session.track.needs.state {
-            self.save_ends(model, &mut session)?;
-        }
-        Ok(())
     }
 
     /// Called when there is nothing else to do: hands over the ends of sessions that rest, or, with
     /// `all`, of every session.
-    pub(crate) fn rest<'a>(
-        &mut self,
-        model: impl Fn(ModelId) -> Option<&'a ModelReuse>,
-        all: bool,
-    ) {
+    pub(crate) fn rest(&mut self, all: bool) {
         let mut live = std::mem::take(&mut self.live);
-        for session in live.iter_mut().filter(|session| !session.is_saved) {
-            if (all || session.last_used.elapsed() >= REST)
-                && let Some(model) = model(session.model)
-                && let Err(error) = self.save_ends(model, session)
-            {
-                tracing::debug!(error = error.what(), "a session's end was not saved");
+        for session in live.iter_mut() {
+            if all || session.last_used.elapsed() >= REST {
+                self.save_ends(session);
             }
         }
         self.live = live;
     }
 
     /// Forgets the live sessions of a model that goes.
-    pub(crate) fn forget(&mut self, model: &ModelReuse) {
-        for mut session in self.live.remove(Some(model.id)) {
-            if let Err(error) = self.save_ends(model, &mut session) {
-                tracing::debug!(error = error.what(), "a session's end was not saved");
-            }
+    pub(crate) fn forget(&mut self, model: ModelId) {
+        for mut session in self.live.remove(Some(model)) {
+            self.save_ends(&mut session);
         }
     }
 
@@ -516,31 +500,8 @@ struct Put<'a> {
 }
 
 impl Put<'_> {
-    /// True when the record is there, now or from before.
+    /// True when the record is there, now or from before. `states` are those of a snapshot.
     fn record(
-        &self,
-        kind: Kind,
-        key: Key,
-        parent: Option<Key>,
-        witness: &[u8],
-        extent: &Extent,
-    ) -> Result<bool> {
-        self.put(kind, key, parent, witness, extent, &[])
-    }
-
-    /// The same for a snapshot of the tokens `range`, which end at the checkpoint.
-    fn snapshot(
-        &self,
-        key: Key,
-        parent: Option<Key>,
-        witness: &[u8],
-        range: std::ops::Range<usize>,
-        at: &Checkpoint,
-    ) -> Result<bool> {
-        self.put(Kind::State, key, parent, witness, &Extent::Snapshot(range), at.states())
-    }
-
-    fn put(
         &self,
         kind: Kind,
         key: Key,
@@ -653,11 +614,11 @@ impl Reader<'_> {
         &self,
         rebuild: &mut Rebuild<'_>,
         key: Key,
-        range: &std::ops::Range<usize>,
+        range: &Range<usize>,
         extent: &Extent,
     ) -> Result<(), Failure> {
         let failure = |reason| Failure { key: Some(key), reason };
-        let witness = identity::witness(range.start, &self.prompt[range.clone()]);
+        let witness = identity::witness(self.prompt, range);
         let guard: Guard =
             self.store.get(self.chain.namespace(), &key, &witness).map_err(|miss| match miss {
                 Miss::NotStored => failure(MissReason::Evicted),
