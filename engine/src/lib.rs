@@ -8,6 +8,7 @@
 //!
 //! This crate knows nothing of HTTP, sockets or configuration files.
 
+mod batch;
 mod bridge;
 mod cache;
 mod detokenize;
@@ -15,13 +16,18 @@ mod engine;
 mod error;
 mod gated_delta;
 mod generation;
+mod loaded;
+mod memory;
 mod model;
 mod models;
 mod nn;
+mod platform;
 mod quantization;
 mod reuse;
 mod rope;
+mod row;
 mod sampling;
+mod schedule;
 mod step;
 mod stop;
 mod template;
@@ -36,9 +42,10 @@ pub use engine::{
 };
 pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};
 pub use generation::{
-    Delta, Event, FinishReason, GenerateRequest, Generation, Outcome, Timings, TokenLogprob,
-    TokenLogprobs, TokenOutput, Usage,
+    Delta, Event, FinishReason, GenerateRequest, Generation, Outcome, PhaseReader, RowPhase,
+    Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
+pub use memory::{MemorySensor, Pressure, SystemSensor};
 pub use model::{Model, ModelInfo};
 pub use quantization::Quantization;
 pub use reuse::{Divergence, MissReason, ReuseConfig, ReuseReport};

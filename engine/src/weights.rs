@@ -220,6 +220,20 @@ impl Weights {
         unused.map(|(name, _)| name.as_str()).collect()
     }
 
+    /// Bytes in memory of all tensors, as they will be taken.
+    pub(crate) fn predicted_bytes(&self) -> u64 {
+        let bytes = |slot: &Slot| {
+            let stored = (slot.info.data_offsets.1 - slot.info.data_offsets.0) as u64;
+            let half =
+                matches!(slot.info.dtype, safetensors::Dtype::F16 | safetensors::Dtype::BF16);
+            match self.compute_dtype {
+                Some(Dtype::Float32) if half => 2 * stored,
+                _ => stored,
+            }
+        };
+        self.tensors.values().map(bytes).sum()
+    }
+
     /// Bytes in memory of the tensors taken so far.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory_bytes

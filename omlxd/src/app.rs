@@ -61,6 +61,8 @@ impl App {
             },
             reuse: cache.reuse.clone(),
             observer: metrics.observer(),
+            max_batch: config.scheduler.max_batch,
+            ..EngineConfig::default()
         })?;
         Ok(App {
             registry: Registry::new(engine.clone(), metrics.clone(), config.model_dirs()),

@@ -206,6 +206,8 @@ fn generate<E: Endpoint>(
         stop: params.stop.clone(),
         logprobs: request.logprobs(),
         cache_salt: String::new(),
+        tenant: String::new(),
+        deadline: None,
         // Tool calls and thoughts stand between special tokens, and reach the client as text.
         keep_special_tokens: false,
     }
