@@ -15,6 +15,7 @@ mod engine;
 mod error;
 mod gated_delta;
 mod generation;
+mod inspect;
 mod model;
 mod models;
 mod nn;
@@ -39,7 +40,8 @@ pub use generation::{
     Delta, Event, FinishReason, GenerateRequest, Generation, Outcome, Timings, TokenLogprob,
     TokenLogprobs, TokenOutput, Usage,
 };
-pub use model::{Model, ModelInfo};
+pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
+pub use model::{LoadOptions, Model, ModelInfo};
 pub use quantization::Quantization;
 pub use reuse::{Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};

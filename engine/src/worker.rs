@@ -22,6 +22,7 @@ use crate::error::{GenerateError, LoadError};
 use crate::generation::{
     FinishReason, GenerateRequest, Raw, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
+use crate::inspect::will_convert;
 use crate::model::{Folder, ModelInfo};
 use crate::models::{self, Architecture};
 use crate::reuse::{Begun, Layout, ModelReuse, Reuse, ReuseReport, Track};
@@ -39,7 +40,7 @@ const IDLE_POLL: Duration = Duration::from_secs(1);
 /// What other threads ask of this one.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Load { id: ModelId, name: String, folder: Arc<Folder>, reply: LoadReply },
+    Load { id: ModelId, name: String, folder: Arc<Folder>, held: Held, reply: LoadReply },
     Submit(Box<Job>),
     Unload(ModelId),
     ClearLive,
@@ -67,6 +68,34 @@ struct Loaded {
     eos: Arc<[u32]>,
     vocab: usize,
     reuse: Rc<ModelReuse>,
+    // Dropped after the weights, in this order.
+    _clear: ClearCache,
+    _held: Held,
+}
+
+/// Weights are in memory for as long as this is: whoever has the other end learns when they are gone.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _end: oneshot::Sender<()>,
+}
+
+impl Held {
+    /// And the end that completes when the weights are gone.
+    pub(crate) fn new() -> (Self, oneshot::Receiver<()>) {
+        let (held, gone) = oneshot::channel();
+        (Self { _end: held }, gone)
+    }
+}
+
+/// Gives memory that MLX keeps for reuse back to the system when it is dropped.
+#[derive(Debug)]
+struct ClearCache;
+
+impl Drop for ClearCache {
+    fn drop(&mut self) {
+        // A hint: failing loses nothing.
+        let _ = mlx_rs::memory::clear_cache();
+    }
 }
 
 /// The thread's state.
@@ -176,7 +205,9 @@ impl Worker {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Load { id, name, folder, reply } => self.load(id, name, folder, reply),
+            Command::Load { id, name, folder, held, reply } => {
+                self.load(id, name, folder, held, reply);
+            }
             Command::Submit(job) => self.queue.push_back(job),
             Command::Unload(id) => self.unload(id),
             Command::ClearLive => self.reuse.clear_live(),
@@ -191,13 +222,19 @@ impl Worker {
             if let Err(panic) = forgotten {
                 tracing::error!(panic = panic_text(&panic), "forgetting a model's KV panicked");
             }
+            // A request that still runs keeps the weights until it ends.
             drop(model);
-            // Gives the weights' memory back to the system. It is a hint: failing loses nothing.
-            let _ = mlx_rs::memory::clear_cache();
         }
     }
 
-    fn load(&mut self, id: ModelId, name: String, folder: Arc<Folder>, reply: LoadReply) {
+    fn load(
+        &mut self,
+        id: ModelId,
+        name: String,
+        folder: Arc<Folder>,
+        held: Held,
+        reply: LoadReply,
+    ) {
         if reply.is_closed() {
             return;
         }
@@ -208,7 +245,7 @@ impl Worker {
                 what: error.what().to_owned(),
             })?;
             self.overlap = bridge::metal_is_available();
-            Loaded::load(id, name, &folder, self.config.compute_dtype)
+            Loaded::load(id, name, &folder, held, self.config.compute_dtype)
         }));
         self.status.loading.store(false, Ordering::Relaxed);
         self.status.alive();
@@ -219,7 +256,10 @@ impl Worker {
                 self.models.insert(id, Rc::new(loaded));
                 Ok((folder, info))
             }
-            Ok(Err(error)) => Err(error),
+            Ok(Err(error)) => {
+                drop(ClearCache);
+                Err(error)
+            }
             Err(panic) => {
                 Err(LoadError::Mlx { path: folder.dir.clone(), what: panic_text(&panic) })
             }
@@ -342,17 +382,13 @@ impl Loaded {
         id: ModelId,
         name: String,
         folder: &Folder,
+        held: Held,
         compute: ComputeDtype,
     ) -> Result<(Self, ModelInfo), LoadError> {
         let config = folder.config_file();
         let mut weights = Weights::open(&folder.dir, folder.quantization.clone())?;
         let stored = weights.dtype_of(&format!("{}.embed_tokens.weight", models::root(&weights)));
-        let half = matches!(stored, Some(Dtype::Float16 | Dtype::Bfloat16));
-        let convert = compute == ComputeDtype::Auto
-            && half
-            && weights.quantization().is_none()
-            && !bridge::metal_is_available();
-        if convert {
+        if will_convert(&weights, stored, compute) {
             weights.convert_to(Dtype::Float32);
         }
         let architecture = models::load(&config, &mut weights)?;
@@ -381,6 +417,8 @@ impl Loaded {
             vocab: folder.vocab_tokens,
             weights,
             reuse,
+            _clear: ClearCache,
+            _held: held,
         };
         let info = ModelInfo {
             architecture: config.architecture()?.to_owned(),
