@@ -172,6 +172,8 @@ type Facts = Result<Arc<ModelFacts>, String>;
 #[derive(Default)]
 struct Inner {
     core: Core,
+    /// The folders of those that were asked for.
+    entries: BTreeMap<String, ModelEntry>,
     models: BTreeMap<String, Model>,
     /// The files' fingerprints of those that failed.
     failed: BTreeMap<String, u64>,
@@ -338,13 +340,13 @@ impl Registry {
             return Ok(lease);
         }
         let needed_bytes = self.needed_bytes(entry).await?;
-        let place = Place::take(self, &entry.id, needed_bytes);
+        let place = Place::take(self, entry, needed_bytes);
         let asked = tokio::time::Instant::now();
         let mut changed = self.shared.changed.subscribe();
         loop {
             changed.borrow_and_update();
             self.advance();
-            if let Some(turn) = self.turn(&place, needed_bytes) {
+            if let Some(turn) = self.turn(&place, entry, needed_bytes) {
                 return turn;
             }
             let waited = asked.elapsed();
@@ -390,16 +392,23 @@ impl Registry {
         reading.await.unwrap_or_else(|_| Err(interrupted()))
     }
 
-    fn turn(&self, place: &Place, needed_bytes: u64) -> Option<Result<Lease, AcquireError>> {
+    fn turn(
+        &self,
+        place: &Place,
+        entry: &ModelEntry,
+        needed_bytes: u64,
+    ) -> Option<Result<Lease, AcquireError>> {
         let now = self.now();
         let mut inner = self.inner();
         let room = self.room_of(&inner.core);
         Some(match inner.core.turn(place.ticket, room, now) {
             Turn::Wait => return None,
-            Turn::Granted => match inner.models.get(&place.id).cloned() {
+            Turn::Granted => match inner.models.get(&entry.id).cloned() {
                 Some(model) => Ok(Lease { registry: self.clone(), model: Some(model) }),
                 None => Err(AcquireError::Gone),
             },
+            // It was removed while it was asked for.
+            Turn::Failed(_) if !discover::is_model(&entry.dir) => Err(AcquireError::Gone),
             Turn::Failed(why) => Err(AcquireError::Failed(why)),
             Turn::Gone => Err(AcquireError::Gone),
             Turn::TooLarge => {
@@ -437,11 +446,7 @@ impl Registry {
     }
 
     async fn load_now(self, id: String) {
-        let entry = lock(&self.shared.known).get(&id).cloned();
-        let Some(entry) = entry else {
-            self.inner().core.load_failed(&id, "its folder is gone".to_owned(), self.now());
-            return self.notify();
-        };
+        let Some(entry) = self.inner().entries.get(&id).cloned() else { return };
         let settings = self.shared.settings.get(&id);
         let options = settings.map_or_else(LoadOptions::default, ModelSettings::load_options);
         match self.shared.engine.load_with(&entry.dir, &id, options).await {
@@ -599,13 +604,14 @@ impl Drop for Lease {
 /// A place in the line, left when this is dropped.
 struct Place {
     registry: Registry,
-    id: String,
     ticket: Ticket,
 }
 
 impl Place {
-    fn take(registry: &Registry, id: &str, bytes: u64) -> Self {
+    fn take(registry: &Registry, entry: &ModelEntry, bytes: u64) -> Self {
+        let id = &entry.id;
         let mut inner = registry.inner();
+        inner.entries.insert(id.clone(), entry.clone());
         if inner.core.get(id).is_none() {
             let settings = registry.shared.settings.get(id);
             let idle_ttl = settings.and_then(|own| own.idle_ttl);
@@ -614,7 +620,7 @@ impl Place {
         }
         let ticket = inner.core.ask(id, bytes, registry.now());
         drop(inner);
-        Place { registry: registry.clone(), id: id.to_owned(), ticket }
+        Place { registry: registry.clone(), ticket }
     }
 }
 

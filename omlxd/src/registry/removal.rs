@@ -37,6 +37,7 @@ impl Registry {
         lock(&self.shared.known).remove(id);
         lock(&self.shared.facts).remove(&entry.dir);
         self.inner().failed.remove(id);
+        self.inner().entries.remove(id);
         self.inner().core.removed(id, deleted.is_ok());
         self.notify();
         match deleted {
