@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{LoadError, Result, SubmitError};
 use crate::generation::{GenerateRequest, Generation, PhaseCell};
+use crate::loaded::Held;
 use crate::memory::{MemorySensor, SystemSensor};
-use crate::model::{Folder, Model, ModelInfo};
+use crate::model::{Folder, LoadOptions, Model, ModelInfo};
 use crate::reuse::ReuseConfig;
 use crate::tokenizer::Tokenizer;
 use crate::worker::{Command, Job, Worker};
@@ -326,8 +327,22 @@ impl Engine {
     /// # Errors
     /// When the folder is not a model that runs here; nothing of it stays in memory.
     pub async fn load(&self, dir: &Path, name: &str) -> Result<Model, LoadError> {
+        self.load_with(dir, name, LoadOptions::default()).await
+    }
+
+    /// The same, with settings of one's own over those of the folder.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub async fn load_with(
+        &self,
+        dir: &Path,
+        name: &str,
+        options: LoadOptions,
+    ) -> Result<Model, LoadError> {
         let started = Instant::now();
         let (reply, outcome) = oneshot::channel();
+        let (held, gone) = Held::new();
         let id = ModelId(self.shared.next_model.fetch_add(1, Ordering::Relaxed));
         let (dir, name) = (dir.to_owned(), name.to_owned());
         let label = name.clone();
@@ -335,11 +350,11 @@ impl Engine {
         // Tokenizers take a while to parse: not on an async thread, and not on the engine's.
         let read = move || {
             let folder = match Folder::read(&dir) {
-                Ok(folder) => Arc::new(folder),
+                Ok(folder) => Arc::new(folder.with(options)),
                 Err(error) => return drop(reply.send(Err(error))),
             };
             // The reply is dropped, and so answered, when the engine is gone.
-            let _ = commands.send(Command::Load { id, name: label, folder, reply });
+            let _ = commands.send(Command::Load { id, name: label, folder, held, reply });
         };
         std::thread::Builder::new()
             .name("load".into())
@@ -350,7 +365,7 @@ impl Engine {
         std::mem::forget(abandoned);
         let folder = Arc::try_unwrap(folder).map_err(|_| LoadError::ShuttingDown)?;
         let info = ModelInfo { load_time: started.elapsed(), ..info };
-        Ok(Model::new(self.clone(), id, name, (info, cost), folder))
+        Ok(Model::new(self.clone(), id, name, (info, cost), folder, gone))
     }
 
     /// Whether the engine gets on.

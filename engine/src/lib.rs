@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod gated_delta;
 mod generation;
+mod inspect;
 mod loaded;
 mod memory;
 mod model;
@@ -45,8 +46,9 @@ pub use generation::{
     Delta, Event, FinishReason, GenerateRequest, Generation, Outcome, PhaseReader, RowPhase,
     Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
+pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use memory::{MemorySensor, Pressure, SystemSensor};
-pub use model::{Model, ModelInfo};
+pub use model::{LoadOptions, Model, ModelInfo};
 pub use quantization::Quantization;
 pub use reuse::{Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
+use tokio::sync::oneshot;
 
-use crate::bridge;
 use crate::cache::SequenceCache;
 use crate::engine::{ComputeDtype, ModelId};
 use crate::error::{LoadError, Result};
+use crate::inspect::will_convert;
 use crate::model::{Folder, ModelInfo};
 use crate::models::{self, Architecture};
 use crate::reuse::{Layout, ModelReuse};
@@ -28,6 +29,34 @@ pub(crate) struct Loaded {
     pub(crate) reuse: Rc<ModelReuse>,
     /// What a sequence takes.
     pub(crate) cost: KvCost,
+    // Dropped after the weights, in this order.
+    _clear: ClearCache,
+    _held: Held,
+}
+
+/// Weights are in memory for as long as this is: whoever has the other end learns when they are gone.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _end: oneshot::Sender<()>,
+}
+
+impl Held {
+    /// And the end that completes when the weights are gone.
+    pub(crate) fn new() -> (Self, oneshot::Receiver<()>) {
+        let (held, gone) = oneshot::channel();
+        (Self { _end: held }, gone)
+    }
+}
+
+/// Gives memory that MLX keeps for reuse back to the system when it is dropped.
+#[derive(Debug)]
+pub(crate) struct ClearCache;
+
+impl Drop for ClearCache {
+    fn drop(&mut self) {
+        // A hint: failing loses nothing.
+        let _ = mlx_rs::memory::clear_cache();
+    }
 }
 
 impl Loaded {
@@ -36,21 +65,19 @@ impl Loaded {
         id: ModelId,
         name: String,
         folder: &Folder,
+        held: Held,
         compute: ComputeDtype,
         (free_bytes, budget_bytes): (u64, u64),
     ) -> Result<(Self, ModelInfo, KvCost), LoadError> {
         let config = folder.config_file();
         let mut weights = Weights::open(&folder.dir, folder.quantization.clone())?;
         let stored = weights.dtype_of(&format!("{}.embed_tokens.weight", models::root(&weights)));
-        let half = matches!(stored, Some(Dtype::Float16 | Dtype::Bfloat16));
-        let convert = compute == ComputeDtype::Auto
-            && half
-            && weights.quantization().is_none()
-            && !bridge::metal_is_available();
-        if convert {
-            weights.convert_to(Dtype::Float32);
+        let converted = will_convert(&weights, stored, compute).then_some(Dtype::Float32);
+        if let Some(dtype) = converted {
+            weights.convert_to(dtype);
         }
-        let needed_bytes = weights.predicted_bytes();
+        let text = |tensor: &str| models::is_text(&weights, tensor);
+        let (needed_bytes, _) = weights.predict(text, converted);
         if needed_bytes > budget_bytes {
             return Err(LoadError::TooLarge { needed_bytes, budget_bytes });
         }
@@ -85,6 +112,8 @@ impl Loaded {
             weights,
             reuse,
             cost: cost.clone(),
+            _clear: ClearCache,
+            _held: held,
         };
         let info = ModelInfo {
             architecture: config.architecture()?.to_owned(),

@@ -1,14 +1,15 @@
 //! The engine's memory: one budget for weights, KV in flight, caches kept for later, MLX's own cache
 //! and what a step needs for its time.
 
-use std::collections::HashMap;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvstore::Store;
 
 use crate::bridge;
-use crate::engine::{EngineConfig, ModelId};
+use crate::engine::EngineConfig;
+use crate::loaded::Loaded;
 use crate::schedule::Memory;
 
 /// How often the system is asked how it does.
@@ -61,7 +62,8 @@ impl MemorySensor for SystemSensor {
 #[derive(Debug)]
 pub(crate) struct Account {
     budget_bytes: u64,
-    models: HashMap<ModelId, u64>,
+    /// What each model's weights take, for as long as anything holds them.
+    models: Vec<(Weak<Loaded>, u64)>,
     /// Caches of finished turns.
     pub(crate) live_bytes: u64,
     store: Option<Arc<Store>>,
@@ -83,7 +85,7 @@ impl Account {
         let ram_tier_most = store.as_ref().map_or(0, |store| store.ram_budget_bytes());
         Self {
             budget_bytes: config.memory_budget.unwrap_or(u64::MAX),
-            models: HashMap::new(),
+            models: Vec::new(),
             live_bytes: 0,
             store,
             ram_tier_bytes: ram_tier_most,
@@ -112,24 +114,26 @@ impl Account {
 
     /// Everything but the rows' own.
     pub(crate) fn used_bytes(&self) -> u64 {
-        let weights: u64 = self.models.values().sum();
-        weights + self.live_bytes + self.ram_tier_bytes + self.step_bytes()
+        self.weight_bytes() + self.live_bytes + self.ram_tier_bytes + self.step_bytes()
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        let held = self.models.iter().filter(|(model, _)| model.strong_count() > 0);
+        held.map(|(_, bytes)| bytes).sum()
     }
 
     /// What a step takes, and MLX keeps of it for the next.
     pub(crate) fn step_bytes(&self) -> u64 {
-        match self.models.is_empty() {
-            true => 0,
-            false => self.staging_bytes.max(bridge::cache_limit_bytes()),
+        match self.weight_bytes() {
+            0 => 0,
+            _ => self.staging_bytes.max(bridge::cache_limit_bytes()),
         }
     }
 
-    pub(crate) fn model_here(&mut self, id: ModelId, bytes: u64) {
-        self.models.insert(id, bytes);
-    }
-
-    pub(crate) fn model_gone(&mut self, id: ModelId) {
-        self.models.remove(&id);
+    /// A model was loaded.
+    pub(crate) fn model_here(&mut self, model: &Rc<Loaded>, bytes: u64) {
+        self.models.retain(|(model, _)| model.strong_count() > 0);
+        self.models.push((Rc::downgrade(model), bytes));
     }
 
     /// A step with a prompt was computed: sees what it took.

@@ -1,10 +1,11 @@
 //! A loaded model, seen from outside the engine thread.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use tokio::sync::oneshot;
 
 use crate::engine::{Engine, ModelId};
 use crate::error::{LoadError, SubmitError};
@@ -33,6 +34,18 @@ struct Inner {
     info: ModelInfo,
     cost: KvCost,
     folder: Folder,
+    gone: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+/// One's own settings of a model, over those of its folder.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LoadOptions {
+    /// Most tokens of a prompt and its answer together, when fewer than the model has.
+    pub context_tokens: Option<usize>,
+    /// What stands here wins over generation_config.json.
+    pub sampling: SamplingDefaults,
+    /// Variables of the chat template; those of a request win.
+    pub template_kwargs: Map<String, Value>,
 }
 
 /// What a model is and needs.
@@ -65,8 +78,24 @@ impl Model {
         name: String,
         (info, cost): (ModelInfo, KvCost),
         folder: Folder,
+        gone: oneshot::Receiver<()>,
     ) -> Self {
-        Self { inner: Arc::new(Inner { engine, id, name, info, cost, folder }) }
+        let gone = Mutex::new(Some(gone));
+        Self { inner: Arc::new(Inner { engine, id, name, info, cost, folder, gone }) }
+    }
+
+    /// Lets go of the model. Completes when its weights have left memory: when the last clone of
+    /// this handle is gone and the engine has ended the last request on it. Only the first call has
+    /// something to wait for.
+    pub fn unload(self) -> impl Future<Output = ()> + Send + use<> {
+        let gone = self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(self);
+        async {
+            if let Some(gone) = gone {
+                // An error is what tells it: the other end was dropped.
+                let _ = gone.await;
+            }
+        }
     }
 
     /// The name it was loaded under.
@@ -196,13 +225,24 @@ impl Folder {
         })
     }
 
+    /// With one's own settings over the folder's.
+    pub(crate) fn with(mut self, options: LoadOptions) -> Self {
+        let LoadOptions { context_tokens, sampling, template_kwargs } = options;
+        if let Some(limit) = context_tokens {
+            self.context_tokens = self.context_tokens.min(limit.max(2));
+        }
+        self.sampling = sampling.over(&self.sampling);
+        self.chat_template = self.chat_template.map(|own| own.with_defaults(template_kwargs));
+        self
+    }
+
     /// The config as the model families take it.
     pub(crate) fn config_file(&self) -> ConfigFile<'_> {
         ConfigFile { path: &self.config_path, fields: &self.text_config }
     }
 }
 
-fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, LoadError> {
+pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, LoadError> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.len() > MAX_CONFIG_BYTES => Err(LoadError::Invalid {
             path: path.to_owned(),
@@ -219,7 +259,7 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, LoadError> {
 
 /// `max_position_embeddings`, stretched by a rope scaling that the number does not include yet: all
 /// but llama3, and any of Gemma 3's, whose configs state the stretched length.
-fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> {
+pub(crate) fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> {
     let number = |fields: &Map<String, Value>, key| fields.get(key).and_then(Value::as_u64);
     let positions = number(file.fields, "max_position_embeddings").unwrap_or(2048);
     let scaling = file.rope_scaling();

@@ -73,6 +73,19 @@ pub struct SamplingDefaults {
     pub repetition_penalty: Option<f32>,
 }
 
+impl SamplingDefaults {
+    /// These, and what they leave open from `under`.
+    pub(crate) fn over(&self, under: &Self) -> Self {
+        Self {
+            temperature: self.temperature.or(under.temperature),
+            top_p: self.top_p.or(under.top_p),
+            top_k: self.top_k.or(under.top_k),
+            min_p: self.min_p.or(under.min_p),
+            repetition_penalty: self.repetition_penalty.or(under.repetition_penalty),
+        }
+    }
+}
+
 /// The tokens of one step, still lazy.
 #[derive(Debug)]
 pub(crate) struct Sampled {

@@ -30,6 +30,8 @@ const TOOL_NAME: &str = "tool_use";
 #[derive(Clone)]
 pub struct ChatTemplate {
     inner: Arc<Inner>,
+    /// Variables that a rendering may override.
+    defaults: Arc<Map<String, Value>>,
 }
 
 struct Inner {
@@ -125,7 +127,12 @@ impl ChatTemplate {
                 .map_err(|error| format!("the chat template does not parse: {error:#}"))?;
         }
         let inner = Inner { environment, special_tokens, has_tool_template, sources };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), defaults: Arc::default() })
+    }
+
+    /// With variables for renderings that do not set them.
+    pub(crate) fn with_defaults(self, defaults: Map<String, Value>) -> Self {
+        Self { defaults: Arc::new(defaults), ..self }
     }
 
     /// Renders a conversation.
@@ -139,6 +146,7 @@ impl ChatTemplate {
         let now = inputs.now;
         let mut variables: Vec<(&str, JinjaValue)> = Vec::new();
         variables.extend(special_tokens.iter().map(|(k, v)| (k.as_str(), to_value(v))));
+        variables.extend(self.defaults.iter().map(|(k, v)| (k.as_str(), to_value(v))));
         variables.extend(inputs.kwargs.iter().map(|(k, v)| (k.as_str(), to_value(v))));
         variables.push(("messages", to_value(&inputs.messages)));
         if let Some(tools) = inputs.tools {

@@ -135,6 +135,42 @@ impl Weights {
         self.tensors.get(name).and_then(|slot| dtype(slot.info.dtype))
     }
 
+    /// What the tensors whose names `wanted` picks take in memory, and their parameters, without
+    /// reading one: floating-point ones as `compute` when that is given.
+    pub(crate) fn predict(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        compute: Option<Dtype>,
+    ) -> (u64, u64) {
+        let (mut bytes, mut parameters) = (0, 0);
+        for (name, slot) in self.tensors.iter().filter(|(name, _)| wanted(name)) {
+            let (start, end) = slot.info.data_offsets;
+            let count = slot.info.shape.iter().map(|&n| n as u64).product::<u64>();
+            let stored = dtype(slot.info.dtype);
+            let is_float =
+                matches!(stored, Some(Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16));
+            bytes += match compute.filter(|_| is_float) {
+                Some(dtype) => count * item_bytes(dtype) as u64,
+                None => (end - start) as u64,
+            };
+            parameters += match name.rsplit_once('.') {
+                Some((path, "weight")) => match self.quantization_of(path) {
+                    Some(packing) => count * 32 / packing.bits as u64,
+                    None => count,
+                },
+                Some((path, "scales" | "biases")) if self.quantization_of(path).is_some() => 0,
+                _ => count,
+            };
+        }
+        (bytes, parameters)
+    }
+
+    /// Bytes of the files.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        let lengths = self.files.iter().map(|file| file.file.metadata().map_or(0, |m| m.len()));
+        lengths.sum()
+    }
+
     /// Reads a floating-point tensor that must have `shape`.
     pub(crate) fn float(&mut self, name: &str, shape: &[i32]) -> Result<Array, LoadError> {
         let (array, path) = self.read(name, shape)?;
@@ -218,20 +254,6 @@ impl Weights {
     pub(crate) fn unused(&self) -> BTreeSet<&str> {
         let unused = self.tensors.iter().filter(|(_, slot)| !slot.taken);
         unused.map(|(name, _)| name.as_str()).collect()
-    }
-
-    /// Bytes in memory of all tensors, as they will be taken.
-    pub(crate) fn predicted_bytes(&self) -> u64 {
-        let bytes = |slot: &Slot| {
-            let stored = (slot.info.data_offsets.1 - slot.info.data_offsets.0) as u64;
-            let half =
-                matches!(slot.info.dtype, safetensors::Dtype::F16 | safetensors::Dtype::BF16);
-            match self.compute_dtype {
-                Some(Dtype::Float32) if half => 2 * stored,
-                _ => stored,
-            }
-        };
-        self.tensors.values().map(bytes).sum()
     }
 
     /// Bytes in memory of the tensors taken so far.

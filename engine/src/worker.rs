@@ -20,7 +20,7 @@ use crate::bridge;
 use crate::engine::{CurrentStep, EngineConfig, ModelId, Phase, Status, StepReport};
 use crate::error::{GenerateError, LoadError, Result};
 use crate::generation::{GenerateRequest, PhaseCell, Raw, RowPhase};
-use crate::loaded::Loaded;
+use crate::loaded::{ClearCache, Held, Loaded};
 use crate::memory::{Account, Pressure};
 use crate::model::{Folder, ModelInfo};
 use crate::reuse::{Donor, Reuse, common_prefix};
@@ -47,7 +47,7 @@ const WORTH_WAITING: usize = 256;
 /// What other threads ask of this one.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Load { id: ModelId, name: String, folder: Arc<Folder>, reply: LoadReply },
+    Load { id: ModelId, name: String, folder: Arc<Folder>, held: Held, reply: LoadReply },
     Submit(Box<Job>),
     Unload(ModelId),
     ClearLive,
@@ -230,9 +230,9 @@ impl Worker {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Load { id, name, folder, reply } => {
+            Command::Load { id, name, folder, held, reply } => {
                 self.drain();
-                self.load(id, name, folder, reply);
+                self.load(id, name, folder, held, reply);
             }
             Command::Submit(job) => self.arrive(job),
             Command::Unload(id) => {
@@ -251,14 +251,19 @@ impl Worker {
         let Some(model) = self.models.remove(&id) else { return };
         let reuse = &mut self.reuse;
         guarded("forgetting a model's KV", || reuse.forget(id));
-        self.account.model_gone(id);
+        // A request that still runs keeps the weights until it ends.
         drop(model);
-        // Gives the weights' memory back to the system. It is a hint: failing loses nothing.
-        let _ = mlx_rs::memory::clear_cache();
         self.note_live();
     }
 
-    fn load(&mut self, id: ModelId, name: String, folder: Arc<Folder>, reply: LoadReply) {
+    fn load(
+        &mut self,
+        id: ModelId,
+        name: String,
+        folder: Arc<Folder>,
+        held: Held,
+        reply: LoadReply,
+    ) {
         if reply.is_closed() {
             return;
         }
@@ -271,7 +276,7 @@ impl Worker {
                 what: error.what().to_owned(),
             })?;
             self.overlap = bridge::metal_is_available();
-            Loaded::load(id, name, &folder, self.config.compute_dtype, limits)
+            Loaded::load(id, name, &folder, held, self.config.compute_dtype, limits)
         }));
         self.status.loading.store(false, Ordering::Relaxed);
         self.status.alive();
@@ -279,12 +284,16 @@ impl Worker {
             Ok(Ok((loaded, info, cost))) => {
                 let namespace = loaded.reuse.namespace(self.config.reuse.block_tokens.max(1), "");
                 self.status.note_namespace(&loaded.reuse.name, namespace);
-                self.account.model_here(id, info.weight_bytes);
-                self.models.insert(id, Rc::new(loaded));
+                let loaded = Rc::new(loaded);
+                self.account.model_here(&loaded, info.weight_bytes);
+                self.models.insert(id, loaded);
                 self.account_for_memory();
                 Ok((folder, info, cost))
             }
-            Ok(Err(error)) => Err(error),
+            Ok(Err(error)) => {
+                drop(ClearCache);
+                Err(error)
+            }
             Err(panic) => {
                 Err(LoadError::Mlx { path: folder.dir.clone(), what: panic_text(&panic) })
             }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Keys;
 use crate::cache::Cache;
-use crate::config::{ComputeDtype, Config};
+use crate::config::Config;
 use crate::metrics::{Endpoint, Metrics, Snapshot};
 use crate::registry::Registry;
 use crate::requests::{Phase, Requests};
@@ -55,17 +55,14 @@ impl App {
             prefill_chunk: config.scheduler.prefill_chunk,
             max_queue: config.scheduler.max_queue,
             slow_reader: config.server.write_timeout,
-            compute_dtype: match config.models.compute_dtype {
-                ComputeDtype::Auto => engine::ComputeDtype::Auto,
-                ComputeDtype::Stored => engine::ComputeDtype::Stored,
-            },
+            compute_dtype: config.models.compute_dtype.into(),
             reuse: cache.reuse.clone(),
             observer: metrics.observer(),
             max_batch: config.scheduler.max_batch,
             ..EngineConfig::default()
         })?;
         Ok(App {
-            registry: Registry::new(engine.clone(), metrics.clone(), config.model_dirs()),
+            registry: Registry::new(engine.clone(), metrics.clone(), &config),
             requests: Requests::default(),
             shutdown: CancellationToken::new(),
             started: Instant::now(),
@@ -106,7 +103,7 @@ impl App {
             ..Snapshot::default()
         };
         for entry in self.registry.list() {
-            let state = self.registry.state(&entry.id).as_str();
+            let state = self.registry.status(&entry.id).state;
             snapshot.states.push((entry.id, state));
         }
         for request in self.requests.list(progress.running) {

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use engine::{ReuseConfig, ReuseReport, Tokenizer};
 use kvstore::{MIN_QUOTA_BYTES, Store, StoreConfig};
 
-use crate::config::{Config, Size};
+use crate::config::Config;
 use crate::daemon::Chain;
+use crate::memory::{size_of as of, total_bytes};
 use crate::metrics::CacheSnapshot;
 
 /// Requests that `omlxctl cache explain` can still tell about.
@@ -57,7 +58,7 @@ impl Cache {
         let (mut store, mut problem) = (None, None);
         let (mut live_bytes, mut min_free_bytes) = (0, 0);
         if settings.enabled {
-            let ram = total_memory_bytes();
+            let ram = total_bytes();
             live_bytes = of(settings.live_budget, ram, ram / 8);
             let limits = store_config(config, &dir, ram);
             min_free_bytes = limits.min_free_bytes;
@@ -130,24 +131,6 @@ fn store_config(config: &Config, dir: &Path, ram: u64) -> StoreConfig {
     }
 }
 
-/// A size in bytes: itself, a share of `whole`, or `auto`.
-fn of(size: Size, whole: u64, auto: u64) -> u64 {
-    match size {
-        Size::Auto => auto,
-        Size::Bytes(bytes) => bytes,
-        Size::Percent(share) => whole / 100 * u64::from(share),
-    }
-}
-
-/// Memory of the machine, or what its container allows.
-fn total_memory_bytes() -> u64 {
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    let limit = system.cgroup_limits().map(|limits| limits.total_memory);
-    let total = limit.map_or(system.total_memory(), |limit| limit.min(system.total_memory()));
-    if total == 0 { UNKNOWN_BYTES } else { total }
-}
-
 /// The size of the disk that a folder lies or will lie on, and what of it is free or already the
 /// cache's own.
 fn disk_bytes(dir: &Path) -> (u64, u64) {
@@ -171,13 +154,14 @@ fn used_bytes(dir: &Path, depth: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Size;
 
     #[test]
     fn sizes_are_taken_of_the_right_whole() {
         assert_eq!(of(Size::Auto, 1000, 7), 7);
         assert_eq!(of(Size::Bytes(5), 1000, 7), 5);
         assert_eq!(of(Size::Percent(25), 1000, 7), 250);
-        assert!(total_memory_bytes() > 1 << 20);
+        assert!(total_bytes() > 1 << 20);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The daemon's life: start, wait for a signal, drain, stop.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::auth::Keys;
-use crate::config::{Applies, Config, KEYS, Loaded, Problem};
+use crate::config::{Applies, Config, KEYS, Loaded, Problem, Setting};
 use crate::exit::Exit;
 use crate::home::{self, Home, HomeError, Lock};
 use crate::logging::{self, LevelHandle};
@@ -158,6 +159,11 @@ async fn serve(
     })?;
     tracing::info!(version = VERSION, http = %http, socket = %home.socket().display(), "ready");
 
+    let registry = app.registry.clone();
+    tokio::task::spawn_blocking(move || registry.sweep());
+    let registry = app.registry.clone();
+    tokio::spawn(async move { registry.preload().await });
+
     let cause = daemon.wait(&mut signals).await;
     tracing::info!(cause, "stopping: no new requests, running ones may finish");
     app.shutdown.cancel();
@@ -278,12 +284,20 @@ impl Daemon {
         let effective = self.effective();
         let pairs = KEYS.iter().zip(effective.settings.iter().zip(&loaded.settings));
         let changed = pairs.filter(|(_, (now, new))| now.value != new.value);
-        changed
-            .map(|(key, (now, _))| ChangedKey {
-                key: now.key.clone(),
-                needs_restart: key.applies != Applies::Reload,
-            })
-            .collect()
+        let changed = changed.map(|(key, (now, _))| ChangedKey {
+            key: now.key.clone(),
+            needs_restart: key.applies != Applies::Reload,
+        });
+        // What models have of their own stands behind the keys of the table.
+        let (now, new) = (&effective.settings[KEYS.len()..], &loaded.settings[KEYS.len()..]);
+        let lacks = |all: &[Setting], one: &Setting| {
+            !all.iter().any(|other| (&other.key, &other.value) == (&one.key, &one.value))
+        };
+        let gone = now.iter().filter(|one| lacks(new, one));
+        let come = new.iter().filter(|one| lacks(now, one));
+        let own: BTreeSet<&String> = gone.chain(come).map(|setting| &setting.key).collect();
+        let own = own.into_iter().map(|key| ChangedKey { key: key.clone(), needs_restart: true });
+        changed.chain(own).collect()
     }
 
     /// Takes the key file as it is now, unless it cannot be used.

@@ -12,6 +12,7 @@ pub mod exit;
 pub mod home;
 pub mod http;
 pub mod logging;
+mod memory;
 pub mod metrics;
 pub mod options;
 pub mod registry;

@@ -87,6 +87,12 @@ pub(crate) fn root(weights: &Weights) -> &'static str {
     ROOTS.iter().find(holds).unwrap_or(&ROOTS[0])
 }
 
+/// Whether a tensor belongs to the text model: it lies under its root, or is its output head.
+pub(crate) fn is_text(weights: &Weights, tensor: &str) -> bool {
+    let under = |path: &str| tensor.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
+    under(root(weights)) || under(head_path(weights))
+}
+
 /// The output head's path beside a root.
 fn head_path(weights: &Weights) -> &'static str {
     match weights.contains("language_model.lm_head.weight") {

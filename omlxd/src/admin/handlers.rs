@@ -9,7 +9,6 @@ use omlxctl::protocol::{
 use super::{AdminError, AdminPeer, Answer, cache, json};
 use crate::daemon::{Daemon, VERSION};
 use crate::home::HomeError;
-use crate::registry::ModelState;
 use crate::requests::RequestInfo;
 
 pub(super) fn version(_: AdminPeer, _: &Daemon, _: &str) -> Answer {
@@ -49,12 +48,9 @@ pub(super) fn models(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
         .list()
         .into_iter()
         .map(|model| {
-            let state = registry.state(&model.id);
-            let error = match &state {
-                ModelState::Failed(message) => Some(message.clone()),
-                _ => None,
-            };
-            KnownModel { id: model.id, path: model.dir, state: state.as_str().to_owned(), error }
+            let status = registry.status(&model.id);
+            let (state, error) = (status.state.to_owned(), status.error);
+            KnownModel { id: model.id, path: model.dir, state, error }
         })
         .collect();
     models.sort_by(|a, b| a.id.cmp(&b.id));

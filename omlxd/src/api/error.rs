@@ -8,11 +8,15 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
+use crate::registry::AcquireError;
+
 /// Tells the official SDKs whether another try can help; it overrides their own rule.
 pub const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
+/// When a client should ask again for a model that was not there in time.
+const MODEL_RETRY_SECS: u64 = 10;
 /// A template's own message is cut to this many characters.
 const TEMPLATE_MESSAGE_CHARS: usize = 500;
 
@@ -269,6 +273,31 @@ impl ApiError {
         let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, code, message);
         error.0.param = Some("model".to_owned());
         error.never_retry()
+    }
+
+    /// E27, E28, E29, E35: the model cannot be had.
+    pub fn model_unavailable(model: &str, error: &AcquireError) -> Self {
+        let (code, message) = match error {
+            AcquireError::Failed(why) => return Self::load_failed(model, why),
+            AcquireError::Gone => return Self::model_not_found(model, &[]),
+            AcquireError::TooLarge { needed_bytes, budget_bytes } => {
+                let message = format!("The model '{model}' can never be loaded here: {error}.");
+                let mut error = Self::invalid("model_too_large", "model", message);
+                let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+                error.0.extra = vec![
+                    ("needed_bytes", bytes(*needed_bytes)),
+                    ("available_bytes", bytes(*budget_bytes)),
+                ];
+                return error;
+            }
+            AcquireError::NoRoom { .. } => ("insufficient_memory", "has no room"),
+            AcquireError::StillLoading { .. } => ("model_loading", "is not there yet"),
+        };
+        let message = format!("The model '{model}' {message}: {error}.");
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some(code), message)
+            .retry_after(MODEL_RETRY_SECS);
+        error.0.param = Some("model".to_owned());
+        error
     }
 
     /// E36: an administrator cancelled the request.

@@ -5,11 +5,21 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use crate::app::App;
-use crate::registry::{ModelEntry, ModelState};
+use crate::registry::ModelEntry;
 
-/// Every model on disk, loaded or not.
+/// Every model on disk, loaded or not, also under its aliases.
 pub(crate) fn list(app: &App) -> Value {
-    let data: Vec<Value> = app.registry.list().iter().map(|entry| model(app, entry)).collect();
+    let named = |entry: &ModelEntry| {
+        let own = std::iter::once(model(app, entry));
+        let aliases = app.registry.aliases(&entry.id).iter().map(|alias| {
+            let mut same = model(app, entry);
+            same["id"] = json!(alias);
+            same["root"] = json!(entry.id);
+            same
+        });
+        own.chain(aliases.collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let data: Vec<Value> = app.registry.list().iter().flat_map(named).collect();
     json!({"object": "list", "data": data})
 }
 
@@ -31,7 +41,7 @@ fn model(app: &App, entry: &ModelEntry) -> Value {
         "owned_by": owner,
     });
     // Known once the model has been loaded; vLLM's name for it.
-    if let ModelState::Ready(loaded) = app.registry.state(&entry.id) {
+    if let Some(loaded) = app.registry.loaded_model(&entry.id) {
         model["max_model_len"] = json!(loaded.info().context_tokens);
     }
     model

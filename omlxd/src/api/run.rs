@@ -19,7 +19,7 @@ use crate::auth::ApiCaller;
 use crate::config::KeepaliveMode;
 use crate::http::{Call, EventSender, EventStream};
 use crate::metrics::Rejection;
-use crate::registry::ModelEntry;
+use crate::registry::{AcquireError, Lease, ModelEntry};
 
 /// A prompt, ready for the engine.
 pub(super) struct Prompt {
@@ -113,13 +113,14 @@ struct Prepared<W> {
     writer: W,
     include_usage: bool,
     tokenizer: Tokenizer,
+    lease: Lease,
 }
 
 impl<W> Prepared<W> {
     fn admitted(self, mut tally: Tally) -> Admitted<W> {
         tally.submitted(self.prompt_tokens, self.generations.len(), self.choices_per_prompt);
         Admitted {
-            session: Session::new(self.generations, self.tokenizer, tally),
+            session: Session::new(self.generations, self.tokenizer, tally, self.lease),
             echoes: self.echoes,
             writer: self.writer,
             include_usage: self.include_usage,
@@ -134,11 +135,16 @@ async fn prepare<E: Endpoint>(
     about: &About,
 ) -> Result<Prepared<E::Reply>, ApiError> {
     let name = &request.params().model;
-    let model = app.registry.get_or_load(entry).await;
-    let model = model.map_err(|why| {
-        app.metrics.add_model(&entry.id).rejected(Rejection::Loading);
-        ApiError::load_failed(name, &why)
+    let lease = app.registry.acquire(entry).await;
+    let lease = lease.map_err(|error| {
+        let reason = match error {
+            AcquireError::NoRoom { .. } | AcquireError::TooLarge { .. } => Rejection::Memory,
+            _ => Rejection::Loading,
+        };
+        app.metrics.add_model(&entry.id).rejected(reason);
+        ApiError::model_unavailable(name, &error)
     })?;
+    let model = Model::clone(&lease);
     request.params().check_vocabulary(model.info().vocab_tokens)?;
     let making = model.clone();
     let made = tokio::task::spawn_blocking(move || {
@@ -172,6 +178,7 @@ async fn prepare<E: Endpoint>(
         prompt_tokens,
         include_usage: params.stream.is_some_and(|stream| stream.include_usage),
         writer: request.reply(identity(app, &model, &about.id), &model),
+        lease,
     })
 }
 

@@ -14,6 +14,7 @@ use super::reply::TotalUsage;
 use crate::app::App;
 use crate::http::Call;
 use crate::metrics::{Endpoint, Finish, ModelMetrics};
+use crate::registry::Lease;
 use crate::requests::Ticket;
 
 /// A request that the engine has taken.
@@ -46,11 +47,19 @@ pub(crate) struct Session {
     generations: Vec<Option<Generation>>,
     tokenizer: Tokenizer,
     tally: Tally,
+    /// After the generations: the model stays until the last one is gone.
+    _lease: Lease,
 }
 
 impl Session {
-    pub(crate) fn new(generations: Vec<Generation>, tokenizer: Tokenizer, tally: Tally) -> Self {
-        Session { generations: generations.into_iter().map(Some).collect(), tokenizer, tally }
+    pub(crate) fn new(
+        generations: Vec<Generation>,
+        tokenizer: Tokenizer,
+        tally: Tally,
+        lease: Lease,
+    ) -> Self {
+        let generations = generations.into_iter().map(Some).collect();
+        Session { generations, tokenizer, tally, _lease: lease }
     }
 
     /// What happens next. Losing this future to a `select!` loses nothing: events are only taken at

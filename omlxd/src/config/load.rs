@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, KEYS, Key, Raw, SECTIONS};
+use super::{Config, KEYS, Key, MODEL_KEYS, Raw, SECTIONS, per_model};
 
 /// Where values come from besides the defaults.
 #[derive(Debug, Default)]
@@ -104,7 +104,7 @@ pub struct Setting {
 pub struct Loaded {
     /// The typed values, paths absolute.
     pub config: Config,
-    /// One entry for each key, in the order of the table.
+    /// One entry for each key, in the order of the table; then those of `[models."<id>"]`.
     pub settings: Vec<Setting>,
 }
 
@@ -199,7 +199,39 @@ impl Loading {
                     let shown = file.text.get(value.span()).unwrap_or_default();
                     self.set(key, value.get_ref(), shown, origin(line));
                 }
+                None if section == "models" && value.get_ref().is_table() => {
+                    self.file_model(file, name.get_ref(), value.get_ref(), broken);
+                }
                 None => self.unknown(section, name.get_ref(), origin(line)),
+            }
+        }
+    }
+
+    /// `[models."<id>"]`.
+    fn file_model(&mut self, file: &FileText, id: &str, value: &DeValue<'_>, broken: &[usize]) {
+        let Some(table) = value.as_table() else { return };
+        self.config.per_model.entry(id.to_owned()).or_default();
+        for (name, value) in table.iter() {
+            let line = line_at(&file.text, name.span().start);
+            if broken.contains(&line) {
+                continue;
+            }
+            let origin = Origin::File { path: file.path.clone(), line };
+            let path = per_model::path(id, name.get_ref());
+            let Some(key) = MODEL_KEYS.iter().find(|key| key.name == name.get_ref().as_ref())
+            else {
+                let nearest = per_model::nearest_key(name.get_ref());
+                let message = format!("unknown key of a model; the nearest key is {nearest}");
+                self.problem(origin, path, message);
+                continue;
+            };
+            let settings = self.config.per_model.entry(id.to_owned()).or_default();
+            match (key.set)(settings, value.get_ref()) {
+                Ok(()) => {
+                    let value = file.text.get(value.span()).unwrap_or_default().to_owned();
+                    self.settings.push(Setting { key: path, value, origin });
+                }
+                Err(message) => self.problem(origin, path, message),
             }
         }
     }
@@ -257,7 +289,7 @@ impl Loading {
         for (key, message) in self.config.check_together() {
             let setting = self.settings.iter().find(|setting| setting.key == key);
             let origin = setting.map_or(Origin::Default, |setting| setting.origin.clone());
-            self.problem(origin, key.to_owned(), message);
+            self.problem(origin, key, message);
         }
         // A table's order is by name; people read a file from the top.
         self.problems.sort_by_key(|problem| match &problem.origin {

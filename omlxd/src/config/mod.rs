@@ -5,14 +5,17 @@
 //! (`OMLX_<SECTION>_<KEY>`), the file, the default. [`load`] keeps where each one came from.
 
 mod load;
+mod per_model;
 mod render;
 mod value;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use load::{FileText, Flag, Loaded, Origin, Problem, Setting, Sources, load};
+pub use per_model::{MODEL_KEYS, ModelKey, ModelSettings};
 pub use render::{default_file, reference};
 pub use value::{ComputeDtype, FromToml, KeepaliveMode, LogFormat, LogLevel, Raw, Size};
 
@@ -25,12 +28,8 @@ pub enum Applies {
     Restart,
     /// At once, on SIGHUP.
     Reload,
-    /// Checked today; nothing reads it before omlx has a memory budget.
-    Budget,
     /// Checked today; nothing reads it before requests are batched.
     Batching,
-    /// Checked today; nothing reads it before idle models are unloaded.
-    Unloading,
 }
 
 impl Applies {
@@ -38,9 +37,7 @@ impl Applies {
     pub fn waits_for(self) -> Option<&'static str> {
         match self {
             Applies::Restart | Applies::Reload => None,
-            Applies::Budget => Some("the memory budget"),
             Applies::Batching => Some("batching"),
-            Applies::Unloading => Some("the unloading of idle models"),
         }
     }
 }
@@ -114,6 +111,8 @@ macro_rules! config {
         pub struct Config {
             /// The base directory, absolute. Not a key: it is where the file lies.
             pub base_dir: PathBuf,
+            /// `[models."<id>"]`, by model id.
+            pub per_model: BTreeMap<String, ModelSettings>,
             $( $(#[doc = $section_doc])+ pub $section: $Section, )+
         }
 
@@ -181,14 +180,17 @@ config! {
         /// the first by name.
         default: Option<String> = "auto"; Restart
         /// Unload a model after this long without a request; "off" keeps it.
-        idle_ttl: Option<Duration> = "off"; Unloading
+        idle_ttl: Option<Duration> = "off"; Restart
+        /// Longest that a request waits for its model to be loaded, and for other models to make
+        /// room for it.
+        max_wait: Duration = "5m", at_least(Duration::from_millis(10)); Restart
         /// Arithmetic type: "auto" takes what suits the machine, "stored" the checkpoint's own.
         compute_dtype: ComputeDtype = "auto"; Restart
     }
     /// The memory budget.
     memory: Memory {
-        /// Most memory for weights and KV together: a size, or a share of what the GPU may use.
-        budget: Size = "auto"; Budget
+        /// Most memory for models: a size, or a share of the machine's. "auto" is three quarters.
+        budget: Size = "auto"; Restart
     }
     /// The KV cache in memory and on SSD.
     cache: Cache {
@@ -264,11 +266,11 @@ impl Config {
     }
 
     /// What no single key can check. Each problem names the key to change.
-    fn check_together(&self) -> Vec<(&'static str, String)> {
+    fn check_together(&self) -> Vec<(String, String)> {
         let mut problems = Vec::new();
         if !self.server.host.is_loopback() && !self.auth.enabled {
             problems.push((
-                "server.host",
+                "server.host".to_owned(),
                 format!(
                     "{} can be reached from other machines, so an API key is needed: set \
                      auth.enabled = true, or use 127.0.0.1",
@@ -276,6 +278,7 @@ impl Config {
                 ),
             ));
         }
+        problems.extend(per_model::check_together(&self.per_model));
         problems
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Applies, KEYS, SECTIONS};
+use super::{Applies, KEYS, MODEL_KEYS, SECTIONS};
 
 /// The `config.toml` of a first start: every key, explained, commented out at its default.
 pub fn default_file() -> String {
@@ -27,6 +27,13 @@ pub fn default_file() -> String {
                 push_line(&mut text, "#", &format!(" (Checked now; takes effect with {what}.)"));
             }
             push_line(&mut text, &format!("#{} = {}", key.name, key.default), "");
+        }
+        if section.name == "models" {
+            text.push_str(
+                "\n# What one model has of its own: alias, pin, idle_ttl, context_limit, temperature, \
+                 top_p,\n# top_k, min_p, repetition_penalty, chat_template_kwargs.\n\
+                 #[models.\"org/name\"]\n#alias = \"agent\"\n",
+            );
         }
     }
     text
@@ -53,9 +60,32 @@ pub fn reference() -> String {
                 key.name, key.kind, key.default
             );
         }
+        if section.name == "models" {
+            text.push_str(PER_MODEL);
+            for key in MODEL_KEYS {
+                let _ = writeln!(text, "| `{}` | {} | {} |", key.name, key.kind, key.doc);
+            }
+        }
     }
     text
 }
+
+const PER_MODEL: &str = "
+### `[models.\"<id>\"]`
+
+What one model has of its own; the id is the one of `omlxctl models list`:
+
+```toml
+[models.\"acme/agent-8b\"]
+alias = [\"agent\", \"gpt-5\"]
+pin = true
+temperature = 0.6
+chat_template_kwargs = { enable_thinking = false }
+```
+
+| key | value | what it does |
+|---|---|---|
+";
 
 const HEAD: &str = "\
 # Configuration

@@ -131,6 +131,15 @@ words! {
     }
 }
 
+impl From<ComputeDtype> for engine::ComputeDtype {
+    fn from(dtype: ComputeDtype) -> Self {
+        match dtype {
+            ComputeDtype::Auto => engine::ComputeDtype::Auto,
+            ComputeDtype::Stored => engine::ComputeDtype::Stored,
+        }
+    }
+}
+
 impl FromToml for bool {
     const KIND: &'static str = "true or false";
 
@@ -275,7 +284,7 @@ fn list<T: FromToml>(raw: &Raw<'_>, wanted: &str) -> Result<Vec<T>, String> {
     items.iter().map(|item| T::from_toml(item.get_ref())).collect()
 }
 
-fn integer(raw: &Raw<'_>, wanted: &str) -> Result<i64, String> {
+pub(super) fn integer(raw: &Raw<'_>, wanted: &str) -> Result<i64, String> {
     raw.as_integer()
         .and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok())
         .ok_or_else(|| expected(wanted, raw))
@@ -325,7 +334,7 @@ fn path(text: &str) -> PathBuf {
     }
 }
 
-fn expected(wanted: &str, raw: &Raw<'_>) -> String {
+pub(super) fn expected(wanted: &str, raw: &Raw<'_>) -> String {
     let got = match raw {
         DeValue::String(text) => format!("{text:?}"),
         DeValue::Integer(number) => number.as_str().to_owned(),

@@ -7,7 +7,7 @@ mod model;
 mod process;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::{ModelInfo, Observer, Phase as StepPhase, StepReport};
@@ -25,13 +25,14 @@ pub use model::{Endpoint, Finish, ModelMetrics, Rejection, ReuseTotals};
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The label of requests for models that do not exist.
 const OTHER: &str = "other";
-const MODEL_STATES: [&str; 4] = ["unloaded", "loading", "ready", "failed"];
+const MODEL_STATES: [&str; 5] = ["unloaded", "loading", "ready", "draining", "failed"];
 const DISCONNECT_PHASES: [&str; 4] = ["prepare", "queue", "prefill", "decode"];
 /// Every code of the error catalogue, and the types of errors without a code.
-const ERROR_CODES: [&str; 23] = [
+const ERROR_CODES: [&str; 26] = [
     "context_length_exceeded",
     "generation_failed",
     "insufficient_permissions",
+    "insufficient_memory",
     "internal_error",
     "invalid_api_key",
     "invalid_prompt",
@@ -41,7 +42,9 @@ const ERROR_CODES: [&str; 23] = [
     "method_not_allowed",
     "missing_required_parameter",
     "model_load_failed",
+    "model_loading",
     "model_not_found",
+    "model_too_large",
     "request_cancelled",
     "request_timeout",
     "request_too_large",
@@ -67,6 +70,8 @@ struct Shared {
     models: RwLock<BTreeMap<String, Arc<ModelMetrics>>>,
     other: Arc<ModelMetrics>,
     model_info: IntGaugeVec,
+    /// The labels of the models in memory.
+    model_infos: Mutex<BTreeMap<String, [String; 5]>>,
     model_state: IntGaugeVec,
     errors: IntCounterVec,
     ignored_fields: IntCounterVec,
@@ -175,6 +180,7 @@ impl Metrics {
             ),
             memory: memory.map(|(name, help)| make.gauge(name, help)),
             process: process::ProcessMetrics::new(&make),
+            model_infos: Mutex::default(),
             errors,
             ignored_fields,
             auth_failures,
@@ -215,7 +221,18 @@ impl Metrics {
         let revision = info.digest.get(..12).unwrap_or(&info.digest);
         let labels = [model, revision, &quant, &info.dtype, &context];
         self.shared.model_info.with_label_values(&labels).set(1);
+        let labels = labels.map(str::to_owned);
+        lock(&self.shared.model_infos).insert(model.to_owned(), labels);
         self.add_model(model).load_duration.observe(info.load_time.as_secs_f64());
+    }
+
+    /// A model has left memory.
+    pub fn model_unloaded(&self, model: &str) {
+        let mut infos = lock(&self.shared.model_infos);
+        if let Some(labels) = infos.remove(model) {
+            let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+            let _ = self.shared.model_info.remove_label_values(&labels);
+        }
     }
 
     /// The HTTP server's series.
@@ -404,6 +421,10 @@ impl Observer for StepMetrics {
         self.tokens.observe((report.prompt_tokens + report.new_tokens) as f64);
         self.rows.observe(report.rows as f64);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes series and registers them. Names and labels are literals: a wrong one fails every test.

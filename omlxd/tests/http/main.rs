@@ -4,6 +4,7 @@ mod answers;
 mod errors;
 mod limits;
 mod metrics;
+mod models;
 mod shutdown;
 mod streams;
 mod support;

@@ -1,0 +1,204 @@
+//! `[models."<id>"]`: what one model has of its own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use engine::{LoadOptions, SamplingDefaults};
+use serde_json::{Map, Value, json};
+use toml::de::DeValue;
+
+use super::value::{FromToml, Raw, expected, integer};
+
+/// A model's own settings.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ModelSettings {
+    /// Other names that requests may use.
+    pub alias: Vec<String>,
+    /// Loaded at start and never unloaded.
+    pub pin: bool,
+    /// As `models.idle_ttl`; `None` where that holds.
+    pub idle_ttl: Option<Option<Duration>>,
+    /// Most tokens of a prompt and its answer.
+    pub context_limit: Option<usize>,
+    /// Sampling where a request does not say.
+    pub sampling: SamplingDefaults,
+    /// Variables of the chat template where a request does not set them.
+    pub chat_template_kwargs: Map<String, Value>,
+}
+
+impl ModelSettings {
+    /// What the engine needs of them.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            context_tokens: self.context_limit,
+            sampling: self.sampling,
+            template_kwargs: self.chat_template_kwargs.clone(),
+        }
+    }
+}
+
+/// A key of `[models."<id>"]`.
+pub struct ModelKey {
+    /// Its name.
+    pub name: &'static str,
+    /// What kind of value it takes.
+    pub kind: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+    /// Checks a value and puts it into its field.
+    pub(super) set: fn(&mut ModelSettings, &Raw<'_>) -> Result<(), String>,
+}
+
+/// Every key of `[models."<id>"]`.
+pub const MODEL_KEYS: &[ModelKey] = &[
+    ModelKey {
+        name: "alias",
+        kind: "text, or list of texts",
+        doc: "Other names for it in requests. A model that really has that name comes first.",
+        set: |model, raw| {
+            let names = match raw {
+                DeValue::String(_) => vec![String::from_toml(raw)?],
+                _ => <Vec<String> as FromToml>::from_toml(raw)?,
+            };
+            if names.iter().any(|name| name.is_empty() || name.len() > 256) {
+                return Err("an alias has 1 to 256 bytes".to_owned());
+            }
+            model.alias = names;
+            Ok(())
+        },
+    },
+    ModelKey {
+        name: "pin",
+        kind: bool::KIND,
+        doc: "Load it at start, and never unload it to make room or for being idle.",
+        set: |model, raw| put(&mut model.pin, raw),
+    },
+    ModelKey {
+        name: "idle_ttl",
+        kind: "time, or `\"off\"`",
+        doc: "As `models.idle_ttl`, for this model.",
+        set: |model, raw| {
+            model.idle_ttl = Some(<Option<Duration> as FromToml>::from_toml(raw)?);
+            Ok(())
+        },
+    },
+    ModelKey {
+        name: "context_limit",
+        kind: "number",
+        doc: "Most tokens of a prompt and its answer, when fewer than the model has.",
+        set: |model, raw| {
+            let limit = integer(raw, "a number of tokens from 16 on")?;
+            let limit = usize::try_from(limit).ok().filter(|limit| *limit >= 16);
+            model.context_limit = Some(limit.ok_or("it must be at least 16 tokens")?);
+            Ok(())
+        },
+    },
+    ModelKey {
+        name: "temperature",
+        kind: "number, 0 to 2",
+        doc: "Where a request does not say; before the model's generation_config.json.",
+        set: |model, raw| number(&mut model.sampling.temperature, raw, 0.0, 2.0),
+    },
+    ModelKey {
+        name: "top_p",
+        kind: "number, 0 to 1",
+        doc: "The same.",
+        set: |model, raw| number(&mut model.sampling.top_p, raw, 0.0, 1.0),
+    },
+    ModelKey {
+        name: "top_k",
+        kind: "number; 0 is off",
+        doc: "The same.",
+        set: |model, raw| {
+            let top_k = integer(raw, "a whole number from 0 on")?;
+            let top_k = usize::try_from(top_k).map_err(|_| "it must not be negative")?;
+            model.sampling.top_k = Some(top_k);
+            Ok(())
+        },
+    },
+    ModelKey {
+        name: "min_p",
+        kind: "number, 0 to 1",
+        doc: "The same.",
+        set: |model, raw| number(&mut model.sampling.min_p, raw, 0.0, 1.0),
+    },
+    ModelKey {
+        name: "repetition_penalty",
+        kind: "number, 0.01 to 100",
+        doc: "The same.",
+        set: |model, raw| number(&mut model.sampling.repetition_penalty, raw, 0.01, 100.0),
+    },
+    ModelKey {
+        name: "chat_template_kwargs",
+        kind: "table",
+        doc: "Variables of the chat template, such as `{ enable_thinking = false }`; what a request \
+              sets wins.",
+        set: |model, raw| {
+            match to_json(raw) {
+                Value::Object(kwargs) => model.chat_template_kwargs = kwargs,
+                _ => return Err(expected("a table such as { enable_thinking = false }", raw)),
+            }
+            Ok(())
+        },
+    },
+];
+
+/// The name of a model's key in `omlxctl config show` and in problems.
+pub(super) fn path(id: &str, key: &str) -> String {
+    format!("models.{id:?}.{key}")
+}
+
+/// The key that was probably meant.
+pub(super) fn nearest_key(name: &str) -> &'static str {
+    let distance = |key: &&ModelKey| strsim::damerau_levenshtein(key.name, name);
+    MODEL_KEYS.iter().min_by_key(distance).map_or("", |key| key.name)
+}
+
+/// One alias names one model.
+pub(super) fn check_together(
+    models: &BTreeMap<String, ModelSettings>,
+) -> impl Iterator<Item = (String, String)> {
+    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (id, settings) in models {
+        for alias in &settings.alias {
+            if let Some(other) = owners.insert(alias, id) {
+                problems.push((path(id, "alias"), format!("{alias:?} is an alias of {other} too")));
+            }
+        }
+    }
+    problems.into_iter()
+}
+
+fn put<T: FromToml>(field: &mut T, raw: &Raw<'_>) -> Result<(), String> {
+    *field = T::from_toml(raw)?;
+    Ok(())
+}
+
+fn number(field: &mut Option<f32>, raw: &Raw<'_>, min: f32, max: f32) -> Result<(), String> {
+    let wanted = format!("a number from {min} to {max}");
+    let value = match raw {
+        DeValue::Float(text) => text.as_str().parse::<f32>().ok(),
+        DeValue::Integer(_) => integer(raw, &wanted).ok().map(|value| value as f32),
+        _ => None,
+    };
+    let value = value.filter(|value| (min..=max).contains(value));
+    *field = Some(value.ok_or_else(|| expected(&wanted, raw))?);
+    Ok(())
+}
+
+fn to_json(raw: &Raw<'_>) -> Value {
+    match raw {
+        DeValue::String(text) => json!(text),
+        DeValue::Integer(_) => integer(raw, "").map_or(Value::Null, |value| json!(value)),
+        DeValue::Float(text) => json!(text.as_str().parse::<f64>().ok()),
+        DeValue::Boolean(value) => json!(value),
+        DeValue::Datetime(time) => json!(time.to_string()),
+        DeValue::Array(items) => items.iter().map(|item| to_json(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            let pairs = table.iter();
+            let pairs = pairs.map(|(k, v)| (k.get_ref().to_string(), to_json(v.get_ref())));
+            Value::Object(pairs.collect())
+        }
+    }
+}

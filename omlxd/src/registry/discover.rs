@@ -1,0 +1,187 @@
+//! Models on disk.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use super::BUNDLED;
+
+/// The reference that a pull writes: the revision that is served, whatever other programs do to
+/// `refs/main` later.
+pub(crate) const PULLED_REF: &str = "omlx";
+
+/// A model folder on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelEntry {
+    /// `<org>/<name>` or `<name>`.
+    pub id: String,
+    /// Where its files are.
+    pub dir: PathBuf,
+    /// Seconds from 1970 to the last change of its config.json.
+    pub created: u64,
+    /// Where it comes from.
+    pub source: Source,
+}
+
+/// Where a model's folder comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// It came with the daemon.
+    Bundled,
+    /// A folder of a model directory.
+    Folder,
+    /// A snapshot in the hub cache layout.
+    Hub {
+        /// The folder `models--org--name`.
+        repo: PathBuf,
+        /// The commit.
+        revision: String,
+    },
+}
+
+/// Every model in `dirs`, in order, then the bundled one; the first found under an id keeps it.
+pub(super) fn models(dirs: &[PathBuf], bundled: Option<&Path>) -> BTreeMap<String, ModelEntry> {
+    let mut found = BTreeMap::new();
+    for dir in dirs {
+        scan(dir, &mut found);
+    }
+    if let Some(dir) = bundled {
+        add(&mut found, BUNDLED.to_owned(), dir.to_owned(), Source::Bundled);
+    }
+    found
+}
+
+/// `<name>/`, `<org>/<name>/` and `models--org--name/snapshots/<revision>/`.
+fn scan(dir: &Path, found: &mut BTreeMap<String, ModelEntry>) {
+    for (name, path) in folders(dir) {
+        if let Some(id) = name.strip_prefix("models--") {
+            if let Some((revision, snapshot)) = snapshot(&path) {
+                let source = Source::Hub { repo: path, revision };
+                add(found, id.replace("--", "/"), snapshot, source);
+            }
+        } else if is_model(&path) {
+            add(found, name, path, Source::Folder);
+        } else {
+            for (inner, path) in folders(&path) {
+                if is_model(&path) {
+                    add(found, format!("{name}/{inner}"), path, Source::Folder);
+                }
+            }
+        }
+    }
+}
+
+fn add(found: &mut BTreeMap<String, ModelEntry>, id: String, dir: PathBuf, source: Source) {
+    let changed = fs::metadata(dir.join("config.json")).and_then(|data| data.modified());
+    let created = changed.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let created = created.map_or(0, |since| since.as_secs());
+    found.entry(id.clone()).or_insert(ModelEntry { id, dir, created, source });
+}
+
+/// The revision that a pull chose, else the one of `refs/main`, else the one changed last.
+fn snapshot(repo: &Path) -> Option<(String, PathBuf)> {
+    let snapshots = repo.join("snapshots");
+    let named = [PULLED_REF, "main"].into_iter().find_map(|name| {
+        let revision = fs::read_to_string(repo.join("refs").join(name)).ok()?.trim().to_owned();
+        let is_plain = revision.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let path = snapshots.join(&revision);
+        (is_plain && is_model(&path)).then_some((revision, path))
+    });
+    named.or_else(|| {
+        let changed = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
+        let all = folders(&snapshots).into_iter();
+        all.filter(|(_, path)| is_model(path)).max_by_key(|(_, path)| changed(path))
+    })
+}
+
+pub(super) fn is_model(dir: &Path) -> bool {
+    dir.join("config.json").is_file()
+}
+
+/// What changes when someone changes a model's files.
+pub(super) fn fingerprint(dir: &Path) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut files: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
+    files.sort_by_key(fs::DirEntry::file_name);
+    // Compared within this process only.
+    let mut hash = DefaultHasher::new();
+    for file in files {
+        file.file_name().hash(&mut hash);
+        if let Ok(data) = fs::metadata(file.path()) {
+            (data.len(), data.modified().ok()).hash(&mut hash);
+        }
+    }
+    hash.finish()
+}
+
+/// Folders in `dir`, by name; hidden ones and names that are no UTF-8 are left out.
+fn folders(dir: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut folders: Vec<(String, PathBuf)> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let name = path.file_name()?.to_str()?.to_owned();
+            (!name.starts_with('.') && path.is_dir()).then_some((name, path))
+        })
+        .collect();
+    folders.sort();
+    folders
+}
+
+/// Where the bundled model is: `OMLX_BUNDLED_DIR`, else beside an installed daemon, else in the
+/// source tree that the executable was built in.
+pub(super) fn bundled_dir() -> Option<PathBuf> {
+    if let Some(dir) = std::env::var_os("OMLX_BUNDLED_DIR") {
+        return Some(PathBuf::from(dir)).filter(|dir| is_model(dir));
+    }
+    let exe = std::env::current_exe().and_then(fs::canonicalize).ok()?;
+    let bin = exe.parent()?;
+    let installed = bin.join("../share/omlx/models").join(BUNDLED);
+    let built = bin.ancestors().map(|dir| dir.join("packaging/omlx-tiny/model"));
+    std::iter::once(installed).chain(built).find(|dir| is_model(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(dir: &Path) {
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join("config.json"), "{}").unwrap();
+    }
+
+    #[test]
+    fn models_are_found_in_the_three_layouts() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        model(&at("plain"));
+        model(&at("org/inner"));
+        model(&at(".hidden"));
+        model(&at("models--acme--big/snapshots/aaa"));
+        model(&at("models--acme--big/snapshots/bbb"));
+        model(&at("models--acme--big/snapshots/.unfinished"));
+        fs::create_dir_all(at("models--acme--big/refs")).unwrap();
+        fs::write(at("models--acme--big/refs/main"), "aaa\n").unwrap();
+        fs::create_dir_all(at("models--acme--empty/snapshots")).unwrap();
+        let found = models(&[root.path().to_owned()], None);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["acme/big", "org/inner", "plain"]);
+        assert_eq!(found["acme/big"].dir, at("models--acme--big/snapshots/aaa"));
+        fs::write(at("models--acme--big/refs/omlx"), "bbb").unwrap();
+        let found = models(&[root.path().to_owned()], None);
+        assert_eq!(found["acme/big"].dir, at("models--acme--big/snapshots/bbb"));
+        fs::write(at("models--acme--big/refs/omlx"), ".unfinished/../../..").unwrap();
+        let found = models(&[root.path().to_owned()], None);
+        assert_eq!(found["acme/big"].dir, at("models--acme--big/snapshots/aaa"));
+    }
+
+    #[test]
+    fn a_changed_file_changes_the_fingerprint() {
+        let root = tempfile::tempdir().unwrap();
+        model(root.path());
+        let before = fingerprint(root.path());
+        assert_eq!(before, fingerprint(root.path()));
+        fs::write(root.path().join("config.json"), "{ }").unwrap();
+        assert_ne!(before, fingerprint(root.path()));
+    }
+}
