@@ -191,8 +191,8 @@ pub struct MemoryUse {
     pub peak_bytes: u64,
     /// What weights, KV, caches and steps may take together; 0: no limit.
     pub budget_bytes: u64,
-    /// Of it, reserved by running requests.
-    pub reserved_bytes: u64,
+    /// Of it, reserved by running requests and what their steps need.
+    pub running_bytes: u64,
     /// Of it, taken by weights, caches kept for later, and steps.
     pub used_bytes: u64,
 }
@@ -423,7 +423,8 @@ impl Engine {
                 u64::MAX => 0,
                 budget => budget,
             },
-            reserved_bytes: self.shared.status.reserved_bytes.load(Ordering::Relaxed),
+            running_bytes: self.shared.status.reserved_bytes.load(Ordering::Relaxed)
+                + self.shared.status.step_bytes.load(Ordering::Relaxed),
             used_bytes: self.shared.status.used_bytes.load(Ordering::Relaxed),
         }
     }

@@ -117,6 +117,16 @@ impl Account {
         self.weight_bytes() + self.live_bytes + self.ram_tier_bytes + self.step_bytes()
     }
 
+    /// What can be given back without anybody waiting longer than for a computation.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.live_bytes + self.ram_tier_bytes
+    }
+
+    /// By how much the budget is passed, when the rows have reserved so much.
+    pub(crate) fn over_bytes(&self, reserved: u64) -> u64 {
+        (self.used_bytes() + reserved).saturating_sub(self.budget_bytes)
+    }
+
     fn weight_bytes(&self) -> u64 {
         let held = self.models.iter().filter(|(model, _)| model.strong_count() > 0);
         held.map(|(_, bytes)| bytes).sum()

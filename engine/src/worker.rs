@@ -268,8 +268,7 @@ impl Worker {
             return;
         }
         self.status.loading.store(true, Ordering::Relaxed);
-        let free = self.account.memory().free_bytes(self.scheduler.reserved_bytes());
-        let limits = (free, self.account.budget_bytes());
+        let limits = (self.room_for_weights(), self.account.budget_bytes());
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             bridge::init().map_err(|error| LoadError::Mlx {
                 path: folder.dir.clone(),
@@ -288,6 +287,10 @@ impl Worker {
                 self.account.model_here(&loaded, info.weight_bytes);
                 self.models.insert(id, loaded);
                 self.account_for_memory();
+                let over = self.account.over_bytes(self.scheduler.reserved_bytes());
+                if over > 0 {
+                    self.reclaim(over);
+                }
                 Ok((folder, info, cost))
             }
             Ok(Err(error)) => {
@@ -302,6 +305,12 @@ impl Worker {
             // Nobody waits any more, so nobody will ever unload it.
             self.unload(id);
         }
+    }
+
+    /// What the budget leaves for weights when all that is kept for later goes.
+    fn room_for_weights(&self) -> u64 {
+        let free = self.account.memory().free_bytes(self.scheduler.reserved_bytes());
+        free + self.account.kept_bytes()
     }
 
     fn arrive(&mut self, job: Box<Job>) {

@@ -97,7 +97,7 @@ pub(super) fn requests(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
 }
 
 fn in_flight(daemon: &Daemon) -> Vec<RequestInfo> {
-    daemon.app.requests.list(daemon.app.engine.progress().running)
+    daemon.app.requests.list()
 }
 
 pub(super) fn cancel(_: AdminPeer, daemon: &Daemon, id: &str) -> Answer {
