@@ -65,6 +65,8 @@ pub(crate) fn build(
     grid: usize,
 ) -> Result<Built> {
     let begin = Instant::now();
+    #[cfg(test)]
+    faults::strike(rows)?;
     // Those of the step under way first, then the known, then the prompt.
     rows.sort_by_key(|(id, row, part)| (rank(row, *part), *id));
     let mut lazy: Vec<u32> = Vec::new();
@@ -171,5 +173,25 @@ fn tokens(under_way: Option<&Array>, lazy: &[u32], known: &[u32]) -> Result<Arra
     match known {
         [] => Ok(fed),
         known => concatenate(&[fed, token_array(known)], 1),
+    }
+}
+
+/// Faults on demand: a step with one of these tokens in a prompt fails.
+#[cfg(test)]
+pub(crate) mod faults {
+    use super::{Exception, Part, Result, Row, RowId};
+
+    /// Panics.
+    pub(crate) const PANIC: u32 = 377;
+    /// Fails as MLX does.
+    pub(crate) const FAIL: u32 = 378;
+
+    pub(super) fn strike(rows: &[(RowId, Row, Part)]) -> Result<()> {
+        let holds = |token| rows.iter().any(|(_, row, _)| row.job.request.prompt.contains(&token));
+        assert!(!holds(PANIC), "a fault on demand");
+        match holds(FAIL) {
+            true => Err(Exception::custom("a fault on demand")),
+            false => Ok(()),
+        }
     }
 }
