@@ -38,7 +38,7 @@ mod worker;
 
 pub use bridge::version as mlx_version;
 pub use engine::{
-    ComputeDtype, Engine, EngineConfig, MemoryUse, NoObserver, Observer, Phase, Progress,
+    ComputeDtype, Engine, EngineConfig, MemoryUse, NoObserver, Observer, Phase, Progress, StepName,
     StepReport,
 };
 pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};

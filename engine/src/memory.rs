@@ -16,6 +16,8 @@ use crate::schedule::Memory;
 const POLL: Duration = Duration::from_secs(1);
 /// Under critical pressure the engine gives back this part of what it uses, every [`POLL`].
 const CRITICAL_DIVISOR: u64 = 8;
+/// What the process may take beside the budget: code, tokenizers, connections, the heap's gaps.
+const BESIDE_BUDGET: u64 = 512 << 20;
 /// Memory is no longer short when this part of the budget is free.
 const RELAXED_DIVISOR: u64 = 8;
 
@@ -46,6 +48,12 @@ impl Pressure {
 pub trait MemorySensor: Send + Sync {
     /// The pressure now.
     fn pressure(&self) -> Pressure;
+
+    /// Memory that the process holds and the system cannot take back by itself, in bytes; `None`
+    /// where that is not known.
+    fn footprint(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Asks the operating system.
@@ -55,6 +63,10 @@ pub struct SystemSensor;
 impl MemorySensor for SystemSensor {
     fn pressure(&self) -> Pressure {
         crate::platform::memory_pressure()
+    }
+
+    fn footprint(&self) -> Option<u64> {
+        crate::platform::footprint()
     }
 }
 
@@ -100,9 +112,9 @@ impl Account {
 
     /// As the scheduler sees it.
     pub(crate) fn memory(&self) -> Memory {
-        let ceiling = self.ceiling_bytes.unwrap_or(u64::MAX);
         Memory {
-            budget_bytes: self.budget_bytes.min(ceiling),
+            budget_bytes: self.budget_bytes,
+            ceiling_bytes: self.ceiling_bytes.unwrap_or(u64::MAX),
             used_bytes: self.used_bytes(),
             is_short: self.is_short,
         }
@@ -172,20 +184,29 @@ impl Account {
             return None;
         }
         self.polled = Instant::now();
-        let before = std::mem::replace(&mut self.pressure, sensor.pressure());
+        let most = self.budget_bytes.saturating_add(BESIDE_BUDGET);
+        let too_large = sensor.footprint().is_some_and(|bytes| bytes > most);
+        let own = if too_large { Pressure::Warning } else { Pressure::Normal };
+        let before = std::mem::replace(&mut self.pressure, sensor.pressure().max(own));
         let calls = self.pressure != before || self.pressure == Pressure::Critical;
         (calls || self.is_short).then_some(self.pressure)
     }
 
-    /// Adapts to the pressure, when the rows have reserved so much.
-    pub(crate) fn adapt(&mut self, reserved: u64) {
+    /// Adapts to the pressure, when the rows have reserved so much. Says what is to be given back
+    /// now.
+    pub(crate) fn adapt(&mut self, reserved: u64) -> u64 {
+        if let Some(store) = self.store.as_ref().filter(|_| self.pressure != Pressure::Normal) {
+            // It grows no more.
+            let held = store.ram_used_bytes().min(self.ram_tier_bytes);
+            self.ram_tier_bytes = store.set_ram_budget(held);
+        }
         let in_use = self.used_bytes() + reserved;
         self.ceiling_bytes = match self.pressure {
             Pressure::Normal => None,
             Pressure::Warning => Some(self.ceiling_bytes.unwrap_or(in_use)),
             Pressure::Critical => Some(in_use - in_use / CRITICAL_DIVISOR),
         };
-        let free = self.memory().free_bytes(reserved);
+        let free = self.memory().free_bytes(reserved, false);
         self.is_short = self.pressure != Pressure::Normal
             || (self.is_short && free < self.budget_bytes / RELAXED_DIVISOR);
         if !self.is_short && self.ram_tier_bytes < self.ram_tier_most {
@@ -194,5 +215,7 @@ impl Account {
                 self.ram_tier_bytes = store.set_ram_budget(self.ram_tier_bytes + back);
             }
         }
+        let ceiling = self.ceiling_bytes.unwrap_or(u64::MAX);
+        (self.used_bytes() + reserved).saturating_sub(ceiling)
     }
 }

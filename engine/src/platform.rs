@@ -2,9 +2,9 @@
 //! tests, so that it is type-checked there; it has not been run.
 
 #[cfg(target_vendor = "apple")]
-pub(crate) use apple::memory_pressure;
+pub(crate) use apple::{footprint, memory_pressure};
 #[cfg(not(target_vendor = "apple"))]
-pub(crate) use linux::memory_pressure;
+pub(crate) use linux::{footprint, memory_pressure};
 
 #[cfg(any(target_vendor = "apple", test))]
 #[cfg_attr(not(target_vendor = "apple"), expect(dead_code, reason = "compiled for its types"))]
@@ -22,6 +22,37 @@ mod apple {
             new: *mut c_void,
             new_len: usize,
         ) -> c_int;
+        // <libproc.h>
+        fn proc_pid_rusage(pid: c_int, flavor: c_int, buffer: *mut c_void) -> c_int;
+    }
+
+    /// `RUSAGE_INFO_V0` of <sys/resource.h>.
+    const RUSAGE_INFO_V0: c_int = 0;
+
+    /// `struct rusage_info_v0` of <sys/resource.h>.
+    #[repr(C)]
+    #[derive(Default)]
+    struct RusageInfo {
+        uuid: [u8; 16],
+        user_time: u64,
+        system_time: u64,
+        pkg_idle_wakeups: u64,
+        interrupt_wakeups: u64,
+        pageins: u64,
+        wired_size: u64,
+        resident_size: u64,
+        phys_footprint: u64,
+        proc_start_abstime: u64,
+        proc_exit_abstime: u64,
+    }
+
+    /// What Activity Monitor calls the memory of the process.
+    pub(crate) fn footprint() -> Option<u64> {
+        let mut info = RusageInfo::default();
+        let pid = std::process::id() as c_int;
+        // SAFETY: `info` has the layout that this flavor fills and outlives the call.
+        let status = unsafe { proc_pid_rusage(pid, RUSAGE_INFO_V0, (&raw mut info).cast()) };
+        (status == 0).then_some(info.phys_footprint)
     }
 
     /// The level that the kernel tells: 1 normal, 2 warning, 4 critical.
@@ -60,6 +91,22 @@ mod linux {
     pub(crate) fn memory_pressure() -> Pressure {
         std::fs::read_to_string("/proc/pressure/memory")
             .map_or(Pressure::Normal, |text| read(&text))
+    }
+
+    /// Memory of the process that no file stands behind.
+    pub(crate) fn footprint() -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kib * 1024)
+    }
+
+    #[test]
+    fn the_footprint_is_that_of_this_process() {
+        let before = footprint().unwrap();
+        let held = vec![1_u8; 64 << 20];
+        let more = footprint().unwrap().saturating_sub(before);
+        assert!(more >= held.len() as u64 / 2, "{more} bytes more");
     }
 
     fn read(text: &str) -> Pressure {

@@ -314,7 +314,7 @@ impl Worker {
 
     /// What the budget leaves for weights when all that is kept for later goes.
     fn room_for_weights(&self) -> u64 {
-        let free = self.account.memory().free_bytes(self.scheduler.reserved_bytes());
+        let free = self.account.memory().free_bytes(self.scheduler.reserved_bytes(), true);
         free + self.account.kept_bytes()
     }
 
@@ -374,8 +374,11 @@ impl Worker {
             if pressure != Pressure::Normal {
                 tracing::warn!(pressure = pressure.as_str(), "the system is short of memory");
             }
-            self.account.adapt(self.scheduler.reserved_bytes());
+            let too_much = self.account.adapt(self.scheduler.reserved_bytes());
             self.account_for_memory();
+            if too_much > 0 {
+                self.reclaim(too_much);
+            }
         }
     }
 

@@ -372,6 +372,11 @@ impl Store {
         self.core.state().ram_budget
     }
 
+    /// What the RAM tier holds, in bytes.
+    pub fn ram_used_bytes(&self) -> u64 {
+        self.core.state().ram_bytes
+    }
+
     /// Changes what the RAM tier may hold, up to what the configuration allows; says what it is now.
     /// Blocks beyond it leave at once, but for those in use.
     pub fn set_ram_budget(&self, bytes: u64) -> u64 {

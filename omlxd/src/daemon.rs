@@ -21,7 +21,7 @@ use crate::exit::Exit;
 use crate::home::{self, Home, HomeError, Lock};
 use crate::logging::{self, LevelHandle};
 use crate::options::Options;
-use crate::{admin, http};
+use crate::{admin, http, watchdog};
 
 /// The daemon's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -159,6 +159,7 @@ async fn serve(
     })?;
     tracing::info!(version = VERSION, http = %http, socket = %home.socket().display(), "ready");
 
+    tokio::spawn(watchdog::watch(app.engine.clone(), app.shutdown.clone()));
     let registry = app.registry.clone();
     tokio::task::spawn_blocking(move || registry.sweep());
     let registry = app.registry.clone();

@@ -17,3 +17,4 @@ pub mod metrics;
 pub mod options;
 pub mod registry;
 pub mod requests;
+mod watchdog;

@@ -5,6 +5,9 @@
 pub(crate) struct Memory {
     /// What all of the engine may use.
     pub(crate) budget_bytes: u64,
+    /// What it should do with while the system is short of memory; one row may pass it, so that
+    /// there is always an answer.
+    pub(crate) ceiling_bytes: u64,
     /// Used beside the rows: weights, caches kept for later, MLX's own cache, the cold tier's RAM.
     pub(crate) used_bytes: u64,
     /// Memory is short: only small chunks are computed.
@@ -15,9 +18,13 @@ pub(crate) struct Memory {
 const SHORT_CHUNK_DIVISOR: usize = 4;
 
 impl Memory {
-    /// What rows may still reserve when they have `reserved` bytes.
-    pub(crate) fn free_bytes(&self, reserved: u64) -> u64 {
-        self.budget_bytes.saturating_sub(self.used_bytes).saturating_sub(reserved)
+    /// What rows may still reserve when they have `reserved` bytes; `alone`: for the only row.
+    pub(crate) fn free_bytes(&self, reserved: u64, alone: bool) -> u64 {
+        let most = match alone {
+            true => self.budget_bytes,
+            false => self.budget_bytes.min(self.ceiling_bytes),
+        };
+        most.saturating_sub(self.used_bytes).saturating_sub(reserved)
     }
 
     /// Prompt tokens in a step, when nothing else bounds them.

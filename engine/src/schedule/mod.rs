@@ -295,6 +295,7 @@ impl Scheduler {
     /// Reserves what the running rows' next tokens need.
     fn grow(&mut self) -> Option<Decision> {
         let mut short = None;
+        let alone = self.running().count() == 1;
         for (&id, entry) in &mut self.entries {
             let State::Running { computed, target, reserved, .. } = &mut entry.state else {
                 continue;
@@ -305,7 +306,7 @@ impl Scheduler {
             }
             let wanted = entry.asking.reservation(needed);
             let more = entry.asking.cost.bytes(wanted) - entry.asking.cost.bytes(*reserved);
-            let free = self.memory.free_bytes(self.reserved);
+            let free = self.memory.free_bytes(self.reserved, alone);
             if more <= free {
                 self.reserved += more;
                 *reserved = wanted;
@@ -320,7 +321,7 @@ impl Scheduler {
             return Some(Decision::Reclaim(bytes));
         }
         let youngest = self.running().map(|(id, _)| id).max()?;
-        if self.running().count() == 1 {
+        if alone {
             // Its length was checked against the whole budget: what is in its way is memory that
             // others hold for a while. It waits for it in the queue.
             return Some(Decision::Preempt(id));
@@ -330,7 +331,8 @@ impl Scheduler {
 
     /// Starts the request whose turn it is, if there is a place and memory for it.
     fn admit(&mut self, may_start: &mut dyn FnMut(RowId) -> bool) -> Option<Decision> {
-        if self.running().count() >= self.limits.max_batch {
+        let running = self.running().count();
+        if running >= self.limits.max_batch {
             return None;
         }
         let mut rows: BTreeMap<Tenant, usize> = BTreeMap::new();
@@ -357,7 +359,7 @@ impl Scheduler {
             }
             let tokens = entry.asking.reservation(entry.asking.tokens + 1);
             let bytes = entry.asking.cost.bytes(tokens);
-            let free = self.memory.free_bytes(self.reserved);
+            let free = self.memory.free_bytes(self.reserved, running == 0);
             if bytes <= free {
                 self.begin(id, tokens, bytes);
                 for id in overtaken {

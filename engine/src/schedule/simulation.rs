@@ -72,6 +72,7 @@ impl World {
         let reclaimable = random.below(50_000);
         let memory = Memory {
             budget_bytes: 60_000 + random.below(60_000),
+            ceiling_bytes: if random.chance(30) { random.below(90_000) } else { u64::MAX },
             used_bytes: FIXED + reclaimable,
             is_short: random.chance(20),
         };
@@ -291,7 +292,7 @@ fn limits() -> Limits {
 }
 
 fn roomy() -> Memory {
-    Memory { budget_bytes: 1 << 40, used_bytes: 0, is_short: false }
+    Memory { budget_bytes: 1 << 40, ceiling_bytes: u64::MAX, used_bytes: 0, is_short: false }
 }
 
 fn asking(tenant: Tenant, tokens: usize, left: usize) -> Asking {

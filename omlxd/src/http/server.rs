@@ -29,6 +29,7 @@ use crate::api::{self, Answer};
 use crate::app::App;
 use crate::auth::{ApiCaller, Denied};
 use crate::metrics::{self, Rejection};
+use crate::watchdog;
 
 /// What the system may hold of an answer that its client does not read. Left to itself it grows to
 /// megabytes, which are many thousand tokens generated for nobody.
@@ -41,8 +42,6 @@ const MAX_REFUSALS: usize = 64;
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// After the drain: how long cancelled requests and then their connections have to end.
 const STOP_TIME: Duration = Duration::from_millis(800);
-/// An engine that is busy for so long without a step is stuck.
-const STALL_TIME: Duration = Duration::from_secs(120);
 
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
     retry-after: 1\r\ncontent-length: 0\r\n\r\n";
@@ -336,10 +335,9 @@ async fn metrics_text(app: &Arc<App>) -> Result<Response<Body>, ApiError> {
 fn ready(app: &App) -> Response<Body> {
     let progress = app.engine.progress();
     let (loading, ready, failed) = app.registry.counts();
-    let stalled = progress.busy && !progress.loading && progress.since_last_step > STALL_TIME;
     let status = match () {
         () if app.shutdown.is_cancelled() => "shutting_down",
-        () if stalled => "stalled",
+        () if watchdog::is_stalled(&progress) => "stalled",
         () if failed > 0 && ready + loading == 0 => "failed",
         () => "ready",
     };

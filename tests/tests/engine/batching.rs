@@ -1,14 +1,14 @@
 //! A row's tokens are the same alone and in any batch, whatever joins or leaves, and whatever has to
 //! be put aside for lack of memory.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::{greedy, ids, last_event, load, roomy};
 use engine::{
-    ComputeDtype, Engine, EngineConfig, Event, GenerateError, GenerateRequest, Model, Observer,
-    ReuseConfig, SamplingParams, StepReport, SubmitError,
+    ComputeDtype, Engine, EngineConfig, Event, GenerateError, GenerateRequest, MemorySensor, Model,
+    Observer, Pressure, ReuseConfig, SamplingParams, StepReport, SubmitError,
 };
 use futures_util::future::join_all;
 
@@ -78,6 +78,11 @@ async fn alone(model: &Model, requests: &[GenerateRequest]) -> Vec<Vec<u32>> {
     all
 }
 
+/// Each request's tokens, all requests at once.
+async fn together(model: &Model, requests: &[GenerateRequest]) -> Vec<Vec<u32>> {
+    join_all(requests.iter().map(|request| ids(model, request.clone()))).await
+}
+
 /// Sends requests a few at a time and cancels some others meanwhile; each request's tokens.
 async fn in_batches(
     model: &Model,
@@ -126,10 +131,10 @@ async fn tokens_do_not_depend_on_the_batch(name: &str) {
     let engine = start(quiet);
     let model = load(&engine, &case).await;
     let mut random = Random(7);
-    let requests = requests(&mut random, 60, model.info().vocab_tokens as u64);
+    let requests = requests(&mut random, 30, model.info().vocab_tokens as u64);
     let wanted = alone(&model, &requests).await;
     drop(model);
-    for (max_batch, prefill_chunk) in [(8, 256), (3, 32), (32, 64)] {
+    for (max_batch, prefill_chunk) in [(8, 64), (3, 32)] {
         let seen = Arc::new(Seen::default());
         let engine = start(EngineConfig {
             max_batch,
@@ -206,20 +211,20 @@ async fn a_row_that_is_put_aside_loses_nothing() {
         [("qwen3-default-f32", true), ("qwen3_5-default-f32", true), ("qwen3-default-f32", false)]
     {
         let case = roomy(name);
-        let engine = start(EngineConfig { max_batch: 1, ..EngineConfig::default() });
+        let engine = start(EngineConfig::default());
         let model = load(&engine, &case).await;
         let requests: Vec<GenerateRequest> = (0..8_u64)
             .map(|n| {
                 let prompt: Vec<u32> =
                     (0..150).map(|i| 10 + (i * 31 + n as u32 * 7) % 350).collect();
                 let sampling = SamplingParams { seed: Some(n), ..SamplingParams::default() };
-                let request = greedy(&prompt, 700);
+                let request = greedy(&prompt, 600);
                 if n.is_multiple_of(2) { request } else { GenerateRequest { sampling, ..request } }
             })
             .collect();
-        let wanted = alone(&model, &requests).await;
+        let wanted = together(&model, &requests).await;
         // Beside the weights: what a step needs, and three long rows.
-        let budget = model.info().weight_bytes + (32 << 20) + 3 * model.kv_bytes(850);
+        let budget = model.info().weight_bytes + (32 << 20) + 3 * model.kv_bytes(750);
         drop(model);
 
         let dir = tempfile::tempdir().unwrap();
@@ -234,7 +239,7 @@ async fn a_row_that_is_put_aside_loses_nothing() {
             ..EngineConfig::default()
         });
         let model = load(&engine, &case).await;
-        let got = join_all(requests.iter().map(|request| ids(&model, request.clone()))).await;
+        let got = together(&model, &requests).await;
         for (n, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
             assert_eq!(got, wanted, "{name}, request {n}, store {with_store}");
         }
@@ -243,6 +248,96 @@ async fn a_row_that_is_put_aside_loses_nothing() {
         everything_is_freed(&engine);
         assert_eq!(engine.memory().running_bytes, 0, "{name}: memory is still reserved");
     }
+}
+
+/// A system that says what it is told to.
+#[derive(Default)]
+struct Told {
+    pressure: Mutex<Pressure>,
+    steps: Mutex<Vec<StepReport>>,
+    wanted: AtomicU64,
+}
+
+impl Told {
+    fn set(&self, pressure: Pressure) {
+        *self.pressure.lock().unwrap() = pressure;
+        // It is asked once a second.
+        std::thread::sleep(Duration::from_millis(1300));
+        self.steps.lock().unwrap().clear();
+    }
+
+    fn largest_chunk(&self) -> usize {
+        let steps = self.steps.lock().unwrap();
+        steps.iter().map(|step| step.prompt_tokens).max().expect("steps")
+    }
+}
+
+impl MemorySensor for Told {
+    fn pressure(&self) -> Pressure {
+        *self.pressure.lock().unwrap()
+    }
+}
+
+impl Observer for Told {
+    fn step(&self, report: &StepReport) {
+        self.steps.lock().unwrap().push(*report);
+    }
+
+    fn room_wanted(&self, bytes: u64) {
+        self.wanted.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Short of memory, the system gets back what is kept for later, prompts are computed in smaller
+/// pieces, idle models are asked for theirs; and it ends when the pressure does.
+#[tokio::test]
+async fn under_pressure_memory_is_given_back_and_answers_stay_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = kvstore::StoreConfig {
+        ram_budget_bytes: 16 << 20,
+        ..kvstore::StoreConfig::new(dir.path().join("kv"), 1 << 30)
+    };
+    let store = Arc::new(kvstore::Store::open(store).unwrap());
+    let told = Arc::new(Told::default());
+    let engine = start(EngineConfig {
+        sensor: told.clone(),
+        observer: told.clone(),
+        memory_budget: Some(1 << 30),
+        reuse: ReuseConfig {
+            store: Some(Arc::clone(&store)),
+            block_tokens: 64,
+            live_bytes: 64 << 20,
+        },
+        ..EngineConfig::default()
+    });
+    let model = load(&engine, &roomy("qwen3-default-f32")).await;
+    let prompt = |n: u32| -> Vec<u32> { (0..1500).map(|i| 10 + (i * 37 + n * 11) % 350).collect() };
+    let before = ids(&model, greedy(&prompt(0), 20)).await;
+    assert_eq!(told.largest_chunk(), 256);
+    assert!(engine.live_sessions().1 > 0);
+
+    told.set(Pressure::Warning);
+    assert_eq!(store.ram_budget_bytes(), store.ram_used_bytes(), "the RAM tier does not grow");
+    ids(&model, greedy(&prompt(1), 20)).await;
+    assert_eq!(told.largest_chunk(), 64);
+
+    told.set(Pressure::Critical);
+    for _ in 0..40 {
+        if engine.live_sessions().1 == 0 && store.ram_budget_bytes() == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    assert_eq!((engine.live_sessions().1, store.ram_budget_bytes()), (0, 0));
+    std::thread::sleep(Duration::from_millis(2200));
+    assert!(told.wanted.load(Ordering::Relaxed) > 0, "idle models were not asked");
+    assert_eq!(ids(&model, greedy(&prompt(0), 20)).await, before);
+
+    told.set(Pressure::Normal);
+    std::thread::sleep(Duration::from_millis(1300));
+    assert!(store.ram_budget_bytes() > 0, "the RAM tier may grow again");
+    ids(&model, greedy(&prompt(2), 20)).await;
+    assert_eq!(told.largest_chunk(), 256);
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use crate::common::{greedy, ids, load};
 use engine::{ComputeDtype, Engine, EngineConfig};
-use omlx_tests::golden::Golden;
+use futures_util::future::join_all;
+use omlx_tests::golden::{Golden, GreedyPath};
 
 /// A cache or mask that is wrong at a chunk's edge shows with one of these.
 const CASES: [&str; 15] = [
@@ -30,9 +31,10 @@ async fn chunked(prefill_chunk: usize) {
     for name in CASES {
         let golden = Golden::named(name);
         let model = load(&engine, &golden.case).await;
-        for path in &golden.paths {
-            let got = ids(&model, greedy(&path.prompt, path.tokens.len())).await;
-            assert_eq!(got, path.tokens, "{name}, chunks of {prefill_chunk}");
+        let tokens = |path: &GreedyPath| ids(&model, greedy(&path.prompt, path.tokens.len()));
+        let got = join_all(golden.paths.iter().map(tokens)).await;
+        for (got, path) in got.iter().zip(&golden.paths) {
+            assert_eq!(*got, path.tokens, "{name}, chunks of {prefill_chunk}");
         }
     }
 }
