@@ -7,7 +7,8 @@ use crate::engine::{ComputeDtype, Engine, EngineConfig};
 use crate::error::GenerateError;
 use crate::generation::{Event, GenerateRequest, Generation};
 use crate::model::Model;
-use crate::sampling::SamplingParams;
+use crate::sampling::{Sampler, SamplingParams, sample};
+use crate::schedule::{Asking, Decision, KvCost, Limits, Memory, Scheduler, StepCost};
 
 fn request(prompt: Vec<u32>, max_tokens: usize) -> GenerateRequest {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
@@ -66,4 +67,65 @@ async fn a_fault_in_one_request_ends_that_request_alone() {
         assert!(Instant::now() < limit, "a row is left");
         std::thread::yield_now();
     }
+}
+
+/// What scheduling and sampling cost the host for each token when eight rows decode, beside an
+/// engine that computes nothing: the scheduler's decision and the graph of the sampling, but not its
+/// evaluation, over a vocabulary of 151,936.
+#[test]
+fn host_time_of_a_token_at_eight_rows() {
+    const ROWS: usize = 8;
+    const VOCAB: usize = 151_936;
+    crate::bridge::init().unwrap();
+    let limits = Limits { max_batch: ROWS, prefill_chunk: 256, decode_stall: None };
+    let memory =
+        Memory { budget_bytes: 1 << 40, ceiling_bytes: u64::MAX, used_bytes: 0, is_short: false };
+    let mut scheduler = Scheduler::new(limits, memory);
+    let cost = KvCost { token_bytes: 1024, ..KvCost::default() };
+    for id in 0..ROWS as u64 {
+        let (tenant, cost) = (id % 3, cost.clone());
+        let (tokens, left) = (1000, 1 << 30);
+        let asking = Asking { tenant, model: 0, tokens, left, deadline: None, cost, solo: false };
+        scheduler.arrive(id, asking);
+    }
+    let params = |row: usize| SamplingParams {
+        temperature: [0.0, 0.7][row % 2],
+        top_p: [1.0, 0.9][row / 2 % 2],
+        top_k: [0, 20][row / 4],
+        seed: Some(row as u64),
+        ..SamplingParams::default()
+    };
+    let mut samplers: Vec<Sampler> = (0..ROWS)
+        .map(|row| Sampler::new(params(row), None, 0, (&[1], &[2], VOCAB)).unwrap())
+        .collect();
+    let logits = mlx_rs::ops::zeros::<f32>(&[1, ROWS as i32, VOCAB as i32]).unwrap();
+    logits.eval().unwrap();
+    let (mut now, mut times) = (Duration::ZERO, Vec::new());
+    let step = StepCost { decoding: ROWS, prompt_tokens: 0, duration: Duration::from_millis(10) };
+    while times.len() < 500 {
+        now += step.duration;
+        let begin = Instant::now();
+        let plan = match scheduler.next(now, &mut |_| true) {
+            Decision::Admit(id) => {
+                scheduler.started(id, 0);
+                continue;
+            }
+            Decision::Step(plan) => plan,
+            other => panic!("{other:?}"),
+        };
+        if let Some((id, tokens)) = plan.prefill {
+            scheduler.computing(id, tokens);
+            continue;
+        }
+        assert_eq!(plan.decode.len(), ROWS);
+        plan.decode.iter().for_each(|&id| scheduler.computing(id, 1));
+        let mut rows: Vec<&mut Sampler> = samplers.iter_mut().collect();
+        drop(sample(&logits, &mut rows).unwrap());
+        scheduler.observe(0, step);
+        times.push(begin.elapsed());
+    }
+    times.sort_unstable();
+    let median = times[times.len() / 2] / ROWS as u32;
+    println!("scheduling and sampling at {ROWS} rows: {median:?} of host time a token");
+    assert!(median <= Duration::from_micros(50), "{median:?}");
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use omlx_tests::http;
+use omlx_tests::sse::Event;
 use serde_json::json;
 
-use crate::support::{KEY, Reply, Server, chat_body, eventually};
+use crate::support::{KEY, LONG, Reply, Server, chat_body, eventually};
 
 const HEAD: &str = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n";
 
@@ -131,7 +132,7 @@ fn a_full_queue_says_when_to_come_back() {
     });
     let waiting = server.endless(json!({}));
     for stream in [true, false] {
-        let reply = server.chat(json!({"model": crate::support::LONG, "stream": stream}));
+        let reply = server.chat(json!({"model": LONG, "stream": stream}));
         reply.is_error(503, Some("server_overloaded"), None);
         let secs: u64 = reply.header("retry-after").unwrap().parse().unwrap();
         assert!((1..=30).contains(&secs));
@@ -139,4 +140,92 @@ fn a_full_queue_says_when_to_come_back() {
     }
     assert_eq!(server.metric("omlx_requests_rejected_total", &["\"queue_full\""]), 2.0);
     drop((running, waiting));
+}
+
+#[test]
+fn a_key_has_so_many_requests_at_a_time() {
+    let server = Server::with(|config| config.limits.max_requests_per_key = 2);
+    let held = [server.endless(json!({})), server.endless(json!({}))];
+    let refused = server.chat(json!({}));
+    let message = refused.is_error(429, Some("rate_limit_exceeded"), None);
+    assert!(message.contains('2'), "{message}");
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(server.metric("omlx_requests_rejected_total", &["\"rate_limit\""]), 1.0);
+    drop(held);
+    eventually("a place", || server.chat(json!({"max_tokens": 1})).status == 200);
+}
+
+#[test]
+fn a_request_ends_at_its_deadline() {
+    let server = Server::with(|config| {
+        config.limits.request_deadline = Some(Duration::from_millis(400));
+        config.scheduler.max_batch = 1;
+    });
+    server.chat(json!({"model": LONG, "max_tokens": 1})).ok();
+    let long = json!({"model": LONG, "max_tokens": 900_000, "ignore_eos": true});
+    let reply = server.chat(long.clone());
+    reply.is_error(504, Some("request_deadline_exceeded"), None);
+    // A stream has begun: the error is its last event. One that waited for its turn ends as well.
+    let (running, waiting) = (server.endless(json!({})), server.endless(json!({})));
+    for stream in [running, waiting] {
+        let events = crate::support::events(stream);
+        let error = events.iter().rev().find_map(|event| match event {
+            Event::Data(data) if data.contains("request_deadline_exceeded") => Some(data),
+            _ => None,
+        });
+        assert!(error.is_some(), "{:?}", events.last());
+    }
+    server.chat(json!({"max_tokens": 1})).ok();
+}
+
+/// Far more clients than rows, some of them impatient: each gets its answer or is told to come back,
+/// and nothing is left of them.
+#[test]
+fn two_hundred_clients_on_eight_rows() {
+    let server = Server::with(|config| {
+        config.scheduler.max_batch = 8;
+        config.scheduler.max_queue = 120;
+        config.limits.max_requests_per_key = 1000;
+    });
+    let alone = server.chat(json!({"max_tokens": 12, "ignore_eos": true})).ok();
+    let hold: Vec<_> = (0..8).map(|_| server.endless(json!({}))).collect();
+    eventually("all rows are taken", || server.app.engine.progress().running == 8);
+    let is_impatient = |n: usize| n.is_multiple_of(10);
+    let served = std::thread::scope(|scope| {
+        let client = |n: usize| {
+            let server = &server;
+            scope.spawn(move || {
+                if is_impatient(n) {
+                    // Gone before its turn, or refused.
+                    let body = chat_body(json!({"stream": true})).to_string();
+                    drop(server.open("POST", "/v1/chat/completions", &body));
+                    return None;
+                }
+                Some(server.chat(json!({"max_tokens": 12, "ignore_eos": true})))
+            })
+        };
+        let clients: Vec<_> = (0..200).map(client).collect();
+        eventually("the queue is full", || {
+            server.metric("omlx_requests_rejected_total", &["\"queue_full\""]) > 0.0
+        });
+        drop(hold);
+        let replies = clients.into_iter().filter_map(|client| client.join().unwrap());
+        let (served, refused): (Vec<_>, Vec<_>) = replies.partition(|reply| reply.status == 200);
+        for reply in &refused {
+            reply.is_error(503, Some("server_overloaded"), None);
+            let secs: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+            assert!((1..=60).contains(&secs), "{secs}");
+        }
+        assert_eq!(served.len() + refused.len(), 180);
+        served
+    });
+    assert!(served.len() >= 100, "{} were served", served.len());
+    for reply in served {
+        assert_eq!(reply.ok()["choices"], alone["choices"]);
+    }
+    eventually("nothing is left", || {
+        let progress = server.app.engine.progress();
+        server.app.requests.list().is_empty() && (progress.running, progress.waiting) == (0, 0)
+    });
+    assert_eq!(server.app.engine.memory().running_bytes, 0);
 }

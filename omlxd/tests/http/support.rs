@@ -245,7 +245,7 @@ impl Reply {
         let body = self.json();
         assert_eq!(body.as_object().unwrap().len(), 1);
         let message = check_error(&body["error"], status, code, param);
-        if status < 500 {
+        if status < 500 && status != 429 {
             assert_eq!(self.header("x-should-retry"), Some("false"), "{message}");
         }
         message
@@ -264,7 +264,11 @@ pub(crate) fn check_error(
     for key in ["message", "type", "param", "code"] {
         assert!(error.contains_key(key), "{key} is absent: {error:?}");
     }
-    let kind = if status >= 500 { "server_error" } else { "invalid_request_error" };
+    let kind = match status {
+        429 => "rate_limit_error",
+        500.. => "server_error",
+        _ => "invalid_request_error",
+    };
     assert_eq!(error["type"], kind, "{error:?}");
     assert_eq!(error["code"], json!(code), "{error:?}");
     assert_eq!(error["param"], json!(param), "{error:?}");

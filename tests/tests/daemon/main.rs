@@ -7,5 +7,6 @@ mod cache_commands;
 mod cached;
 mod clients;
 mod recall;
+mod soak;
 mod sse;
 mod world;
