@@ -17,7 +17,7 @@ use mlx_rs::ops::{
     concatenate, exp, eye, matmul, multiply, pad, select, split_equal, subtract, tri, tril,
     zeros_dtype,
 };
-use mlx_rs::{Array, Device, Dtype, with_device};
+use mlx_rs::{Array, Dtype, Stream, with_stream};
 
 use crate::bridge::{gated_delta_kernel, metal_is_available, slice};
 
@@ -140,8 +140,8 @@ fn in_blocks(inputs: &Inputs, state: &Array, sizes: Sizes) -> Result<(Array, Arr
     let turned = k.swap_axes(3, 4)?; // [N, Hk, 1, Dk, L]
     let overlap = multiply(multiply(matmul(&k, &turned)?, &decay)?, &beta)?;
     let system = tril(overlap, -1)?.add(eye::<f32>(length, None, None)?)?;
-    // MLX inverts on the CPU only.
-    let solve = with_device(Device::cpu(), || tri_inv(&system, Some(false)))?;
+    // MLX inverts on the CPU only. `with_device` would make a stream, and so a thread, each time.
+    let solve = with_stream(&Stream::cpu(), || tri_inv(&system, Some(false)))?;
     let from_values = matmul(&solve, multiply(&v, &beta)?)?; // [N, Hk, group, L, Dv]
     let from_state = matmul(&solve, multiply(multiply(&k, &beta)?, &from_start)?)?; // [.., L, Dk]
     let scores = multiply(matmul(&q, &turned)?, &decay)?; // [N, Hk, group, L, L]

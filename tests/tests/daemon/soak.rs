@@ -193,6 +193,9 @@ fn everything_at_once() {
     assert!(answers > 20, "only {answers} answers");
     world.assert_still_works();
 
+    let threads =
+        fs::read_dir(format!("/proc/{}/task", world.daemon.pid())).expect("tasks").count();
+    assert!(threads < 64, "{threads} threads");
     let fifth = memory.len() / 5;
     let (early, late) = (median(&memory[2 * fifth..3 * fifth]), median(&memory[4 * fifth..]));
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
