@@ -4,6 +4,7 @@
 
 mod batch;
 mod measure;
+mod neighbour;
 mod reuse;
 mod servers;
 
@@ -134,6 +135,10 @@ fn run(report: &mut Report) -> io::Result<()> {
     if only.as_deref().is_none_or(|only| only == "batch") {
         report.row("", ["omlxd", "mlx-lm", "ratio", "goal"], None)?;
         batch::run(report, &models, &omlxd, &python)?;
+    }
+    if only.as_deref().is_none_or(|only| only == "neighbour") {
+        report.row("", ["omlxd", "mlx-lm", "ratio", "goal"], None)?;
+        neighbour::run(report, &models, &omlxd, &python)?;
     }
     if only.as_deref().is_none_or(|only| only == "cache") {
         report.row("", ["omlxd", "other", "ratio", "goal"], None)?;
