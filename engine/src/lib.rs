@@ -30,7 +30,7 @@ mod tokenizer;
 mod weights;
 mod worker;
 
-pub use bridge::version as mlx_version;
+pub use bridge::{metal_is_available as has_metal, version as mlx_version};
 pub use engine::{
     ComputeDtype, Engine, EngineConfig, MemoryUse, NoObserver, Observer, Phase, Progress,
     StepReport,

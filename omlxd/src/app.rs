@@ -12,6 +12,7 @@ use crate::auth::Keys;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::metrics::{Endpoint, Metrics, Snapshot};
+use crate::pull::Pulls;
 use crate::registry::Registry;
 use crate::requests::{Phase, Requests};
 
@@ -28,6 +29,8 @@ pub struct App {
     pub engine: Engine,
     /// Which models there are.
     pub registry: Registry,
+    /// Models being downloaded.
+    pub pulls: Pulls,
     /// The KV cache.
     pub cache: Cache,
     /// What is counted.
@@ -59,8 +62,10 @@ impl App {
             reuse: cache.reuse.clone(),
             observer: metrics.observer(),
         })?;
+        let registry = Registry::new(engine.clone(), metrics.clone(), &config);
         Ok(App {
-            registry: Registry::new(engine.clone(), metrics.clone(), &config),
+            pulls: Pulls::new(registry.clone()),
+            registry,
             requests: Requests::default(),
             shutdown: CancellationToken::new(),
             started: Instant::now(),

@@ -15,5 +15,6 @@ pub mod logging;
 mod memory;
 pub mod metrics;
 pub mod options;
+pub mod pull;
 pub mod registry;
 pub mod requests;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::{ModelInfo, Observer, Phase as StepPhase, StepReport};
+use omlxctl::protocol::Activity;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
@@ -233,6 +234,21 @@ impl Metrics {
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
             let _ = self.shared.model_info.remove_label_values(&labels);
         }
+    }
+
+    /// The totals that `omlxctl top` shows the change of.
+    pub fn activity(&self) -> Activity {
+        let models = self.shared.models.read().unwrap_or_else(PoisonError::into_inner);
+        models.values().fold(Activity::default(), |sum, series| {
+            let reuse = series.reuse_totals();
+            Activity {
+                prompt_tokens: sum.prompt_tokens + reuse.prompt_tokens,
+                ram_tokens: sum.ram_tokens + reuse.ram_tokens,
+                ssd_tokens: sum.ssd_tokens + reuse.ssd_tokens,
+                generated_tokens: sum.generated_tokens + series.generation_tokens.get(),
+                requests: sum.requests + series.end_to_end.get_sample_count(),
+            }
+        })
     }
 
     /// The HTTP server's series.

@@ -18,7 +18,6 @@ use tokio::sync::watch;
 
 pub use self::core::Room;
 use self::core::{Action, Core, PATIENCE, Refused, State, Ticket, Turn};
-#[expect(unused_imports)]
 pub(crate) use self::discover::PULLED_REF;
 pub use self::discover::{ModelEntry, Source};
 pub use self::removal::Removed;
