@@ -677,6 +677,15 @@ pub struct Cleared {
     pub live_sessions: usize,
 }
 
+/// `POST /cache/demote`: what was in memory is on SSD only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demoted {
+    /// Records taken out of the RAM tier.
+    pub records: u64,
+    /// Live sessions dropped.
+    pub live_sessions: usize,
+}
+
 /// `GET /cache/explain/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {

@@ -19,7 +19,7 @@ use crate::auth::Keys;
 use crate::config::{Applies, Config, KEYS, Loaded, Problem, Setting};
 use crate::exit::Exit;
 use crate::home::{self, Home, HomeError, Lock};
-use crate::logging::{self, LevelHandle};
+use crate::logging::{self, LogHandle};
 use crate::options::Options;
 use crate::{admin, http};
 
@@ -99,7 +99,7 @@ fn start(options: Options) -> Result<Exit, StartError> {
     let home = options.home().map_err(io_error("find the base directory"))?;
     let notes = home.prepare()?;
     let loaded = options.load(&home).map_err(StartError::Config)?;
-    let level = logging::start(&loaded.config.log);
+    let log = logging::start(&loaded.config.log, Some(&home.logs()));
     for note in notes {
         tracing::info!("{note}");
     }
@@ -113,7 +113,7 @@ fn start(options: Options) -> Result<Exit, StartError> {
         .enable_all()
         .build()
         .map_err(io_error("start the runtime"))?;
-    let ended = runtime.block_on(serve(options, home, loaded, level, keys, &lock));
+    let ended = runtime.block_on(serve(options, home, loaded, log, keys, &lock));
     // Nothing that still runs (a request that outlived the drain) may hold the process.
     runtime.shutdown_background();
     ended
@@ -124,7 +124,7 @@ async fn serve(
     options: Options,
     home: Home,
     loaded: Loaded,
-    level: LevelHandle,
+    log: LogHandle,
     keys: Keys,
     lock: &Lock,
 ) -> Result<Exit, StartError> {
@@ -145,7 +145,7 @@ async fn serve(
         http,
         options,
         effective: Mutex::new(loaded),
-        level,
+        log,
     });
     let admin_stop = CancellationToken::new();
     let admin = admin::serve(daemon.clone(), socket, admin_stop.clone());
@@ -209,7 +209,7 @@ pub struct Daemon {
     pub http: SocketAddr,
     options: Options,
     effective: Mutex<Loaded>,
-    level: LevelHandle,
+    log: LogHandle,
 }
 
 impl Daemon {
@@ -258,7 +258,8 @@ impl Daemon {
         }
         let mut effective = self.effective();
         effective.config.log.level = loaded.config.log.level;
-        self.level.set(loaded.config.log.level);
+        self.log.set(loaded.config.log.level);
+        self.log.reopen();
         let reloadable = KEYS.iter().zip(effective.settings.iter_mut().zip(loaded.settings));
         for (_, (now, new)) in reloadable.filter(|(key, _)| key.applies == Applies::Reload) {
             *now = new;

@@ -135,6 +135,11 @@ impl Home {
         self.base.join("run/omlxd.sock")
     }
 
+    /// `logs/`.
+    pub fn logs(&self) -> PathBuf {
+        self.base.join("logs")
+    }
+
     /// `run/omlxd.json`.
     pub fn run_info(&self) -> PathBuf {
         self.base.join("run/omlxd.json")

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod exit;
 pub mod home;
 pub mod http;
+mod log_file;
 pub mod logging;
 mod memory;
 pub mod metrics;

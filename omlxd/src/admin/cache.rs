@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use kvstore::stats::{DropReason, EvictReason, Op};
 use kvstore::{Damage, Kind, Namespace, Stats, VerifyReport};
 use omlxctl::protocol::{
-    CacheStats, CacheStatus, Cleared, Divergence, ErrorCode, ErrorDetail, Explanation,
+    CacheStats, CacheStatus, Cleared, Demoted, Divergence, ErrorCode, ErrorDetail, Explanation,
     LiveSessions, ModelReuse, NamespaceUse, PromptReuse, StoreStats, Tier, Verified, VerifyEvent,
 };
 
@@ -18,6 +18,8 @@ use crate::daemon::Daemon;
 
 /// Pause between two reports of progress.
 const PROGRESS: Duration = Duration::from_millis(200);
+/// Longest wait for records that are still to be written.
+const DEMOTE_FLUSH: Duration = Duration::from_secs(5);
 
 pub(super) fn stats(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     let app = &daemon.app;
@@ -185,6 +187,19 @@ pub(super) fn clear(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {
     }
     tracing::info!(model, records = gone.blocks, live_sessions, "the cache was cleared");
     json(&Cleared { model, records: gone.blocks, bytes: gone.physical_bytes, live_sessions })
+}
+
+/// Leaves on SSD only what is in memory, as a restart would: for measuring.
+pub(super) fn demote(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
+    let app = &daemon.app;
+    let (live_sessions, _) = app.engine.live_sessions();
+    app.engine.clear_live_sessions();
+    let mut records = 0;
+    if let Some(store) = &app.cache.store {
+        store.flush(DEMOTE_FLUSH);
+        records = store.demote_all() as u64;
+    }
+    json(&Demoted { records, live_sessions })
 }
 
 /// Removes what a model computed. `None` when that cannot be told from others.

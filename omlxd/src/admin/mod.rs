@@ -23,6 +23,7 @@
 //! | `GET /admin/v1/cache` | `CacheStats` |
 //! | `POST /admin/v1/cache/verify` | lines of `VerifyEvent` |
 //! | `POST /admin/v1/cache/clear`, `POST /admin/v1/cache/clear/{id}` | `Cleared` |
+//! | `POST /admin/v1/cache/demote` | `Demoted` |
 //! | `GET /admin/v1/cache/explain/{id}` | `Explanation` |
 //! | `POST /admin/v1/shutdown` | `ShuttingDown` |
 //!
@@ -257,6 +258,7 @@ const ROUTES: &[(Method, &str, Handler)] = &[
     (Method::POST, "/cache/verify", Lines(cache::verify)),
     (Method::POST, "/cache/clear", Document(cache::clear)),
     (Method::POST, "/cache/clear/{id}", Document(cache::clear)),
+    (Method::POST, "/cache/demote", Document(cache::demote)),
     (Method::GET, "/cache/explain/{id}", Document(cache::explain)),
     (Method::POST, "/shutdown", Document(handlers::shutdown)),
 ];
