@@ -32,6 +32,11 @@ pub(crate) fn init() -> Result<()> {
     Ok(())
 }
 
+/// Freed memory that MLX may keep.
+pub(crate) fn cache_limit_bytes() -> u64 {
+    if metal_is_available() { METAL_CACHE_BYTES as u64 } else { CPU_CACHE_BYTES as u64 }
+}
+
 /// Whether arrays live on a Metal device. On Linux MLX runs on its CPU backend.
 pub fn metal_is_available() -> bool {
     let mut available = false;

@@ -81,6 +81,12 @@ impl SequenceCache {
         tokens.max(1).next_multiple_of(GROW_TOKENS as usize)
     }
 
+    /// Tokens that a sliding layer's buffer has room for at most, while chunks are no longer than
+    /// those of 256 tokens that capacity grows by.
+    pub(crate) fn window_capacity(window: usize) -> usize {
+        (window - 1 + (SLACK_TOKENS + GROW_TOKENS) as usize).next_multiple_of(GROW_TOKENS as usize)
+    }
+
     /// Bytes held in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.arrays().map(Array::nbytes).sum()

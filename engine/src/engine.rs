@@ -12,11 +12,13 @@ use kvstore::Namespace;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{LoadError, Result, SubmitError};
-use crate::generation::{GenerateRequest, Generation};
+use crate::generation::{GenerateRequest, Generation, PhaseCell};
+use crate::loaded::Held;
+use crate::memory::{MemorySensor, SystemSensor};
 use crate::model::{Folder, LoadOptions, Model, ModelInfo};
 use crate::reuse::ReuseConfig;
 use crate::tokenizer::Tokenizer;
-use crate::worker::{Command, Held, Job, Worker};
+use crate::worker::{Command, Job, Worker};
 
 /// Tokens that may wait for a slow reader before its row pauses.
 const TOKEN_CHANNEL: usize = 64;
@@ -31,6 +33,18 @@ const MAX_NAMESPACES: usize = 4096;
 pub struct EngineConfig {
     /// The most prompt tokens computed in one step. Cancellation is noticed between steps.
     pub prefill_chunk: usize,
+    /// Requests computed at once.
+    pub max_batch: usize,
+    /// How long a step with a part of a prompt may take while others decode; `None`: twice what it
+    /// takes without.
+    pub decode_stall: Option<Duration>,
+    /// The part of the time that the engine computes, when it has something to: less than 1 leaves
+    /// the rest to other programs.
+    pub duty_cycle: f64,
+    /// What weights, KV, caches and steps may take together, in bytes; `None`: no limit.
+    pub memory_budget: Option<u64>,
+    /// Says how the system's memory does.
+    pub sensor: Arc<dyn MemorySensor>,
     /// Requests that may wait; more are refused.
     pub max_queue: usize,
     /// How long a request may stand still because nobody reads its tokens.
@@ -47,6 +61,11 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             prefill_chunk: 256,
+            max_batch: 8,
+            decode_stall: None,
+            duty_cycle: 1.0,
+            memory_budget: None,
+            sensor: Arc::new(SystemSensor),
             max_queue: 256,
             slow_reader: Duration::from_secs(30),
             compute_dtype: ComputeDtype::Auto,
@@ -60,6 +79,10 @@ impl std::fmt::Debug for EngineConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EngineConfig")
             .field("prefill_chunk", &self.prefill_chunk)
+            .field("max_batch", &self.max_batch)
+            .field("decode_stall", &self.decode_stall)
+            .field("duty_cycle", &self.duty_cycle)
+            .field("memory_budget", &self.memory_budget)
             .field("max_queue", &self.max_queue)
             .field("slow_reader", &self.slow_reader)
             .field("compute_dtype", &self.compute_dtype)
@@ -82,6 +105,9 @@ pub enum ComputeDtype {
 pub trait Observer: Send + Sync {
     /// A step is complete.
     fn step(&self, report: &StepReport);
+
+    /// So many bytes are wanted that only idle models could give back.
+    fn room_wanted(&self, _bytes: u64) {}
 }
 
 /// An observer that looks away.
@@ -95,16 +121,18 @@ impl Observer for NoObserver {
 /// One step of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepReport {
-    /// What it did.
+    /// What it did: `Decode` if any row decoded.
     pub phase: Phase,
-    /// Tokens computed.
-    pub tokens: usize,
     /// Sequences in it.
     pub rows: usize,
-    /// From its start to the tokens it gave.
+    /// Prompt tokens computed.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub new_tokens: usize,
+    /// From the end of the step before, or from its own start after a pause, to its tokens.
     pub duration: Duration,
     /// The part of `duration` that the host spent on it: building graphs, reading and sending
-    /// tokens. In a decode step MLX computes the token before meanwhile.
+    /// tokens. In a decode step MLX computes meanwhile.
     pub host: Duration,
     /// How long MLX had nothing to compute because of the host, at most. This is what a faster host
     /// would win.
@@ -121,7 +149,7 @@ pub enum Phase {
 }
 
 /// Whether the engine gets on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     /// A request is running.
     pub busy: bool,
@@ -133,6 +161,23 @@ pub struct Progress {
     pub running: usize,
     /// Requests waiting.
     pub waiting: usize,
+    /// The step under way.
+    pub step: Option<StepName>,
+    /// Rows that were put back into the queue for lack of memory, since the start.
+    pub preemptions: u64,
+}
+
+/// A step, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepName {
+    /// The model's name.
+    pub model: String,
+    /// Rows that decode.
+    pub decoding: usize,
+    /// Prompt tokens beside them.
+    pub prompt_tokens: usize,
+    /// Since it began.
+    pub age: Duration,
 }
 
 /// MLX's memory, in bytes.
@@ -144,11 +189,17 @@ pub struct MemoryUse {
     pub cache_bytes: u64,
     /// The most that was ever active.
     pub peak_bytes: u64,
+    /// What weights, KV, caches and steps may take together; 0: no limit.
+    pub budget_bytes: u64,
+    /// Of it, reserved by running requests and what their steps need.
+    pub running_bytes: u64,
+    /// Of it, taken by weights, caches kept for later, and steps.
+    pub used_bytes: u64,
 }
 
 /// Names a loaded model between the handle and the engine thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct ModelId(u64);
+pub(crate) struct ModelId(pub(crate) u64);
 
 /// A handle to the engine thread. Clones share it; the thread ends at [`Engine::stop`], or when the
 /// last handle is gone.
@@ -179,11 +230,34 @@ pub(crate) struct Status {
     pub(crate) live_bytes: AtomicUsize,
     /// Counted up by the submitter and down by the engine thread.
     pub(crate) waiting: AtomicUsize,
+    pub(crate) preemptions: AtomicU64,
+    pub(crate) reserved_bytes: AtomicU64,
+    pub(crate) used_bytes: AtomicU64,
+    pub(crate) step_bytes: AtomicU64,
+    pub(crate) budget_bytes: AtomicU64,
+    step: Mutex<Option<CurrentStep>>,
     /// Where the KV of each model name was looked for.
     namespaces: Mutex<BTreeMap<String, BTreeSet<Namespace>>>,
 }
 
+/// The step that MLX computes.
+#[derive(Debug, Clone)]
+pub(crate) struct CurrentStep {
+    pub(crate) model: String,
+    pub(crate) decoding: usize,
+    pub(crate) prompt_tokens: usize,
+    pub(crate) begin: Instant,
+}
+
 impl Status {
+    pub(crate) fn step_begins(&self, step: CurrentStep) {
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
+    }
+
+    pub(crate) fn step_done(&self) {
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// A sign of life.
     pub(crate) fn alive(&self) {
         let now = self.started.elapsed().as_millis() as u64;
@@ -223,6 +297,12 @@ impl Engine {
             live_sessions: AtomicUsize::new(0),
             live_bytes: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            preemptions: AtomicU64::new(0),
+            reserved_bytes: AtomicU64::new(0),
+            used_bytes: AtomicU64::new(0),
+            step_bytes: AtomicU64::new(0),
+            budget_bytes: AtomicU64::new(config.memory_budget.unwrap_or(u64::MAX)),
+            step: Mutex::default(),
             namespaces: Mutex::default(),
         });
         let max_queue = config.max_queue;
@@ -281,11 +361,11 @@ impl Engine {
             .spawn(read)
             .map_err(|source| LoadError::Io { path: "a thread".into(), source })?;
         let abandoned = UnloadOnDrop { engine: self, id };
-        let (folder, info) = outcome.await.unwrap_or(Err(LoadError::ShuttingDown))?;
+        let (folder, info, cost) = outcome.await.unwrap_or(Err(LoadError::ShuttingDown))?;
         std::mem::forget(abandoned);
         let folder = Arc::try_unwrap(folder).map_err(|_| LoadError::ShuttingDown)?;
         let info = ModelInfo { load_time: started.elapsed(), ..info };
-        Ok(Model::new(self.clone(), id, name, info, folder, gone))
+        Ok(Model::new(self.clone(), id, name, (info, cost), folder, gone))
     }
 
     /// Whether the engine gets on.
@@ -300,6 +380,15 @@ impl Engine {
             since_last_step: now.saturating_sub(last),
             running,
             waiting: status.waiting.load(Ordering::Relaxed),
+            step: status.step.lock().unwrap_or_else(PoisonError::into_inner).clone().map(|step| {
+                StepName {
+                    model: step.model,
+                    decoding: step.decoding,
+                    prompt_tokens: step.prompt_tokens,
+                    age: step.begin.elapsed(),
+                }
+            }),
+            preemptions: status.preemptions.load(Ordering::Relaxed),
         }
     }
 
@@ -330,6 +419,25 @@ impl Engine {
             active_bytes: bytes(mlx_rs::memory::active_memory()),
             cache_bytes: bytes(mlx_rs::memory::cache_memory()),
             peak_bytes: bytes(mlx_rs::memory::peak_memory()),
+            budget_bytes: match self.shared.status.budget_bytes.load(Ordering::Relaxed) {
+                u64::MAX => 0,
+                budget => budget,
+            },
+            running_bytes: self.shared.status.reserved_bytes.load(Ordering::Relaxed)
+                + self.shared.status.step_bytes.load(Ordering::Relaxed),
+            used_bytes: self.shared.status.used_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What the budget leaves beside so many bytes of weights and the memory of steps; `None`: no
+    /// limit.
+    pub(crate) fn room_beside(&self, weights: u64) -> Option<u64> {
+        match self.shared.status.budget_bytes.load(Ordering::Relaxed) {
+            u64::MAX => None,
+            budget => {
+                let step = self.shared.status.step_bytes.load(Ordering::Relaxed);
+                Some(budget.saturating_sub(weights).saturating_sub(step))
+            }
         }
     }
 
@@ -364,8 +472,9 @@ impl Engine {
         let Ok(last) = events.clone().try_reserve_owned() else {
             return refuse(SubmitError::ShuttingDown);
         };
-        let generation = Generation::new(receiver, &request, tokenizer, eos);
-        let job = Job { model, request, events, last, submitted: Instant::now() };
+        let phase = Arc::new(PhaseCell::default());
+        let generation = Generation::new(receiver, &request, tokenizer, eos, Arc::clone(&phase));
+        let job = Job { model, request, events, last, phase, submitted: Instant::now() };
         match commands.try_send(Command::Submit(Box::new(job))) {
             Ok(()) => Ok(generation),
             Err(TrySendError::Full(_)) => refuse(SubmitError::QueueFull { waiting }),

@@ -48,6 +48,22 @@ pub enum LoadError {
         /// What the engine has.
         supported: Vec<&'static str>,
     },
+    /// The weights alone are more than the whole memory budget.
+    #[error("the weights take {needed_bytes} bytes and the memory budget is {budget_bytes}")]
+    TooLarge {
+        /// What the weights take.
+        needed_bytes: u64,
+        /// The budget.
+        budget_bytes: u64,
+    },
+    /// The weights do not fit beside what is in memory now.
+    #[error("the weights take {needed_bytes} bytes and {free_bytes} are free")]
+    NoRoom {
+        /// What the weights take.
+        needed_bytes: u64,
+        /// What the budget leaves now.
+        free_bytes: u64,
+    },
     /// MLX refused an operation while the model was being built or tried out.
     #[error("MLX failed while loading {path}: {what}")]
     Mlx {
@@ -111,6 +127,12 @@ pub enum GenerateError {
     /// The receiver did not read for longer than the limit.
     #[error("the client read nothing for {0} seconds")]
     SlowReader(u64),
+    /// Its time was over before its answer was.
+    #[error("the request's deadline passed")]
+    Deadline,
+    /// Nothing else ran, and its KV still did not fit.
+    #[error("there is not enough memory for this request now")]
+    NoMemory,
     /// A bug in the engine: the step panicked. The message is in the log.
     #[error("internal error in the engine")]
     Internal,

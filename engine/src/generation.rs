@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -32,6 +33,10 @@ pub struct GenerateRequest {
     pub logprobs: Option<usize>,
     /// Keeps this request's KV apart from that of requests with another salt. Empty: shared.
     pub cache_salt: String,
+    /// Whom the request belongs to, an API key for one: tenants share the engine evenly.
+    pub tenant: String,
+    /// When it fails if it has not ended.
+    pub deadline: Option<Instant>,
     /// Keep special tokens (such as `<tool_call>`) in the text. End-of-sequence tokens never are.
     pub keep_special_tokens: bool,
 }
@@ -130,6 +135,46 @@ pub struct Timings {
     pub decode: Duration,
 }
 
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowPhase {
+    /// It waits for its turn.
+    Queued,
+    /// Its prompt is being computed.
+    Prefill,
+    /// Its answer is being generated.
+    Decode,
+}
+
+/// A request's phase, set by the engine thread and read by others.
+#[derive(Debug, Default)]
+pub(crate) struct PhaseCell(AtomicU8);
+
+impl PhaseCell {
+    pub(crate) fn set(&self, phase: RowPhase) {
+        self.0.store(phase as u8, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> RowPhase {
+        match self.0.load(Ordering::Relaxed) {
+            0 => RowPhase::Queued,
+            1 => RowPhase::Prefill,
+            _ => RowPhase::Decode,
+        }
+    }
+}
+
+/// Reads a request's phase for as long as somebody wants to, wherever its generation is.
+#[derive(Debug, Clone)]
+pub struct PhaseReader(Arc<PhaseCell>);
+
+impl PhaseReader {
+    /// How far the request is.
+    pub fn get(&self) -> RowPhase {
+        self.0.get()
+    }
+}
+
 /// What the engine thread sends for one request.
 #[derive(Debug)]
 pub(crate) enum Raw {
@@ -158,6 +203,7 @@ pub struct Generation {
     /// Events that came out together.
     ready: VecDeque<Event>,
     finished: bool,
+    phase: Arc<PhaseCell>,
 }
 
 impl Generation {
@@ -166,6 +212,7 @@ impl Generation {
         request: &GenerateRequest,
         tokenizer: Tokenizer,
         eos: Arc<[u32]>,
+        phase: Arc<PhaseCell>,
     ) -> Self {
         Self {
             receiver,
@@ -179,6 +226,7 @@ impl Generation {
             first_token: None,
             ready: VecDeque::new(),
             finished: false,
+            phase,
         }
     }
 
@@ -202,6 +250,11 @@ impl Generation {
     /// What was reused of the prompt, and why not more; known with the first token.
     pub fn reuse(&self) -> &ReuseReport {
         &self.reuse
+    }
+
+    /// How far it is, for others to read.
+    pub fn phase(&self) -> PhaseReader {
+        PhaseReader(Arc::clone(&self.phase))
     }
 
     /// Token counts so far.

@@ -8,6 +8,7 @@
 //!
 //! This crate knows nothing of HTTP, sockets or configuration files.
 
+mod batch;
 mod bridge;
 mod cache;
 mod detokenize;
@@ -16,13 +17,18 @@ mod error;
 mod gated_delta;
 mod generation;
 mod inspect;
+mod loaded;
+mod memory;
 mod model;
 mod models;
 mod nn;
+mod platform;
 mod quantization;
 mod reuse;
 mod rope;
+mod row;
 mod sampling;
+mod schedule;
 mod step;
 mod stop;
 mod template;
@@ -37,10 +43,11 @@ pub use engine::{
 };
 pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};
 pub use generation::{
-    Delta, Event, FinishReason, GenerateRequest, Generation, Outcome, Timings, TokenLogprob,
-    TokenLogprobs, TokenOutput, Usage,
+    Delta, Event, FinishReason, GenerateRequest, Generation, Outcome, PhaseReader, RowPhase,
+    Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
 pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
+pub use memory::{MemorySensor, Pressure, SystemSensor};
 pub use model::{LoadOptions, Model, ModelInfo};
 pub use quantization::Quantization;
 pub use reuse::{Divergence, MissReason, ReuseConfig, ReuseReport};

@@ -13,6 +13,7 @@ use crate::generation::{GenerateRequest, Generation};
 use crate::models::{ConfigFile, text_fields};
 use crate::quantization::{Quantization, QuantizationConfig};
 use crate::sampling::SamplingDefaults;
+use crate::schedule::KvCost;
 use crate::template::{ChatTemplate, parse_object};
 use crate::tokenizer::Tokenizer;
 
@@ -31,6 +32,7 @@ struct Inner {
     id: ModelId,
     name: String,
     info: ModelInfo,
+    cost: KvCost,
     folder: Folder,
     gone: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -74,12 +76,12 @@ impl Model {
         engine: Engine,
         id: ModelId,
         name: String,
-        info: ModelInfo,
+        (info, cost): (ModelInfo, KvCost),
         folder: Folder,
         gone: oneshot::Receiver<()>,
     ) -> Self {
         let gone = Mutex::new(Some(gone));
-        Self { inner: Arc::new(Inner { engine, id, name, info, folder, gone }) }
+        Self { inner: Arc::new(Inner { engine, id, name, info, cost, folder, gone }) }
     }
 
     /// Lets go of the model. Completes when its weights have left memory: when the last clone of
@@ -121,6 +123,19 @@ impl Model {
         &self.inner.folder.sampling
     }
 
+    /// Tokens that a prompt and its answer may have together: the model's limit, or fewer where the
+    /// memory budget holds no more beside the weights.
+    pub fn context_tokens(&self) -> usize {
+        let room = self.inner.engine.room_beside(self.inner.info.weight_bytes);
+        let fits = room.map_or(usize::MAX, |room| self.inner.cost.tokens_in(room));
+        self.inner.info.context_tokens.min(fits)
+    }
+
+    /// Bytes that the caches of a sequence of so many tokens take.
+    pub fn kv_bytes(&self, tokens: usize) -> u64 {
+        self.inner.cost.bytes(tokens)
+    }
+
     /// Queues a request.
     ///
     /// # Errors
@@ -132,8 +147,8 @@ impl Model {
         if prompt_tokens == 0 {
             return Err(SubmitError::EmptyPrompt);
         }
-        if prompt_tokens >= info.context_tokens {
-            let context_tokens = info.context_tokens;
+        let context_tokens = self.context_tokens();
+        if prompt_tokens >= context_tokens {
             return Err(SubmitError::ContextExceeded { prompt_tokens, context_tokens });
         }
         let vocab = info.vocab_tokens;
@@ -142,7 +157,7 @@ impl Model {
             return Err(SubmitError::UnknownToken { id, vocab });
         }
         let mut request = request;
-        request.max_tokens = request.max_tokens.min(info.context_tokens - prompt_tokens).max(1);
+        request.max_tokens = request.max_tokens.min(context_tokens - prompt_tokens).max(1);
         let Folder { tokenizer, eos, .. } = &self.inner.folder;
         self.inner.engine.submit(self.inner.id, request, tokenizer.clone(), eos.clone())
     }

@@ -141,6 +141,19 @@ pub(crate) struct LinearGroup {
 }
 
 impl LinearGroup {
+    /// Loads `{path}.q_proj`, `.k_proj` and `.v_proj` of so many rows.
+    pub(crate) fn load_qkv(
+        weights: &mut Weights,
+        path: &str,
+        [q, kv]: [i32; 2],
+        hidden: i32,
+        bias: bool,
+    ) -> Result<Self, LoadError> {
+        let parts = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
+        let parts = parts.map(|(name, rows)| (format!("{path}.{name}"), rows));
+        Self::load(weights, &parts, hidden, bias)
+    }
+
     /// Loads each `(path, rows)` over `columns` inputs. The parts become views of one matrix, so
     /// that having both costs no memory.
     pub(crate) fn load(
@@ -239,6 +252,47 @@ impl Embedding {
     }
 }
 
+/// Both ends of a decoder: ids to rows, and rows to logits.
+#[derive(Debug)]
+pub(crate) struct Vocabulary {
+    embed_tokens: Embedding,
+    /// `None`: the embeddings serve as the output head.
+    lm_head: Option<Linear>,
+}
+
+impl Vocabulary {
+    /// Loads `{embed}.weight` and, unless the two are `tied`, `{head}.weight`, both of
+    /// [vocab, hidden]. Where the config does not say, they are tied when there is no head.
+    pub(crate) fn load(
+        weights: &mut Weights,
+        [embed, head]: [&str; 2],
+        shape: [i32; 2],
+        tied: Option<bool>,
+    ) -> Result<Self, LoadError> {
+        let tied = tied.unwrap_or(!weights.contains(&format!("{head}.weight")));
+        Ok(Self {
+            embed_tokens: Embedding::load(weights, embed, shape)?,
+            lm_head: match tied {
+                true => None,
+                false => Some(Linear::load(weights, head, shape, false)?),
+            },
+        })
+    }
+
+    /// tokens: [1, T]; returns [1, T, hidden].
+    pub(crate) fn embed(&self, tokens: &Array) -> Result<Array> {
+        self.embed_tokens.forward(tokens)
+    }
+
+    /// x: [1, R, hidden]; returns [1, R, vocab].
+    pub(crate) fn logits(&self, x: &Array) -> Result<Array> {
+        match &self.lm_head {
+            Some(head) => head.forward(x),
+            None => self.embed_tokens.as_linear(x),
+        }
+    }
+}
+
 /// Root mean square normalization (arXiv 1910.07467).
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
@@ -282,20 +336,22 @@ impl RmsNorm {
     }
 }
 
-/// The gated feed-forward layer: down(silu(gate(x)) * up(x)).
+/// The gated feed-forward layer: down(activation(gate(x)) * up(x)). With [`silu`] it is SwiGLU.
 #[derive(Debug)]
-pub(crate) struct SwiGlu {
+pub(crate) struct GatedMlp {
     gate_up: LinearGroup,
     down: Linear,
+    activation: Activation,
 }
 
-impl SwiGlu {
+impl GatedMlp {
     /// Loads `{path}.gate_proj`, `.up_proj` and `.down_proj`.
     pub(crate) fn load(
         weights: &mut Weights,
         path: &str,
         [hidden, intermediate]: [i32; 2],
         bias: bool,
+        activation: Activation,
     ) -> Result<Self, LoadError> {
         let parts = ["gate_proj", "up_proj"].map(|name| (format!("{path}.{name}"), intermediate));
         Ok(Self {
@@ -306,6 +362,7 @@ impl SwiGlu {
                 [hidden, intermediate],
                 bias,
             )?,
+            activation,
         })
     }
 
@@ -313,9 +370,12 @@ impl SwiGlu {
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         let parts = self.gate_up.forward(x)?;
         let [gate, up] = &parts[..] else { unreachable!("two parts were loaded") };
-        self.down.forward(&multiply(silu(gate)?, up)?)
+        self.down.forward(&multiply((self.activation)(gate)?, up)?)
     }
 }
+
+/// What bends the gate of a [`GatedMlp`]: x to an array of the same shape.
+pub(crate) type Activation = fn(&Array) -> Result<Array>;
 
 /// x times its own sigmoid.
 pub(crate) fn silu(x: &Array) -> Result<Array> {

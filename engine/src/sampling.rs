@@ -9,8 +9,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use crate::error::Result;
 use mlx_rs::ops::indexing::{argmax_axis, take_along_axis, take_axis};
 use mlx_rs::ops::{
-    arange, argpartition_axis, argsort_axis, cumsum, divide, multiply, negative, select,
-    softmax_axis,
+    arange, argpartition_axis, argsort_axis, concatenate, cumsum, divide, multiply, negative,
+    select, softmax_axis,
 };
 use mlx_rs::{Array, Dtype};
 use rand_chacha::ChaCha8Rng;
@@ -89,10 +89,11 @@ impl SamplingDefaults {
 /// The tokens of one step, still lazy.
 #[derive(Debug)]
 pub(crate) struct Sampled {
-    /// [1] of u32.
-    pub(crate) token: Array,
-    pub(crate) logprobs: Option<LazyLogprobs>,
-    /// Whether any logit was NaN; asked for once a request.
+    /// [R] of u32, one for each row.
+    pub(crate) tokens: Array,
+    /// One for each row; `None` where none are wanted.
+    pub(crate) logprobs: Vec<Option<LazyLogprobs>>,
+    /// [R]: whether any logit was NaN; asked for with the first token of a request.
     pub(crate) is_nan: Option<Array>,
 }
 
@@ -108,12 +109,131 @@ pub(crate) struct LazyLogprobs {
 impl Sampled {
     /// Every array that must be evaluated with the step.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        let logprobs = self.logprobs.iter().flat_map(|logprobs| {
+        let logprobs = self.logprobs.iter().flatten().flat_map(|logprobs| {
             let top = logprobs.top.iter().flat_map(|(ids, values)| [ids, values]);
             std::iter::once(&logprobs.chosen).chain(top)
         });
-        std::iter::once(&self.token).chain(logprobs).chain(&self.is_nan)
+        std::iter::once(&self.tokens).chain(logprobs).chain(&self.is_nan)
     }
+}
+
+/// Samples a token for each row of a step. logits: [1, R, vocab], R being the number of samplers.
+///
+/// Rows that are sampled in the same way go through one graph; each row's arithmetic is its own, so
+/// that a row's token does not depend on the others.
+pub(crate) fn sample(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Sampled> {
+    let [_, rows, vocab] = *logits.shape() else {
+        return Err(mlx_rs::error::Exception::custom("logits have three axes"));
+    };
+    let raw = logits.reshape(&[rows, vocab])?.as_dtype(Dtype::Float32)?;
+    let is_nan = match samplers.iter().any(|sampler| sampler.steps == 0) {
+        true => Some(raw.is_nan()?.any_axis(1, false)?),
+        false => None,
+    };
+    let row = |a: &Array, n: usize| slice(a, &[n as i32, 0], &[n as i32 + 1, vocab]);
+    let adjusted = match samplers.iter().any(|sampler| sampler.adjusts()) {
+        true => {
+            let rows = samplers.iter().enumerate().map(|(n, sampler)| {
+                let logits = row(&raw, n)?;
+                if sampler.adjusts() { sampler.adjust(logits) } else { Ok(logits) }
+            });
+            concatenate(&rows.collect::<Result<Vec<_>>>()?, 0)?
+        }
+        false => raw.clone(),
+    };
+    let tokens = choose(&adjusted, samplers)?;
+    let mut logprobs = Vec::with_capacity(samplers.len());
+    for (n, sampler) in samplers.iter_mut().enumerate() {
+        let token = match sampler.penalties.is_some() || sampler.logprobs.is_some() {
+            true => Some(slice(&tokens, &[n as i32], &[n as i32 + 1])?),
+            false => None,
+        };
+        sampler.steps += 1;
+        let Some(token) = token else {
+            logprobs.push(None);
+            continue;
+        };
+        if let Some(penalties) = &mut sampler.penalties {
+            penalties.count(&token)?;
+        }
+        let raw = || row(&raw, n)?.reshape(&[vocab]);
+        let top = sampler.logprobs.map(|top| (top as i32).min(vocab));
+        logprobs.push(top.map(|top| lazy_logprobs(&raw()?, &token, top)).transpose()?);
+    }
+    Ok(Sampled { tokens, logprobs, is_nan })
+}
+
+/// What the rows of one graph share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Greedy,
+    /// From the whole distribution.
+    Whole,
+    /// From the likeliest `top_k` (0: all, in their order), cut by top_p, by min_p.
+    Filtered {
+        top_k: usize,
+        by_top_p: bool,
+        by_min_p: bool,
+    },
+}
+
+/// logits: [R, vocab], adjusted; returns the tokens, [R] of u32.
+fn choose(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Array> {
+    let vocab = logits.shape()[1];
+    let ways: Vec<Way> = samplers.iter().map(|sampler| sampler.way(vocab)).collect();
+    if ways.iter().all(|way| *way == ways[0]) {
+        return choose_alike(logits, ways[0], samplers);
+    }
+    let mut order: Vec<usize> = (0..ways.len()).collect();
+    order.sort_by_key(|&row| (ways[row], row));
+    let indices = |rows: &[usize]| {
+        let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        Array::from_slice(&rows, &[rows.len() as i32])
+    };
+    let mut chosen = Vec::new();
+    for group in order.chunk_by(|&a, &b| ways[a] == ways[b]) {
+        let rows = take_axis(logits, indices(group), 0)?;
+        // A group's rows ascend, so that one pass over the samplers meets them in order.
+        let members = samplers.iter_mut().enumerate().filter(|(row, _)| group.contains(row));
+        let mut members: Vec<&mut Sampler> = members.map(|(_, sampler)| &mut **sampler).collect();
+        chosen.push(choose_alike(&rows, ways[group[0]], &mut members)?);
+    }
+    let mut back = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(at, &row)| back[row] = at);
+    take_axis(concatenate(&chosen, 0)?, indices(&back), 0)
+}
+
+/// All rows in the same way. logits: [G, vocab]; returns [G] of u32.
+fn choose_alike(logits: &Array, way: Way, samplers: &mut [&mut Sampler]) -> Result<Array> {
+    if way == Way::Greedy {
+        return argmax_axis(logits, 1, false);
+    }
+    let column = |value: &dyn Fn(&Sampler) -> f32| {
+        let values: Vec<f32> = samplers.iter().map(|sampler| value(sampler)).collect();
+        Array::from_slice(&values, &[values.len() as i32, 1])
+    };
+    let scaled = divide(logits, column(&|sampler| sampler.params.temperature))?;
+    let (top_p, min_p) = (column(&|s| s.params.top_p), column(&|s| s.params.min_p));
+    let draws: Vec<f32> = samplers.iter_mut().map(|sampler| sampler.draw()).collect();
+    let draws = Array::from_slice(&draws, &[draws.len() as i32, 1]);
+    let probs = softmax_axis(scaled, 1, true)?;
+    let Way::Filtered { top_k, by_top_p, by_min_p } = way else { return invert(&probs, &draws) };
+    let (order, mut sorted) = likeliest(&probs, top_k as i32)?;
+    if by_top_p {
+        // The first token always stays: nothing lies before it.
+        let total = sorted.sum_axis(1, true)?;
+        let before = cumsum(&sorted, 1, None, false)?;
+        let keep = before.lt(multiply(total, top_p)?)?;
+        sorted = multiply(sorted, keep.as_dtype(Dtype::Float32)?)?;
+    }
+    if by_min_p {
+        let first = slice(&sorted, &[0, 0], &[sorted.shape()[0], 1])?;
+        let keep = sorted.ge(multiply(first, min_p)?)?;
+        sorted = multiply(&sorted, keep.as_dtype(Dtype::Float32)?)?;
+    }
+    let places = invert(&sorted, &draws)?;
+    let rows = places.shape()[0];
+    take_along_axis(order, places.reshape(&[rows, 1])?, 1)?.reshape(&[rows])
 }
 
 /// The sampler of one request.
@@ -185,32 +305,33 @@ impl Sampler {
         })
     }
 
-    /// logits: [1, 1, vocab], this request's row; returns the token to come next.
-    pub(crate) fn sample(&mut self, logits: &Array) -> Result<Sampled> {
-        let vocab = logits.shape()[2];
-        let raw = logits.reshape(&[vocab])?.as_dtype(Dtype::Float32)?;
-        let is_nan = match self.steps {
-            0 => Some(raw.is_nan()?.any(None)?),
-            _ => None,
-        };
-        let adjusted = self.adjust(raw.clone())?;
-        let token = match self.params.temperature {
-            0.0 => argmax_axis(&adjusted, 0, true)?,
-            _ => self.draw(&adjusted)?,
-        };
-        if let Some(penalties) = &mut self.penalties {
-            let here = penalties.ids.eq(&token)?.as_dtype(Dtype::Float32)?;
-            penalties.counts = penalties.counts.add(here)?;
+    /// How its tokens are chosen from adjusted logits.
+    fn way(&self, vocab: i32) -> Way {
+        let SamplingParams { temperature, top_p, top_k, min_p, .. } = self.params;
+        let (by_top_p, by_min_p) = (top_p < 1.0, min_p > 0.0);
+        let vocab = vocab as usize;
+        let top_k = if top_k == 0 { vocab } else { top_k.min(vocab) };
+        if temperature == 0.0 {
+            Way::Greedy
+        } else if top_k == vocab && !by_top_p && !by_min_p {
+            Way::Whole
+        } else {
+            Way::Filtered { top_k, by_top_p, by_min_p }
         }
-        self.steps += 1;
-        let logprobs = match self.logprobs {
-            Some(top) => Some(lazy_logprobs(&raw, &token, (top as i32).min(vocab))?),
-            None => None,
-        };
-        Ok(Sampled { token, logprobs, is_nan })
     }
 
-    /// Bias and penalties. logits: [vocab].
+    /// The next draw, in (0, 1], so that a token of probability 0 is never hit.
+    fn draw(&mut self) -> f32 {
+        ((self.rng.next_u32() >> 8) + 1) as f32 / (1 << 24) as f32
+    }
+
+    /// Whether its logits are changed before a token is chosen.
+    fn adjusts(&self) -> bool {
+        let holds_back_eos = self.no_eos.is_some() && self.steps < self.min_tokens;
+        self.bias.is_some() || self.penalties.is_some() || holds_back_eos
+    }
+
+    /// Bias and penalties. logits: [1, vocab].
     fn adjust(&self, mut logits: Array) -> Result<Array> {
         if let Some(bias) = &self.bias {
             logits = logits.add(bias)?;
@@ -223,36 +344,16 @@ impl Sampler {
             _ => Ok(logits),
         }
     }
-
-    /// One draw by inverting the distribution function. logits: [vocab]; returns [1].
-    fn draw(&mut self, logits: &Array) -> Result<Array> {
-        // In (0, 1], so that a token of probability 0 is never hit.
-        let uniform = ((self.rng.next_u32() >> 8) + 1) as f32 / (1 << 24) as f32;
-        let vocab = logits.shape()[0];
-        let scaled = divide(logits, Array::from_f32(self.params.temperature))?;
-        let probs = softmax_axis(scaled, 0, true)?;
-        let SamplingParams { top_p, top_k, min_p, .. } = self.params;
-        let top_k = if top_k == 0 { vocab } else { (top_k.min(vocab as usize)) as i32 };
-        if top_k == vocab && top_p >= 1.0 && min_p <= 0.0 {
-            return invert(&probs, uniform);
-        }
-        let (order, mut sorted) = likeliest(&probs, top_k)?;
-        if top_p < 1.0 {
-            // The first token always stays: nothing lies before it.
-            let total = sorted.sum(None)?;
-            let before = cumsum(&sorted, 0, None, false)?;
-            let keep = before.lt(multiply(total, Array::from_f32(top_p))?)?;
-            sorted = multiply(sorted, keep.as_dtype(Dtype::Float32)?)?;
-        }
-        if min_p > 0.0 {
-            let floor = multiply(slice(&sorted, &[0], &[1])?, Array::from_f32(min_p))?;
-            sorted = multiply(&sorted, sorted.ge(floor)?.as_dtype(Dtype::Float32)?)?;
-        }
-        take_axis(order, invert(&sorted, uniform)?, 0)
-    }
 }
 
 impl Penalties {
+    /// token: [1], the one that the answer holds now too.
+    fn count(&mut self, token: &Array) -> Result<()> {
+        let here = self.ids.eq(token)?.as_dtype(Dtype::Float32)?;
+        self.counts = self.counts.add(here)?;
+        Ok(())
+    }
+
     fn apply(&self, logits: Array, params: &SamplingParams) -> Result<Array> {
         let zero = Array::from_f32(0.0);
         let mut logits = logits;
@@ -276,29 +377,34 @@ impl Penalties {
     }
 }
 
-/// The `k` likeliest of [vocab], likeliest first: (ids, probabilities), [k] each.
+/// The `k` likeliest of each row of [G, vocab], likeliest first: (ids, probabilities), [G, k] each.
 fn likeliest(probs: &Array, k: i32) -> Result<(Array, Array)> {
     let negative = negative(probs)?;
-    if k == probs.shape()[0] {
-        let order = argsort_axis(&negative, 0)?;
-        let sorted = take_along_axis(probs, &order, 0)?;
+    let [rows, vocab] = *probs.shape() else {
+        return Err(mlx_rs::error::Exception::custom("probabilities have two axes"));
+    };
+    if k == vocab {
+        let order = argsort_axis(&negative, 1)?;
+        let sorted = take_along_axis(probs, &order, 1)?;
         return Ok((order, sorted));
     }
-    let chosen = slice(&argpartition_axis(&negative, k - 1, 0)?, &[0], &[k])?;
-    let within = argsort_axis(take_along_axis(&negative, &chosen, 0)?, 0)?;
-    let order = take_along_axis(&chosen, &within, 0)?;
-    let sorted = take_along_axis(probs, &order, 0)?;
+    let chosen = slice(&argpartition_axis(&negative, k - 1, 1)?, &[0, 0], &[rows, k])?;
+    let within = argsort_axis(take_along_axis(&negative, &chosen, 1)?, 1)?;
+    let order = take_along_axis(&chosen, &within, 1)?;
+    let sorted = take_along_axis(probs, &order, 1)?;
     Ok((order, sorted))
 }
 
-/// The first index at which the running sum of weights reaches `uniform` of the total; [1].
-fn invert(weights: &Array, uniform: f32) -> Result<Array> {
-    let last = weights.shape()[0];
-    let running = cumsum(weights, 0, None, true)?;
-    let total = slice(&running, &[last - 1], &[last])?;
-    let target = multiply(total, Array::from_f32(uniform))?;
-    let before = running.lt(target)?;
-    before.as_dtype(Dtype::Uint32)?.sum_axis(0, true)?.as_dtype(Dtype::Uint32)
+/// For each row the first index at which the running sum of weights ([G, n]) reaches the row's draw
+/// ([G, 1]) of the total; [G] of u32.
+fn invert(weights: &Array, draws: &Array) -> Result<Array> {
+    let [rows, last] = *weights.shape() else {
+        return Err(mlx_rs::error::Exception::custom("weights have two axes"));
+    };
+    let running = cumsum(weights, 1, None, true)?;
+    let total = slice(&running, &[0, last - 1], &[rows, last])?;
+    let before = running.lt(multiply(total, draws)?)?;
+    before.as_dtype(Dtype::Uint32)?.sum_axis(1, false)?.as_dtype(Dtype::Uint32)
 }
 
 fn lazy_logprobs(raw: &Array, token: &Array, top: i32) -> Result<LazyLogprobs> {
@@ -325,7 +431,8 @@ mod tests {
         crate::bridge::init().unwrap();
         let logits = Array::from_slice(&LOGITS, &[1, 1, 6]);
         let mut sampler = Sampler::new(params, None, 0, (prompt, &[], 6)).unwrap();
-        (0..count).map(|_| sampler.sample(&logits).unwrap().token.item_exact::<u32>()).collect()
+        let mut next = || sample(&logits, &mut [&mut sampler]).unwrap().tokens.item_exact::<u32>();
+        (0..count).map(|_| next()).collect()
     }
 
     fn seeded(seed: u64) -> SamplingParams {
@@ -387,11 +494,53 @@ mod tests {
         crate::bridge::init().unwrap();
         let logits = Array::from_slice(&LOGITS, &[1, 1, 6]);
         let mut sampler = Sampler::new(greedy(), Some(2), 2, (&[], &[1], 6)).unwrap();
-        let sampled: Vec<Sampled> = (0..3).map(|_| sampler.sample(&logits).unwrap()).collect();
-        let ids = sampled.iter().map(|s| s.token.item_exact::<u32>());
+        let sampled: Vec<Sampled> =
+            (0..3).map(|_| sample(&logits, &mut [&mut sampler]).unwrap()).collect();
+        let ids = sampled.iter().map(|s| s.tokens.item_exact::<u32>());
         assert_eq!(ids.collect::<Vec<_>>(), [3, 3, 1]);
-        let logprob = sampled[0].logprobs.as_ref().unwrap().chosen.item_exact::<f32>();
+        let logprob = sampled[0].logprobs[0].as_ref().unwrap().chosen.item_exact::<f32>();
         let total: f32 = LOGITS.iter().map(|logit| logit.exp()).sum();
         assert!((logprob - (1.5 - total.ln())).abs() < 1e-5);
+    }
+
+    #[test]
+    fn a_row_is_sampled_as_if_it_were_alone() {
+        crate::bridge::init().unwrap();
+        let rows = 12;
+        let logits: Vec<f32> =
+            (0..rows * 50).map(|i| ((i * i) as f32 * 0.37).sin() * 4.0).collect();
+        let params = |row: u64| {
+            let temperature = [0.0, 1.0, 0.7][row as usize % 3];
+            SamplingParams {
+                temperature,
+                top_k: [0, 5, 0, 50][row as usize % 4],
+                top_p: if row.is_multiple_of(2) { 0.9 } else { 1.0 },
+                min_p: if row == 5 { 0.1 } else { 0.0 },
+                frequency_penalty: if row == 3 || row == 8 { 0.5 } else { 0.0 },
+                logit_bias: if row == 4 { vec![(7, 3.0)] } else { Vec::new() },
+                ..seeded(row)
+            }
+        };
+        let sampler = |row: u64| {
+            let logprobs = (row == 6).then_some(3);
+            Sampler::new(params(row), logprobs, (row == 9).into(), (&[1], &[2], 50)).unwrap()
+        };
+        let mut together: Vec<Sampler> = (0..rows).map(sampler).collect();
+        let mut alone: Vec<Sampler> = (0..rows).map(sampler).collect();
+        let all = Array::from_slice(&logits, &[1, rows as i32, 50]);
+        for _ in 0..20 {
+            let mut samplers: Vec<&mut Sampler> = together.iter_mut().collect();
+            let sampled = sample(&all, &mut samplers).unwrap();
+            let tokens = sampled.tokens.as_slice::<u32>();
+            for (row, sampler) in alone.iter_mut().enumerate() {
+                let own = Array::from_slice(&logits[row * 50..row * 50 + 50], &[1, 1, 50]);
+                let own = sample(&own, &mut [sampler]).unwrap();
+                assert_eq!(tokens[row], own.tokens.item_exact::<u32>(), "row {row}");
+                let logprob = |s: &Sampled, n: usize| {
+                    s.logprobs[n].as_ref().map(|l| l.chosen.item_exact::<f32>())
+                };
+                assert_eq!(logprob(&sampled, row), logprob(&own, 0), "row {row}");
+            }
+        }
     }
 }

@@ -64,6 +64,7 @@ pub use inspect::{BlockInfo, Cleared, Departure, VerifyReport, Whereabouts};
 pub use key::{Key, Kind, Namespace};
 pub use layout::Damage;
 pub use map::MAX_MAPPINGS;
+pub use platform::{Intent, set_intent};
 pub use real_disk::RealDisk;
 pub use record::{Record, RecordShape};
 pub use stats::{Stats, Tier};

@@ -2,9 +2,31 @@
 //! unit tests, so that it is type-checked there.
 
 #[cfg(target_vendor = "apple")]
-pub(crate) use apple::{barrier, fill_pages, is_fault, read_ahead, set_up_map, set_up_read};
+pub(crate) use apple::{
+    barrier, fill_pages, is_fault, read_ahead, set_thread_class, set_up_map, set_up_read,
+};
 #[cfg(not(target_vendor = "apple"))]
-pub(crate) use linux::{barrier, fill_pages, is_fault, read_ahead, set_up_map, set_up_read};
+pub(crate) use linux::{
+    barrier, fill_pages, is_fault, read_ahead, set_thread_class, set_up_map, set_up_read,
+};
+
+/// What a thread is for, so that the system can share the machine out: people's programs come
+/// before the model, and the model before what can wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// Computes what a client waits for.
+    Compute,
+    /// Reads what a computation waits for.
+    Restore,
+    /// Writes and deletes; nobody waits.
+    Background,
+}
+
+/// Tells the system what the calling thread, and those that it starts from now on, are for. A
+/// refusal changes nothing but the sharing.
+pub fn set_intent(intent: Intent) {
+    set_thread_class(intent);
+}
 
 #[cfg(any(target_vendor = "apple", test))]
 #[cfg_attr(not(target_vendor = "apple"), expect(dead_code, reason = "compiled for its types"))]
@@ -52,6 +74,25 @@ mod apple {
         unsafe { libc::fcntl(file.as_raw_fd(), F_RDADVISE, &raw const advice) };
     }
 
+    unsafe extern "C" {
+        // <pthread/qos.h>
+        fn pthread_set_qos_class_self_np(class: libc::c_uint, priority: libc::c_int)
+        -> libc::c_int;
+    }
+
+    /// The quality-of-service class of the calling thread.
+    pub(crate) fn set_thread_class(intent: super::Intent) {
+        // From <sys/qos.h>.
+        const USER_INITIATED: libc::c_uint = 0x19;
+        const UTILITY: libc::c_uint = 0x11;
+        let class = match intent {
+            super::Intent::Compute | super::Intent::Restore => USER_INITIATED,
+            super::Intent::Background => UTILITY,
+        };
+        // SAFETY: takes no pointer and concerns only the calling thread.
+        unsafe { pthread_set_qos_class_self_np(class, 0) };
+    }
+
     /// Starts reading the whole file ahead. A refusal only means a slower read.
     pub(crate) fn set_up_map(map: &memmap2::Mmap) {
         let _ = map.advise(memmap2::Advice::Sequential);
@@ -77,6 +118,16 @@ mod linux {
 
     /// Small enough to stay in the processor's cache.
     const READ_AHEAD_CHUNK: usize = 256 << 10;
+
+    /// The calling thread's nice value: positive, so that other programs come first.
+    pub(crate) fn set_thread_class(intent: super::Intent) {
+        let nice = match intent {
+            super::Intent::Compute | super::Intent::Restore => 5,
+            super::Intent::Background => 10,
+        };
+        // Zero means the calling thread.
+        let _ = rustix::process::setpriority_process(None, nice);
+    }
 
     /// Linux has no barrier without a flush.
     pub(crate) fn barrier(file: &File) -> io::Result<()> {

@@ -100,7 +100,7 @@ pub(crate) struct State {
     /// Blocks of the RAM tier.
     pub(crate) ram_order: ChainLru,
     pub(crate) ram_bytes: u64,
-    ram_budget: u64,
+    pub(crate) ram_budget: u64,
     pub(crate) gauge: Arc<MemoryGauge>,
     pub(crate) ledger: Ledger,
     pub(crate) saves: VecDeque<Save>,
@@ -469,6 +469,12 @@ impl State {
             }
         }
         true
+    }
+
+    /// From now on the RAM tier may hold so many bytes. What is in use stays until it is not.
+    pub(crate) fn set_ram_budget(&mut self, bytes: u64, now_secs: u64) {
+        self.ram_budget = bytes;
+        while self.ram_bytes > bytes && self.demote_one(now_secs, true) {}
     }
 
     /// Takes the least useful block out of the RAM tier, unless all are pinned or in use: a block

@@ -8,6 +8,7 @@ use crate::error::{Miss, OpenError};
 use crate::guard::{Guard, Pin};
 use crate::key::{BlockId, Key, Namespace};
 use crate::layout::record::Layout;
+use crate::platform::{Intent, set_intent};
 use crate::real_disk::RealDisk;
 use crate::record::{Record, RecordShape, Resident, memory_len};
 use crate::state::OnDisk;
@@ -75,7 +76,7 @@ impl Store {
     pub fn open(config: StoreConfig) -> Result<Store, OpenError> {
         let disk = Arc::new(RealDisk::open(&config.root)?);
         let mut store = Store::open_on(disk, Arc::new(SystemClock::default()), config)?;
-        store.spawn("kvstore-write", |core| {
+        store.spawn("kvstore-write", Intent::Background, |core| {
             if !core.writer.lock().step(core) {
                 let state = core.state();
                 // Work that came between the two looks is seen here.
@@ -85,7 +86,7 @@ impl Store {
             }
         })?;
         for _ in 0..store.core.config.read_threads {
-            store.spawn("kvstore-read", |core| {
+            store.spawn("kvstore-read", Intent::Restore, |core| {
                 if !core.restore_next() {
                     let state = core.state();
                     if !state.stopping && state.restores.is_empty() {
@@ -110,9 +111,10 @@ impl Store {
     }
 
     /// Starts a thread that calls `work`, which waits when there is none, until the store closes.
-    fn spawn(&mut self, name: &str, work: fn(&Core)) -> Result<(), OpenError> {
+    fn spawn(&mut self, name: &str, intent: Intent, work: fn(&Core)) -> Result<(), OpenError> {
         let core = Arc::clone(&self.core);
         let body = move || {
+            set_intent(intent);
             while !core.state().stopping {
                 work(&core);
             }
@@ -365,6 +367,19 @@ impl Store {
         Pin { ids, core: Arc::downgrade(&self.core) }
     }
 
+    /// What the RAM tier may hold, in bytes.
+    pub fn ram_budget_bytes(&self) -> u64 {
+        self.core.state().ram_budget
+    }
+
+    /// Changes what the RAM tier may hold, up to what the configuration allows; says what it is now.
+    /// Blocks beyond it leave at once, but for those in use.
+    pub fn set_ram_budget(&self, bytes: u64) -> u64 {
+        let bytes = bytes.min(self.core.config.ram_budget_bytes);
+        self.core.state().set_ram_budget(bytes, self.core.now_secs());
+        bytes
+    }
+
     /// The numbers of this moment.
     pub fn stats(&self) -> Stats {
         let free_disk_bytes = self.core.disk.free_bytes().ok();
@@ -378,7 +393,7 @@ impl Store {
             free_disk_bytes,
             write_budget_remaining_bytes: state.ledger.write_budget_left(now),
             saving_paused: state.paused_until.is_some(),
-            ram_capacity_bytes: config.ram_budget_bytes,
+            ram_capacity_bytes: state.ram_budget,
             ram_used_bytes: state.ram_bytes,
             memory_bytes: state.gauge.live(),
             blocks: state.count_blocks(),

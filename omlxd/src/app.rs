@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use engine::{Engine, EngineConfig};
+use engine::{Engine, EngineConfig, Observer, StepReport};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Keys;
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::memory;
 use crate::metrics::{Endpoint, Metrics, Snapshot};
 use crate::pull::Pulls;
 use crate::registry::Registry;
@@ -46,6 +47,25 @@ pub struct App {
     ignored: Mutex<BTreeSet<String>>,
 }
 
+/// What the engine thread tells of its steps, and asks for.
+struct EngineObserver {
+    steps: Arc<dyn Observer>,
+    registry: OnceLock<Registry>,
+}
+
+impl Observer for EngineObserver {
+    fn step(&self, report: &StepReport) {
+        self.steps.step(report);
+    }
+
+    fn room_wanted(&self, bytes: u64) {
+        if let Some(registry) = self.registry.get() {
+            let freed = registry.make_room(bytes);
+            tracing::info!(wanted = bytes, freed, "memory is short: idle models are unloaded");
+        }
+    }
+}
+
 impl App {
     /// Starts the engine's thread. No model is loaded yet.
     ///
@@ -54,15 +74,24 @@ impl App {
     pub fn start(config: Arc<Config>, keys: Keys, version: &'static str) -> io::Result<Self> {
         let metrics = Metrics::new();
         let cache = Cache::open(&config);
+        let steps = metrics.observer();
+        let observer = Arc::new(EngineObserver { steps, registry: OnceLock::new() });
         let engine = Engine::start(EngineConfig {
             prefill_chunk: config.scheduler.prefill_chunk,
             max_queue: config.scheduler.max_queue,
             slow_reader: config.server.write_timeout,
             compute_dtype: config.models.compute_dtype.into(),
             reuse: cache.reuse.clone(),
-            observer: metrics.observer(),
+            observer: observer.clone(),
+            max_batch: config.scheduler.max_batch,
+            decode_stall: config.scheduler.decode_stall.0,
+            duty_cycle: config.scheduler.duty_percent as f64 / 100.0,
+            memory_budget: Some(memory::budget_bytes(config.memory.budget)),
+            ..EngineConfig::default()
         })?;
         let registry = Registry::new(engine.clone(), metrics.clone(), &config);
+        // Nothing is wanted before there is a model, so before this.
+        let _ = observer.registry.set(registry.clone());
         Ok(App {
             pulls: Pulls::new(registry.clone()),
             registry,
@@ -109,7 +138,7 @@ impl App {
             let state = self.registry.status(&entry.id).state;
             snapshot.states.push((entry.id, state));
         }
-        for request in self.requests.list(progress.running) {
+        for request in self.requests.list() {
             let (running, waiting) = snapshot.requests.entry(request.model).or_default();
             match request.phase {
                 Phase::Prefill | Phase::Decode => *running += 1,

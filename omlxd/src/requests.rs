@@ -1,14 +1,15 @@
 //! The requests that are being answered: who asked for what, how far it is, and how to end it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use engine::{PhaseReader, RowPhase};
 use tokio_util::sync::CancellationToken;
 
 /// How far a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Its model is being loaded, or its prompt is being made.
     Prepare,
@@ -30,6 +31,21 @@ impl Phase {
             Phase::Decode => "decode",
         }
     }
+}
+
+/// A request that comes.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// As in the `x-request-id` header.
+    pub id: &'a str,
+    /// Such as `chat.completions`.
+    pub endpoint: &'static str,
+    /// The model's id.
+    pub model: &'a str,
+    /// Whether the answer is streamed.
+    pub stream: bool,
+    /// The caller's key; `None` when keys are switched off.
+    pub key: Option<usize>,
 }
 
 /// A request as others see it.
@@ -75,7 +91,10 @@ struct Entry {
     model: String,
     stream: bool,
     started: Instant,
-    submitted: AtomicBool,
+    /// The caller's key; `None` when keys are switched off.
+    key: Option<usize>,
+    /// Of each choice, once the engine has them.
+    phases: OnceLock<Vec<PhaseReader>>,
     prompt_tokens: AtomicUsize,
     generated_tokens: AtomicUsize,
     cancel: CancellationToken,
@@ -85,35 +104,43 @@ struct Entry {
 #[derive(Debug)]
 pub struct Ticket {
     shared: Arc<Shared>,
-    key: u64,
+    place: u64,
     entry: Arc<Entry>,
 }
 
 impl Requests {
-    /// Enters a request.
-    pub fn begin(&self, id: &str, endpoint: &'static str, model: &str, stream: bool) -> Ticket {
+    /// Enters a request, unless its key has `limit` of them already.
+    ///
+    /// # Errors
+    /// How many the key has.
+    pub fn begin(&self, about: About<'_>, limit: usize) -> Result<Ticket, usize> {
+        let About { id, endpoint, model, stream, key } = about;
         let entry = Arc::new(Entry {
             id: id.to_owned(),
             endpoint,
             model: model.to_owned(),
             stream,
             started: Instant::now(),
-            submitted: AtomicBool::new(false),
+            key,
+            phases: OnceLock::new(),
             prompt_tokens: AtomicUsize::new(0),
             generated_tokens: AtomicUsize::new(0),
             cancel: self.shared.stop.child_token(),
         });
-        let key = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        self.shared.live().insert(key, Arc::clone(&entry));
-        Ticket { shared: Arc::clone(&self.shared), key, entry }
+        let mut live = self.shared.live();
+        let own = live.values().filter(|other| other.key == key).count();
+        if own >= limit {
+            return Err(own);
+        }
+        let place = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        live.insert(place, Arc::clone(&entry));
+        Ok(Ticket { shared: Arc::clone(&self.shared), place, entry })
     }
 
-    /// All requests, oldest first. `running`: how many the engine computes, which are the oldest of
-    /// those submitted, because it takes them in order.
-    pub fn list(&self, running: usize) -> Vec<RequestInfo> {
-        let mut turns = running;
+    /// All requests, oldest first.
+    pub fn list(&self) -> Vec<RequestInfo> {
         let live: Vec<Arc<Entry>> = self.shared.live().values().cloned().collect();
-        live.iter().map(|entry| entry.info(&mut turns)).collect()
+        live.iter().map(|entry| entry.info()).collect()
     }
 
     /// Ends a request. False when there is none with this id.
@@ -144,24 +171,26 @@ impl Shared {
 }
 
 impl Entry {
-    fn info(&self, turns: &mut usize) -> RequestInfo {
-        let generated_tokens = self.generated_tokens.load(Ordering::Relaxed);
-        let phase = if !self.submitted.load(Ordering::Relaxed) {
-            Phase::Prepare
-        } else if *turns == 0 && generated_tokens == 0 {
-            Phase::Queue
-        } else {
-            *turns = turns.saturating_sub(1);
-            if generated_tokens > 0 { Phase::Decode } else { Phase::Prefill }
-        };
+    /// As far as the choice that is furthest.
+    fn phase(&self) -> Phase {
+        let Some(phases) = self.phases.get() else { return Phase::Prepare };
+        let phases = phases.iter().map(|phase| match phase.get() {
+            RowPhase::Queued => Phase::Queue,
+            RowPhase::Prefill => Phase::Prefill,
+            RowPhase::Decode => Phase::Decode,
+        });
+        phases.max().unwrap_or(Phase::Queue)
+    }
+
+    fn info(&self) -> RequestInfo {
         RequestInfo {
             id: self.id.clone(),
             endpoint: self.endpoint,
             model: self.model.clone(),
             stream: self.stream,
-            phase,
+            phase: self.phase(),
             prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
-            generated_tokens,
+            generated_tokens: self.generated_tokens.load(Ordering::Relaxed),
             age: self.started.elapsed(),
         }
     }
@@ -178,10 +207,11 @@ impl Ticket {
         &self.entry.model
     }
 
-    /// The engine has the request.
-    pub fn submitted(&self, prompt_tokens: usize) {
+    /// The engine has the request's choices.
+    pub fn submitted(&self, prompt_tokens: usize, choices: Vec<PhaseReader>) {
         self.entry.prompt_tokens.store(prompt_tokens, Ordering::Relaxed);
-        self.entry.submitted.store(true, Ordering::Relaxed);
+        // A request is submitted once.
+        let _ = self.entry.phases.set(choices);
     }
 
     /// More tokens were generated.
@@ -189,18 +219,15 @@ impl Ticket {
         self.entry.generated_tokens.fetch_add(tokens, Ordering::Relaxed);
     }
 
-    /// How far this request is; `running` as for [`Requests::list`].
-    pub fn phase(&self, running: usize) -> Phase {
-        let mut turns = running;
-        let live = self.shared.live();
-        let mut infos = live.iter().map(|(key, entry)| (*key, entry.info(&mut turns).phase));
-        infos.find(|(key, _)| *key == self.key).map_or(Phase::Prepare, |(_, phase)| phase)
+    /// How far this request is.
+    pub fn phase(&self) -> Phase {
+        self.entry.phase()
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.shared.live().remove(&self.key);
+        self.shared.live().remove(&self.place);
     }
 }
 
@@ -208,38 +235,36 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
 
+    fn about(id: &str, key: Option<usize>) -> About<'_> {
+        About { id, endpoint: "completions", model: "m", stream: true, key }
+    }
+
     #[test]
-    fn phases_follow_the_order_of_arrival() {
+    fn a_key_has_so_many_requests_at_a_time() {
         let requests = Requests::default();
-        let tickets: Vec<Ticket> = ["a", "b", "c", "d"]
-            .iter()
-            .map(|id| requests.begin(id, "chat.completions", "m", true))
-            .collect();
-        tickets[0].submitted(3);
-        tickets[0].generated(2);
-        tickets[1].submitted(4);
-        tickets[2].submitted(5);
-        let phases = |running| -> Vec<Phase> {
-            requests.list(running).iter().map(|info| info.phase).collect()
-        };
-        assert_eq!(phases(1), [Phase::Decode, Phase::Queue, Phase::Queue, Phase::Prepare]);
-        assert_eq!(phases(2), [Phase::Decode, Phase::Prefill, Phase::Queue, Phase::Prepare]);
-        assert_eq!(tickets[1].phase(2), Phase::Prefill);
-        drop(tickets);
-        assert!(requests.list(0).is_empty());
+        let first = requests.begin(about("a", Some(1)), 2).unwrap();
+        let second = requests.begin(about("b", Some(1)), 2).unwrap();
+        assert_eq!(requests.begin(about("c", Some(1)), 2).unwrap_err(), 2);
+        let other = requests.begin(about("d", Some(2)), 2).unwrap();
+        drop(first);
+        let third = requests.begin(about("e", Some(1)), 2).unwrap();
+        assert_eq!(requests.list().len(), 3);
+        assert!(requests.list().iter().all(|info| info.phase == Phase::Prepare));
+        drop((second, other, third));
+        assert!(requests.list().is_empty());
     }
 
     #[test]
     fn cancelling_ends_one_and_stopping_ends_all() {
         let requests = Requests::default();
-        let first = requests.begin("a", "completions", "m", false);
-        let second = requests.begin("b", "completions", "m", false);
+        let begin = |id| requests.begin(about(id, None), 10).unwrap();
+        let (first, second) = (begin("a"), begin("b"));
         assert!(requests.cancel("a"));
         assert!(!requests.cancel("x"));
         assert!(first.cancel_token().is_cancelled());
         assert!(!second.cancel_token().is_cancelled());
         requests.stop();
         assert!(second.cancel_token().is_cancelled());
-        assert!(requests.begin("c", "completions", "m", false).cancel_token().is_cancelled());
+        assert!(begin("c").cancel_token().is_cancelled());
     }
 }

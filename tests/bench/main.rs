@@ -2,6 +2,7 @@
 //!
 //! Prints a table and exits with 1 when a goal is missed. See docs/testing.md.
 
+mod batch;
 mod measure;
 mod reuse;
 mod servers;
@@ -129,6 +130,10 @@ fn run(report: &mut Report) -> io::Result<()> {
         if only.as_deref().is_none_or(|only| only == model.name) {
             side_by_side(report, model, &models, &omlxd, &python)?;
         }
+    }
+    if only.as_deref().is_none_or(|only| only == "batch") {
+        report.row("", ["omlxd", "mlx-lm", "ratio", "goal"], None)?;
+        batch::run(report, &models, &omlxd, &python)?;
     }
     if only.as_deref().is_none_or(|only| only == "cache") {
         report.row("", ["omlxd", "other", "ratio", "goal"], None)?;

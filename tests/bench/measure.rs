@@ -66,14 +66,15 @@ pub(crate) fn gaps(target: &Target, workload: &Workload, seed: u64) -> io::Resul
 fn timed(target: &Target, workload: &Workload, seed: u64) -> io::Result<(Sample, Vec<f64>)> {
     let prompt = words(workload.prompt_tokens, seed);
     let done = complete(target, workload, &prompt)?;
-    Ok((done.sample, done.gaps))
+    let gaps = done.times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+    Ok((done.sample, gaps))
 }
 
 /// A completion and how it came.
 pub(crate) struct Done {
     pub(crate) sample: Sample,
-    /// Between two texts, in seconds.
-    gaps: Vec<f64>,
+    /// When each text came.
+    pub(crate) times: Vec<Instant>,
     pub(crate) answer: String,
     pub(crate) cached_tokens: u64,
 }
@@ -107,7 +108,7 @@ fn stream(target: &Target, workload: &Workload, prompt: &str) -> io::Result<Done
         return Err(io::Error::other(format!("status {status}: {}", response.text()?)));
     }
     let (mut first, mut last, mut usage) = (None, started, None);
-    let mut gaps = Vec::with_capacity(workload.answer_tokens);
+    let mut times = Vec::with_capacity(workload.answer_tokens);
     let mut answer = String::new();
     sse::for_each(response.body, |event| {
         let now = Instant::now();
@@ -119,9 +120,7 @@ fn stream(target: &Target, workload: &Workload, prompt: &str) -> io::Result<Done
         let text = chunk["choices"][0]["text"].as_str().unwrap_or_default();
         if !text.is_empty() {
             answer.push_str(text);
-            if first.is_some() {
-                gaps.push((now - last).as_secs_f64());
-            }
+            times.push(now);
             first.get_or_insert(now);
             last = now;
         }
@@ -145,7 +144,7 @@ fn stream(target: &Target, workload: &Workload, prompt: &str) -> io::Result<Done
         restore_seconds: usage["omlx"]["restore_ms"].as_f64().unwrap_or(0.0) / 1e3,
     };
     let cached_tokens = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0);
-    Ok(Done { sample, gaps, answer, cached_tokens })
+    Ok(Done { sample, times, answer, cached_tokens })
 }
 
 /// The middle value.
@@ -156,6 +155,12 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
         0 => (values[middle - 1] + values[middle]) / 2.0,
         _ => values[middle],
     }
+}
+
+/// The value that 99 of 100 do not pass.
+pub(crate) fn percentile_99(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() * 99 / 100]
 }
 
 /// Median of ours, of theirs, and of the ratio within each pair: what disturbs the machine disturbs

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use crate::Report;
-use crate::measure::{self, Target, Workload, median};
+use crate::measure::{self, Target, Workload, median, percentile_99};
 use crate::servers::{MlxLm, Server};
 
 const MODEL: &str = "bench-60m";
@@ -176,9 +176,4 @@ fn saving(report: &mut Report, models: &Path, omlxd: &Path) -> io::Result<()> {
         "<= +5 ms",
     ];
     report.row("  its 99th percentile", cells, Some(with - without <= P99_GAP_GOAL_SECONDS))
-}
-
-fn percentile_99(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() * 99 / 100]
 }

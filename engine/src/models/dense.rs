@@ -11,7 +11,7 @@ use super::{Architecture, ConfigFile, MAX_SIZE};
 use crate::bridge::{metal_is_available, slice};
 use crate::cache::LayerKind;
 use crate::error::LoadError;
-use crate::nn::{Embedding, Linear, LinearGroup, RmsNorm, SwiGlu};
+use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary, silu};
 use crate::rope::Rope;
 use crate::step::{Attend, Rotary, Step, take_rows};
 use crate::weights::Weights;
@@ -75,11 +75,9 @@ impl Shape {
 /// The decoder.
 #[derive(Debug)]
 pub(crate) struct Dense {
-    embed_tokens: Embedding,
+    vocabulary: Vocabulary,
     layers: Vec<Block>,
     norm: RmsNorm,
-    /// `None`: the embeddings serve as the output head.
-    lm_head: Option<Linear>,
     rope: Rope,
     head_dim: i32,
     fused_rope: bool,
@@ -94,18 +92,13 @@ impl Dense {
         rope: Rope,
     ) -> Result<Box<dyn Architecture>, LoadError> {
         shape.check(config)?;
-        let table = [shape.vocab, shape.hidden];
-        let tied = shape.tied_embeddings.unwrap_or(!weights.contains("lm_head.weight"));
-        let embed_tokens = Embedding::load(weights, "model.embed_tokens", table)?;
+        let (names, table) = (["model.embed_tokens", "lm_head"], [shape.vocab, shape.hidden]);
+        let vocabulary = Vocabulary::load(weights, names, table, shape.tied_embeddings)?;
         let layers = (0..shape.layers).map(|layer| Block::load(weights, &shape, layer));
         Ok(Box::new(Self {
-            embed_tokens,
+            vocabulary,
             layers: layers.collect::<Result<_, _>>()?,
             norm: RmsNorm::load(weights, "model.norm", shape.hidden, shape.rms_norm_eps)?,
-            lm_head: match tied {
-                true => None,
-                false => Some(Linear::load(weights, "lm_head", table, false)?),
-            },
             rope,
             head_dim: shape.head_dim,
             fused_rope: metal_is_available(),
@@ -115,7 +108,7 @@ impl Dense {
 
 impl Architecture for Dense {
     fn forward(&self, tokens: &Array, step: &mut Step<'_>) -> Result<Option<Array>> {
-        let mut x = self.embed_tokens.forward(tokens)?; // [1, T, hidden]
+        let mut x = self.vocabulary.embed(tokens)?; // [1, T, hidden]
         let rows = step.output_rows();
         let rotary = Rotary::new(&self.rope, step, self.head_dim, x.dtype(), self.fused_rope);
         let rotary = &rotary;
@@ -127,11 +120,7 @@ impl Architecture for Dense {
         let last = last.forward(&x, step, before.len(), rotary, Some(&rows))?; // [1, R, hidden]
         step.advance();
         let Some(x) = last else { return Ok(None) };
-        let x = self.norm.forward(&x)?;
-        match &self.lm_head {
-            Some(head) => head.forward(&x).map(Some), // [1, R, vocab]
-            None => self.embed_tokens.as_linear(&x).map(Some),
-        }
+        self.vocabulary.logits(&self.norm.forward(&x)?).map(Some) // [1, R, vocab]
     }
 
     fn layers(&self) -> Vec<LayerKind> {
@@ -162,7 +151,7 @@ impl Block {
                 Some(experts) => FeedForward::experts(weights, &mlp, shape.hidden, experts)?,
                 None => {
                     let sizes = [shape.hidden, shape.intermediate];
-                    FeedForward::Dense(SwiGlu::load(weights, &mlp, sizes, shape.mlp_bias)?)
+                    FeedForward::Dense(GatedMlp::load(weights, &mlp, sizes, shape.mlp_bias, silu)?)
                 }
             },
         })
@@ -201,13 +190,9 @@ impl Attention {
     fn load(weights: &mut Weights, shape: &Shape, layer: i32) -> Result<Self, LoadError> {
         let path = format!("model.layers.{layer}.self_attn");
         let &Shape { hidden, heads, kv_heads, head_dim, .. } = shape;
-        let parts = [
-            (format!("{path}.q_proj"), heads * head_dim),
-            (format!("{path}.k_proj"), kv_heads * head_dim),
-            (format!("{path}.v_proj"), kv_heads * head_dim),
-        ];
+        let rows = [heads * head_dim, kv_heads * head_dim];
         Ok(Self {
-            qkv: LinearGroup::load(weights, &parts, hidden, shape.qkv_bias)?,
+            qkv: LinearGroup::load_qkv(weights, &path, rows, hidden, shape.qkv_bias)?,
             o_proj: Linear::load(
                 weights,
                 &format!("{path}.o_proj"),

@@ -15,7 +15,7 @@ use super::{Architecture, ConfigFile, MAX_SIZE, head_path, root};
 use crate::bridge::metal_is_available;
 use crate::cache::LayerKind;
 use crate::error::LoadError;
-use crate::nn::{Embedding, Linear, LinearGroup, RmsNorm};
+use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary};
 use crate::rope::Rope;
 use crate::step::{Attend, Rotary, Step, take_rows};
 use crate::weights::Weights;
@@ -179,18 +179,15 @@ pub(crate) fn load(
     let [sliding_rope, full_rope] = config.ropes(file)?;
     let (root, head) = (root(weights), head_path(weights));
     let table = [config.vocab_size, config.hidden_size];
-    let embed_tokens = Embedding::load(weights, &format!("{root}.embed_tokens"), table)?;
-    let lm_head = match weights.contains(&format!("{head}.weight")) {
-        true => Some(Linear::load(weights, head, table, false)?),
-        false => None,
-    };
+    let embed = format!("{root}.embed_tokens");
+    // Tied unless there is a head, whatever the config says.
+    let vocabulary = Vocabulary::load(weights, [embed.as_str(), head], table, None)?;
     let layers = (0..config.num_hidden_layers)
         .map(|layer| Block::load(weights, &config, &format!("{root}.layers.{layer}"), layer));
     Ok(Box::new(Gemma3 {
         layers: layers.collect::<Result<_, _>>()?,
         norm: norm(weights, &config, &format!("{root}.norm"), config.hidden_size)?,
-        embed_tokens,
-        lm_head,
+        vocabulary,
         sliding_rope,
         full_rope,
         embed_scale: (config.hidden_size as f32).sqrt(),
@@ -212,11 +209,9 @@ fn norm(
 /// The decoder.
 #[derive(Debug)]
 struct Gemma3 {
-    embed_tokens: Embedding,
+    vocabulary: Vocabulary,
     layers: Vec<Block>,
     norm: RmsNorm,
-    /// `None`: the embeddings serve as the output head.
-    lm_head: Option<Linear>,
     sliding_rope: Rope,
     full_rope: Rope,
     /// Multiplies the embeddings.
@@ -228,7 +223,7 @@ struct Gemma3 {
 
 impl Architecture for Gemma3 {
     fn forward(&self, tokens: &Array, step: &mut Step<'_>) -> Result<Option<Array>> {
-        let x = self.embed_tokens.forward(tokens)?; // [1, T, hidden]
+        let x = self.vocabulary.embed(tokens)?; // [1, T, hidden]
         // The factor was rounded to bfloat16 in training, whatever the weights are stored in.
         let scale = Array::from_f32(self.embed_scale).as_dtype(Dtype::Bfloat16)?;
         let mut x = multiply(&x, scale.as_dtype(x.dtype())?)?;
@@ -242,11 +237,7 @@ impl Architecture for Gemma3 {
         let last = last.forward(&x, step, before.len(), &rotaries, Some(&rows))?; // [1, R, hidden]
         step.advance();
         let Some(x) = last else { return Ok(None) };
-        let x = self.norm.forward(&x)?;
-        let logits = match &self.lm_head {
-            Some(head) => head.forward(&x)?, // [1, R, vocab]
-            None => self.embed_tokens.as_linear(&x)?,
-        };
+        let logits = self.vocabulary.logits(&self.norm.forward(&x)?)?; // [1, R, vocab]
         match self.softcap {
             None => Ok(Some(logits)),
             Some(cap) => {
@@ -267,7 +258,7 @@ struct Block {
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
     pre_feedforward_layernorm: RmsNorm,
-    mlp: GeluMlp,
+    mlp: GatedMlp,
     post_feedforward_layernorm: RmsNorm,
 }
 
@@ -278,6 +269,7 @@ impl Block {
         path: &str,
         layer: i32,
     ) -> Result<Self, LoadError> {
+        let sizes = [config.hidden_size, config.intermediate_size];
         let mut norm =
             |name: &str| norm(weights, config, &format!("{path}.{name}"), config.hidden_size);
         Ok(Self {
@@ -291,7 +283,7 @@ impl Block {
                 &format!("{path}.self_attn"),
                 config.layer_type(layer),
             )?,
-            mlp: GeluMlp::load(weights, config, &format!("{path}.mlp"))?,
+            mlp: GatedMlp::load(weights, &format!("{path}.mlp"), sizes, false, gelu)?,
         })
     }
 
@@ -346,14 +338,10 @@ impl Attention {
     ) -> Result<Self, LoadError> {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let (hidden, head_dim) = (config.hidden_size, config.head_dim);
-        let parts = [
-            (format!("{path}.q_proj"), heads * head_dim),
-            (format!("{path}.k_proj"), kv_heads * head_dim),
-            (format!("{path}.v_proj"), kv_heads * head_dim),
-        ];
+        let rows = [heads * head_dim, kv_heads * head_dim];
         let output = [hidden, heads * head_dim];
         Ok(Self {
-            qkv: LinearGroup::load(weights, &parts, hidden, false)?,
+            qkv: LinearGroup::load_qkv(weights, path, rows, hidden, false)?,
             o_proj: Linear::load(weights, &format!("{path}.o_proj"), output, false)?,
             q_norm: norm(weights, config, &format!("{path}.q_norm"), head_dim)?,
             k_norm: norm(weights, config, &format!("{path}.k_norm"), head_dim)?,
@@ -391,31 +379,6 @@ impl Attention {
             Some(attended) => self.o_proj.forward(&attended).map(Some),
             None => Ok(None),
         }
-    }
-}
-
-/// down(gelu(gate(x)) * up(x)).
-#[derive(Debug)]
-struct GeluMlp {
-    gate_up: LinearGroup,
-    down: Linear,
-}
-
-impl GeluMlp {
-    fn load(weights: &mut Weights, config: &Config, path: &str) -> Result<Self, LoadError> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let parts = ["gate_proj", "up_proj"].map(|name| (format!("{path}.{name}"), inner));
-        Ok(Self {
-            gate_up: LinearGroup::load(weights, &parts, hidden, false)?,
-            down: Linear::load(weights, &format!("{path}.down_proj"), [hidden, inner], false)?,
-        })
-    }
-
-    /// x: [1, T, hidden]; returns the same shape.
-    fn forward(&self, x: &Array) -> Result<Array> {
-        let parts = self.gate_up.forward(x)?;
-        let [gate, up] = &parts[..] else { unreachable!("two parts were loaded") };
-        self.down.forward(&multiply(gelu(gate)?, up)?)
     }
 }
 

@@ -12,7 +12,7 @@ use mlx_rs::{Array, Dtype};
 use super::ConfigFile;
 use crate::bridge::{metal_is_available, slice};
 use crate::error::LoadError;
-use crate::nn::{Linear, SwiGlu, silu};
+use crate::nn::{GatedMlp, Linear, silu};
 use crate::quantization::Quantization;
 use crate::weights::Weights;
 
@@ -57,7 +57,7 @@ impl MoeShape {
 /// A block's feed-forward layer.
 #[derive(Debug)]
 pub(crate) enum FeedForward {
-    Dense(SwiGlu),
+    Dense(GatedMlp),
     Experts(Box<Moe>),
 }
 
@@ -95,7 +95,7 @@ pub(crate) struct Moe {
 /// The expert that serves every token, and the gate that weighs it.
 #[derive(Debug)]
 struct Shared {
-    expert: SwiGlu,
+    expert: GatedMlp,
     gate: Linear,
 }
 
@@ -110,7 +110,13 @@ impl Moe {
         let shared = |intermediate| -> Result<Shared, LoadError> {
             let sizes = [hidden, intermediate];
             Ok(Shared {
-                expert: SwiGlu::load(weights, &format!("{path}.shared_expert"), sizes, false)?,
+                expert: GatedMlp::load(
+                    weights,
+                    &format!("{path}.shared_expert"),
+                    sizes,
+                    false,
+                    silu,
+                )?,
                 gate: Linear::load(
                     weights,
                     &format!("{path}.shared_expert_gate"),

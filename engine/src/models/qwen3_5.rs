@@ -17,7 +17,7 @@ use super::{Architecture, ConfigFile, MAX_SIZE, head_path, root};
 use crate::bridge::{metal_is_available, slice};
 use crate::cache::LayerKind;
 use crate::error::LoadError;
-use crate::nn::{Embedding, Linear, LinearGroup, RmsNorm, SwiGlu};
+use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary, silu};
 use crate::rope::Rope;
 use crate::step::{Attend, Rotary, Step, take_rows};
 use crate::weights::Weights;
@@ -188,12 +188,9 @@ pub(crate) fn load(
     let experts = config.experts(file)?;
     let (rope, root, head) = (config.rope(file)?, root(weights), head_path(weights));
     let table = [config.vocab_size, config.hidden_size];
-    let has_head = weights.contains(&format!("{head}.weight"));
-    let embed_tokens = Embedding::load(weights, &format!("{root}.embed_tokens"), table)?;
-    let lm_head = match config.tie_word_embeddings.unwrap_or(!has_head) {
-        true => None,
-        false => Some(Linear::load(weights, head, table, false)?),
-    };
+    let embed = format!("{root}.embed_tokens");
+    let tied = config.tie_word_embeddings;
+    let vocabulary = Vocabulary::load(weights, [embed.as_str(), head], table, tied)?;
     let as_published = (0..config.num_hidden_layers).any(|layer| {
         let name = format!("{root}.layers.{layer}.linear_attn.conv1d.weight");
         weights.shape_of(&name).is_some_and(|shape| shape.last() != Some(&1))
@@ -203,8 +200,7 @@ pub(crate) fn load(
     Ok(Box::new(Qwen35 {
         layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
         norm: source.norm(&format!("{root}.norm"), config.hidden_size)?,
-        embed_tokens,
-        lm_head,
+        vocabulary,
         rope,
         head_dim: config.head_dim(),
         fused_rope: metal_is_available(),
@@ -214,11 +210,9 @@ pub(crate) fn load(
 /// The decoder.
 #[derive(Debug)]
 struct Qwen35 {
-    embed_tokens: Embedding,
+    vocabulary: Vocabulary,
     layers: Vec<Block>,
     norm: RmsNorm,
-    /// `None`: the embeddings serve as the output head.
-    lm_head: Option<Linear>,
     rope: Rope,
     head_dim: i32,
     fused_rope: bool,
@@ -226,7 +220,7 @@ struct Qwen35 {
 
 impl Architecture for Qwen35 {
     fn forward(&self, tokens: &Array, step: &mut Step<'_>) -> Result<Option<Array>> {
-        let mut x = self.embed_tokens.forward(tokens)?; // [1, T, hidden]
+        let mut x = self.vocabulary.embed(tokens)?; // [1, T, hidden]
         let rows = step.output_rows();
         let rotary = Rotary::new(&self.rope, step, self.head_dim, x.dtype(), self.fused_rope);
         let (last, before) = self.layers.split_last().expect("checked: at least one layer");
@@ -236,11 +230,7 @@ impl Architecture for Qwen35 {
         let last = last.forward(&x, step, before.len(), &rotary, Some(&rows))?; // [1, R, hidden]
         step.advance();
         let Some(x) = last else { return Ok(None) };
-        let x = self.norm.forward(&x)?;
-        match &self.lm_head {
-            Some(head) => head.forward(&x).map(Some), // [1, R, vocab]
-            None => self.embed_tokens.as_linear(&x).map(Some),
-        }
+        self.vocabulary.logits(&self.norm.forward(&x)?).map(Some) // [1, R, vocab]
     }
 
     fn layers(&self) -> Vec<LayerKind> {
@@ -295,7 +285,8 @@ impl Block {
             mlp: match (source.experts, source.config.intermediate_size) {
                 (Some(experts), _) => FeedForward::experts(source.weights, &mlp, hidden, experts)?,
                 (None, Some(inner)) => {
-                    FeedForward::Dense(SwiGlu::load(source.weights, &mlp, [hidden, inner], false)?)
+                    let sizes = [hidden, inner];
+                    FeedForward::Dense(GatedMlp::load(source.weights, &mlp, sizes, false, silu)?)
                 }
                 (None, None) => return Err(file.invalid("\"intermediate_size\" is absent")),
             },
@@ -342,16 +333,12 @@ impl Attention {
         let config = source.config;
         let (hidden, head_dim) = (config.hidden_size, config.head_dim());
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let parts = [
-            (format!("{path}.q_proj"), 2 * heads * head_dim),
-            (format!("{path}.k_proj"), kv_heads * head_dim),
-            (format!("{path}.v_proj"), kv_heads * head_dim),
-        ];
+        let rows = [2 * heads * head_dim, kv_heads * head_dim];
         let (bias, output) = (config.attention_bias, [hidden, heads * head_dim]);
         Ok(Self {
             q_norm: source.norm(&format!("{path}.q_norm"), head_dim)?,
             k_norm: source.norm(&format!("{path}.k_norm"), head_dim)?,
-            qkv: LinearGroup::load(source.weights, &parts, hidden, bias)?,
+            qkv: LinearGroup::load_qkv(source.weights, path, rows, hidden, bias)?,
             o_proj: Linear::load(source.weights, &format!("{path}.o_proj"), output, bias)?,
             attend: Attend { scale: 1.0 / (head_dim as f32).sqrt(), window: None },
             heads,

@@ -67,25 +67,55 @@ impl Session {
     /// The longest prefix of `prompt`, at most `limit` tokens, that its caches can be taken to.
     fn usable(&self, prompt: &[u32], limit: usize) -> usize {
         let tokens = &self.track.tokens;
-        let common = common_prefix(tokens, prompt).min(limit);
-        if common == tokens.len() {
-            return common;
+        match common_prefix(tokens, prompt).min(limit) {
+            common if common == tokens.len() => common,
+            common => way_back(&self.cache, &self.track, common),
         }
-        // A windowed layer cannot go back to before what it still holds.
-        let fits = |position: usize| {
-            self.cache.layers.iter().all(|layer| match layer {
-                LayerCache::Kv(kv) => {
-                    let look_back = kv.window.map_or(0, |window| window as usize - 1);
-                    position.saturating_sub(look_back) >= kv.base as usize
-                }
-                LayerCache::Recurrent(_) => true,
-            })
-        };
-        if self.track.needs.state {
-            let positions = self.track.checkpoints.iter().map(|checkpoint| checkpoint.position);
-            return positions.filter(|&at| at <= common && fits(at)).max().unwrap_or(0);
+    }
+}
+
+/// The longest prefix, at most `common` tokens, that these caches can be taken back to.
+fn way_back(cache: &SequenceCache, track: &Track, common: usize) -> usize {
+    // A windowed layer cannot go back to before what it still holds.
+    let fits = |position: usize| {
+        cache.layers.iter().all(|layer| match layer {
+            LayerCache::Kv(kv) => {
+                let look_back = kv.window.map_or(0, |window| window as usize - 1);
+                position.saturating_sub(look_back) >= kv.base as usize
+            }
+            LayerCache::Recurrent(_) => true,
+        })
+    };
+    if track.needs.state {
+        let positions = track.checkpoints.iter().map(|checkpoint| checkpoint.position);
+        return positions.filter(|&at| at <= common && fits(at)).max().unwrap_or(0);
+    }
+    if fits(common) { common } else { 0 }
+}
+
+/// A running sequence that another may branch off from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Donor<'a> {
+    pub(crate) cache: &'a SequenceCache,
+    pub(crate) track: &'a Track,
+}
+
+impl Donor<'_> {
+    /// The longest prefix of `prompt`, at most `limit` tokens, that it can give.
+    pub(crate) fn usable(&self, namespace: &Namespace, prompt: &[u32], limit: usize) -> usize {
+        if self.track.chain.namespace() != namespace {
+            return 0;
         }
-        if fits(common) { common } else { 0 }
+        // Its caches may be ahead of its known tokens, and always move on: a state is usable only
+        // where it was kept.
+        way_back(self.cache, self.track, common_prefix(&self.track.tokens, prompt).min(limit))
+    }
+
+    /// Caches that hold its first `tokens` tokens. Buffers are shared until one of the two writes.
+    pub(crate) fn branch(&self, tokens: usize, expected: usize) -> (SequenceCache, Track) {
+        let (mut cache, mut track) = (self.cache.fork(expected), self.track.clone());
+        rewind(&mut cache, &mut track, tokens);
+        (cache, track)
     }
 }
 

@@ -21,7 +21,7 @@ use kvstore::{Guard, Key, Kind, Miss, Namespace, RecordShape, Store, Whereabouts
 
 pub use explain::{Divergence, MissReason, ReuseReport};
 pub(crate) use identity::Chain;
-pub(crate) use live::Checkpoint;
+pub(crate) use live::{Checkpoint, Donor, common_prefix};
 pub(crate) use pages::Layout;
 
 use crate::cache::{LayerKind, RecurrentCache, SequenceCache};
@@ -166,8 +166,14 @@ impl Reuse {
     }
 
     /// Caches that hold as much of `prompt` as can be had, but never its last token, which must be
-    /// computed for its logits.
-    pub(crate) fn begin(&mut self, model: &ModelReuse, prompt: &[u32], salt: &str) -> Begun {
+    /// computed for its logits. `donors`: sequences that run.
+    pub(crate) fn begin(
+        &mut self,
+        model: &ModelReuse,
+        prompt: &[u32],
+        salt: &str,
+        donors: &[Donor<'_>],
+    ) -> Begun {
         let started = Instant::now();
         let block_tokens = self.config.block_tokens;
         let namespace = model.namespace(block_tokens, salt);
@@ -180,7 +186,12 @@ impl Reuse {
             ReuseReport { prompt_tokens: prompt.len(), block_tokens, ..Default::default() };
         let mut failed = None;
         let live = self.live.find(&namespace, prompt, limit);
-        let restored = self.restore(model, &chain, prompt, live.map_or(0, |(_, n)| n), &mut failed);
+        let donor = donors.iter().map(|donor| (donor, donor.usable(&namespace, prompt, limit)));
+        let donor = donor.max_by_key(|(_, tokens)| *tokens);
+        // A session that ended is continued without a copy.
+        let donor = donor.filter(|(_, tokens)| *tokens > live.map_or(0, |(_, tokens)| tokens));
+        let beat = donor.map(|(_, tokens)| tokens).or(live.map(|(_, tokens)| tokens));
+        let restored = self.restore(model, &chain, prompt, beat.unwrap_or(0), &mut failed);
         let (cache, mut track) = if let Some((restored, ram, ssd)) = restored {
             (report.ram_tokens, report.ssd_tokens) = (ram, ssd);
             let mut track = Track::new(chain, needs, salt);
@@ -191,6 +202,11 @@ impl Reuse {
                 track.remember(Checkpoint::of(&restored));
             }
             (restored, track)
+        } else if let Some((donor, tokens)) = donor {
+            (report.ram_tokens, report.live) = (tokens, true);
+            let (cache, mut track) = donor.branch(tokens, expected);
+            track.chain = chain;
+            (cache, track)
         } else if let Some((index, tokens)) = live {
             (report.ram_tokens, report.live) = (tokens, true);
             let (cache, mut track) = self.live.continue_from(index, tokens, expected);
@@ -306,11 +322,14 @@ impl Reuse {
         Ok(())
     }
 
-    /// Whether the caches have a full block that was not handed over yet.
+    /// Whether the caches have a full block that was not handed over yet, or stand where their state
+    /// is to be kept.
     pub(crate) fn wants_seal(&self, track: &Track) -> bool {
-        self.config.store.is_some()
+        let here = track.tokens.len();
+        let has_block = self.config.store.is_some()
             && !track.broken
-            && track.tokens.len() / self.config.block_tokens > track.sealed
+            && here / self.config.block_tokens > track.sealed;
+        has_block || track.stops.first().is_some_and(|stop| stop.position <= here)
     }
 
     fn seal_blocks(
@@ -399,6 +418,41 @@ impl Reuse {
             self.evict(oldest);
         }
         Ok(())
+    }
+
+    /// Stores what it can of a sequence that gives up its memory and will go on later.
+    pub(crate) fn put_away(
+        &mut self,
+        model: Rc<ModelReuse>,
+        cache: SequenceCache,
+        mut track: Track,
+        prompt_tokens: usize,
+    ) {
+        if track.tokens.is_empty() || cache.offset as usize != track.tokens.len() {
+            return;
+        }
+        track.stops.clear();
+        track.chain.extend(&track.tokens);
+        if let Err(error) = self.seal_blocks(&model, &cache, &mut track) {
+            tracing::warn!(error = error.what(), "a preempted row's KV was not stored");
+            return;
+        }
+        let last_used = Instant::now();
+        self.evict(Session { model, cache, track, prompt_tokens, last_used, is_saved: false });
+    }
+
+    /// Gives back so many bytes of live sessions, or all; the oldest go first.
+    pub(crate) fn shrink(&mut self, bytes: u64) {
+        let target = (self.live.bytes() as u64).saturating_sub(bytes);
+        while self.live.bytes() as u64 > target {
+            let Some(oldest) = self.live.pop_oldest() else { break };
+            self.evict(oldest);
+        }
+    }
+
+    /// Drops the live sessions of a model without storing anything of them.
+    pub(crate) fn drop_live(&mut self, model: ModelId) {
+        self.live.remove(Some(model));
     }
 
     /// Stores a session that memory has no room for. A dense model's last block, part full, would

@@ -13,6 +13,7 @@ use super::plan::Needs;
 use crate::bridge::{PageBuffer, item_bytes, raw_bytes};
 use crate::cache::{KvCache, LayerCache, LayerKind, RecurrentCache, SequenceCache};
 use crate::error::Result;
+use crate::schedule::KvCost;
 
 /// What the layers of a model keep.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,6 +91,23 @@ impl Layout {
         let windowed =
             |layer: &LayerLayout| matches!(layer, LayerLayout::Kv { window: Some(_), .. });
         self.layers.iter().any(windowed)
+    }
+
+    /// What a sequence's caches take in memory.
+    pub(crate) fn cost(&self) -> KvCost {
+        let mut cost = KvCost { fixed_bytes: self.state_bytes() as u64, ..KvCost::default() };
+        for layer in &self.layers {
+            if let LayerLayout::Kv { window, keys, values } = layer {
+                let bytes = (keys.token_bytes() + values.token_bytes()) as u64;
+                match window {
+                    None => cost.token_bytes += bytes,
+                    Some(window) => {
+                        cost.windows.push((bytes, SequenceCache::window_capacity(*window)))
+                    }
+                }
+            }
+        }
+        cost
     }
 
     /// Bytes of the recurrent layers.

@@ -88,7 +88,7 @@ pub(super) fn requests(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
 }
 
 fn in_flight(daemon: &Daemon) -> Vec<RequestInfo> {
-    daemon.app.requests.list(daemon.app.engine.progress().running)
+    daemon.app.requests.list()
 }
 
 pub(super) fn cancel(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {

@@ -241,6 +241,32 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, code, message)
     }
 
+    /// E25: a key has as many requests as it may.
+    pub fn rate_limited(running: usize) -> Self {
+        let message = format!(
+            "Rate limit reached: {running} requests of this API key are being answered already, \
+             which is the limit. Retry when one has ended."
+        );
+        let code = Some("rate_limit_exceeded");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", code, message).retry_after(1)
+    }
+
+    /// E31: the request's time is over.
+    pub fn deadline_exceeded() -> Self {
+        let message = "The request took longer than limits.request_deadline allows. What was \
+                       computed is kept: the same prompt sent again goes on from there.";
+        let code = Some("request_deadline_exceeded");
+        Self::new(StatusCode::GATEWAY_TIMEOUT, SERVER, code, message).never_retry()
+    }
+
+    /// E30: there is no memory for a request, though nothing else runs.
+    pub fn no_memory() -> Self {
+        let message = "There is not enough memory for this request now. Retry later, or raise \
+                       memory.budget.";
+        let code = Some("aborted_memory_pressure");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, code, message).retry_after(30)
+    }
+
     /// E26: the queue is full.
     pub fn overloaded(waiting: usize, retry_after_secs: u64) -> Self {
         let message = format!(
@@ -331,6 +357,8 @@ impl ApiError {
                 Self::new(status, SERVER, code, format!("{error}.")).never_retry()
             }
             GenerateError::SlowReader(secs) => Self::read_timeout(*secs),
+            GenerateError::Deadline => Self::deadline_exceeded(),
+            GenerateError::NoMemory => Self::no_memory(),
             _ => Self::internal(),
         }
     }

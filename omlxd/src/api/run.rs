@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use engine::{GenerateRequest, Generation, Model, SubmitError, Tokenizer};
@@ -20,6 +20,7 @@ use crate::config::KeepaliveMode;
 use crate::http::{Call, EventSender, EventStream};
 use crate::metrics::Rejection;
 use crate::registry::{AcquireError, Lease, ModelEntry};
+use crate::requests;
 
 /// A prompt, ready for the engine.
 pub(super) struct Prompt {
@@ -62,12 +63,29 @@ pub(crate) async fn answer<E: Endpoint>(
         return Err(ApiError::model_not_found(name, &app.registry.near(name)));
     };
     let stream = request.params().stream;
-    let ticket = app.requests.begin(call.id(), E::NAME, &entry.id, stream.is_some());
+    let about = requests::About {
+        id: call.id(),
+        endpoint: E::NAME,
+        model: &entry.id,
+        stream: stream.is_some(),
+        key: caller.key(),
+    };
+    let ticket = app.requests.begin(about, app.config.limits.max_requests_per_key);
+    let ticket = ticket.map_err(|running| {
+        app.metrics.add_model(&entry.id).rejected(Rejection::RateLimit);
+        ApiError::rate_limited(running)
+    })?;
     let tally = Tally::new(call, ticket, app.metrics.add_model(&entry.id));
     // Two salts never run into each other: a key's has a fixed length.
     let cache_salt = request.params().cache_salt.as_deref().unwrap_or_default();
     let salt = caller.salt().unwrap_or_default() + cache_salt;
-    let about = About { id: call.id().to_owned(), salt };
+    let limit = app.config.limits.request_deadline;
+    let about = About {
+        id: call.id().to_owned(),
+        salt,
+        tenant: caller.key().map(|key| key.to_string()).unwrap_or_default(),
+        deadline: limit.and_then(|limit| call.started().checked_add(limit)),
+    };
     let admission = admit(Arc::clone(app), entry, request, tally, about);
     if stream.is_none() {
         let admitted = admission.await?;
@@ -102,6 +120,10 @@ struct About {
     id: String,
     /// Keeps its cached prompts apart from those of other callers.
     salt: String,
+    /// Whom it belongs to, for fairness.
+    tenant: String,
+    /// When it fails if it has not ended.
+    deadline: Option<Instant>,
 }
 
 /// What [`prepare`] puts together.
@@ -118,7 +140,7 @@ struct Prepared<W> {
 
 impl<W> Prepared<W> {
     fn admitted(self, mut tally: Tally) -> Admitted<W> {
-        tally.submitted(self.prompt_tokens, self.generations.len(), self.choices_per_prompt);
+        tally.submitted(self.prompt_tokens, &self.generations, self.choices_per_prompt);
         Admitted {
             session: Session::new(self.generations, self.tokenizer, tally, self.lease),
             echoes: self.echoes,
@@ -164,7 +186,8 @@ async fn prepare<E: Endpoint>(
         for choice in 0..params.n {
             let cache_salt = about.salt.clone();
             let request = generate(&request, &model, prompt.tokens.clone(), choice);
-            let request = GenerateRequest { cache_salt, ..request };
+            let (tenant, deadline) = (about.tenant.clone(), about.deadline);
+            let request = GenerateRequest { cache_salt, tenant, deadline, ..request };
             let submitted = model.generate(request);
             generations.push(submitted.map_err(|error| refusal::<E>(app, entry, &error))?);
             echoes.push(prompt.echo.clone());
@@ -213,6 +236,8 @@ fn generate<E: Endpoint>(
         stop: params.stop.clone(),
         logprobs: request.logprobs(),
         cache_salt: String::new(),
+        tenant: String::new(),
+        deadline: None,
         // Tool calls and thoughts stand between special tokens, and reach the client as text.
         keep_special_tokens: false,
     }
@@ -223,8 +248,9 @@ fn refusal<E: Endpoint>(app: &App, entry: &ModelEntry, error: &SubmitError) -> A
     let mut busy_secs = 1;
     if let SubmitError::QueueFull { waiting } = error {
         series.rejected(Rejection::QueueFull);
-        // A place is free once one of those in front is done.
-        let estimate = series.mean_request_seconds() * (*waiting as f64).sqrt();
+        // As many as fit into a batch are done in the time of one.
+        let rounds = *waiting as f64 / app.config.scheduler.max_batch as f64;
+        let estimate = series.mean_request_seconds() * rounds;
         busy_secs = (estimate.ceil() as u64).clamp(1, 30);
     }
     ApiError::submit(error, E::PROMPT_FIELD, busy_secs)

@@ -185,17 +185,17 @@ impl Tally {
         })
     }
 
-    /// The engine has all generations: `choices` of them, and `choices_per_prompt` for each prompt.
+    /// The engine has all generations, `choices_per_prompt` for each prompt.
     pub(crate) fn submitted(
         &mut self,
         prompt_tokens: usize,
-        choices: usize,
+        choices: &[Generation],
         choices_per_prompt: usize,
     ) {
         self.usage.prompt_tokens = prompt_tokens;
-        self.choices = vec![ChoiceTally::default(); choices];
+        self.choices = vec![ChoiceTally::default(); choices.len()];
         self.choices_per_prompt = choices_per_prompt;
-        self.ticket.submitted(prompt_tokens);
+        self.ticket.submitted(prompt_tokens, choices.iter().map(Generation::phase).collect());
     }
 
     /// A choice has more tokens.
@@ -296,7 +296,7 @@ impl Tally {
 impl Drop for Tally {
     fn drop(&mut self) {
         if !self.ended {
-            let phase = self.ticket.phase(self.app.engine.progress().running);
+            let phase = self.ticket.phase();
             self.app.metrics.http().disconnected(self.route, phase.as_str());
             self.end(Finish::Cancelled);
         }

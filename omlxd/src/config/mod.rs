@@ -17,7 +17,7 @@ use std::time::Duration;
 pub use load::{FileText, Flag, Loaded, Origin, Problem, Setting, Sources, load};
 pub use per_model::{MODEL_KEYS, ModelKey, ModelSettings};
 pub use render::{default_file, reference};
-pub use value::{ComputeDtype, FromToml, KeepaliveMode, LogFormat, LogLevel, Raw, Size};
+pub use value::{AutoTime, ComputeDtype, FromToml, KeepaliveMode, LogFormat, LogLevel, Raw, Size};
 
 use value::{at_least, between, literal};
 
@@ -28,18 +28,6 @@ pub enum Applies {
     Restart,
     /// At once, on SIGHUP.
     Reload,
-    /// Checked today; nothing reads it before requests are batched.
-    Batching,
-}
-
-impl Applies {
-    /// What a key that is only checked today waits for.
-    pub fn waits_for(self) -> Option<&'static str> {
-        match self {
-            Applies::Restart | Applies::Reload => None,
-            Applies::Batching => Some("batching"),
-        }
-    }
 }
 
 /// One row of the key table.
@@ -218,11 +206,17 @@ config! {
     /// How requests share the machine.
     scheduler: Scheduler {
         /// Most requests that generate at once.
-        max_batch: usize = 8, between(1, 256); Batching
+        max_batch: usize = 8, between(1, 256); Restart
         /// Prompt tokens run at a time, between other requests' tokens.
         prefill_chunk: usize = 256, between(1, 65_536); Restart
+        /// Longest step while answers are being generated and a prompt is computed beside them;
+        /// "auto" allows twice the time of a step without a prompt.
+        decode_stall: AutoTime = "auto"; Restart
         /// Most requests that wait; one more is answered 503.
         max_queue: usize = 256, between(1, 65_536); Restart
+        /// Percent of the time that the engine computes while it has something to; the rest is left
+        /// to other programs.
+        duty_percent: usize = 100, between(5, 100); Restart
     }
     /// What one request may ask for.
     limits: Limits {
@@ -230,6 +224,10 @@ config! {
         max_body: u64 = "64MiB", between(1024, 1 << 32); Restart
         /// Largest request head (request line and headers).
         max_header: u64 = "64KiB", between(8192, 1 << 20); Restart
+        /// Most requests of one API key at a time; one more is answered 429.
+        max_requests_per_key: usize = 64, between(1, 65_536); Restart
+        /// Longest time from a request's arrival to the end of its answer; "off" sets no limit.
+        request_deadline: Option<Duration> = "off"; Restart
         /// Most choices ("n") for one prompt.
         max_choices: usize = 8, between(1, 128); Restart
         /// Most stop strings.

@@ -23,9 +23,6 @@ pub fn default_file() -> String {
             for line in key.doc {
                 push_line(&mut text, "#", line);
             }
-            if let Some(what) = key.applies.waits_for() {
-                push_line(&mut text, "#", &format!(" (Checked now; takes effect with {what}.)"));
-            }
             push_line(&mut text, &format!("#{} = {}", key.name, key.default), "");
         }
         if section.name == "models" {
@@ -48,10 +45,9 @@ pub fn reference() -> String {
         text.push_str("| key | value | default | what it does |\n|---|---|---|---|\n");
         for key in KEYS.iter().filter(|key| key.section == section.name) {
             let doc = key.doc.join("").replace('|', "\\|");
-            let when = match key.applies.waits_for() {
-                Some(what) => format!(" *Checked now; takes effect with {what}.*"),
-                None if key.applies == Applies::Reload => " *SIGHUP applies a change.*".to_owned(),
-                None => String::new(),
+            let when = match key.applies {
+                Applies::Reload => " *SIGHUP applies a change.*",
+                Applies::Restart => "",
             };
             let doc = doc.trim();
             let _ = writeln!(

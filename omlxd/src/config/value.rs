@@ -199,6 +199,24 @@ impl FromToml for Duration {
     }
 }
 
+/// A time, or whatever suits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AutoTime(pub Option<Duration>);
+
+impl FromToml for AutoTime {
+    const KIND: &'static str = "time or `\"auto\"`";
+
+    fn from_toml(raw: &Raw<'_>) -> Result<Self, String> {
+        match raw.as_str() {
+            Some("auto") => Ok(AutoTime(None)),
+            text => text
+                .and_then(duration)
+                .map(|time| AutoTime(Some(time)))
+                .ok_or_else(|| expected("a time such as \"50ms\", or \"auto\"", raw)),
+        }
+    }
+}
+
 impl FromToml for Option<Duration> {
     const KIND: &'static str = "time or `\"off\"`";
 

@@ -434,7 +434,7 @@ impl Observer for StepMetrics {
         phase.duration.observe(report.duration.as_secs_f64());
         phase.host.observe(report.host.as_secs_f64());
         phase.idle.observe(report.idle.as_secs_f64());
-        self.tokens.observe(report.tokens as f64);
+        self.tokens.observe((report.prompt_tokens + report.new_tokens) as f64);
         self.rows.observe(report.rows as f64);
     }
 }

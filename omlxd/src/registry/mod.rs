@@ -317,7 +317,10 @@ impl Registry {
     }
 
     fn room_of(&self, core: &Core) -> Room {
-        Room { budget_bytes: self.shared.budget_bytes, used_bytes: core.resident_bytes() }
+        // Beside the weights, what runs; what is kept for later makes room for a model.
+        let running = self.shared.engine.memory().running_bytes;
+        let used_bytes = core.resident_bytes() + running;
+        Room { budget_bytes: self.shared.budget_bytes, used_bytes }
     }
 
     /// Unloads idle models that are not pinned, least recently used first, until `bytes` are on

@@ -131,7 +131,7 @@ fn waiting_streams_say_that_they_are_alive() {
         })
         .unwrap();
         assert_eq!(seen, 3);
-        assert!(server.app.requests.list(1).iter().all(|request| request.id != id) || seen == 3);
+        assert!(server.app.requests.list().iter().all(|request| request.id != id) || seen == 3);
         drop(running);
     }
 }
@@ -148,7 +148,7 @@ fn keepalive_can_be_switched_off() {
 
 /// Waits until no request is left, and asserts that it was counted as cancelled by its client.
 fn is_cancelled(server: &Server, phase: &str) {
-    eventually("the end of the request", || server.app.requests.list(1).is_empty());
+    eventually("the end of the request", || server.app.requests.list().is_empty());
     let model = format!("model=\"{LONG}\"");
     eventually("the count of the request", || {
         server.metric("omlx_requests_total", &[&model, "\"cancelled\""]) == 1.0
@@ -161,7 +161,7 @@ fn is_cancelled(server: &Server, phase: &str) {
 
 fn first_token(server: &Server) {
     eventually("a first token", || {
-        server.app.requests.list(1).iter().any(|request| request.generated_tokens > 0)
+        server.app.requests.list().iter().any(|request| request.generated_tokens > 0)
     });
 }
 
@@ -208,10 +208,10 @@ fn a_waiting_request_can_leave_too() {
     let running = server.endless(json!({}));
     first_token(&server);
     let waiting = server.endless(json!({}));
-    let phase = || server.app.requests.list(1).last().unwrap().phase.as_str();
+    let phase = || server.app.requests.list().last().unwrap().phase.as_str();
     assert_eq!(phase(), "queue");
     drop(waiting);
-    eventually("the end of the waiting request", || server.app.requests.list(1).len() == 1);
+    eventually("the end of the waiting request", || server.app.requests.list().len() == 1);
     assert_eq!(server.metric("omlx_http_client_disconnects_total", &["phase=\"queue\""]), 1.0);
     drop(running);
 }
@@ -221,7 +221,7 @@ fn a_client_that_reads_nothing_is_disconnected() {
     let server = Server::with(|config| config.server.write_timeout = Duration::from_millis(300));
     // Fat events fill the socket's buffers soon.
     let response = server.endless(json!({"logprobs": true, "top_logprobs": 20}));
-    eventually("the end of the request", || server.app.requests.list(1).is_empty());
+    eventually("the end of the request", || server.app.requests.list().is_empty());
     eventually("the engine to be idle", || !server.app.engine.progress().busy);
     let mut is_done = false;
     let ended = sse::for_each(response.body, |event| {
@@ -245,7 +245,7 @@ fn an_administrator_can_cancel() {
     let error: Value = serde_json::from_str(last).unwrap();
     check_error(&error["error"], 503, Some("request_cancelled"), None);
     assert!(!events.contains(&Event::Data("[DONE]".to_owned())));
-    eventually("the end of the request", || server.app.requests.list(1).is_empty());
+    eventually("the end of the request", || server.app.requests.list().is_empty());
     assert_eq!(server.metric("omlx_http_client_disconnects_total", &[]), 0.0);
 }
 

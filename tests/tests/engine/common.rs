@@ -19,6 +19,17 @@ pub(crate) async fn load(engine: &Engine, case: &Case) -> Model {
     engine.load(dir.path(), &case.name).await.unwrap_or_else(|e| panic!("{}: {e}", case.name))
 }
 
+/// A fixture model with room for long prompts.
+pub(crate) fn roomy(name: &str) -> Case {
+    let mut case = Case::named(name);
+    let context = serde_json::json!(65536);
+    match case.config.get_mut("text_config") {
+        Some(text) => text["max_position_embeddings"] = context,
+        None => drop(case.config.insert("max_position_embeddings".into(), context)),
+    }
+    case
+}
+
 /// A greedy request that end-of-sequence tokens do not end.
 pub(crate) fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
     GenerateRequest {

@@ -2,6 +2,7 @@
 //!
 //! One binary for all of it: linking the engine takes longer than running these.
 
+mod batching;
 mod chunking;
 mod common;
 mod damaged;

@@ -9,7 +9,7 @@ use kvstore::{Store, StoreConfig};
 use omlx_tests::fixtures::{Case, FIRST_ORDINARY_TOKEN, VOCAB_TOKENS};
 use serde_json::json;
 
-use crate::common::greedy;
+use crate::common::{greedy, roomy};
 
 const END_OF_MESSAGE: u32 = 3;
 const SYSTEM_TOKENS: usize = 4000;
@@ -125,13 +125,8 @@ fn add(written: &mut u64, states: &mut usize, stopped: (u64, usize)) {
 
 /// Runs the trace with a restart in the middle. `token_bytes` and `state_bytes` are those
 /// of the model's caches.
-async fn trace(mut case: Case, turns: u64, token_bytes: usize, state_bytes: usize) {
+async fn trace(case: Case, turns: u64, token_bytes: usize, state_bytes: usize) {
     let name = case.name.clone();
-    let context = json!(65536);
-    match case.config.get_mut("text_config") {
-        Some(text) => text["max_position_embeddings"] = context,
-        None => drop(case.config.insert("max_position_embeddings".into(), context)),
-    }
     let folder = tempfile::tempdir().expect("temporary folder");
     let session_tokens = SYSTEM_TOKENS + turns as usize * 530;
     let live_bytes = session_tokens * token_bytes + 6 * state_bytes;
@@ -175,19 +170,19 @@ const QWEN3_TOKEN_BYTES: usize = 2 * 2 * 2 * 32 * 4;
 
 #[tokio::test]
 async fn three_agents_on_qwen3() {
-    trace(Case::named("qwen3-default-f32"), FEW_TURNS, QWEN3_TOKEN_BYTES, 0).await;
+    trace(roomy("qwen3-default-f32"), FEW_TURNS, QWEN3_TOKEN_BYTES, 0).await;
 }
 
 #[tokio::test]
 #[ignore = "minutes long: make soak"]
 async fn three_agents_on_qwen3_all_turns() {
-    trace(Case::named("qwen3-default-f32"), ALL_TURNS, QWEN3_TOKEN_BYTES, 0).await;
+    trace(roomy("qwen3-default-f32"), ALL_TURNS, QWEN3_TOKEN_BYTES, 0).await;
 }
 
 /// A model whose state weighs as much, against the KV of a token, as that of Qwen3.6-35B-A3B: 63 MB
 /// against 20 kB, or 3,100 tokens.
 fn qwen3_5() -> (Case, usize, usize) {
-    let mut case = Case::named("qwen3_5-default-f32");
+    let mut case = roomy("qwen3_5-default-f32");
     let text = case.config.get_mut("text_config").expect("a nested config");
     for (key, value) in [
         ("linear_num_key_heads", 4),

@@ -1,0 +1,187 @@
+//! Several requests at once: what they get together, and what a long prompt costs the others.
+
+use std::io;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Report;
+use crate::measure::{self, Sample, Target, Workload, median, percentile_99};
+use crate::servers::{MlxLm, Server};
+
+/// One answer of each stream.
+const STREAM: Workload = Workload { name: "streams", prompt_tokens: 20, answer_tokens: 128 };
+const STREAM_RUNS: u64 = 5;
+/// Total tokens per second of eight streams, against mlx-lm's.
+const STREAM_GOALS: [(&str, f64); 2] = [("bench-2m", 2.0), ("bench-60m", 1.5)];
+/// More streams must not be slower together than fewer; measuring takes its share.
+const SCALING_GOAL: f64 = 0.97;
+
+const CONFIG: &str = "[scheduler]\nmax_batch = 32\n[cache]\nenabled = false\n";
+
+/// What goes on while the long prompt comes.
+const RUNNING: Workload = Workload { name: "running", prompt_tokens: 20, answer_tokens: 6000 };
+const ALONE: Workload = Workload { name: "alone", prompt_tokens: 20, answer_tokens: 600 };
+const LONG: Workload = Workload { name: "long prompt", prompt_tokens: 12_000, answer_tokens: 2 };
+const SHORT: Workload = Workload { name: "short prompt", prompt_tokens: 100, answer_tokens: 2 };
+const STALL_MODEL: &str = "bench-2m";
+/// 99th percentile of a running stream's gaps beside a long prompt, over its median alone.
+const STALL_GOAL: f64 = 3.0;
+
+pub(crate) fn run(
+    report: &mut Report,
+    models: &Path,
+    omlxd: &Path,
+    python: &Path,
+) -> io::Result<()> {
+    for (model, goal) in STREAM_GOALS {
+        let ours = Server::start_with(omlxd, Some((models, model)), CONFIG)?;
+        let theirs = MlxLm::start(python, &models.join(model))?;
+        streams(report, model, goal, &ours.target, &theirs.target)?;
+    }
+    let ours = Server::start_with(omlxd, Some((models, STALL_MODEL)), CONFIG)?;
+    let theirs = MlxLm::start(python, &models.join(STALL_MODEL))?;
+    stalls(report, &ours.target, &theirs.target)
+}
+
+/// Tokens per second of so many streams together.
+fn together(target: &Target, streams: u64, seed: u64) -> io::Result<f64> {
+    let started = Instant::now();
+    let samples: Vec<io::Result<Sample>> = thread::scope(|scope| {
+        let streams: Vec<_> = (0..streams)
+            .map(|n| scope.spawn(move || measure::run(target, &STREAM, seed + n)))
+            .collect();
+        streams.into_iter().map(|stream| stream.join().expect("a stream")).collect()
+    });
+    let mut tokens = 0;
+    for sample in samples {
+        tokens += sample?.answer_tokens;
+    }
+    Ok(tokens as f64 / started.elapsed().as_secs_f64())
+}
+
+fn streams(
+    report: &mut Report,
+    model: &str,
+    goal: f64,
+    ours: &Target,
+    theirs: &Target,
+) -> io::Result<()> {
+    let mut seed = 1;
+    let mut rate = |target: &Target, streams: u64| {
+        seed += 100;
+        together(target, streams, seed)
+    };
+    // Warm both up.
+    rate(ours, 8)?;
+    rate(theirs, 8)?;
+    let (mut one, mut their_one, mut eight, mut their_eight, mut ratios) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..STREAM_RUNS {
+        let (a, b) = (rate(ours, 8)?, rate(theirs, 8)?);
+        ratios.push(a / b);
+        eight.push(a);
+        their_eight.push(b);
+        one.push(rate(ours, 1)?);
+        their_one.push(rate(theirs, 1)?);
+    }
+    let speed = |rate: f64| format!("{rate:.0} t/s");
+    let (one, their_one) = (median(&mut one), median(&mut their_one));
+    let name = format!("{model}: one stream");
+    let cells = [&*speed(one), &speed(their_one), &format!("{:.2}x", one / their_one), ""];
+    report.row(&name, cells, None)?;
+    let (ratio, eight) = (median(&mut ratios), median(&mut eight));
+    let cells = [
+        &*speed(eight),
+        &speed(median(&mut their_eight)),
+        &format!("{ratio:.2}x"),
+        &format!(">= {goal:.1}x"),
+    ];
+    report.row("  8 streams", cells, Some(ratio >= goal))?;
+    let mut fewer = eight;
+    for streams in [16, 32] {
+        let mut runs = Vec::new();
+        for _ in 0..3 {
+            runs.push(rate(ours, streams)?);
+        }
+        let more = median(&mut runs);
+        let cells = [&*speed(more), "", &format!("{:.2}x", more / fewer), ">= half as many"];
+        report.row(&format!("  {streams} streams"), cells, Some(more >= SCALING_GOAL * fewer))?;
+        fewer = more;
+    }
+    Ok(())
+}
+
+/// What a long prompt does to a running stream and to a short request.
+struct Stall {
+    /// Gaps of a stream alone: median.
+    alone: f64,
+    /// Gaps beside the long prompt: 99th percentile.
+    beside: f64,
+    /// First token of a short request alone, and beside the long prompt: medians.
+    short_alone: f64,
+    short_beside: f64,
+    /// First token of the long prompt.
+    long: f64,
+}
+
+fn stall(target: &Target, seed: u64) -> io::Result<Stall> {
+    let mut gaps = measure::gaps(target, &ALONE, seed)?;
+    let alone = median(&mut gaps);
+    let mut short = Vec::new();
+    for n in 0..5 {
+        short.push(measure::run(target, &SHORT, seed + 10 + n)?.first_token_seconds);
+    }
+    let short_alone = median(&mut short);
+    let prompts = [&RUNNING, &LONG].map(|workload| {
+        measure::words(workload.prompt_tokens, seed + workload.prompt_tokens as u64)
+    });
+    thread::scope(|scope| {
+        let [running, long] = &prompts;
+        let stream = scope.spawn(|| measure::complete(target, &RUNNING, running));
+        thread::sleep(Duration::from_millis(500));
+        let began = Instant::now();
+        let long = scope.spawn(|| measure::complete(target, &LONG, long));
+        thread::sleep(Duration::from_millis(300));
+        let mut beside = Vec::new();
+        let mut n = 20;
+        while !long.is_finished() && n < 30 {
+            n += 1;
+            beside.push(measure::run(target, &SHORT, seed + n)?.first_token_seconds);
+        }
+        let long = long.join().expect("the long prompt")?.sample.first_token_seconds;
+        let ended = began + Duration::from_secs_f64(long);
+        let stream = stream.join().expect("the stream")?;
+        let inside = stream.times.windows(2).filter(|pair| pair[0] >= began && pair[0] < ended);
+        let mut inside: Vec<f64> = inside.map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+        if inside.is_empty() || beside.is_empty() {
+            return Err(io::Error::other("the stream was over before the long prompt"));
+        }
+        Ok(Stall {
+            alone,
+            beside: percentile_99(&mut inside),
+            short_alone,
+            short_beside: median(&mut beside),
+            long,
+        })
+    })
+}
+
+fn stalls(report: &mut Report, ours: &Target, theirs: &Target) -> io::Result<()> {
+    let a = stall(ours, 1)?;
+    let b = stall(theirs, 2)?;
+    let ms = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
+    let times = |stall: &Stall| stall.beside / stall.alone;
+    report.row("gap of a stream alone", [&ms(a.alone), &ms(b.alone), "", ""], None)?;
+    let cells = [
+        &*format!("{:.1}x", times(&a)),
+        &format!("{:.1}x", times(&b)),
+        "",
+        &format!("< {STALL_GOAL:.0}x"),
+    ];
+    report.row("  p99 beside a prompt of 12,000", cells, Some(times(&a) < STALL_GOAL))?;
+    let limit = 2.0 * a.beside + a.short_alone;
+    let cells = [&*ms(a.short_beside), &ms(b.short_beside), "", &format!("< {}", ms(limit))];
+    report.row("  first token of 100 beside it", cells, Some(a.short_beside < limit))?;
+    report.row("  first token of 12,000", [&ms(a.long), &ms(b.long), "", ""], None)
+}
