@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use kvstore::Namespace;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::bridge;
 use crate::error::{LoadError, Result, SubmitError};
 use crate::generation::{GenerateRequest, Generation, PhaseCell};
 use crate::loaded::Held;
@@ -191,8 +192,10 @@ pub struct MemoryUse {
     pub peak_bytes: u64,
     /// What weights, KV, caches and steps may take together; 0: no limit.
     pub budget_bytes: u64,
-    /// Of it, reserved by running requests and what their steps need.
+    /// Of it, reserved by running requests.
     pub running_bytes: u64,
+    /// Of it, what steps need for their time and MLX keeps for the next; whether or not any runs.
+    pub step_bytes: u64,
     /// Of it, taken by weights, caches kept for later, and steps.
     pub used_bytes: u64,
 }
@@ -300,7 +303,7 @@ impl Engine {
             preemptions: AtomicU64::new(0),
             reserved_bytes: AtomicU64::new(0),
             used_bytes: AtomicU64::new(0),
-            step_bytes: AtomicU64::new(0),
+            step_bytes: AtomicU64::new(bridge::cache_limit_bytes()),
             budget_bytes: AtomicU64::new(config.memory_budget.unwrap_or(u64::MAX)),
             step: Mutex::default(),
             namespaces: Mutex::default(),
@@ -423,8 +426,8 @@ impl Engine {
                 u64::MAX => 0,
                 budget => budget,
             },
-            running_bytes: self.shared.status.reserved_bytes.load(Ordering::Relaxed)
-                + self.shared.status.step_bytes.load(Ordering::Relaxed),
+            running_bytes: self.shared.status.reserved_bytes.load(Ordering::Relaxed),
+            step_bytes: self.shared.status.step_bytes.load(Ordering::Relaxed),
             used_bytes: self.shared.status.used_bytes.load(Ordering::Relaxed),
         }
     }

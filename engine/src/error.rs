@@ -48,10 +48,13 @@ pub enum LoadError {
         /// What the engine has.
         supported: Vec<&'static str>,
     },
-    /// The weights alone are more than the whole memory budget.
-    #[error("the weights take {needed_bytes} bytes and the memory budget is {budget_bytes}")]
+    /// The whole memory budget does not hold it.
+    #[error(
+        "its weights, the shortest of prompts and what computing takes are {needed_bytes} bytes, and \
+         the memory budget is {budget_bytes}"
+    )]
     TooLarge {
-        /// What the weights take.
+        /// What is needed.
         needed_bytes: u64,
         /// The budget.
         budget_bytes: u64,

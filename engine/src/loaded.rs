@@ -59,6 +59,27 @@ impl Drop for ClearCache {
     }
 }
 
+/// Memory for a model.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// What the budget leaves now.
+    pub(crate) free_bytes: u64,
+    /// The whole budget, and what of it steps need.
+    pub(crate) budget_bytes: u64,
+    pub(crate) step_bytes: u64,
+}
+
+impl Room {
+    /// Whether so much could be in memory if nothing else were.
+    fn holds(&self, bytes: u64) -> Result<(), LoadError> {
+        let needed_bytes = bytes.saturating_add(self.step_bytes);
+        match needed_bytes > self.budget_bytes {
+            true => Err(LoadError::TooLarge { needed_bytes, budget_bytes: self.budget_bytes }),
+            false => Ok(()),
+        }
+    }
+}
+
 impl Loaded {
     /// Reads the weights and tries the model out.
     pub(crate) fn load(
@@ -67,7 +88,7 @@ impl Loaded {
         folder: &Folder,
         held: Held,
         compute: ComputeDtype,
-        (free_bytes, budget_bytes): (u64, u64),
+        room: Room,
     ) -> Result<(Self, ModelInfo, KvCost), LoadError> {
         let config = folder.config_file();
         let mut weights = Weights::open(&folder.dir, folder.quantization.clone())?;
@@ -78,11 +99,9 @@ impl Loaded {
         }
         let text = |tensor: &str| models::is_text(&weights, tensor);
         let (needed_bytes, _) = weights.predict(text, converted);
-        if needed_bytes > budget_bytes {
-            return Err(LoadError::TooLarge { needed_bytes, budget_bytes });
-        }
-        if needed_bytes > free_bytes {
-            return Err(LoadError::NoRoom { needed_bytes, free_bytes });
+        room.holds(needed_bytes)?;
+        if needed_bytes > room.free_bytes {
+            return Err(LoadError::NoRoom { needed_bytes, free_bytes: room.free_bytes });
         }
         let architecture = models::load(&config, &mut weights)?;
         for name in weights.unused() {
@@ -96,6 +115,8 @@ impl Loaded {
         digest.update(dtype.as_bytes());
         let digest = digest.finalize().to_hex().to_string();
         let cost = layout.cost();
+        // A model that can hold no prompt is of no use.
+        room.holds(needed_bytes + cost.bytes(1))?;
         let reuse = Rc::new(ModelReuse {
             id,
             name,

@@ -134,10 +134,7 @@ impl Account {
 
     /// What a step takes, and MLX keeps of it for the next.
     pub(crate) fn step_bytes(&self) -> u64 {
-        match self.weight_bytes() {
-            0 => 0,
-            _ => self.staging_bytes.max(bridge::cache_limit_bytes()),
-        }
+        self.staging_bytes.max(bridge::cache_limit_bytes())
     }
 
     /// A model was loaded.

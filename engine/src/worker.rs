@@ -23,7 +23,7 @@ use crate::bridge;
 use crate::engine::{EngineConfig, ModelId, Status};
 use crate::error::{GenerateError, LoadError, Result};
 use crate::generation::{GenerateRequest, PhaseCell, Raw, RowPhase};
-use crate::loaded::{ClearCache, Held, Loaded};
+use crate::loaded::{ClearCache, Held, Loaded, Room};
 use crate::memory::{Account, Pressure};
 use crate::model::{Folder, ModelInfo};
 use crate::reuse::{Donor, Reuse, common_prefix};
@@ -269,14 +269,18 @@ impl Worker {
             return;
         }
         self.status.loading.store(true, Ordering::Relaxed);
-        let limits = (self.room_for_weights(), self.account.budget_bytes());
+        let room = Room {
+            free_bytes: self.room_for_weights(),
+            budget_bytes: self.account.budget_bytes(),
+            step_bytes: self.account.step_bytes(),
+        };
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             bridge::init().map_err(|error| LoadError::Mlx {
                 path: folder.dir.clone(),
                 what: error.what().to_owned(),
             })?;
             self.overlap = bridge::metal_is_available();
-            Loaded::load(id, name, &folder, held, self.config.compute_dtype, limits)
+            Loaded::load(id, name, &folder, held, self.config.compute_dtype, room)
         }));
         self.status.loading.store(false, Ordering::Relaxed);
         self.status.alive();

@@ -318,9 +318,11 @@ impl Registry {
 
     fn room_of(&self, core: &Core) -> Room {
         // Beside the weights, what runs; what is kept for later makes room for a model.
-        let running = self.shared.engine.memory().running_bytes;
-        let used_bytes = core.resident_bytes() + running;
-        Room { budget_bytes: self.shared.budget_bytes, used_bytes }
+        let engine = self.shared.engine.memory();
+        Room {
+            budget_bytes: self.shared.budget_bytes.saturating_sub(engine.step_bytes),
+            used_bytes: core.resident_bytes() + engine.running_bytes,
+        }
     }
 
     /// Unloads idle models that are not pinned, least recently used first, until `bytes` are on

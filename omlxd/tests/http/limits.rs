@@ -121,7 +121,10 @@ fn one_connection_too_many_is_told_so() {
 
 #[test]
 fn a_full_queue_says_when_to_come_back() {
-    let server = Server::with(|config| config.scheduler.max_queue = 1);
+    let server = Server::with(|config| {
+        config.scheduler.max_queue = 1;
+        config.scheduler.max_batch = 1;
+    });
     let running = server.endless(json!({}));
     eventually("a first token", || {
         server.app.requests.list().iter().any(|request| request.generated_tokens > 0)

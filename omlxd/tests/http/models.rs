@@ -12,17 +12,26 @@ use crate::support::{SMALL, Server, eventually};
 
 const THREE: [&str; 3] = ["test/one", "test/two", "test/three"];
 
+/// One of [`THREE`]: most of it weights, so that a budget that is a little short of one more still
+/// holds thousands of tokens.
+fn case() -> Case {
+    Case::any()
+        .with_config(json!({"intermediate_size": 8192, "max_position_embeddings": 1_000_000}))
+}
+
 /// A server whose budget holds so many of [`THREE`], which are of one size.
 fn server(fits: u64, change: impl FnOnce(&mut Config)) -> Server {
     let dir = tempfile::tempdir().unwrap();
-    Case::any().write(dir.path()).unwrap();
+    case().write(dir.path()).unwrap();
     let facts = engine::inspect(dir.path(), engine::ComputeDtype::Auto).unwrap();
+    let steps = Server::start().app.engine.memory().step_bytes;
     Server::with(|config| {
         for id in THREE {
-            Case::any().write(&config.base_dir.join("models").join(id)).unwrap();
+            case().write(&config.base_dir.join("models").join(id)).unwrap();
         }
         config.cache.enabled = false;
-        config.memory.budget = Size::Bytes(facts.weight_bytes * fits + facts.weight_bytes / 2);
+        let models = facts.weight_bytes * fits + facts.weight_bytes * 3 / 4;
+        config.memory.budget = Size::Bytes(steps + models);
         change(config);
     })
 }
@@ -52,13 +61,11 @@ fn a_request_loads_its_model_and_the_least_recently_used_one_leaves() {
 #[test]
 fn a_model_in_use_stays_and_who_wants_its_room_waits() {
     let server = server(1, |config| config.server.keepalive = Some(Duration::from_millis(50)));
-    let long = server.models().join("test/one");
-    Case::any().with_config(json!({"max_position_embeddings": 1_000_000})).write(&long).unwrap();
     let running = server.endless(json!({"model": "test/one", "max_tokens": 1_000_000}));
     let second = std::thread::scope(|scope| {
         let second = scope.spawn(|| server.chat_stream(json!({"model": "test/two"})));
         eventually("somebody waits", || server.app.registry.status("test/two").waiting == 1);
-        assert_eq!(states(&server)["test/one"], "ready");
+        eventually("the first is loaded", || states(&server)["test/one"] == "ready");
         assert_eq!(server.metric("omlx_requests_waiting", &["test/two"]), 1.0);
         drop(running);
         second.join().unwrap()
@@ -84,7 +91,7 @@ fn what_has_no_room_in_time_is_e28_and_what_never_fits_is_e29() {
     assert_eq!(one.metric("omlx_requests_rejected_total", &["test/two", "memory"]), 1.0);
 
     let none = server(0, |_| {});
-    let refused = none.chat(json!({"model": SMALL}));
+    let refused = none.chat(json!({"model": "test/one"}));
     let message = refused.is_error(400, Some("model_too_large"), Some("model"));
     let error = &refused.json()["error"];
     let (needed, available) = (&error["needed_bytes"], &error["available_bytes"]);

@@ -114,9 +114,10 @@ fn waiting_streams_say_that_they_are_alive() {
         let server = Server::with(|config| {
             config.server.keepalive = Some(Duration::from_millis(30));
             config.server.keepalive_mode = mode;
+            // The second one waits.
+            config.scheduler.max_batch = 1;
         });
         server.chat(json!({"model": LONG, "max_tokens": 1})).ok();
-        // One request runs at a time, so the second one waits.
         let running = server.endless(json!({}));
         let waiting = server.endless(json!({"max_tokens": 1}));
         let id = waiting.header("x-request-id").unwrap().to_owned();
