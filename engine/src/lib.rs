@@ -38,8 +38,8 @@ mod worker;
 
 pub use bridge::{metal_is_available as has_metal, version as mlx_version};
 pub use engine::{
-    ComputeDtype, Engine, EngineConfig, MemoryUse, NoObserver, Observer, Phase, Progress,
-    StepReport,
+    ComputeDtype, Engine, EngineConfig, GuardAction, MemoryUse, NoObserver, Observer, Phase,
+    Progress, StepReport,
 };
 pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};
 pub use generation::{

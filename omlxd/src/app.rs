@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use engine::{Engine, EngineConfig, Observer, StepReport};
+use engine::{Engine, EngineConfig, GuardAction, Observer, StepReport};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Keys;
@@ -49,20 +49,31 @@ pub struct App {
 
 /// What the engine thread tells of its steps, and asks for.
 struct EngineObserver {
-    steps: Arc<dyn Observer>,
+    metrics: Metrics,
     registry: OnceLock<Registry>,
 }
 
 impl Observer for EngineObserver {
     fn step(&self, report: &StepReport) {
-        self.steps.step(report);
+        self.metrics.step(report);
     }
 
     fn room_wanted(&self, bytes: u64) {
         if let Some(registry) = self.registry.get() {
             let freed = registry.make_room(bytes);
+            if freed > 0 {
+                self.metrics.models_evicted();
+            }
             tracing::info!(wanted = bytes, freed, "memory is short: idle models are unloaded");
         }
+    }
+
+    fn guarded(&self, action: GuardAction) {
+        self.metrics.guarded(action);
+    }
+
+    fn preempted(&self, model: &str) {
+        self.metrics.add_model(model).preemptions.inc();
     }
 }
 
@@ -74,8 +85,8 @@ impl App {
     pub fn start(config: Arc<Config>, keys: Keys, version: &'static str) -> io::Result<Self> {
         let metrics = Metrics::new();
         let cache = Cache::open(&config);
-        let steps = metrics.observer();
-        let observer = Arc::new(EngineObserver { steps, registry: OnceLock::new() });
+        let observer = EngineObserver { metrics: metrics.clone(), registry: OnceLock::new() };
+        let observer = Arc::new(observer);
         let engine = Engine::start(EngineConfig {
             prefill_chunk: config.scheduler.prefill_chunk,
             max_queue: config.scheduler.max_queue,
