@@ -42,9 +42,10 @@ deny: ## Check licences and sources of all dependencies.
 	@packaging/cargo-deny.sh check --hide-inclusion-graph licenses bans sources
 
 .PHONY: soak
-soak: ## The long runs: kvstore with 10,000 seeds, 200 kills, 10,000 schedules; the agents with 30 turns.
+soak: ## The long runs: kvstore with 10,000 seeds, 200 kills, 10,000 schedules; 50 kills of a pull; the agents with 30 turns.
 	KVSTORE_SEEDS=10000 KVSTORE_KILLS=200 KVSTORE_SCHEDULES=10000 \
 		$(CARGO) test -p kvstore --locked --lib --test model --test kill -- --nocapture
+	OMLX_PULL_KILLS=50 $(CARGO) test -p omlxd --locked --test pull -- --nocapture killed
 	$(CARGO) test -p omlx-tests --locked --test engine -- --ignored --nocapture --test-threads 1 all_turns
 
 FUZZ_SECS := 300

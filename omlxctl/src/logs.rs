@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::cli::Logs;
 use crate::commands::Done;
 use crate::exit::CommandError;
-use crate::output::{Output, paint};
+use crate::output::{Output, paint, plain};
 
 /// Pause between two looks for new lines.
 const POLL: Duration = Duration::from_millis(200);
@@ -122,13 +122,13 @@ fn readable(line: &str) -> Option<String> {
     let (time, level, message) = (take("timestamp"), take("level"), take("message"));
     let time = time.get(..19).unwrap_or(&time).replace('T', " ");
     take("target");
-    let mut text = format!("{time} {} {message}", paint(&format!("{level:<5}")));
+    let level = paint(&format!("{:<5}", plain(&level)));
+    let mut text = format!("{} {level} {}", plain(&time), plain(&message));
     for (name, value) in &fields {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        text.push_str(&format!(" {name}={value}"));
+        text.push_str(&format!(" {}={}", plain(name), plain(&value)));
     }
-    // What a file holds must not move the cursor or change the terminal.
-    Some(text.chars().filter(|c| !c.is_control() || *c == '\u{1b}').collect())
+    Some(text)
 }
 
 #[cfg(test)]
@@ -141,6 +141,8 @@ mod tests {
         let shown = readable(line).unwrap();
         assert_eq!(shown, "2026-01-02 03:04:05 INFO  ready http=127.0.0.1:1 n=3");
         assert_eq!(readable("not json"), None);
+        let shown = readable(r#"{"message":"\u001b[2J","x":"\n"}"#).unwrap();
+        assert!(!shown.contains('\u{1b}') && !shown.contains('\n'), "{shown:?}");
     }
 
     #[test]

@@ -72,6 +72,7 @@ impl Output {
 
     fn line(&self, label: &str, color: &str, message: &str) {
         let mut stderr = io::stderr().lock();
+        let message = message.lines().map(plain).collect::<Vec<_>>().join("\n");
         // When standard error is gone there is nowhere left to say so.
         let _ = if self.color {
             writeln!(stderr, "\x1b[1;{color}m{label}:\x1b[0m {message}")
@@ -121,7 +122,9 @@ fn paint_with(style: Style, text: &str) -> String {
 /// When `out` cannot be written.
 pub(crate) fn facts(out: &mut dyn Write, facts: &[(&str, String)]) -> io::Result<()> {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    facts.iter().try_for_each(|(name, value)| writeln!(out, "{name:<width$}  {}", paint(value)))
+    facts
+        .iter()
+        .try_for_each(|(name, value)| writeln!(out, "{name:<width$}  {}", paint(&plain(value))))
 }
 
 /// Writes rows under a heading, columns aligned; nothing but `none` when there are no rows.
@@ -186,11 +189,17 @@ fn narrow<const N: usize>(widths: &mut [usize; N], heading: [&str; N], terminal:
 }
 
 fn cut(cell: &str, width: usize) -> String {
+    let cell = plain(cell);
     if cell.chars().count() <= width {
-        return cell.to_owned();
+        return cell;
     }
     let kept: String = cell.chars().take(width.saturating_sub(1)).collect();
     format!("{kept}\u{2026}")
+}
+
+/// A text that does nothing to a terminal: names of files may hold anything.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// Bytes as people read them: `512 B`, `1.5 GiB`.
@@ -241,6 +250,9 @@ mod tests {
             String::from_utf8(out).unwrap(),
             "NAME       SIZE\na          1\nlong name  22\n"
         );
+        let mut out = Vec::new();
+        table(&mut out, ["NAME"], &[["\x1b[2Jgone".to_owned()]], "").unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "NAME\n\u{fffd}[2Jgone\n");
         let mut out = Vec::new();
         table(&mut out, ["NAME"], &[], "No models.").unwrap();
         assert_eq!(out, b"No models.\n");

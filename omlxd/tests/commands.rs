@@ -131,8 +131,8 @@ fn last_document(daemon: &Daemon, method: &str, path: &str) -> Value {
     ));
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
-    let lines = body.lines().filter(|line| line.starts_with('{'));
-    serde_json::from_str(lines.last().unwrap()).unwrap()
+    let mut lines = body.lines().filter(|line| line.starts_with('{'));
+    serde_json::from_str(lines.next_back().unwrap()).unwrap()
 }
 
 #[test]

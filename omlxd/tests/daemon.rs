@@ -226,9 +226,25 @@ fn the_admin_socket_is_for_programs_of_its_user_only() {
 fn no_admin_route_is_on_tcp() {
     let daemon = Daemon::started();
     let key = fs::read_to_string(daemon.base.join("api-key")).unwrap();
-    for path in
-        ["version", "status", "models", "ps", "requests", "key", "config", "cache", "shutdown"]
-    {
+    for path in [
+        "version",
+        "status",
+        "models",
+        "models/omlx-tiny/load",
+        "models/omlx-tiny/remove",
+        "pull/org%2Fmodel",
+        "pulls",
+        "activity",
+        "doctor",
+        "ps",
+        "requests",
+        "key",
+        "key/rotate",
+        "config",
+        "cache",
+        "cache/clear",
+        "shutdown",
+    ] {
         for method in ["GET", "POST"] {
             let response = daemon.http(&format!(
                 "{method} /admin/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
@@ -238,6 +254,7 @@ fn no_admin_route_is_on_tcp() {
             assert!(response.starts_with("HTTP/1.1 404 "), "{method} {path}: {response}");
         }
     }
+    assert_eq!(daemon.ctl_json(&["status"])["state"], "ready");
 }
 
 #[test]

@@ -171,8 +171,9 @@ pub(super) fn check(
     }
     if weight_bytes > machine.budget_bytes && !force {
         return Err(PullError::Refused(format!(
-            "its weights take {weight_bytes} bytes and memory.budget is {}: choose a smaller or more \
-             strongly quantized model, or raise the budget; --force downloads it all the same",
+            "its weights take {weight_bytes} bytes and memory.budget leaves {} for them: choose a \
+             smaller or more strongly quantized model, or raise the budget; --force downloads it all \
+             the same",
             machine.budget_bytes
         )));
     }
@@ -250,7 +251,7 @@ mod tests {
         };
         assert_eq!(says(good, 100, 50, false), Ok(()));
         assert!(says(r#"{"model_type": "gpt9"}"#, 1, 1, false).unwrap_err().contains("gpt9"));
-        assert!(says(good, 101, 1, false).unwrap_err().contains("memory.budget is 100"));
+        assert!(says(good, 101, 1, false).unwrap_err().contains("memory.budget leaves 100"));
         assert_eq!(says(good, 101, 1, true), Ok(()));
         assert!(says(good, 1, 51, true).unwrap_err().contains("omlxctl models rm"));
     }

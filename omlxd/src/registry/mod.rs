@@ -43,8 +43,8 @@ pub enum AcquireError {
     Failed(String),
     /// It needs more memory than it can ever get.
     #[error(
-        "it needs {needed_bytes} bytes of memory and memory.budget is {budget_bytes}: choose a \
-         smaller or more strongly quantized model, or raise the budget"
+        "it needs {needed_bytes} bytes of memory and memory.budget leaves {budget_bytes} for it: \
+         choose a smaller or more strongly quantized model, or raise the budget"
     )]
     TooLarge {
         /// What its weights take.
