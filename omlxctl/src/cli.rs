@@ -81,7 +81,7 @@ pub(crate) enum Command {
     /// Look at the KV cache, check it, empty it
     #[command(subcommand)]
     Cache(Cache),
-    /// Show or replace the API key
+    /// Show, replace, add and revoke API keys
     #[command(subcommand)]
     Key(Key),
     /// Look at the daemon's configuration
@@ -249,8 +249,20 @@ pub(crate) enum Cache {
 pub(crate) enum Key {
     /// Print the API key
     Show,
-    /// Replace the API key; the old one stops working at once
+    /// Replace the API key, and all others; the old ones stop working at once
     Rotate,
+    /// List the keys by name and last characters
+    List,
+    /// Make another key and print it; with several, each reuses its own prompts only
+    Add {
+        /// What to call it: 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-', '@'
+        name: String,
+    },
+    /// Remove a key; it stops working at once
+    Revoke {
+        /// Its name, or its last characters
+        name: String,
+    },
 }
 
 /// `omlxctl config`.

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use omlxctl::client::Client;
 use omlxctl::protocol::{
-    ADMIN_API, ApiKey, Cancelled, ConfigCheck, Loaded, Requests, Settings, ShuttingDown, State,
-    Status, Version,
+    ADMIN_API, ApiKey, ApiKeys, Cancelled, ConfigCheck, KeyAdded, KeyRevoked, Loaded, Requests,
+    Settings, ShuttingDown, State, Status, Version,
 };
 
 use crate::cli::{self, Cli, Command};
@@ -58,6 +58,9 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Done {
         Command::Cache(command) => cache::run(&context, command).await,
         Command::Key(cli::Key::Show) => key(&context.get("/key").await?, output),
         Command::Key(cli::Key::Rotate) => key(&context.post("/key/rotate").await?, output),
+        Command::Key(cli::Key::List) => key_list(&context).await,
+        Command::Key(cli::Key::Add { name }) => key_add(&context, &name).await,
+        Command::Key(cli::Key::Revoke { name }) => key_revoke(&context, &name).await,
         Command::Config(cli::Config::Show) => config_show(&context).await,
         Command::Config(cli::Config::Check) => config_check(&context).await,
         Command::Shutdown => shutdown(&context).await,
@@ -249,6 +252,47 @@ fn key(key: &ApiKey, output: Output) -> Done {
     };
     output.document(key, |out| writeln!(out, "{text}"))?;
     Ok(())
+}
+
+async fn key_list(context: &Context) -> Done {
+    let keys: ApiKeys = context.get("/keys").await?;
+    context.output.document(&keys, |out| {
+        let rows = keys.keys.iter().map(|key| {
+            let name = if key.name.is_empty() { "-" } else { key.name.as_str() };
+            let note = if key.own { "what `omlxctl key show` prints" } else { "" };
+            [name.to_owned(), format!("...{}", key.tail), note.to_owned()]
+        });
+        let rows: Vec<_> = rows.collect();
+        let none = "auth.enabled is false: the API asks for no key.";
+        output::table(out, ["NAME", "ENDS IN", "NOTE"], &rows, none)
+    })?;
+    Ok(())
+}
+
+async fn key_add(context: &Context, name: &str) -> Done {
+    let path = format!("/keys/{}/add", key_name(name)?);
+    let added: KeyAdded = context.post(&path).await?;
+    context.output.document(&added, |out| writeln!(out, "{}", added.key))?;
+    Ok(())
+}
+
+async fn key_revoke(context: &Context, name: &str) -> Done {
+    let path = format!("/keys/{}/revoke", key_name(name)?);
+    let revoked: KeyRevoked = context.post(&path).await?;
+    context.output.document(&revoked, |out| {
+        let KeyRevoked { name, tail } = &revoked;
+        let name = if name.is_empty() { "" } else { &format!(" {name}") };
+        writeln!(out, "the key{name} ending in {tail} works no longer")
+    })?;
+    Ok(())
+}
+
+/// A key's name as one part of a path.
+fn key_name(name: &str) -> Result<String, CommandError> {
+    if name.is_empty() {
+        return Err(CommandError::Usage("a key's name is not empty".to_owned()));
+    }
+    Ok(cache::encoded(name))
 }
 
 async fn config_show(context: &Context) -> Done {

@@ -510,6 +510,51 @@ impl std::fmt::Debug for ApiKey {
     }
 }
 
+/// `GET /keys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKeys {
+    /// Whether the API asks for one: `auth.enabled`.
+    pub required: bool,
+    /// The keys, without their secrets.
+    pub keys: Vec<KeyInfo>,
+}
+
+/// A key, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyInfo {
+    /// Its name; empty when it has none.
+    pub name: String,
+    /// Its last characters.
+    pub tail: String,
+    /// Whether it is the one that `omlxctl` shows and uses itself.
+    pub own: bool,
+}
+
+/// `POST /keys/{name}/add`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyAdded {
+    /// Its name.
+    pub name: String,
+    /// The key. It is told this once.
+    pub key: String,
+}
+
+// Not derived: a key must not reach a log by way of `{:?}`.
+impl std::fmt::Debug for KeyAdded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyAdded").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// `POST /keys/{name}/revoke`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRevoked {
+    /// Its name; empty when it had none.
+    pub name: String,
+    /// Its last characters.
+    pub tail: String,
+}
+
 /// `GET /config`: what is in effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {

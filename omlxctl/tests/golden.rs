@@ -61,7 +61,7 @@ fn said(socket: &str, args: &[&str]) -> String {
     format!("{}{}[exit {code}]", text(&output.stdout), text(&output.stderr))
 }
 
-const COMMANDS: [&[&str]; 25] = [
+const COMMANDS: [&[&str]; 28] = [
     &["status"],
     &["ps"],
     &["models", "list"],
@@ -83,6 +83,9 @@ const COMMANDS: [&[&str]; 25] = [
     &["cache", "explain", "req_1"],
     &["key", "show"],
     &["key", "rotate"],
+    &["key", "list"],
+    &["key", "add", "laptop"],
+    &["key", "revoke", "laptop"],
     &["config", "show"],
     &["config", "check"],
     &["shutdown"],

@@ -19,6 +19,7 @@ use crate::auth::Keys;
 use crate::config::{Applies, Config, KEYS, Loaded, Problem, Setting};
 use crate::exit::Exit;
 use crate::home::{self, Home, HomeError, Lock};
+use crate::key_file::{self, KeyError, Known};
 use crate::logging::{self, LogHandle};
 use crate::options::Options;
 use crate::{admin, http};
@@ -329,6 +330,28 @@ impl Daemon {
         self.reload_key()?;
         tracing::info!("the API key was replaced");
         Ok(Some(key))
+    }
+
+    /// The keys' names and ends; none when the API asks for none.
+    pub(crate) fn keys(&self) -> Result<Vec<Known>, KeyError> {
+        let auth = &self.app.config.auth;
+        if auth.enabled { key_file::list(&auth.key_file) } else { Ok(Vec::new()) }
+    }
+
+    /// Makes another key, which is good from now on.
+    pub(crate) fn add_key(&self, name: &str) -> Result<String, KeyError> {
+        let key = key_file::add(&self.app.config.auth.key_file, name)?;
+        self.reload_key()?;
+        tracing::info!(name, "an API key was added");
+        Ok(key)
+    }
+
+    /// Removes a key, which is refused from now on.
+    pub(crate) fn revoke_key(&self, which: &str) -> Result<Known, KeyError> {
+        let known = key_file::revoke(&self.app.config.auth.key_file, which)?;
+        self.reload_key()?;
+        tracing::info!(name = known.name, "an API key was revoked");
+        Ok(known)
     }
 }
 

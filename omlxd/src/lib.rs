@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod exit;
 pub mod home;
 pub mod http;
+mod key_file;
 mod log_file;
 pub mod logging;
 mod memory;

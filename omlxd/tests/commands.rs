@@ -91,6 +91,9 @@ fn the_daemon_answers_in_the_form_of_the_golden_documents() {
         ("POST", "models/test%2Flong/unpin", "models_acme%2Fagent_unpin.json"),
         ("POST", "models/test%2Flong/remove?cache=1", "models_acme%2Fagent_remove.json"),
         ("POST", "key/rotate", "key_rotate.json"),
+        ("POST", "keys/laptop/add", "keys_laptop_add.json"),
+        ("GET", "keys", "keys.json"),
+        ("POST", "keys/laptop/revoke", "keys_laptop_revoke.json"),
         ("POST", "shutdown", "shutdown.json"),
     ] {
         let theirs = last_document(&daemon, method, path);

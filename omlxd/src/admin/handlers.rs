@@ -2,13 +2,12 @@
 
 use hyper::StatusCode;
 use omlxctl::protocol::{
-    ADMIN_API, ApiKey, Budget, Cancelled, ErrorCode, Loaded, LoadedModel, Memory, Request,
-    Requests, Setting, Settings, ShuttingDown, State, Status, Version,
+    ADMIN_API, Budget, Cancelled, ErrorCode, Loaded, LoadedModel, Memory, Request, Requests,
+    Setting, Settings, ShuttingDown, State, Status, Version,
 };
 
 use super::{AdminError, AdminPeer, Answer, Asked, cache, json, models};
 use crate::daemon::{Daemon, VERSION};
-use crate::home::HomeError;
 use crate::requests::RequestInfo;
 
 pub(super) fn version(_: AdminPeer, _: &Daemon, _: &Asked) -> Answer {
@@ -98,22 +97,6 @@ pub(super) fn cancel(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {
     }
     let message = format!("no request {id} is in flight: `omlxctl requests` shows those that are");
     Err(AdminError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message))
-}
-
-pub(super) fn key(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
-    api_key(daemon.key())
-}
-
-pub(super) fn rotate_key(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
-    api_key(daemon.rotate_key())
-}
-
-fn api_key(key: Result<Option<String>, HomeError>) -> Answer {
-    let key = key.map_err(|error| {
-        let message = crate::daemon::Chain(&error).to_string();
-        AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed, message)
-    })?;
-    json(&ApiKey { key })
 }
 
 pub(super) fn config(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {

@@ -18,6 +18,9 @@
 //! | `GET /admin/v1/requests` | `Requests` |
 //! | `POST /admin/v1/requests/{id}/cancel` | `Cancelled` |
 //! | `GET /admin/v1/key`, `POST /admin/v1/key/rotate` | `ApiKey` |
+//! | `GET /admin/v1/keys` | `ApiKeys` |
+//! | `POST /admin/v1/keys/{name}/add` | `KeyAdded` |
+//! | `POST /admin/v1/keys/{name}/revoke` | `KeyRevoked` |
 //! | `GET /admin/v1/config` | `Settings` |
 //! | `GET /admin/v1/config/check` | `ConfigCheck` |
 //! | `GET /admin/v1/cache` | `CacheStats` |
@@ -32,6 +35,7 @@
 mod cache;
 mod doctor;
 mod handlers;
+mod keys;
 mod models;
 mod peer;
 
@@ -250,8 +254,11 @@ const ROUTES: &[(Method, &str, Handler)] = &[
     (Method::GET, "/ps", Document(handlers::ps)),
     (Method::GET, "/requests", Document(handlers::requests)),
     (Method::POST, "/requests/{id}/cancel", Document(handlers::cancel)),
-    (Method::GET, "/key", Document(handlers::key)),
-    (Method::POST, "/key/rotate", Document(handlers::rotate_key)),
+    (Method::GET, "/key", Document(keys::show)),
+    (Method::POST, "/key/rotate", Document(keys::rotate)),
+    (Method::GET, "/keys", Document(keys::list)),
+    (Method::POST, "/keys/{id}/add", Document(keys::add)),
+    (Method::POST, "/keys/{id}/revoke", Document(keys::revoke)),
     (Method::GET, "/config", Document(handlers::config)),
     (Method::GET, "/config/check", Document(handlers::check_config)),
     (Method::GET, "/cache", Document(cache::stats)),
