@@ -73,7 +73,6 @@ pub(crate) async fn run(context: &Context, options: Bench) -> Done {
 
 /// One round: computed, from memory, from SSD; then a longer answer for the decode rate.
 struct Round {
-    prompt_tokens: u64,
     prefills: [Measured; 3],
     generated: u64,
     decode_per_second: f64,
@@ -101,7 +100,6 @@ async fn measure(
     let generated = usage(&long.body, "/usage/completion_tokens");
     let decoding = long.total.saturating_sub(long.first).max(Duration::from_micros(1));
     Ok(Round {
-        prompt_tokens: usage(&computed.body, "/usage/prompt_tokens"),
         prefills: [measured(&computed), measured(&from_ram), measured(&from_ssd)],
         generated,
         decode_per_second: generated.saturating_sub(1) as f64 / decoding.as_secs_f64(),
@@ -154,7 +152,9 @@ fn summarize(model: String, options: &Bench, rounds: &[Round]) -> Report {
     };
     let mut decodes: Vec<f64> = rounds.iter().map(|round| round.decode_per_second).collect();
     decodes.sort_by(f64::total_cmp);
-    let prompt_tokens = rounds.first().map_or(0, |round| round.prompt_tokens);
+    // Of the round that the rate is of: prompts differ by a few tokens.
+    let prompt_tokens =
+        computed.tokens_computed + computed.tokens_from_ram + computed.tokens_from_ssd;
     Report {
         model,
         rounds: options.rounds,
