@@ -38,7 +38,7 @@ pub(crate) fn cache_limit_bytes() -> u64 {
 }
 
 /// Whether arrays live on a Metal device. On Linux MLX runs on its CPU backend.
-pub(crate) fn metal_is_available() -> bool {
+pub fn metal_is_available() -> bool {
     let mut available = false;
     // SAFETY: writes one bool through a valid pointer.
     let status = unsafe { mlx_sys::mlx_metal_is_available(&raw mut available) };

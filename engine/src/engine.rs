@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use crate::bridge;
 use crate::error::{LoadError, Result, SubmitError};
 use crate::generation::{GenerateRequest, Generation, PhaseCell};
 use crate::loaded::Held;
-use crate::memory::{MemorySensor, SystemSensor};
+use crate::memory::{MemorySensor, Pressure, SystemSensor};
 use crate::model::{Folder, LoadOptions, Model, ModelInfo};
 use crate::reuse::ReuseConfig;
 use crate::tokenizer::Tokenizer;
@@ -109,6 +109,12 @@ pub trait Observer: Send + Sync {
 
     /// So many bytes are wanted that only idle models could give back.
     fn room_wanted(&self, _bytes: u64) {}
+
+    /// Memory was short, and this was done about it.
+    fn guarded(&self, _action: GuardAction) {}
+
+    /// For lack of memory a request of this model was put back into the queue.
+    fn preempted(&self, _model: &str) {}
 }
 
 /// An observer that looks away.
@@ -117,6 +123,17 @@ pub struct NoObserver;
 
 impl Observer for NoObserver {
     fn step(&self, _: &StepReport) {}
+}
+
+/// What is done when memory is short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardAction {
+    /// The system is short of memory: no request is taken that needs more than is in use.
+    Pause,
+    /// Caches kept for later are given up.
+    ShrinkCache,
+    /// A request is ended.
+    Abort,
 }
 
 /// One step of the engine.
@@ -198,6 +215,8 @@ pub struct MemoryUse {
     pub step_bytes: u64,
     /// Of it, taken by weights, caches kept for later, and steps.
     pub used_bytes: u64,
+    /// How the system's memory does.
+    pub pressure: Pressure,
 }
 
 /// Names a loaded model between the handle and the engine thread.
@@ -237,6 +256,7 @@ pub(crate) struct Status {
     pub(crate) reserved_bytes: AtomicU64,
     pub(crate) used_bytes: AtomicU64,
     pub(crate) step_bytes: AtomicU64,
+    pub(crate) pressure: AtomicU8,
     pub(crate) budget_bytes: AtomicU64,
     step: Mutex<Option<CurrentStep>>,
     /// Where the KV of each model name was looked for.
@@ -304,6 +324,7 @@ impl Engine {
             reserved_bytes: AtomicU64::new(0),
             used_bytes: AtomicU64::new(0),
             step_bytes: AtomicU64::new(bridge::cache_limit_bytes()),
+            pressure: AtomicU8::new(0),
             budget_bytes: AtomicU64::new(config.memory_budget.unwrap_or(u64::MAX)),
             step: Mutex::default(),
             namespaces: Mutex::default(),
@@ -429,6 +450,11 @@ impl Engine {
             running_bytes: self.shared.status.reserved_bytes.load(Ordering::Relaxed),
             step_bytes: self.shared.status.step_bytes.load(Ordering::Relaxed),
             used_bytes: self.shared.status.used_bytes.load(Ordering::Relaxed),
+            pressure: match self.shared.status.pressure.load(Ordering::Relaxed) {
+                0 => Pressure::Normal,
+                1 => Pressure::Warning,
+                _ => Pressure::Critical,
+            },
         }
     }
 

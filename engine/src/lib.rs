@@ -36,10 +36,10 @@ mod tokenizer;
 mod weights;
 mod worker;
 
-pub use bridge::version as mlx_version;
+pub use bridge::{metal_is_available as has_metal, version as mlx_version};
 pub use engine::{
-    ComputeDtype, Engine, EngineConfig, MemoryUse, NoObserver, Observer, Phase, Progress, StepName,
-    StepReport,
+    ComputeDtype, Engine, EngineConfig, GuardAction, MemoryUse, NoObserver, Observer, Phase,
+    Progress, StepName, StepReport,
 };
 pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};
 pub use generation::{

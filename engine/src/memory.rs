@@ -120,6 +120,10 @@ impl Account {
         }
     }
 
+    pub(crate) fn pressure(&self) -> Pressure {
+        self.pressure
+    }
+
     pub(crate) fn budget_bytes(&self) -> u64 {
         self.budget_bytes
     }

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::Built;
 use crate::bridge;
-use crate::engine::{EngineConfig, ModelId, Status};
+use crate::engine::{EngineConfig, GuardAction, ModelId, Status};
 use crate::error::{GenerateError, LoadError, Result};
 use crate::generation::{GenerateRequest, PhaseCell, Raw, RowPhase};
 use crate::loaded::{ClearCache, Held, Loaded, Room};
@@ -144,7 +144,10 @@ impl Worker {
             let decision = scheduler.next(now, &mut |id| may_start(rows, id));
             match decision {
                 Decision::Expire(id) => self.end_early(id, Some(GenerateError::Deadline)),
-                Decision::Refuse(id) => self.end_early(id, Some(GenerateError::NoMemory)),
+                Decision::Refuse(id) => {
+                    self.config.observer.guarded(GuardAction::Abort);
+                    self.end_early(id, Some(GenerateError::NoMemory));
+                }
                 Decision::Admit(id) => self.admit(id),
                 Decision::Reclaim(bytes) => self.reclaim(bytes),
                 Decision::Preempt(id) => self.preempt(id),
@@ -184,6 +187,7 @@ impl Worker {
         self.status.reserved_bytes.store(self.scheduler.reserved_bytes(), Ordering::Relaxed);
         self.status.used_bytes.store(self.account.used_bytes(), Ordering::Relaxed);
         self.status.step_bytes.store(self.account.step_bytes(), Ordering::Relaxed);
+        self.status.pressure.store(self.account.pressure() as u8, Ordering::Relaxed);
     }
 
     /// Hands the ends of live sessions to the store.
@@ -373,6 +377,7 @@ impl Worker {
         if let Some(pressure) = self.account.poll(&*self.config.sensor) {
             if pressure != Pressure::Normal {
                 tracing::warn!(pressure = pressure.as_str(), "the system is short of memory");
+                self.config.observer.guarded(GuardAction::Pause);
             }
             let too_much = self.account.adapt(self.scheduler.reserved_bytes());
             self.account_for_memory();
@@ -455,6 +460,9 @@ impl Worker {
         if given < bytes {
             given += self.account.shrink_ram_tier(bytes - given);
         }
+        if given > 0 {
+            self.config.observer.guarded(GuardAction::ShrinkCache);
+        }
         if given < bytes {
             self.account.set_short(true);
             self.config.observer.room_wanted(bytes - given);
@@ -476,6 +484,7 @@ impl Worker {
                 reuse.put_away(model, cache, track, prompt_tokens)
             });
             self.status.preemptions.fetch_add(1, Ordering::Relaxed);
+            self.config.observer.preempted(&row.model.reuse.name);
         }
         self.requeue(id, row, false);
     }

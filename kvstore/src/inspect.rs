@@ -142,6 +142,15 @@ impl Store {
         cleared
     }
 
+    /// Takes everything out of the RAM tier that nobody holds or has pinned, and gives how many blocks
+    /// that were. What is not on disk, or on its way there, is gone.
+    pub fn demote_all(&self) -> usize {
+        let core = self.core();
+        let now_secs = core.now_secs();
+        let mut state = core.state();
+        std::iter::from_fn(|| state.demote_one(now_secs, true).then_some(())).count()
+    }
+
     /// Removes the blocks of a namespace that nobody will ask for again.
     pub fn remove_namespace(&self, namespace: &Namespace) -> Cleared {
         self.remove(Some(namespace), EvictReason::ModelRemoved)

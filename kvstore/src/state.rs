@@ -479,7 +479,7 @@ impl State {
 
     /// Takes the least useful block out of the RAM tier, unless all are pinned or in use: a block
     /// that a guard holds would not give its memory back.
-    fn demote_one(&mut self, now_secs: u64, even_awaited: bool) -> bool {
+    pub(crate) fn demote_one(&mut self, now_secs: u64, even_awaited: bool) -> bool {
         let (blocks, pins) = (&self.blocks, &self.pins);
         let idle = |id: &BlockId| {
             let Some(block) = blocks.get(id) else { return false };

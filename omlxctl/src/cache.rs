@@ -5,7 +5,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use omlxctl::client::ClientError;
 use omlxctl::protocol::{
-    CacheStats, CacheStatus, Cleared, Explanation, PromptReuse, StoreStats, Verified, VerifyEvent,
+    CacheStats, CacheStatus, Cleared, Demoted, Explanation, PromptReuse, StoreStats, Verified,
+    VerifyEvent,
 };
 
 use crate::cli::Cache;
@@ -18,6 +19,14 @@ pub(crate) async fn run(context: &Context, command: Cache) -> Done {
     match command {
         Cache::Stats => stats(context).await,
         Cache::Verify => verify(context).await,
+        Cache::Demote => {
+            let demoted: Demoted = context.post("/cache/demote").await?;
+            let Demoted { records, live_sessions } = demoted;
+            context.output.document(&demoted, |out| {
+                writeln!(out, "{records} records and {live_sessions} live sessions left memory")
+            })?;
+            Ok(())
+        }
         Cache::Clear { model, yes } => clear(context, model.as_deref(), yes).await,
         Cache::Explain { request_id } => explain(context, &request_id).await,
     }
@@ -232,7 +241,7 @@ fn confirmed(what: &str) -> Result<bool, CommandError> {
 }
 
 /// A model's id as one part of a path.
-fn encoded(id: &str) -> String {
+pub(crate) fn encoded(id: &str) -> String {
     id.bytes().fold(String::new(), |mut text, byte| {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' => text.push(byte as char),

@@ -254,7 +254,9 @@ fn print(text: &str) -> io::Result<()> {
 /// The model that was named, else the daemon's choice. A single argument with a space in it is a
 /// prompt; any other single argument must be a model, so that a slip is not sent as a prompt.
 fn choose_model(options: &mut Chat, models: &Models) -> Result<String, CommandError> {
-    let known = |id: &str| models.models.iter().any(|model| model.id == id);
+    let known = |id: &str| {
+        models.models.iter().any(|model| model.id == id || model.aliases.iter().any(|a| a == id))
+    };
     if let Some(word) = options.model.take() {
         if known(&word) || options.prompt.is_some() {
             return Ok(word);
@@ -276,7 +278,7 @@ fn choose_model(options: &mut Chat, models: &Models) -> Result<String, CommandEr
 }
 
 /// Where to connect to reach a daemon bound to this address: every-address means loopback.
-fn reachable(bound: &str) -> Option<SocketAddr> {
+pub(crate) fn reachable(bound: &str) -> Option<SocketAddr> {
     let mut address: SocketAddr = bound.parse().ok()?;
     match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -339,8 +341,8 @@ mod tests {
 
     #[test]
     fn one_argument_is_a_known_model_or_a_sentence() {
-        let known =
-            KnownModel { id: "tiny".into(), path: "/m".into(), state: "ready".into(), error: None };
+        let known = json!({"id": "tiny", "path": "/m", "state": "ready", "error": null});
+        let known: KnownModel = serde_json::from_value(known).unwrap();
         let models = Models { default: Some("tiny".into()), models: vec![known] };
         let choose = |model: Option<&str>, prompt: Option<&str>| {
             let mut options = Chat {

@@ -56,9 +56,19 @@ pub(crate) enum Command {
     Status,
     /// List the models in memory
     Ps,
-    /// Look at the models that can be asked for
+    /// Look at the models on disk, remove one
     #[command(subcommand)]
     Models(Models),
+    /// Download a model from the Hugging Face hub
+    Pull(Pull),
+    /// Load a model into memory and wait until it is there
+    Load(Model),
+    /// Take a model out of memory once the requests on it have ended
+    Unload(Model),
+    /// Keep a model in memory: nothing unloads it until it is unpinned or the daemon ends
+    Pin(Model),
+    /// Let a model be unloaded again
+    Unpin(Model),
     /// Talk to a model; without a prompt, reads standard input or starts a conversation
     Chat(Chat),
     /// List the requests in flight
@@ -71,12 +81,20 @@ pub(crate) enum Command {
     /// Look at the KV cache, check it, empty it
     #[command(subcommand)]
     Cache(Cache),
-    /// Show or replace the API key
+    /// Show, replace, add and revoke API keys
     #[command(subcommand)]
     Key(Key),
     /// Look at the daemon's configuration
     #[command(subcommand)]
     Config(Config),
+    /// Show the daemon's log, also of one that does not run
+    Logs(Logs),
+    /// Find out what is wrong, with or without a running daemon
+    Doctor(Doctor),
+    /// Measure this machine: prefill, decode, and restoring from memory and SSD beside computing
+    Bench(Bench),
+    /// Watch tokens, requests, models and memory as they change
+    Top(Top),
     /// Let the daemon finish what runs, then exit
     Shutdown,
     /// Show the versions of omlxctl and of the daemon
@@ -95,6 +113,89 @@ pub(crate) enum Command {
 pub(crate) enum Models {
     /// List them
     List,
+    /// Show what one is and needs
+    Show(Model),
+    /// Delete one from disk
+    Rm {
+        /// The model's id
+        model: String,
+        /// Also what it has computed, from the KV cache
+        #[arg(long)]
+        cache: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+/// A command on one model.
+#[derive(Debug, Args)]
+pub(crate) struct Model {
+    /// The model's id or alias
+    pub(crate) model: String,
+}
+
+/// `omlxctl pull`.
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// `org/name`, or `org/name@revision` for a branch, tag or commit other than main
+    #[arg(value_name = "MODEL[@REVISION]")]
+    pub(crate) model: String,
+    /// Download what will not run here: an unknown architecture, or one too large for memory.budget
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Stop a pull that runs; what was downloaded stays for the next one
+    #[arg(long, conflicts_with = "force")]
+    pub(crate) cancel: bool,
+}
+
+/// `omlxctl logs`.
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Show new lines as they come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Lines to begin with
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+    pub(crate) lines: usize,
+}
+
+/// `omlxctl doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// The model to generate with [default: as for chat]
+    #[arg(long, value_name = "ID")]
+    pub(crate) model: Option<String>,
+    /// Generate nothing
+    #[arg(long)]
+    pub(crate) no_generate: bool,
+}
+
+/// `omlxctl bench`.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// The model's id [default: as for chat]
+    pub(crate) model: Option<String>,
+    /// Tokens of the prompt, about
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
+    pub(crate) prompt_tokens: u32,
+    /// Tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(8..=100_000))]
+    pub(crate) tokens: u32,
+    /// Times that each is measured; the median counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub(crate) rounds: u32,
+}
+
+/// `omlxctl top`.
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// Pause between two looks
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = time)]
+    pub(crate) interval: Duration,
+    /// Print this many looks as text and exit; without a terminal, one
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) count: Option<u32>,
 }
 
 /// `omlxctl chat`.
@@ -125,6 +226,8 @@ pub(crate) enum Cache {
     Stats,
     /// Read and check every record on disk; exits with 1 when one is damaged
     Verify,
+    /// Leave what is in memory on SSD only, as a restart would
+    Demote,
     /// Remove what is cached, in memory and on disk
     Clear {
         /// Only what this model computed; it must have been loaded since the daemon's start
@@ -146,8 +249,20 @@ pub(crate) enum Cache {
 pub(crate) enum Key {
     /// Print the API key
     Show,
-    /// Replace the API key; the old one stops working at once
+    /// Replace the API key, and all others; the old ones stop working at once
     Rotate,
+    /// List the keys by name and last characters
+    List,
+    /// Make another key and print it; with several, each reuses its own prompts only
+    Add {
+        /// What to call it: 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-', '@'
+        name: String,
+    },
+    /// Remove a key; it stops working at once
+    Revoke {
+        /// Its name, or its last characters
+        name: String,
+    },
 }
 
 /// `omlxctl config`.

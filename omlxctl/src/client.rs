@@ -125,10 +125,23 @@ impl Client {
     pub async fn post_lines<T: DeserializeOwned, R>(
         &self,
         path: &str,
+        each: impl FnMut(T) -> Option<R>,
+    ) -> Result<Answer<R>, ClientError> {
+        self.post_lines_with(path, &[], each).await
+    }
+
+    /// The same, with headers of one's own.
+    ///
+    /// # Errors
+    /// As [`Client::post_lines`].
+    pub async fn post_lines_with<T: DeserializeOwned, R>(
+        &self,
+        path: &str,
+        headers: &[(&'static str, String)],
         mut each: impl FnMut(T) -> Option<R>,
     ) -> Result<Answer<R>, ClientError> {
         let late = |_| ClientError::Timeout(self.timeout);
-        let response = tokio::time::timeout(self.timeout, self.ask(Method::POST, path));
+        let response = tokio::time::timeout(self.timeout, self.ask(Method::POST, path, headers));
         let (mut body, daemon_version) = response.await.map_err(late)??;
         let mut waiting = Vec::new();
         loop {
@@ -166,7 +179,7 @@ impl Client {
         method: Method,
         path: &str,
     ) -> Result<Answer<T>, ClientError> {
-        let (body, daemon_version) = self.ask(method, path).await?;
+        let (body, daemon_version) = self.ask(method, path, &[]).await?;
         let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
         let body = body.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
         let value = serde_json::from_slice(&body);
@@ -175,12 +188,21 @@ impl Client {
     }
 
     /// Asks; gives the body of a good answer, still to come, and the daemon's version.
-    async fn ask(&self, method: Method, path: &str) -> Result<(Incoming, String), ClientError> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+    ) -> Result<(Incoming, String), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(e))?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(format!("{PREFIX}{path}"))
-            .header(header::HOST, HOST)
+            .header(header::HOST, HOST);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let request = request
             .body(Full::default())
             .map_err(|error| ClientError::Broken(error.to_string()))?;
         let response = send(stream, request).await?;

@@ -1,7 +1,7 @@
 //! Every command but `chat`: ask, then print.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use serde::Serialize;
@@ -9,15 +9,14 @@ use serde::de::DeserializeOwned;
 
 use omlxctl::client::Client;
 use omlxctl::protocol::{
-    ADMIN_API, ApiKey, Cancelled, ConfigCheck, Loaded, Models, Requests, Settings, ShuttingDown,
-    State, Status, Version,
+    ADMIN_API, ApiKey, ApiKeys, Cancelled, ConfigCheck, KeyAdded, KeyRevoked, Loaded, Requests,
+    Settings, ShuttingDown, State, Status, Version,
 };
 
-use crate::cache;
-use crate::chat;
 use crate::cli::{self, Cli, Command};
 use crate::exit::CommandError;
 use crate::output::{self, Output};
+use crate::{bench, cache, chat, doctor, logs, models, top};
 
 pub(crate) type Done = Result<(), CommandError>;
 
@@ -37,18 +36,31 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Done {
         Command::Man => return man(output),
         _ => {}
     }
-    let client = Client::new(socket(&cli.global)?, timeout);
+    let base = base_dir(&cli.global);
+    let client = Client::new(socket(&cli.global, base.as_deref())?, timeout);
     let context = Context { client, output, warned: false.into() };
     match cli.command {
         Command::Status => status(&context).await,
         Command::Ps => ps(&context).await,
-        Command::Models(cli::Models::List) => models(&context).await,
+        Command::Models(command) => models::run(&context, command).await,
+        Command::Pull(options) => models::pull(&context, options).await,
+        Command::Load(cli::Model { model }) => models::change(&context, &model, "/load").await,
+        Command::Unload(cli::Model { model }) => models::change(&context, &model, "/unload").await,
+        Command::Pin(cli::Model { model }) => models::pin(&context, &model, "/pin").await,
+        Command::Unpin(cli::Model { model }) => models::pin(&context, &model, "/unpin").await,
+        Command::Logs(options) => logs::run(&needed(base)?, options, output).await,
+        Command::Doctor(options) => doctor::run(&context, &needed(base)?, options).await,
+        Command::Bench(options) => bench::run(&context, options).await,
+        Command::Top(options) => top::run(&context, options).await,
         Command::Chat(options) => chat::run(&context, options, timeout).await,
         Command::Requests => requests(&context).await,
         Command::Cancel { id } => cancel(&context, &id).await,
         Command::Cache(command) => cache::run(&context, command).await,
         Command::Key(cli::Key::Show) => key(&context.get("/key").await?, output),
         Command::Key(cli::Key::Rotate) => key(&context.post("/key/rotate").await?, output),
+        Command::Key(cli::Key::List) => key_list(&context).await,
+        Command::Key(cli::Key::Add { name }) => key_add(&context, &name).await,
+        Command::Key(cli::Key::Revoke { name }) => key_revoke(&context, &name).await,
         Command::Config(cli::Config::Show) => config_show(&context).await,
         Command::Config(cli::Config::Check) => config_check(&context).await,
         Command::Shutdown => shutdown(&context).await,
@@ -91,15 +103,22 @@ impl Context {
     }
 }
 
-/// `--socket`, else the socket of the base directory.
-fn socket(global: &cli::Global) -> Result<PathBuf, CommandError> {
-    if let Some(socket) = &global.socket {
-        return Ok(socket.clone());
-    }
-    let base = global.base_dir.clone().or_else(|| Some(std::env::home_dir()?.join(".omlx")));
-    base.map(|base| base.join("run/omlxd.sock")).ok_or_else(|| {
+fn base_dir(global: &cli::Global) -> Option<PathBuf> {
+    global.base_dir.clone().or_else(|| Some(std::env::home_dir()?.join(".omlx")))
+}
+
+fn needed(base: Option<PathBuf>) -> Result<PathBuf, CommandError> {
+    base.ok_or_else(|| {
         CommandError::Usage("there is no home directory: name the daemon's with --base-dir".into())
     })
+}
+
+/// `--socket`, else the socket of the base directory.
+fn socket(global: &cli::Global, base: Option<&Path>) -> Result<PathBuf, CommandError> {
+    match &global.socket {
+        Some(socket) => Ok(socket.clone()),
+        None => needed(base.map(|base| base.join("run/omlxd.sock"))),
+    }
 }
 
 async fn status(context: &Context) -> Done {
@@ -119,6 +138,13 @@ async fn status(context: &Context) -> Done {
         writeln!(out, "http      http://{}", status.http)?;
         writeln!(out, "base dir  {}", status.base_dir.display())?;
         writeln!(out, "models    {} known; loaded: {loaded}", status.known_models)?;
+        if let Some(budget) = &status.budget {
+            let (used, all) = (budget.used_bytes, budget.budget_bytes);
+            writeln!(out, "budget    {} of {} used", output::bytes(used), output::bytes(all))?;
+        }
+        if status.pulls > 0 {
+            writeln!(out, "pulls     {} (`omlxctl models list` shows them)", status.pulls)?;
+        }
         writeln!(
             out,
             "requests  {} running, {} waiting",
@@ -147,39 +173,32 @@ async fn ps(context: &Context) -> Done {
             .iter()
             .map(|model| {
                 let weights = model.quantization.as_ref().unwrap_or(&model.dtype).clone();
+                let pinned = if model.pinned { ", pinned" } else { "" };
                 [
                     model.id.clone(),
+                    format!("{}{pinned}", model.state),
                     model.architecture.clone(),
                     output::count(model.parameters),
                     output::bytes(model.weight_bytes),
                     weights,
                     model.context_tokens.to_string(),
                     model.requests.to_string(),
+                    output::time(model.idle_seconds),
                 ]
             })
             .collect();
-        let heading =
-            ["MODEL", "ARCHITECTURE", "PARAMETERS", "SIZE", "WEIGHTS", "CONTEXT", "REQUESTS"];
+        let heading = [
+            "MODEL",
+            "STATE",
+            "ARCHITECTURE",
+            "PARAMETERS",
+            "SIZE",
+            "WEIGHTS",
+            "CONTEXT",
+            "REQUESTS",
+            "IDLE",
+        ];
         output::table(out, heading, &rows, "No model is loaded; the first request loads one.")
-    })?;
-    Ok(())
-}
-
-async fn models(context: &Context) -> Done {
-    let models: Models = context.get("/models").await?;
-    context.output.document(&models, |out| {
-        let rows: Vec<_> = models
-            .models
-            .iter()
-            .map(|model| {
-                let state = match &model.error {
-                    Some(error) => format!("{}: {error}", model.state),
-                    None => model.state.clone(),
-                };
-                [model.id.clone(), model.path.display().to_string(), state]
-            })
-            .collect();
-        output::table(out, ["MODEL", "FOLDER", "STATE"], &rows, "No model was found.")
     })?;
     Ok(())
 }
@@ -233,6 +252,47 @@ fn key(key: &ApiKey, output: Output) -> Done {
     };
     output.document(key, |out| writeln!(out, "{text}"))?;
     Ok(())
+}
+
+async fn key_list(context: &Context) -> Done {
+    let keys: ApiKeys = context.get("/keys").await?;
+    context.output.document(&keys, |out| {
+        let rows = keys.keys.iter().map(|key| {
+            let name = if key.name.is_empty() { "-" } else { key.name.as_str() };
+            let note = if key.own { "what `omlxctl key show` prints" } else { "" };
+            [name.to_owned(), format!("...{}", key.tail), note.to_owned()]
+        });
+        let rows: Vec<_> = rows.collect();
+        let none = "auth.enabled is false: the API asks for no key.";
+        output::table(out, ["NAME", "ENDS IN", "NOTE"], &rows, none)
+    })?;
+    Ok(())
+}
+
+async fn key_add(context: &Context, name: &str) -> Done {
+    let path = format!("/keys/{}/add", key_name(name)?);
+    let added: KeyAdded = context.post(&path).await?;
+    context.output.document(&added, |out| writeln!(out, "{}", added.key))?;
+    Ok(())
+}
+
+async fn key_revoke(context: &Context, name: &str) -> Done {
+    let path = format!("/keys/{}/revoke", key_name(name)?);
+    let revoked: KeyRevoked = context.post(&path).await?;
+    context.output.document(&revoked, |out| {
+        let KeyRevoked { name, tail } = &revoked;
+        let name = if name.is_empty() { "" } else { &format!(" {name}") };
+        writeln!(out, "the key{name} ending in {tail} works no longer")
+    })?;
+    Ok(())
+}
+
+/// A key's name as one part of a path.
+fn key_name(name: &str) -> Result<String, CommandError> {
+    if name.is_empty() {
+        return Err(CommandError::Usage("a key's name is not empty".to_owned()));
+    }
+    Ok(cache::encoded(name))
 }
 
 async fn config_show(context: &Context) -> Done {

@@ -1,12 +1,18 @@
 //! omlxctl: operate a running omlxd.
 #![forbid(unsafe_code)]
 
+mod api;
+mod bench;
 mod cache;
 mod chat;
 mod cli;
 mod commands;
+mod doctor;
 mod exit;
+mod logs;
+mod models;
 mod output;
+mod top;
 
 use std::process::ExitCode;
 

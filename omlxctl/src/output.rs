@@ -1,6 +1,7 @@
 //! Printing: tables and facts for people, JSON for programs.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
@@ -19,6 +20,10 @@ impl Output {
     /// As the flags, `NO_COLOR` and the terminal say.
     pub(crate) fn new(json: bool, quiet: bool, no_color: bool) -> Self {
         let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let is_terminal = io::stdout().is_terminal();
+        let width = crossterm_width().filter(|_| is_terminal);
+        // The first one counts; there is only one.
+        let _ = STYLE.set(Style { color: wanted && is_terminal, width });
         Output { json, quiet, color: wanted && io::stderr().is_terminal() }
     }
 
@@ -67,6 +72,7 @@ impl Output {
 
     fn line(&self, label: &str, color: &str, message: &str) {
         let mut stderr = io::stderr().lock();
+        let message = message.lines().map(plain).collect::<Vec<_>>().join("\n");
         // When standard error is gone there is nowhere left to say so.
         let _ = if self.color {
             writeln!(stderr, "\x1b[1;{color}m{label}:\x1b[0m {message}")
@@ -74,6 +80,51 @@ impl Output {
             writeln!(stderr, "{label}: {message}")
         };
     }
+}
+
+/// How standard output is written.
+#[derive(Debug, Clone, Copy, Default)]
+struct Style {
+    /// Escape sequences.
+    color: bool,
+    /// Columns of the terminal; none when it is not one.
+    width: Option<usize>,
+}
+
+static STYLE: OnceLock<Style> = OnceLock::new();
+
+fn style() -> Style {
+    STYLE.get().copied().unwrap_or_default()
+}
+
+fn crossterm_width() -> Option<usize> {
+    ratatui::crossterm::terminal::size().ok().map(|(columns, _)| columns.into())
+}
+
+/// A word in the color of what it means, when standard output has colors.
+pub(crate) fn paint(text: &str) -> String {
+    paint_with(style(), text)
+}
+
+fn paint_with(style: Style, text: &str) -> String {
+    let color = match text.split([',', ' ']).next().unwrap_or_default() {
+        "ready" | "pass" | "INFO" => "32",
+        "loading" | "draining" | "pulling" | "warn" | "WARN" => "33",
+        "failed" | "fail" | "ERROR" => "31",
+        _ => return text.to_owned(),
+    };
+    if style.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Writes names and values, a line each, values aligned.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub(crate) fn facts(out: &mut dyn Write, facts: &[(&str, String)]) -> io::Result<()> {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    facts
+        .iter()
+        .try_for_each(|(name, value)| writeln!(out, "{name:<width$}  {}", paint(&plain(value))))
 }
 
 /// Writes rows under a heading, columns aligned; nothing but `none` when there are no rows.
@@ -86,6 +137,16 @@ pub(crate) fn table<const N: usize>(
     rows: &[[String; N]],
     none: &str,
 ) -> io::Result<()> {
+    table_with(style(), out, heading, rows, none)
+}
+
+fn table_with<const N: usize>(
+    style: Style,
+    out: &mut dyn Write,
+    heading: [&str; N],
+    rows: &[[String; N]],
+    none: &str,
+) -> io::Result<()> {
     if rows.is_empty() {
         return writeln!(out, "{none}");
     }
@@ -93,16 +154,52 @@ pub(crate) fn table<const N: usize>(
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([heading[column].len()]).max().unwrap_or(0)
     };
-    let widths: [usize; N] = std::array::from_fn(width);
-    let line = |cells: [&str; N]| {
-        let padded: String =
-            cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
-        padded.trim_end().to_owned()
+    let mut widths: [usize; N] = std::array::from_fn(width);
+    narrow(&mut widths, heading, style.width);
+    let line = |cells: [&str; N], paint: &dyn Fn(&str) -> String| {
+        let mut line = String::new();
+        for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+            let cell = cut(cell, width);
+            let pad = " ".repeat(width.saturating_sub(cell.chars().count()));
+            let gap = if column + 1 < N { "  " } else { "" };
+            line.push_str(&format!("{}{pad}{gap}", paint(&cell)));
+        }
+        line.trim_end().to_owned()
     };
-    writeln!(out, "{}", line(heading))?;
+    let bold = |cell: &str| match style.color {
+        true => format!("\x1b[1m{cell}\x1b[0m"),
+        false => cell.to_owned(),
+    };
+    writeln!(out, "{}", line(heading, &bold))?;
     rows.iter().try_for_each(|row| {
-        writeln!(out, "{}", line(std::array::from_fn(|column| row[column].as_str())))
+        let cells = std::array::from_fn(|column| row[column].as_str());
+        writeln!(out, "{}", line(cells, &|cell| paint_with(style, cell)))
     })
+}
+
+/// Takes from the widest columns what a terminal has no room for, down to their headings.
+fn narrow<const N: usize>(widths: &mut [usize; N], heading: [&str; N], terminal: Option<usize>) {
+    let Some(terminal) = terminal else { return };
+    let gaps = 2 * N.saturating_sub(1);
+    while widths.iter().sum::<usize>() + gaps > terminal {
+        let shrinkable = (0..N).filter(|&column| widths[column] > heading[column].len().max(8));
+        let Some(widest) = shrinkable.max_by_key(|&column| widths[column]) else { return };
+        widths[widest] -= 1;
+    }
+}
+
+fn cut(cell: &str, width: usize) -> String {
+    let cell = plain(cell);
+    if cell.chars().count() <= width {
+        return cell;
+    }
+    let kept: String = cell.chars().take(width.saturating_sub(1)).collect();
+    format!("{kept}\u{2026}")
+}
+
+/// A text that does nothing to a terminal: names of files may hold anything.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// Bytes as people read them: `512 B`, `1.5 GiB`.
@@ -154,8 +251,24 @@ mod tests {
             "NAME       SIZE\na          1\nlong name  22\n"
         );
         let mut out = Vec::new();
+        table(&mut out, ["NAME"], &[["\x1b[2Jgone".to_owned()]], "").unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "NAME\n\u{fffd}[2Jgone\n");
+        let mut out = Vec::new();
         table(&mut out, ["NAME"], &[], "No models.").unwrap();
         assert_eq!(out, b"No models.\n");
+    }
+
+    #[test]
+    fn a_terminal_gets_its_width_and_colors() {
+        let mut out = Vec::new();
+        let rows = [["ready".to_owned(), "a note that is far too long".to_owned()]];
+        let style = Style { color: true, width: Some(24) };
+        table_with(style, &mut out, ["STATE", "NOTE"], &rows, "none").unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("\x1b[32mready\x1b[0m"), "{text:?}");
+        let plain = text.replace("\x1b[32m", "").replace("\x1b[1m", "").replace("\x1b[0m", "");
+        assert!(plain.lines().all(|line| line.chars().count() <= 24), "{plain:?}");
+        assert!(plain.contains("a note that is f\u{2026}"), "{plain:?}");
     }
 
     #[test]

@@ -24,6 +24,12 @@ pub const HOST: &str = "omlxd";
 /// What every path starts with.
 pub const PREFIX: &str = "/admin/v1";
 
+/// Header with the `HF_TOKEN` of whoever asks for a pull. The daemon's own may be another.
+pub const HUB_TOKEN_HEADER: &str = "omlx-hub-token";
+
+/// Header with the `HF_ENDPOINT` of whoever asks for a pull.
+pub const HUB_ENDPOINT_HEADER: &str = "omlx-hub-endpoint";
+
 /// Largest request body, and largest answer that the client reads.
 pub const MAX_BODY_BYTES: usize = 4 << 20;
 
@@ -74,6 +80,12 @@ pub struct Status {
     pub requests_waiting: usize,
     /// What MLX holds.
     pub memory: Memory,
+    /// What models may take, `memory.budget`, and what they take.
+    #[serde(default)]
+    pub budget: Option<Budget>,
+    /// Models being pulled.
+    #[serde(default)]
+    pub pulls: usize,
     /// Whether the engine computes or loads something.
     pub busy: bool,
     /// Time since the engine last finished a step or was idle.
@@ -135,6 +147,15 @@ pub enum State {
     Stopping,
 }
 
+/// Memory for models, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// The most that they may take.
+    pub budget_bytes: u64,
+    /// What those in memory take, or will when they are loaded.
+    pub used_bytes: u64,
+}
+
 /// What MLX holds, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
@@ -162,10 +183,242 @@ pub struct KnownModel {
     pub id: String,
     /// Its folder.
     pub path: PathBuf,
-    /// `ready` when it is in memory; else `loading`, `failed` or another word of the registry's.
+    /// `ready` when it is in memory; else `unloaded`, `loading`, `draining` or `failed`.
     pub state: String,
     /// Why the last attempt to load it failed.
     pub error: Option<String>,
+    /// `bundled`, `folder` or `hub`.
+    #[serde(default)]
+    pub source: String,
+    /// The commit, of one in the hub cache layout.
+    #[serde(default)]
+    pub revision: Option<String>,
+    /// Other names that requests may use.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Whether nothing unloads it.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Requests that hold it.
+    #[serde(default)]
+    pub requests: usize,
+    /// Requests that wait for it.
+    #[serde(default)]
+    pub waiting: usize,
+    /// What its files say; null when they say that it cannot run here.
+    #[serde(default)]
+    pub facts: Option<ModelFacts>,
+    /// Why it cannot run here.
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+/// What a model's files say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFacts {
+    /// Its `model_type`.
+    pub architecture: String,
+    /// How many parameters it has.
+    pub parameters: u64,
+    /// How its weights are quantized, such as `4 bits in groups of 64`.
+    pub quantization: Option<String>,
+    /// What its weights, or their scales, are stored as.
+    pub dtype: String,
+    /// Its context, in tokens.
+    pub context_tokens: usize,
+    /// Bytes of its weights on disk.
+    pub disk_bytes: u64,
+    /// Bytes that its weights take in memory.
+    pub memory_bytes: u64,
+    /// Whether that is within `memory.budget`.
+    pub fits: bool,
+}
+
+/// One line of `POST /models/{id}/load` and `POST /models/{id}/unload`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum ModelEvent {
+    /// It goes on.
+    Progress(ModelProgress),
+    /// It is done.
+    Done(ModelChanged),
+    /// It was not done.
+    Error(ErrorDetail),
+}
+
+/// How far a load or an unload is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelProgress {
+    /// The model's id.
+    pub id: String,
+    /// What it is doing, as in [`KnownModel`].
+    pub state: String,
+    /// Requests that hold it, which an unload waits for.
+    pub requests: usize,
+    /// Time since it was asked for.
+    pub seconds: f64,
+}
+
+/// What a load or an unload did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelChanged {
+    /// The model's id.
+    pub id: String,
+    /// `ready` or `unloaded`.
+    pub state: String,
+    /// Bytes that its weights take, or took.
+    pub memory_bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// `POST /models/{id}/pin` and `POST /models/{id}/unpin`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// The model's id.
+    pub id: String,
+    /// Whether it is pinned now.
+    pub pinned: bool,
+    /// Whether it was not before.
+    pub changed: bool,
+}
+
+/// `POST /models/{id}/remove`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedModel {
+    /// The model's id.
+    pub id: String,
+    /// Bytes of the files that went.
+    pub bytes: u64,
+    /// Records of its KV cache that went; null when they were to stay, or cannot be told from others
+    /// because it was not loaded since the daemon's start.
+    pub cache_records: Option<u64>,
+}
+
+/// `GET /pulls`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PullList {
+    /// Those that run.
+    pub pulls: Vec<PullProgress>,
+}
+
+/// One line of `POST /pull/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum PullEvent {
+    /// It goes on.
+    Progress(PullProgress),
+    /// The model is there.
+    Done(Pulled),
+    /// It is not.
+    Error(ErrorDetail),
+}
+
+/// How far a pull is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PullProgress {
+    /// The model's id.
+    pub id: String,
+    /// The branch, tag or commit that was asked for.
+    pub revision: String,
+    /// `asking`, `checking`, `downloading` or `publishing`.
+    pub phase: String,
+    /// Bytes of all files; 0 until they are known.
+    pub total_bytes: u64,
+    /// Bytes that are here.
+    pub done_bytes: u64,
+    /// The rate of the last seconds.
+    pub bytes_per_second: f64,
+    /// At that rate; null when there is none.
+    pub seconds_left: Option<f64>,
+    /// Each file.
+    pub files: Vec<PullFile>,
+}
+
+/// A file of a pull.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullFile {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Bytes that are here.
+    pub done_bytes: u64,
+}
+
+/// What a pull made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pulled {
+    /// The model's id.
+    pub id: String,
+    /// The commit.
+    pub revision: String,
+    /// Its folder.
+    pub path: PathBuf,
+    /// How many files it has.
+    pub files: usize,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Bytes that came over the network.
+    pub downloaded_bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// `POST /pulls/{id}/cancel`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullCancelled {
+    /// The model's id.
+    pub id: String,
+}
+
+/// `GET /activity`: counters since the daemon's start, for `omlxctl top`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Tokens of prompts.
+    pub prompt_tokens: u64,
+    /// Of these, found in memory.
+    pub ram_tokens: u64,
+    /// Of these, found on SSD.
+    pub ssd_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Requests that ended.
+    pub requests: u64,
+}
+
+/// `GET /doctor`, and what `omlxctl doctor` adds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checks {
+    /// In the order in which they are shown.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was looked at, in a few words.
+    pub name: String,
+    /// How it is.
+    pub result: CheckResult,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it.
+    pub fix: Option<String>,
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckResult {
+    /// As it should be.
+    Pass,
+    /// It works, but not as well as it could.
+    Warn,
+    /// It does not work.
+    Fail,
+    /// It could not be looked at.
+    Skip,
 }
 
 /// `GET /ps`.
@@ -196,6 +449,18 @@ pub struct LoadedModel {
     pub load_seconds: f64,
     /// Requests on it now.
     pub requests: usize,
+    /// `ready`, or `draining` while it waits for its requests to end.
+    #[serde(default)]
+    pub state: String,
+    /// Whether nothing unloads it.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Time since the last request came or ended.
+    #[serde(default)]
+    pub idle_seconds: f64,
+    /// Requests that wait for it.
+    #[serde(default)]
+    pub waiting: usize,
 }
 
 /// `GET /requests`.
@@ -243,6 +508,51 @@ impl std::fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ApiKey").finish_non_exhaustive()
     }
+}
+
+/// `GET /keys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKeys {
+    /// Whether the API asks for one: `auth.enabled`.
+    pub required: bool,
+    /// The keys, without their secrets.
+    pub keys: Vec<KeyInfo>,
+}
+
+/// A key, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyInfo {
+    /// Its name; empty when it has none.
+    pub name: String,
+    /// Its last characters.
+    pub tail: String,
+    /// Whether it is the one that `omlxctl` shows and uses itself.
+    pub own: bool,
+}
+
+/// `POST /keys/{name}/add`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyAdded {
+    /// Its name.
+    pub name: String,
+    /// The key. It is told this once.
+    pub key: String,
+}
+
+// Not derived: a key must not reach a log by way of `{:?}`.
+impl std::fmt::Debug for KeyAdded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyAdded").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// `POST /keys/{name}/revoke`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRevoked {
+    /// Its name; empty when it had none.
+    pub name: String,
+    /// Its last characters.
+    pub tail: String,
 }
 
 /// `GET /config`: what is in effect.
@@ -412,6 +722,15 @@ pub struct Cleared {
     pub live_sessions: usize,
 }
 
+/// `POST /cache/demote`: what was in memory is on SSD only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demoted {
+    /// Records taken out of the RAM tier.
+    pub records: u64,
+    /// Live sessions dropped.
+    pub live_sessions: usize,
+}
+
 /// `GET /cache/explain/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
@@ -494,6 +813,8 @@ pub enum ErrorCode {
     NotFound,
     /// The route exists with another method.
     MethodNotAllowed,
+    /// Something uses it.
+    InUse,
     /// It could not be done now.
     Failed,
     /// A code of a newer daemon.

@@ -61,20 +61,35 @@ fn the_page_shows_what_every_command_says_of_itself() {
         "ps",
         "models",
         "models list",
+        "models show",
+        "models rm",
+        "pull",
+        "load",
+        "unload",
+        "pin",
+        "unpin",
         "chat",
         "requests",
         "cancel",
         "cache",
         "cache stats",
         "cache verify",
+        "cache demote",
         "cache clear",
         "cache explain",
         "key",
         "key show",
         "key rotate",
+        "key list",
+        "key add",
+        "key revoke",
         "config",
         "config show",
         "config check",
+        "logs",
+        "doctor",
+        "bench",
+        "top",
         "shutdown",
         "version",
         "completions",
@@ -111,6 +126,17 @@ fn without_a_daemon_the_exit_code_is_3_and_the_next_step_is_named() {
         &["status"][..],
         &["ps"],
         &["models", "list"],
+        &["models", "show", "m"],
+        &["models", "rm", "m", "--yes"],
+        &["pull", "org/m"],
+        &["pull", "--cancel", "org/m"],
+        &["load", "m"],
+        &["unload", "m"],
+        &["pin", "m"],
+        &["unpin", "m"],
+        &["bench"],
+        &["top"],
+        &["cache", "demote"],
         &["chat", "m", "hi"],
         &["requests"],
         &["cancel", "a"],
@@ -120,6 +146,9 @@ fn without_a_daemon_the_exit_code_is_3_and_the_next_step_is_named() {
         &["cache", "explain", "req_1"],
         &["key", "show"],
         &["key", "rotate"],
+        &["key", "list"],
+        &["key", "add", "laptop"],
+        &["key", "revoke", "laptop"],
         &["config", "show"],
         &["config", "check"],
         &["shutdown"],
@@ -165,6 +194,9 @@ fn wrong_usage_is_2() {
         &["cancel", "a/b"],
         &["cache", "explain", "a/b"],
         &["cache", "clear", "--model", "", "--yes"],
+        &["pull", "@v1"],
+        &["pull", "org/m@"],
+        &["bench", "--prompt-tokens", "1"],
         // Nobody is there to be asked.
         &["cache", "clear"],
     ] {
@@ -271,11 +303,49 @@ fn completions_and_the_manual_page_name_every_command() {
         let output = omlxctl(args);
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         let script = text(&output.stdout);
-        for command in ["status", "chat", "requests", "shutdown"] {
+        for command in ["status", "chat", "requests", "shutdown", "pull", "doctor", "top"] {
             assert!(script.contains(command), "{args:?} lacks {command}");
         }
     }
     let json: serde_json::Value =
         serde_json::from_slice(&omlxctl(&["--json", "man"]).stdout).unwrap();
     assert!(json["text"].as_str().unwrap().contains("omlxctl"));
+}
+
+#[test]
+fn logs_and_doctor_work_without_a_daemon() {
+    let temp = tempfile::tempdir().unwrap();
+    let base = temp.path().to_str().unwrap();
+    let none = omlxctl(&["--base-dir", base, "logs"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(text(&none.stderr).contains("no daemon has run with this base directory"));
+    fs::create_dir(temp.path().join("logs")).unwrap();
+    let lines =
+        "{\"timestamp\":\"2026-01-02T03:04:05Z\",\"level\":\"ERROR\",\"message\":\"it broke\"}\n";
+    fs::write(temp.path().join("logs/omlxd.log"), lines).unwrap();
+    let shown = omlxctl(&["--base-dir", base, "logs"]);
+    assert_eq!(text(&shown.stdout), "2026-01-02 03:04:05 ERROR it broke\n");
+    let raw = omlxctl(&["--base-dir", base, "--json", "logs", "-n", "1"]);
+    assert_eq!(text(&raw.stdout), lines);
+
+    let doctor = omlxctl(&["--base-dir", base, "--json", "doctor"]);
+    assert_eq!(doctor.status.code(), Some(1));
+    let checks: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let find = |name: &str| {
+        let all = checks["checks"].as_array().unwrap();
+        all.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{name}: {checks}"))
+    };
+    assert_eq!(find("daemon")["result"], "fail");
+    assert!(find("daemon")["detail"].as_str().unwrap().contains("it broke"));
+    assert_eq!(find("generation")["result"], "skip");
+    let names: Vec<_> =
+        checks["checks"].as_array().unwrap().iter().map(|check| &check["name"]).collect();
+    for name in
+        ["base directory", "API key", "socket path", "configuration", "disk", "open files", "port"]
+    {
+        assert!(names.iter().any(|known| *known == name), "{name} is not looked at");
+    }
+    let plain = omlxctl(&["--base-dir", base, "doctor"]);
+    assert_eq!(plain.status.code(), Some(1));
+    assert!(text(&plain.stdout).contains("-> start it with `omlxd`"), "{}", text(&plain.stdout));
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use engine::{Engine, EngineConfig, Observer, StepReport};
+use engine::{Engine, EngineConfig, GuardAction, Observer, StepReport};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Keys;
@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::memory;
 use crate::metrics::{Endpoint, Metrics, Snapshot};
+use crate::pull::Pulls;
 use crate::registry::Registry;
 use crate::requests::{Phase, Requests};
 
@@ -29,6 +30,8 @@ pub struct App {
     pub engine: Engine,
     /// Which models there are.
     pub registry: Registry,
+    /// Models being downloaded.
+    pub pulls: Pulls,
     /// The KV cache.
     pub cache: Cache,
     /// What is counted.
@@ -46,20 +49,31 @@ pub struct App {
 
 /// What the engine thread tells of its steps, and asks for.
 struct EngineObserver {
-    steps: Arc<dyn Observer>,
+    metrics: Metrics,
     registry: OnceLock<Registry>,
 }
 
 impl Observer for EngineObserver {
     fn step(&self, report: &StepReport) {
-        self.steps.step(report);
+        self.metrics.step(report);
     }
 
     fn room_wanted(&self, bytes: u64) {
         if let Some(registry) = self.registry.get() {
             let freed = registry.make_room(bytes);
+            if freed > 0 {
+                self.metrics.models_evicted();
+            }
             tracing::info!(wanted = bytes, freed, "memory is short: idle models are unloaded");
         }
+    }
+
+    fn guarded(&self, action: GuardAction) {
+        self.metrics.guarded(action);
+    }
+
+    fn preempted(&self, model: &str) {
+        self.metrics.add_model(model).preemptions.inc();
     }
 }
 
@@ -71,8 +85,8 @@ impl App {
     pub fn start(config: Arc<Config>, keys: Keys, version: &'static str) -> io::Result<Self> {
         let metrics = Metrics::new();
         let cache = Cache::open(&config);
-        let steps = metrics.observer();
-        let observer = Arc::new(EngineObserver { steps, registry: OnceLock::new() });
+        let observer = EngineObserver { metrics: metrics.clone(), registry: OnceLock::new() };
+        let observer = Arc::new(observer);
         let engine = Engine::start(EngineConfig {
             prefill_chunk: config.scheduler.prefill_chunk,
             max_queue: config.scheduler.max_queue,
@@ -90,6 +104,7 @@ impl App {
         // Nothing is wanted before there is a model, so before this.
         let _ = observer.registry.set(registry.clone());
         Ok(App {
+            pulls: Pulls::new(registry.clone()),
             registry,
             requests: Requests::default(),
             shutdown: CancellationToken::new(),

@@ -19,7 +19,8 @@ use crate::auth::Keys;
 use crate::config::{Applies, Config, KEYS, Loaded, Problem, Setting};
 use crate::exit::Exit;
 use crate::home::{self, Home, HomeError, Lock};
-use crate::logging::{self, LevelHandle};
+use crate::key_file::{self, KeyError, Known};
+use crate::logging::{self, LogHandle};
 use crate::options::Options;
 use crate::{admin, http, watchdog};
 
@@ -99,7 +100,7 @@ fn start(options: Options) -> Result<Exit, StartError> {
     let home = options.home().map_err(io_error("find the base directory"))?;
     let notes = home.prepare()?;
     let loaded = options.load(&home).map_err(StartError::Config)?;
-    let level = logging::start(&loaded.config.log);
+    let log = logging::start(&loaded.config.log, Some(&home.logs()));
     for note in notes {
         tracing::info!("{note}");
     }
@@ -113,7 +114,7 @@ fn start(options: Options) -> Result<Exit, StartError> {
         .enable_all()
         .build()
         .map_err(io_error("start the runtime"))?;
-    let ended = runtime.block_on(serve(options, home, loaded, level, keys, &lock));
+    let ended = runtime.block_on(serve(options, home, loaded, log, keys, &lock));
     // Nothing that still runs (a request that outlived the drain) may hold the process.
     runtime.shutdown_background();
     ended
@@ -124,7 +125,7 @@ async fn serve(
     options: Options,
     home: Home,
     loaded: Loaded,
-    level: LevelHandle,
+    log: LogHandle,
     keys: Keys,
     lock: &Lock,
 ) -> Result<Exit, StartError> {
@@ -145,7 +146,7 @@ async fn serve(
         http,
         options,
         effective: Mutex::new(loaded),
-        level,
+        log,
     });
     let admin_stop = CancellationToken::new();
     let admin = admin::serve(daemon.clone(), socket, admin_stop.clone());
@@ -210,7 +211,7 @@ pub struct Daemon {
     pub http: SocketAddr,
     options: Options,
     effective: Mutex<Loaded>,
-    level: LevelHandle,
+    log: LogHandle,
 }
 
 impl Daemon {
@@ -259,7 +260,8 @@ impl Daemon {
         }
         let mut effective = self.effective();
         effective.config.log.level = loaded.config.log.level;
-        self.level.set(loaded.config.log.level);
+        self.log.set(loaded.config.log.level);
+        self.log.reopen();
         let reloadable = KEYS.iter().zip(effective.settings.iter_mut().zip(loaded.settings));
         for (_, (now, new)) in reloadable.filter(|(key, _)| key.applies == Applies::Reload) {
             *now = new;
@@ -329,6 +331,28 @@ impl Daemon {
         self.reload_key()?;
         tracing::info!("the API key was replaced");
         Ok(Some(key))
+    }
+
+    /// The keys' names and ends; none when the API asks for none.
+    pub(crate) fn keys(&self) -> Result<Vec<Known>, KeyError> {
+        let auth = &self.app.config.auth;
+        if auth.enabled { key_file::list(&auth.key_file) } else { Ok(Vec::new()) }
+    }
+
+    /// Makes another key, which is good from now on.
+    pub(crate) fn add_key(&self, name: &str) -> Result<String, KeyError> {
+        let key = key_file::add(&self.app.config.auth.key_file, name)?;
+        self.reload_key()?;
+        tracing::info!(name, "an API key was added");
+        Ok(key)
+    }
+
+    /// Removes a key, which is refused from now on.
+    pub(crate) fn revoke_key(&self, which: &str) -> Result<Known, KeyError> {
+        let known = key_file::revoke(&self.app.config.auth.key_file, which)?;
+        self.reload_key()?;
+        tracing::info!(name = known.name, "an API key was revoked");
+        Ok(known)
     }
 }
 

@@ -26,7 +26,7 @@ const OURS: [&str; 7] = ["config.toml", "api-key", "models", "cache", "run", "lo
 const KEY_RANDOM_BYTES: usize = 32;
 
 /// Longest key file that is read.
-const KEY_FILE_BYTES: u64 = 64 << 10;
+pub(crate) const KEY_FILE_BYTES: u64 = 64 << 10;
 
 /// How long a key may be: long enough not to be guessed, short enough for a header.
 const KEY_CHARS: std::ops::RangeInclusive<usize> = 16..=256;
@@ -133,6 +133,11 @@ impl Home {
     /// `run/omlxd.sock`.
     pub fn socket(&self) -> PathBuf {
         self.base.join("run/omlxd.sock")
+    }
+
+    /// `logs/`.
+    pub fn logs(&self) -> PathBuf {
+        self.base.join("logs")
     }
 
     /// `run/omlxd.json`.
@@ -292,6 +297,14 @@ pub fn api_key(path: &Path) -> Result<String, HomeError> {
         write_private(path, format!("{key}\n").as_bytes())?;
         return Ok(key);
     }
+    let text = read_keys(path)?;
+    let first = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let first = first.filter_map(|line| line.split_whitespace().next()).next();
+    first.map(str::to_owned).ok_or_else(|| HomeError::BadKey { path: path.to_owned() })
+}
+
+/// The text of a file of which every key is usable, and that has one.
+pub(crate) fn read_keys(path: &Path) -> Result<String, HomeError> {
     let file = File::open(path).map_err(on("open", path))?;
     let metadata = file.metadata().map_err(on("look at", path))?;
     check_owner(path, &metadata)?;
@@ -306,8 +319,9 @@ pub fn api_key(path: &Path) -> Result<String, HomeError> {
     let usable = |key: &&str| {
         KEY_CHARS.contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
     };
-    let first = keys.next().filter(usable).filter(|_| keys.all(|key| usable(&key)));
-    first.map(str::to_owned).ok_or_else(|| HomeError::BadKey { path: path.to_owned() })
+    let is_good = keys.next().is_some_and(|key| usable(&key)) && keys.all(|key| usable(&key));
+    is_good.then_some(()).ok_or_else(|| HomeError::BadKey { path: path.to_owned() })?;
+    Ok(text)
 }
 
 /// Replaces the file by one with a new key. The old keys are gone once this returns.
@@ -320,7 +334,7 @@ pub fn rotate_key(path: &Path) -> Result<String, HomeError> {
     Ok(key)
 }
 
-fn new_key(path: &Path) -> Result<String, HomeError> {
+pub(crate) fn new_key(path: &Path) -> Result<String, HomeError> {
     let mut random = [0; KEY_RANDOM_BYTES];
     getrandom::fill(&mut random)
         .map_err(|error| on("get randomness for", path)(io::Error::other(error)))?;
@@ -360,7 +374,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
 }
 
 /// Writes beside, then renames: a reader sees the old file or the new one.
-fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);

@@ -1,10 +1,11 @@
-//! Logs on standard error: text for people, JSON for machines. They never hold prompts, answers or
+//! Logs on standard error (text for people, JSON for machines) and in a file. They never hold prompts, answers or
 //! keys; the libraries below us may only warn, because what they log at lower levels is not ours to
 //! vouch for. Panics are logged like everything else.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
+use std::path::Path;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -12,38 +13,67 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::log_file::LogFile;
+
+/// The log file's name in the folder of logs.
+const FILE_NAME: &str = "omlxd.log";
 
 /// The packages whose level `log.level` sets.
 const OURS: [&str; 4] = ["omlxd", "omlxctl", "engine", "kvstore"];
 
-/// Changes the level of a running process.
+/// What can be changed of a running process's log.
 #[derive(Clone)]
-pub struct LevelHandle(reload::Handle<Targets, Registry>);
+pub struct LogHandle {
+    level: reload::Handle<Targets, Registry>,
+    file: Option<LogFile>,
+}
 
-impl LevelHandle {
+impl LogHandle {
     /// Logs at this level from now on.
     pub fn set(&self, level: LogLevel) {
         // Fails only when the subscriber is gone, and then there is nothing to log to.
-        let _ = self.0.reload(targets(level));
+        let _ = self.level.reload(targets(level));
+    }
+
+    /// Opens the file anew, for whoever moved it away.
+    pub fn reopen(&self) {
+        if let Some(file) = &self.file {
+            file.reopen();
+        }
     }
 }
 
-/// Starts logging. Does nothing but give an idle handle when this process already logs.
-pub fn start(log: &Log) -> LevelHandle {
-    let (filter, handle) = reload::Layer::new(targets(log.level));
+/// Starts logging, to standard error and to `omlxd.log` in `dir`. A file that cannot be written is no
+/// reason not to serve. Does nothing but give an idle handle when this process already logs.
+pub fn start(log: &Log, dir: Option<&Path>) -> LogHandle {
+    let (filter, level) = reload::Layer::new(targets(log.level));
     let json = match log.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !io::stderr().is_terminal(),
     };
-    let lines = if json {
-        fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed()
+    let lines = if !log.stderr {
+        None
+    } else if json {
+        Some(fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed())
     } else {
-        fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).boxed()
+        Some(fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).boxed())
     };
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    let opened = dir.map(|dir| LogFile::open(&dir.join(FILE_NAME), log.max_size)).transpose();
+    let (file, problem) = match opened {
+        Ok(file) => (file, None),
+        Err(error) => (None, Some(error)),
+    };
+    let kept = file.clone().map(|file| {
+        fmt::layer().json().flatten_event(true).with_writer(move || file.clone()).boxed()
+    });
+    let layers: Vec<_> = lines.into_iter().chain(kept).collect();
+    let _ = tracing_subscriber::registry().with(layers.with_filter(filter)).try_init();
+    if let Some(error) = problem {
+        tracing::warn!(%error, "there is no log file");
+    }
     std::panic::set_hook(Box::new(log_panic));
-    LevelHandle(handle)
+    LogHandle { level, file }
 }
 
 /// One event, in the log's own format: the default would print lines that are no JSON.
@@ -81,7 +111,7 @@ mod tests {
     fn a_panic_is_one_line_of_json() {
         const INSIDE: &str = "OMLX_TEST_PANICS";
         if std::env::var_os(INSIDE).is_some() {
-            start(&Log { format: LogFormat::Json, level: LogLevel::Info });
+            start(&Log { format: LogFormat::Json, ..Log::default() }, None);
             let thread = std::thread::Builder::new().name("unlucky".into());
             let ended = thread.spawn(|| panic!("two\nlines")).unwrap().join();
             assert!(ended.is_err());

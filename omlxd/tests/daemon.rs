@@ -226,9 +226,25 @@ fn the_admin_socket_is_for_programs_of_its_user_only() {
 fn no_admin_route_is_on_tcp() {
     let daemon = Daemon::started();
     let key = fs::read_to_string(daemon.base.join("api-key")).unwrap();
-    for path in
-        ["version", "status", "models", "ps", "requests", "key", "config", "cache", "shutdown"]
-    {
+    for path in [
+        "version",
+        "status",
+        "models",
+        "models/omlx-tiny/load",
+        "models/omlx-tiny/remove",
+        "pull/org%2Fmodel",
+        "pulls",
+        "activity",
+        "doctor",
+        "ps",
+        "requests",
+        "key",
+        "key/rotate",
+        "config",
+        "cache",
+        "cache/clear",
+        "shutdown",
+    ] {
         for method in ["GET", "POST"] {
             let response = daemon.http(&format!(
                 "{method} /admin/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
@@ -238,6 +254,7 @@ fn no_admin_route_is_on_tcp() {
             assert!(response.starts_with("HTTP/1.1 404 "), "{method} {path}: {response}");
         }
     }
+    assert_eq!(daemon.ctl_json(&["status"])["state"], "ready");
 }
 
 #[test]
@@ -284,6 +301,34 @@ fn every_command_answers_as_json_and_as_text() {
     assert!(stderr(&unknown).contains("no request req-none is in flight"), "{}", stderr(&unknown));
     let version = daemon.ctl_json(&["version"]);
     assert_eq!(version["omlxd"]["version"], version["omlxctl"]);
+}
+
+#[test]
+fn each_key_works_until_it_is_revoked() {
+    let daemon = Daemon::started();
+    let status = |key: &str| {
+        let response = daemon.http(&format!(
+            "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\
+             Connection: close\r\n\r\n"
+        ));
+        response[9..12].to_owned()
+    };
+    let first = daemon.ctl_json(&["key", "show"])["key"].as_str().unwrap().to_owned();
+    let added = daemon.ctl(&["key", "add", "laptop"]);
+    let laptop = String::from_utf8(added.stdout).unwrap().trim().to_owned();
+    assert_eq!((status(&first), status(&laptop)), ("200".into(), "200".into()));
+    let listed = String::from_utf8(daemon.ctl(&["key", "list"]).stdout).unwrap();
+    assert!(listed.contains("laptop") && !listed.contains(&laptop), "{listed}");
+    let twice = daemon.ctl(&["key", "add", "laptop"]);
+    assert_eq!(twice.status.code(), Some(1));
+    assert!(stderr(&twice).contains("there is a key called laptop"), "{}", stderr(&twice));
+    assert_eq!(daemon.ctl(&["key", "revoke", "laptop"]).status.code(), Some(0));
+    assert_eq!((status(&first), status(&laptop)), ("200".into(), "401".into()));
+    let last = daemon.ctl(&["key", "revoke", &first[first.len() - 4..]]);
+    assert_eq!(last.status.code(), Some(1));
+    assert!(stderr(&last).contains("is the only key"), "{}", stderr(&last));
+    assert_eq!(status(&first), "200");
+    assert!(!daemon.log().contains(&laptop[8..]), "{}", daemon.log());
 }
 
 /// Opens a request whose body never comes, and waits until the daemon is reading it.

@@ -17,17 +17,23 @@ use support::{Server, chat_body, eventually};
 
 const THREE: [&str; 3] = ["test/one", "test/two", "test/three"];
 
+/// One of [`THREE`]: most of it weights, so that the budget holds the KV of every request as well.
+fn case() -> Case {
+    Case::any().with_config(json!({"intermediate_size": 4096}))
+}
+
 /// A server whose budget holds two of [`THREE`].
 fn server() -> Server {
     let dir = tempfile::tempdir().unwrap();
-    Case::any().write(dir.path()).unwrap();
+    case().write(dir.path()).unwrap();
     let facts = engine::inspect(dir.path(), engine::ComputeDtype::Auto).unwrap();
+    let steps = Server::start().app.engine.memory().step_bytes;
     Server::with(|config| {
         for id in THREE {
-            Case::any().write(&config.base_dir.join("models").join(id)).unwrap();
+            case().write(&config.base_dir.join("models").join(id)).unwrap();
         }
         config.cache.enabled = false;
-        config.memory.budget = Size::Bytes(facts.weight_bytes * 5 / 2);
+        config.memory.budget = Size::Bytes(steps + facts.weight_bytes * 5 / 2);
     })
 }
 
@@ -106,7 +112,7 @@ fn five_hundred_random_operations_leave_nothing_behind() {
                         let Some(entry) = registry.find(id) else { continue };
                         if runtime.block_on(registry.remove(&entry)).is_ok() {
                             let new = entry.dir.with_extension("new");
-                            Case::any().write(&new).unwrap();
+                            case().write(&new).unwrap();
                             let _ = std::fs::create_dir_all(entry.dir.parent().unwrap());
                             let _ = std::fs::rename(&new, &entry.dir);
                         }

@@ -9,18 +9,19 @@ use hyper::StatusCode;
 use kvstore::stats::{DropReason, EvictReason, Op};
 use kvstore::{Damage, Kind, Namespace, Stats, VerifyReport};
 use omlxctl::protocol::{
-    CacheStats, CacheStatus, Cleared, Divergence, ErrorCode, ErrorDetail, Explanation,
+    CacheStats, CacheStatus, Cleared, Demoted, Divergence, ErrorCode, ErrorDetail, Explanation,
     LiveSessions, ModelReuse, NamespaceUse, PromptReuse, StoreStats, Tier, Verified, VerifyEvent,
 };
-use percent_encoding::percent_decode_str;
 
-use super::{AdminError, AdminPeer, Answer, Events, json};
+use super::{AdminError, AdminPeer, Answer, Asked, Events, json};
 use crate::daemon::Daemon;
 
 /// Pause between two reports of progress.
 const PROGRESS: Duration = Duration::from_millis(200);
+/// Longest wait for records that are still to be written.
+const DEMOTE_FLUSH: Duration = Duration::from_secs(5);
 
-pub(super) fn stats(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+pub(super) fn stats(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     let app = &daemon.app;
     let stats = app.cache.store.as_ref().map(|store| store.stats());
     let models = app.registry.list().into_iter().filter_map(|entry| {
@@ -114,7 +115,7 @@ fn counted<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String,
 }
 
 /// Reads every record on disk. Ends early when whoever asked is gone.
-pub(super) fn verify(_: AdminPeer, daemon: &Daemon, events: &Events) {
+pub(super) fn verify(_: AdminPeer, daemon: &Daemon, _: &Asked, events: &Events) {
     let app = &daemon.app;
     let Some(store) = &app.cache.store else {
         let message = match &app.cache.problem {
@@ -158,10 +159,9 @@ fn verified(report: &VerifyReport) -> Verified {
 }
 
 /// Removes everything, or what was computed by one model.
-pub(super) fn clear(_: AdminPeer, daemon: &Daemon, model: &str) -> Answer {
+pub(super) fn clear(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {
     let app = &daemon.app;
-    let model = percent_decode_str(model).decode_utf8_lossy().into_owned();
-    let model = Some(model).filter(|model| !model.is_empty());
+    let model = Some(asked.id.clone()).filter(|model| !model.is_empty());
     let namespaces = match &model {
         None => None,
         Some(model) => Some(app.engine.namespaces().remove(model).ok_or_else(|| {
@@ -189,8 +189,31 @@ pub(super) fn clear(_: AdminPeer, daemon: &Daemon, model: &str) -> Answer {
     json(&Cleared { model, records: gone.blocks, bytes: gone.physical_bytes, live_sessions })
 }
 
+/// Leaves on SSD only what is in memory, as a restart would: for measuring.
+pub(super) fn demote(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
+    let app = &daemon.app;
+    let (live_sessions, _) = app.engine.live_sessions();
+    app.engine.clear_live_sessions();
+    let mut records = 0;
+    if let Some(store) = &app.cache.store {
+        store.flush(DEMOTE_FLUSH);
+        records = store.demote_all() as u64;
+    }
+    json(&Demoted { records, live_sessions })
+}
+
+/// Removes what a model computed. `None` when that cannot be told from others.
+pub(super) fn clear_model(daemon: &Daemon, model: &str) -> Option<u64> {
+    let app = &daemon.app;
+    let namespaces = app.engine.namespaces().remove(model)?;
+    app.engine.clear_live_sessions();
+    let store = app.cache.store.as_ref()?;
+    Some(namespaces.iter().map(|own| store.clear(Some(own)).blocks).sum())
+}
+
 /// What was reused for a request. Its answer's id (`chatcmpl-..`) does as well as its own.
-pub(super) fn explain(_: AdminPeer, daemon: &Daemon, id: &str) -> Answer {
+pub(super) fn explain(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {
+    let id = asked.id.as_str();
     let digits = id.strip_prefix("chatcmpl-").or_else(|| id.strip_prefix("cmpl-"));
     let id = digits.map_or_else(|| id.to_owned(), |digits| format!("req_{digits}"));
     let Some(report) = daemon.app.cache.report(&id) else {

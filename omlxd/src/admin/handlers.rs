@@ -2,23 +2,23 @@
 
 use hyper::StatusCode;
 use omlxctl::protocol::{
-    ADMIN_API, ApiKey, Cancelled, ErrorCode, KnownModel, Loaded, LoadedModel, Memory, Models,
-    Request, Requests, Setting, Settings, ShuttingDown, State, Status, Version,
+    ADMIN_API, Budget, Cancelled, ErrorCode, Loaded, LoadedModel, Memory, Request, Requests,
+    Setting, Settings, ShuttingDown, State, Status, Version,
 };
 
-use super::{AdminError, AdminPeer, Answer, cache, json};
+use super::{AdminError, AdminPeer, Answer, Asked, cache, json, models};
 use crate::daemon::{Daemon, VERSION};
-use crate::home::HomeError;
 use crate::requests::RequestInfo;
 
-pub(super) fn version(_: AdminPeer, _: &Daemon, _: &str) -> Answer {
+pub(super) fn version(_: AdminPeer, _: &Daemon, _: &Asked) -> Answer {
     json(&Version { version: VERSION.to_owned(), admin_api: ADMIN_API })
 }
 
-pub(super) fn status(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+pub(super) fn status(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     let app = &daemon.app;
     let progress = app.engine.progress();
     let memory = app.engine.memory();
+    let room = app.registry.room();
     let loaded = app.registry.loaded();
     json(&Status {
         version: VERSION.to_owned(),
@@ -36,36 +36,20 @@ pub(super) fn status(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
             cache_bytes: memory.cache_bytes,
             peak_bytes: memory.peak_bytes,
         },
+        budget: Some(Budget { budget_bytes: room.budget_bytes, used_bytes: room.used_bytes }),
+        pulls: app.pulls.list().len(),
         busy: progress.busy || progress.loading,
         last_progress_seconds: progress.since_last_step.as_secs_f64(),
         cache: Some(cache::status(daemon)),
     })
 }
 
-pub(super) fn models(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
-    let registry = &daemon.app.registry;
-    let mut models: Vec<_> = registry
-        .list()
-        .into_iter()
-        .map(|model| {
-            let status = registry.status(&model.id);
-            let (state, error) = (status.state.to_owned(), status.error);
-            KnownModel { id: model.id, path: model.dir, state, error }
-        })
-        .collect();
-    models.sort_by(|a, b| a.id.cmp(&b.id));
-    let chosen = daemon.app.config.models.default.clone();
-    let loaded = registry.loaded().first().map(|model| model.name().to_owned());
-    let first = models.first().map(|model| model.id.clone());
-    let default = chosen.or(loaded).or(first);
-    json(&Models { default, models })
-}
-
-pub(super) fn ps(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+pub(super) fn ps(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     let running = in_flight(daemon);
     let loaded = daemon.app.registry.loaded();
     let models = loaded.iter().map(|model| {
         let info = model.info();
+        let status = daemon.app.registry.status(model.name());
         LoadedModel {
             id: model.name().to_owned(),
             architecture: info.architecture.clone(),
@@ -73,17 +57,23 @@ pub(super) fn ps(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
             weight_bytes: info.weight_bytes,
             context_tokens: info.context_tokens,
             dtype: info.dtype.clone(),
-            quantization: info
-                .quantization
-                .map(|q| format!("{} bits in groups of {}", q.bits, q.group_size)),
+            quantization: info.quantization.map(models::packing),
             load_seconds: info.load_time.as_secs_f64(),
             requests: running.iter().filter(|request| request.model == model.name()).count(),
+            state: status.state.to_owned(),
+            pinned: status.pinned,
+            idle_seconds: status.idle.unwrap_or_default().as_secs_f64(),
+            waiting: status.waiting,
         }
     });
     json(&Loaded { models: models.collect() })
 }
 
-pub(super) fn requests(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+pub(super) fn activity(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
+    json(&daemon.app.metrics.activity())
+}
+
+pub(super) fn requests(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     let requests = in_flight(daemon).into_iter().map(|request| Request {
         id: request.id,
         model: request.model,
@@ -100,7 +90,8 @@ fn in_flight(daemon: &Daemon) -> Vec<RequestInfo> {
     daemon.app.requests.list()
 }
 
-pub(super) fn cancel(_: AdminPeer, daemon: &Daemon, id: &str) -> Answer {
+pub(super) fn cancel(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {
+    let id = asked.id.as_str();
     if daemon.app.requests.cancel(id) {
         return json(&Cancelled { id: id.to_owned() });
     }
@@ -108,23 +99,7 @@ pub(super) fn cancel(_: AdminPeer, daemon: &Daemon, id: &str) -> Answer {
     Err(AdminError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message))
 }
 
-pub(super) fn key(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
-    api_key(daemon.key())
-}
-
-pub(super) fn rotate_key(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
-    api_key(daemon.rotate_key())
-}
-
-fn api_key(key: Result<Option<String>, HomeError>) -> Answer {
-    let key = key.map_err(|error| {
-        let message = crate::daemon::Chain(&error).to_string();
-        AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed, message)
-    })?;
-    json(&ApiKey { key })
-}
-
-pub(super) fn config(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+pub(super) fn config(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     let effective = daemon.effective();
     let settings = effective.settings.iter().map(|setting| Setting {
         key: setting.key.clone(),
@@ -134,11 +109,11 @@ pub(super) fn config(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
     json(&Settings { file: daemon.config_file(), settings: settings.collect() })
 }
 
-pub(super) fn check_config(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+pub(super) fn check_config(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     json(&daemon.check_config())
 }
 
-pub(super) fn shutdown(_: AdminPeer, daemon: &Daemon, _: &str) -> Answer {
+pub(super) fn shutdown(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     daemon.app.shutdown.cancel();
     let drain_seconds = daemon.app.config.server.drain.as_secs();
     json(&ShuttingDown { pid: std::process::id(), drain_seconds })

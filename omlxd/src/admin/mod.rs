@@ -5,22 +5,38 @@
 //! | `GET /admin/v1/version` | `Version` |
 //! | `GET /admin/v1/status` | `Status` |
 //! | `GET /admin/v1/models` | `Models` |
+//! | `GET /admin/v1/models/{id}` | `KnownModel` |
+//! | `POST /admin/v1/models/{id}/load`, `../unload` | lines of `ModelEvent` |
+//! | `POST /admin/v1/models/{id}/pin`, `../unpin` | `Pinned` |
+//! | `POST /admin/v1/models/{id}/remove?cache=1` | `RemovedModel` |
+//! | `POST /admin/v1/pull/{id}?revision=R&force=1` | lines of `PullEvent` |
+//! | `GET /admin/v1/pulls` | `PullList` |
+//! | `POST /admin/v1/pulls/{id}/cancel` | `PullCancelled` |
+//! | `GET /admin/v1/activity` | `Activity` |
+//! | `GET /admin/v1/doctor` | `Checks` |
 //! | `GET /admin/v1/ps` | `Loaded` |
 //! | `GET /admin/v1/requests` | `Requests` |
 //! | `POST /admin/v1/requests/{id}/cancel` | `Cancelled` |
 //! | `GET /admin/v1/key`, `POST /admin/v1/key/rotate` | `ApiKey` |
+//! | `GET /admin/v1/keys` | `ApiKeys` |
+//! | `POST /admin/v1/keys/{name}/add` | `KeyAdded` |
+//! | `POST /admin/v1/keys/{name}/revoke` | `KeyRevoked` |
 //! | `GET /admin/v1/config` | `Settings` |
 //! | `GET /admin/v1/config/check` | `ConfigCheck` |
 //! | `GET /admin/v1/cache` | `CacheStats` |
 //! | `POST /admin/v1/cache/verify` | lines of `VerifyEvent` |
 //! | `POST /admin/v1/cache/clear`, `POST /admin/v1/cache/clear/{id}` | `Cleared` |
+//! | `POST /admin/v1/cache/demote` | `Demoted` |
 //! | `GET /admin/v1/cache/explain/{id}` | `Explanation` |
 //! | `POST /admin/v1/shutdown` | `ShuttingDown` |
 //!
 //! None of these is ever mounted on TCP: the two servers share no route table.
 
 mod cache;
+mod doctor;
 mod handlers;
+mod keys;
+mod models;
 mod peer;
 
 use std::convert::Infallible;
@@ -42,6 +58,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use omlxctl::protocol::{
     ADMIN_API, API_HEADER, ErrorBody, ErrorCode, ErrorDetail, PREFIX, VERSION_HEADER,
 };
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -125,7 +142,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let answer = match AdminPeer::check(uid, request.headers()) {
-        Ok(peer) => route(peer, daemon, request.method(), request.uri().path()).await,
+        Ok(peer) => route(peer, daemon, request).await,
         Err(refused) => Err(refused),
     };
     Ok(finish(answer))
@@ -168,13 +185,46 @@ impl Events {
     }
 }
 
+impl Events {
+    /// Sends the last line, whether or not somebody reads it.
+    fn end<T: Serialize>(&self, event: &T) {
+        self.send(event);
+    }
+}
+
+/// What a request says besides its route.
+struct Asked {
+    /// What stands at `{id}` in the pattern, decoded.
+    id: String,
+    query: String,
+    headers: hyper::HeaderMap,
+}
+
+impl Asked {
+    /// A value of the query, decoded.
+    fn value(&self, name: &str) -> Option<String> {
+        let pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
+        let value = pairs.into_iter().find(|(key, _)| *key == name)?.1;
+        Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
+    }
+
+    /// Whether the query sets `name` to 1.
+    fn flag(&self, name: &str) -> bool {
+        self.value(name).as_deref() == Some("1")
+    }
+
+    fn header(&self, name: &str) -> Option<String> {
+        Some(self.headers.get(name)?.to_str().ok()?.to_owned())
+    }
+}
+
 /// Answers one route. Handlers may block.
 #[derive(Clone, Copy)]
 enum Handler {
-    /// With one document. The text is what stands at `{id}` in the pattern.
-    Document(fn(AdminPeer, &Daemon, &str) -> Answer),
+    /// With one document.
+    Document(fn(AdminPeer, &Daemon, &Asked) -> Answer),
     /// With lines of JSON, the last one `done` or `error`.
-    Lines(fn(AdminPeer, &Daemon, &Events)),
+    Lines(fn(AdminPeer, &Daemon, &Asked, &Events)),
 }
 
 use Handler::{Document, Lines};
@@ -189,18 +239,33 @@ enum Reply {
 const ROUTES: &[(Method, &str, Handler)] = &[
     (Method::GET, "/version", Document(handlers::version)),
     (Method::GET, "/status", Document(handlers::status)),
-    (Method::GET, "/models", Document(handlers::models)),
+    (Method::GET, "/models", Document(models::list)),
+    (Method::GET, "/models/{id}", Document(models::show)),
+    (Method::POST, "/models/{id}/load", Lines(models::load)),
+    (Method::POST, "/models/{id}/unload", Lines(models::unload)),
+    (Method::POST, "/models/{id}/pin", Document(models::pin)),
+    (Method::POST, "/models/{id}/unpin", Document(models::unpin)),
+    (Method::POST, "/models/{id}/remove", Document(models::remove)),
+    (Method::POST, "/pull/{id}", Lines(models::pull)),
+    (Method::GET, "/pulls", Document(models::pulls)),
+    (Method::POST, "/pulls/{id}/cancel", Document(models::cancel_pull)),
+    (Method::GET, "/activity", Document(handlers::activity)),
+    (Method::GET, "/doctor", Document(doctor::checks)),
     (Method::GET, "/ps", Document(handlers::ps)),
     (Method::GET, "/requests", Document(handlers::requests)),
     (Method::POST, "/requests/{id}/cancel", Document(handlers::cancel)),
-    (Method::GET, "/key", Document(handlers::key)),
-    (Method::POST, "/key/rotate", Document(handlers::rotate_key)),
+    (Method::GET, "/key", Document(keys::show)),
+    (Method::POST, "/key/rotate", Document(keys::rotate)),
+    (Method::GET, "/keys", Document(keys::list)),
+    (Method::POST, "/keys/{id}/add", Document(keys::add)),
+    (Method::POST, "/keys/{id}/revoke", Document(keys::revoke)),
     (Method::GET, "/config", Document(handlers::config)),
     (Method::GET, "/config/check", Document(handlers::check_config)),
     (Method::GET, "/cache", Document(cache::stats)),
     (Method::POST, "/cache/verify", Lines(cache::verify)),
     (Method::POST, "/cache/clear", Document(cache::clear)),
     (Method::POST, "/cache/clear/{id}", Document(cache::clear)),
+    (Method::POST, "/cache/demote", Document(cache::demote)),
     (Method::GET, "/cache/explain/{id}", Document(cache::explain)),
     (Method::POST, "/shutdown", Document(handlers::shutdown)),
 ];
@@ -208,9 +273,10 @@ const ROUTES: &[(Method, &str, Handler)] = &[
 async fn route(
     peer: AdminPeer,
     daemon: Arc<Daemon>,
-    method: &Method,
-    path: &str,
+    request: Request<Incoming>,
 ) -> Result<Reply, AdminError> {
+    let (parts, _) = request.into_parts();
+    let (method, path) = (&parts.method, parts.uri.path());
     let matching = ROUTES.iter().find_map(|(allowed, pattern, handler)| {
         Some((allowed, handler, matches(pattern, path.strip_prefix(PREFIX)?)?))
     });
@@ -224,16 +290,20 @@ async fn route(
         let status = StatusCode::METHOD_NOT_ALLOWED;
         return Err(AdminError::new(status, ErrorCode::MethodNotAllowed, message));
     }
-    let id = id.to_owned();
+    let asked = Asked {
+        id: percent_decode_str(id).decode_utf8_lossy().into_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        headers: parts.headers.clone(),
+    };
     match *handler {
         Document(handler) => {
-            let answer = tokio::task::spawn_blocking(move || handler(peer, &daemon, &id)).await;
+            let answer = tokio::task::spawn_blocking(move || handler(peer, &daemon, &asked)).await;
             answer.map_err(|_| AdminError::bug()).flatten().map(Reply::Document)
         }
         Lines(handler) => {
             let (events, lines) = mpsc::channel(MAX_WAITING_EVENTS);
             // One that panics leaves its lines without an end, which readers take for a failure.
-            tokio::task::spawn_blocking(move || handler(peer, &daemon, &Events(events)));
+            tokio::task::spawn_blocking(move || handler(peer, &daemon, &asked, &Events(events)));
             Ok(Reply::Lines(lines))
         }
     }

@@ -233,12 +233,19 @@ config! {
         /// Most stop strings.
         max_stop: usize = 4, between(1, 128); Restart
     }
-    /// Logs, which go to standard error. They never hold prompts, answers or keys.
+    /// Logs, which go to standard error and to logs/omlxd.log. They never hold prompts, answers or
+    /// keys.
     log: Log {
-        /// "text", "json", or "auto": text on a terminal, JSON otherwise.
+        /// On standard error: "text", "json", or "auto", text on a terminal and JSON otherwise. The
+        /// file has JSON.
         format: LogFormat = "auto"; Restart
         /// "error", "warn", "info", "debug" or "trace".
         level: LogLevel = "info"; Reload
+        /// Size at which logs/omlxd.log becomes logs/omlxd.log.1, of which there is one.
+        max_size: u64 = "16MiB", between(4096, 1 << 40); Restart
+        /// Log to standard error too. A service manager that keeps it in a file of its own has no use
+        /// for that: only what ends the process is written there all the same.
+        stderr: bool = true; Restart
     }
 }
 

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use engine::{ModelInfo, Observer, Phase as StepPhase, StepReport};
+use engine::{GuardAction, ModelInfo, Pressure, StepReport};
+use omlxctl::protocol::Activity;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
@@ -27,6 +28,8 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OTHER: &str = "other";
 const MODEL_STATES: [&str; 5] = ["unloaded", "loading", "ready", "draining", "failed"];
 const DISCONNECT_PHASES: [&str; 4] = ["prepare", "queue", "prefill", "decode"];
+/// What is done when memory is short.
+const GUARD_ACTIONS: [&str; 4] = ["pause", "evict_model", "shrink_cache", "abort"];
 /// Every code of the error catalogue, and the types of errors without a code.
 const ERROR_CODES: [&str; 26] = [
     "context_length_exceeded",
@@ -77,7 +80,9 @@ struct Shared {
     ignored_fields: IntCounterVec,
     auth_failures: IntCounterVec,
     http: HttpMetrics,
-    steps: Arc<StepMetrics>,
+    steps: StepMetrics,
+    guard_actions: IntCounterVec,
+    pressure: IntGauge,
     last_progress: Gauge,
     memory: [IntGauge; 3],
     process: process::ProcessMetrics,
@@ -156,6 +161,14 @@ impl Metrics {
         for reason in ["missing", "invalid", "forbidden"] {
             auth_failures.with_label_values(&[reason]);
         }
+        let guard_actions = make.counters(
+            "omlx_memory_guard_actions_total",
+            "What was done because memory was short.",
+            &["action"],
+        );
+        for action in GUARD_ACTIONS {
+            guard_actions.with_label_values(&[action]);
+        }
         let memory = [
             ("omlx_mlx_active_bytes", "Memory of MLX's live arrays."),
             ("omlx_mlx_cache_bytes", "Memory that MLX keeps for reuse."),
@@ -173,7 +186,12 @@ impl Metrics {
                 &["model", "state"],
             ),
             http: HttpMetrics::new(&make),
-            steps: Arc::new(StepMetrics::new(&make)),
+            steps: StepMetrics::new(&make),
+            guard_actions,
+            pressure: make.gauge(
+                "omlx_memory_pressure_level",
+                "The system's memory: 1 enough, 2 running short, 4 out.",
+            ),
             last_progress: make.float_gauge(
                 "omlx_engine_last_progress_timestamp_seconds",
                 "When the engine last finished a step, or was idle.",
@@ -235,6 +253,21 @@ impl Metrics {
         }
     }
 
+    /// The totals that `omlxctl top` shows the change of.
+    pub fn activity(&self) -> Activity {
+        let models = self.shared.models.read().unwrap_or_else(PoisonError::into_inner);
+        models.values().fold(Activity::default(), |sum, series| {
+            let reuse = series.reuse_totals();
+            Activity {
+                prompt_tokens: sum.prompt_tokens + reuse.prompt_tokens,
+                ram_tokens: sum.ram_tokens + reuse.ram_tokens,
+                ssd_tokens: sum.ssd_tokens + reuse.ssd_tokens,
+                generated_tokens: sum.generated_tokens + series.generation_tokens.get(),
+                requests: sum.requests + series.end_to_end.get_sample_count(),
+            }
+        })
+    }
+
     /// The HTTP server's series.
     pub fn http(&self) -> &HttpMetrics {
         &self.shared.http
@@ -256,9 +289,24 @@ impl Metrics {
         self.shared.auth_failures.with_label_values(&[reason]).inc();
     }
 
-    /// What the engine reports its steps to.
-    pub fn observer(&self) -> Arc<dyn Observer> {
-        self.shared.steps.clone()
+    /// The engine has finished a step.
+    pub fn step(&self, report: &StepReport) {
+        self.shared.steps.observe(report);
+    }
+
+    /// Memory was short, and the engine did something about it.
+    pub fn guarded(&self, action: GuardAction) {
+        let action = match action {
+            GuardAction::Pause => "pause",
+            GuardAction::ShrinkCache => "shrink_cache",
+            GuardAction::Abort => "abort",
+        };
+        self.shared.guard_actions.with_label_values(&[action]).inc();
+    }
+
+    /// Memory was short, and idle models are unloaded.
+    pub fn models_evicted(&self) {
+        self.shared.guard_actions.with_label_values(&["evict_model"]).inc();
     }
 
     /// All series as text. `now`: for tests.
@@ -283,6 +331,11 @@ impl Metrics {
         for (gauge, bytes) in shared.memory.iter().zip(bytes) {
             gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
+        shared.pressure.set(match memory.pressure {
+            Pressure::Normal => 1,
+            Pressure::Warning => 2,
+            Pressure::Critical => 4,
+        });
         shared.process.update();
         let mut text = Vec::with_capacity(64 << 10);
         let mut families = shared.registry.gather();
@@ -407,13 +460,11 @@ impl StepMetrics {
             rows: make.histogram("omlx_engine_batch_size", "Sequences in a step.", COUNTS),
         }
     }
-}
 
-impl Observer for StepMetrics {
-    fn step(&self, report: &StepReport) {
+    fn observe(&self, report: &StepReport) {
         let phase = match report.phase {
-            StepPhase::Prefill => &self.prefill,
-            StepPhase::Decode => &self.decode,
+            engine::Phase::Prefill => &self.prefill,
+            engine::Phase::Decode => &self.decode,
         };
         phase.duration.observe(report.duration.as_secs_f64());
         phase.host.observe(report.host.as_secs_f64());

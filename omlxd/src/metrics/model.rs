@@ -124,6 +124,7 @@ pub(super) struct ModelFamilies {
     waiting: IntGaugeVec,
     requests: IntCounterVec,
     rejected: IntCounterVec,
+    preemptions: IntCounterVec,
     prompt_tokens: IntCounterVec,
     generation_tokens: IntCounterVec,
     cached_tokens: IntCounterVec,
@@ -151,6 +152,8 @@ pub struct ModelMetrics {
     pub running: IntGauge,
     /// Requests waiting.
     pub waiting: IntGauge,
+    /// Requests put back into the queue for lack of memory.
+    pub preemptions: IntCounter,
     /// Tokens of prompts that were computed or restored.
     pub prompt_tokens: IntCounter,
     /// Tokens generated.
@@ -205,6 +208,11 @@ impl ModelFamilies {
                 "omlx_requests_rejected_total",
                 "Requests that were not taken.",
                 &["model", "reason"],
+            ),
+            preemptions: counters(
+                "omlx_preemptions_total",
+                "Requests that were put back into the queue for lack of memory.",
+                &["model"],
             ),
             prompt_tokens: counters("omlx_prompt_tokens_total", "Prompt tokens.", &["model"]),
             generation_tokens: counters(
@@ -271,6 +279,7 @@ impl ModelFamilies {
             load_duration: self.load_duration.with_label_values(&one),
             running: self.running.with_label_values(&one),
             waiting: self.waiting.with_label_values(&one),
+            preemptions: self.preemptions.with_label_values(&one),
             prompt_tokens: self.prompt_tokens.with_label_values(&one),
             generation_tokens: self.generation_tokens.with_label_values(&one),
             inter_token: self.inter_token.with_label_values(&one),

@@ -245,6 +245,14 @@ impl Core {
         entry.state = State::Failed { why, retry_at: now + wait.min(LAST_RETRY) };
     }
 
+    /// A load that was asked for found its room taken: whoever waits for it goes on waiting.
+    pub(super) fn load_postponed(&mut self, id: &str) {
+        let entry = self.entry(id);
+        if entry.state == State::Loading {
+            entry.state = State::Available;
+        }
+    }
+
     /// The files of a model that failed are others now: it may be tried at once.
     pub(super) fn files_changed(&mut self, id: &str) {
         let entry = self.entry(id);

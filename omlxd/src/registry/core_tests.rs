@@ -283,6 +283,22 @@ fn what_never_fits_is_told_at_once_and_blocks_nobody() {
 }
 
 #[test]
+fn a_load_whose_room_was_taken_is_tried_again() {
+    let mut world = World::default();
+    world.ask("a", 40);
+    world.plan();
+    let id = world.loading.remove(0);
+    world.memory.remove(&id);
+    world.core.load_postponed(&id);
+    assert_eq!(world.core.resident_bytes(), 0);
+    world.plan();
+    assert_eq!(world.loading, ["a"]);
+    world.finish_load(0, false);
+    world.plan();
+    assert_eq!(world.leases, ["a"], "whoever asked first has it");
+}
+
+#[test]
 fn a_failure_is_repeated_until_it_is_time_or_the_files_change() {
     let mut world = World::default();
     for (wait, next) in [(1, 1), (2, 3), (4, 7)] {

@@ -12,13 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{ComputeDtype, Engine, LoadOptions, Model, ModelFacts};
+use engine::{ComputeDtype, Engine, LoadError, LoadOptions, Model, ModelFacts};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 pub use self::core::Room;
 use self::core::{Action, Core, PATIENCE, Refused, State, Ticket, Turn};
-#[expect(unused_imports)]
 pub(crate) use self::discover::PULLED_REF;
 pub use self::discover::{ModelEntry, Source};
 pub use self::removal::Removed;
@@ -31,6 +30,8 @@ use crate::metrics::Metrics;
 pub const BUNDLED: &str = "omlx-tiny";
 /// Near names listed beside an unknown one.
 const MAX_NEAR: usize = 10;
+/// Pause before a model whose room was taken is tried again.
+const POSTPONED: Duration = Duration::from_millis(100);
 /// How often a model with an idle time is looked at while it is in use.
 const BUSY_POLL: Duration = Duration::from_millis(200);
 
@@ -42,8 +43,8 @@ pub enum AcquireError {
     Failed(String),
     /// It needs more memory than it can ever get.
     #[error(
-        "it needs {needed_bytes} bytes of memory and memory.budget is {budget_bytes}: choose a \
-         smaller or more strongly quantized model, or raise the budget"
+        "it needs {needed_bytes} bytes of memory and memory.budget leaves {budget_bytes} for it: \
+         choose a smaller or more strongly quantized model, or raise the budget"
     )]
     TooLarge {
         /// What its weights take.
@@ -456,6 +457,13 @@ impl Registry {
         let options = settings.map_or_else(LoadOptions::default, ModelSettings::load_options);
         match self.shared.engine.load_with(&entry.dir, &id, options).await {
             Ok(model) => self.loaded_now(&id, model),
+            // Requests took the room since it was counted.
+            Err(LoadError::NoRoom { needed_bytes, free_bytes }) => {
+                tracing::info!(model = id, needed_bytes, free_bytes, "a load waits for room");
+                self.make_room(needed_bytes.saturating_sub(free_bytes));
+                tokio::time::sleep(POSTPONED).await;
+                self.inner().core.load_postponed(&id);
+            }
             Err(error) => self.failed(&entry, &Chain(&error).to_string()),
         }
         self.notify();
@@ -540,7 +548,10 @@ impl Registry {
     /// Keeps a model in memory once it is there, until the daemon ends, or no longer. False when it
     /// was so already.
     pub fn pin(&self, id: &str, pinned: bool) -> bool {
-        let changed = self.inner().core.pin(id, pinned);
+        let mut inner = self.inner();
+        self.introduce(&mut inner.core, id);
+        let changed = inner.core.pin(id, pinned);
+        drop(inner);
         self.advance();
         changed
     }
@@ -556,6 +567,16 @@ impl Registry {
                 }
                 None => tracing::warn!(model = id, "a pinned model is not on disk"),
             }
+        }
+    }
+
+    /// Tells the core of a model's settings, when it does not know the model yet.
+    fn introduce(&self, core: &mut Core, id: &str) {
+        if core.get(id).is_none() {
+            let settings = self.shared.settings.get(id);
+            let idle_ttl = settings.and_then(|own| own.idle_ttl);
+            let idle_ttl = idle_ttl.unwrap_or(self.shared.idle_ttl);
+            core.set(id, settings.is_some_and(|own| own.pin), idle_ttl);
         }
     }
 
@@ -617,12 +638,7 @@ impl Place {
         let id = &entry.id;
         let mut inner = registry.inner();
         inner.entries.insert(id.clone(), entry.clone());
-        if inner.core.get(id).is_none() {
-            let settings = registry.shared.settings.get(id);
-            let idle_ttl = settings.and_then(|own| own.idle_ttl);
-            let idle_ttl = idle_ttl.unwrap_or(registry.shared.idle_ttl);
-            inner.core.set(id, settings.is_some_and(|own| own.pin), idle_ttl);
-        }
+        registry.introduce(&mut inner.core, id);
         let ticket = inner.core.ask(id, bytes, registry.now());
         drop(inner);
         Place { registry: registry.clone(), ticket }

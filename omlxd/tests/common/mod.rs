@@ -31,6 +31,8 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
 /// A base directory, and perhaps the daemon that uses it.
 pub(crate) struct Daemon {
     pub(crate) base: PathBuf,
+    /// Its environment.
+    pub(crate) env: Vec<(&'static str, String)>,
     child: Option<Child>,
     _temp: TempDir,
 }
@@ -39,7 +41,7 @@ impl Daemon {
     /// An empty base directory and no daemon yet.
     pub(crate) fn new() -> Daemon {
         let temp = tempfile::tempdir().unwrap();
-        Daemon { base: temp.path().join("base"), child: None, _temp: temp }
+        Daemon { base: temp.path().join("base"), env: Vec::new(), child: None, _temp: temp }
     }
 
     /// A daemon that is ready, on a free port.
@@ -52,7 +54,8 @@ impl Daemon {
     /// omlxd with this base directory and no configuration from outside.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_omlxd"));
-        command.env_clear().arg("--base-dir").arg(&self.base).args(args);
+        command.env_clear().envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.arg("--base-dir").arg(&self.base).args(args);
         command
     }
 
@@ -117,9 +120,15 @@ impl Daemon {
 
     /// Runs omlxctl against this daemon.
     pub(crate) fn ctl(&self, args: &[&str]) -> Output {
+        self.ctl_command(args).output().unwrap()
+    }
+
+    /// omlxctl against this daemon, not started yet.
+    pub(crate) fn ctl_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(omlxctl());
         command.env_clear().arg("--base-dir").arg(&self.base).args(args);
-        command.stdin(Stdio::null()).output().unwrap()
+        command.stdin(Stdio::null());
+        command
     }
 
     /// The JSON that an omlxctl command prints, which must succeed.

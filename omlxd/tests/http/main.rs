@@ -1,6 +1,7 @@
 //! The HTTP API over real sockets, with the real engine and small random models.
 
 mod answers;
+mod dashboard;
 mod errors;
 mod limits;
 mod metrics;

@@ -205,7 +205,7 @@ fn request_bytes(body: &str) -> Vec<u8> {
 
 #[test]
 fn a_waiting_request_can_leave_too() {
-    let server = Server::start();
+    let server = Server::with(|config| config.scheduler.max_batch = 1);
     let running = server.endless(json!({}));
     first_token(&server);
     let waiting = server.endless(json!({}));

@@ -1,0 +1,324 @@
+//! `omlxctl doctor`: what is wrong and what to do about it, with or without a running daemon.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use omlxctl::client::ClientError;
+use omlxctl::protocol::{Check, CheckResult, Checks, RunInfo, Status};
+use rustix::process::Resource;
+use serde_json::{Value, json};
+
+use crate::api::{self, Api};
+use crate::cli::Doctor;
+use crate::commands::{Context, Done};
+use crate::exit::CommandError;
+use crate::output::{self, bytes, paint};
+
+/// The longest path of a Unix socket on macOS.
+const MAX_SOCKET_BYTES: usize = 104;
+/// Less free disk than this is told.
+const LITTLE_DISK: u64 = 10 << 30;
+/// Fewer open files than this are too few; omlxd raises its own limit up to the hard one.
+const FEW_FILES: u64 = 1024;
+
+/// Looks at everything, prints it, and fails when something does not work.
+pub(crate) async fn run(context: &Context, base: &Path, options: Doctor) -> Done {
+    let mut checks = vec![base_dir(base), key_file(base), socket_path(context.client.socket())];
+    checks.extend([config(base), disk(base), open_files()]);
+    if cfg!(target_os = "macos") {
+        checks.push(launchd());
+    }
+    let status = context.client.get::<Status>("/status").await;
+    match &status {
+        Ok(answer) => {
+            checks.push(daemon(&answer.value, &answer.daemon_version));
+            let theirs: Checks = context.get("/doctor").await?;
+            checks.extend(theirs.checks);
+            if options.no_generate {
+                checks.push(skipped("generation", "--no-generate was given"));
+            } else {
+                checks.push(generation(context, options.model).await);
+            }
+        }
+        Err(error) => {
+            checks.push(unreachable(base, error));
+            checks.push(port(base));
+            checks.push(skipped("generation", "no daemon answers"));
+        }
+    }
+    let checks = Checks { checks };
+    context.output.document(&checks, |out| print(out, &checks.checks))?;
+    let failed = |check: &Check| check.result == CheckResult::Fail;
+    match checks.checks.iter().any(failed) {
+        true => Err(CommandError::Negative),
+        false => Ok(()),
+    }
+}
+
+fn print(out: &mut dyn Write, checks: &[Check]) -> std::io::Result<()> {
+    let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    for check in checks {
+        let word = word(check.result);
+        let pad = " ".repeat(4 - word.len());
+        writeln!(out, "{}{pad}  {:<width$}  {}", paint(word), check.name, check.detail)?;
+        if let Some(fix) = check.fix.as_ref().filter(|_| check.result != CheckResult::Pass) {
+            writeln!(out, "      {:<width$}  -> {fix}", "")?;
+        }
+    }
+    Ok(())
+}
+
+fn word(result: CheckResult) -> &'static str {
+    match result {
+        CheckResult::Pass => "pass",
+        CheckResult::Warn => "warn",
+        CheckResult::Fail => "fail",
+        CheckResult::Skip => "skip",
+    }
+}
+
+fn check(name: &str, result: CheckResult, detail: String, fix: Option<&str>) -> Check {
+    Check { name: name.to_owned(), result, detail, fix: fix.map(str::to_owned) }
+}
+
+fn pass(name: &str, detail: String) -> Check {
+    check(name, CheckResult::Pass, detail, None)
+}
+
+fn skipped(name: &str, why: &str) -> Check {
+    check(name, CheckResult::Skip, why.to_owned(), None)
+}
+
+fn base_dir(base: &Path) -> Check {
+    const NAME: &str = "base directory";
+    let shown = base.display();
+    let data = match fs::metadata(base) {
+        Ok(data) => data,
+        Err(_) => {
+            let detail = format!("{shown} does not exist");
+            let fix = "start omlxd once: it makes what it needs";
+            return check(NAME, CheckResult::Fail, detail, Some(fix));
+        }
+    };
+    let ours = rustix::process::geteuid().as_raw();
+    if data.uid() != ours {
+        let detail = format!("{shown} belongs to user {}, not to {ours}", data.uid());
+        let fix = "run omlxctl as the user who runs omlxd";
+        return check(NAME, CheckResult::Fail, detail, Some(fix));
+    }
+    let mode = data.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let detail = format!("{shown} has mode {mode:o}: others can look into it");
+        let fix = format!("chmod 700 {shown}");
+        return check(NAME, CheckResult::Fail, detail, Some(&fix));
+    }
+    pass(NAME, format!("{shown} is only yours"))
+}
+
+fn key_file(base: &Path) -> Check {
+    const NAME: &str = "API key";
+    let path = base.join("api-key");
+    match fs::metadata(&path) {
+        Ok(data) if data.permissions().mode() & 0o077 != 0 => {
+            let detail = format!("others can read {}", path.display());
+            let fix = format!("chmod 600 {}, then `omlxctl key rotate`", path.display());
+            check(NAME, CheckResult::Fail, detail, Some(&fix))
+        }
+        Ok(_) => pass(NAME, format!("{} is only yours", path.display())),
+        Err(_) => {
+            let detail = format!("{} is not there", path.display());
+            let fix = "omlxd makes one at its start, unless auth.key_file names another file";
+            check(NAME, CheckResult::Warn, detail, Some(fix))
+        }
+    }
+}
+
+fn socket_path(socket: &Path) -> Check {
+    let length = socket.as_os_str().len();
+    if length >= MAX_SOCKET_BYTES {
+        let detail = format!("{} has {length} bytes; macOS allows 103", socket.display());
+        let fix = "use a base directory with a shorter path";
+        return check("socket path", CheckResult::Fail, detail, Some(fix));
+    }
+    pass("socket path", format!("{} ({length} bytes)", socket.display()))
+}
+
+/// What `omlxd check-config` says: only the daemon knows its keys.
+fn config(base: &Path) -> Check {
+    const NAME: &str = "configuration";
+    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("omlxd"));
+    let omlxd = beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("omlxd"));
+    let output = Command::new(omlxd).arg("check-config").arg("--base-dir").arg(base).output();
+    let Ok(output) = output else {
+        let fix = "put omlxd beside omlxctl or into PATH, so that the configuration can be checked";
+        return check(NAME, CheckResult::Warn, "omlxd was not found".to_owned(), Some(fix));
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', "; ");
+    if output.status.success() {
+        return pass(NAME, text(&output.stdout));
+    }
+    let fix = "edit the line that it names; docs/configuration.md has every key";
+    check(NAME, CheckResult::Fail, text(&output.stderr), Some(fix))
+}
+
+fn disk(base: &Path) -> Check {
+    let Some(disk) = base.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok()) else {
+        return skipped("disk", "the system does not say how much is free");
+    };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let detail = format!("{} are free", bytes(free));
+    if free < LITTLE_DISK {
+        let fix = "models and cache need more: `omlxctl models rm`, `omlxctl cache clear`";
+        return check("disk", CheckResult::Warn, detail, Some(fix));
+    }
+    pass("disk", detail)
+}
+
+fn open_files() -> Check {
+    let most = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let detail = most.map_or_else(|| "no limit".to_owned(), |most| format!("up to {most}"));
+    if most.is_some_and(|most| most < FEW_FILES) {
+        let fix = "raise the hard limit (`ulimit -Hn`) of the session or service";
+        return check("open files", CheckResult::Warn, detail, Some(fix));
+    }
+    pass("open files", detail)
+}
+
+/// Whether launchd has the job, and whether it runs it at full speed.
+fn launchd() -> Check {
+    const LABEL: &str = "homebrew.mxcl.omlx";
+    let uid = rustix::process::geteuid().as_raw();
+    for domain in [format!("gui/{uid}"), format!("user/{uid}"), "system".to_owned()] {
+        let target = format!("{domain}/{LABEL}");
+        let Ok(output) = Command::new("launchctl").args(["print", &target]).output() else { break };
+        if !output.status.success() {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
+        let is_slow = text.lines().any(|l| l.contains("spawn type") && l.contains("background"));
+        if is_slow {
+            let detail = format!("{target} runs as a background job, several times slower");
+            let fix = "reinstall the service so that its ProcessType is Interactive";
+            return check("launchd", CheckResult::Fail, detail, Some(fix));
+        }
+        return pass("launchd", format!("{target} is loaded"));
+    }
+    let fix = "`brew services start omlx` keeps omlxd running";
+    check("launchd", CheckResult::Warn, format!("no job {LABEL} is loaded"), Some(fix))
+}
+
+fn daemon(status: &Status, version: &str) -> Check {
+    let ours = env!("CARGO_PKG_VERSION");
+    if version != ours {
+        let detail = format!("omlxd is {version}, omlxctl is {ours}");
+        let fix =
+            "restart the daemon: `brew services restart omlx`, or `omlxctl shutdown` and start it";
+        return check("daemon", CheckResult::Warn, detail, Some(fix));
+    }
+    pass("daemon", format!("{version} answers, process {}, http://{}", status.pid, status.http))
+}
+
+fn unreachable(base: &Path, error: &ClientError) -> Check {
+    let told = match error {
+        ClientError::Unreachable { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound => {
+            "it does not run: there is no socket".to_owned()
+        }
+        ClientError::Unreachable { .. } => {
+            "it does not run: its socket is there, but nobody listens".to_owned()
+        }
+        other => other.to_string(),
+    };
+    let last = last_error(base).map(|line| format!("; the last error in its log: {line}"));
+    let detail = format!("{told}{}", last.unwrap_or_default());
+    let fix = "start it with `omlxd` (or `brew services start omlx`); `omlxctl logs` shows its log";
+    check("daemon", CheckResult::Fail, detail, Some(fix))
+}
+
+/// The message of the last line of the log with level ERROR.
+fn last_error(base: &Path) -> Option<String> {
+    let text = fs::read_to_string(base.join("logs/omlxd.log")).ok()?;
+    let lines = text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut errors = lines.filter(|line| line["level"] == "ERROR");
+    Some(errors.next()?["message"].as_str()?.to_owned())
+}
+
+/// Whether another process has the port that the last daemon had.
+fn port(base: &Path) -> Check {
+    let info = fs::read(base.join("run/omlxd.json")).ok();
+    let info = info.and_then(|text| serde_json::from_slice::<RunInfo>(&text).ok());
+    let address = info.map_or_else(|| "127.0.0.1:1337".to_owned(), |info| info.http);
+    match std::net::TcpListener::bind(&address) {
+        Ok(_) => pass("port", format!("{address} is free")),
+        Err(error) => {
+            let detail = format!("{address} cannot be had: {error}");
+            let fix = "stop what uses it (`lsof -i`), or set server.port";
+            check("port", CheckResult::Fail, detail, Some(fix))
+        }
+    }
+}
+
+/// A real answer of a real model, through the API.
+async fn generation(context: &Context, model: Option<String>) -> Check {
+    const NAME: &str = "generation";
+    let asked = async {
+        let model = api::model(context, model).await?;
+        let body = json!({"model": model, "prompt": "Hello", "max_tokens": 4, "ignore_eos": true,
+            "temperature": 0});
+        let answer = Api::open(context).await?.post("/v1/completions", &body).await?;
+        Ok::<_, CommandError>((model, answer))
+    };
+    match asked.await {
+        Ok((model, answer)) => {
+            let tokens = answer.body.pointer("/usage/completion_tokens").and_then(Value::as_u64);
+            let (tokens, took) = (tokens.unwrap_or(0), output::time(answer.total.as_secs_f64()));
+            if tokens == 0 {
+                let fix = "look at the log: `omlxctl logs`";
+                let detail = format!("{model} generated nothing");
+                return check(NAME, CheckResult::Fail, detail, Some(fix));
+            }
+            pass(NAME, format!("{model} generated {tokens} tokens in {took}"))
+        }
+        Err(error) => {
+            let detail = crate::commands::with_sources(&error);
+            let fix = "look at the log: `omlxctl logs`";
+            check(NAME, CheckResult::Fail, detail, Some(fix))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_can_read_fails_with_the_command_that_mends_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let base = temp.path().join("base");
+        assert_eq!(base_dir(&base).result, CheckResult::Fail);
+        fs::create_dir(&base).unwrap();
+        fs::set_permissions(&base, fs::Permissions::from_mode(0o755)).unwrap();
+        let open = base_dir(&base);
+        assert_eq!(open.result, CheckResult::Fail);
+        assert!(open.fix.unwrap().starts_with("chmod 700"));
+        fs::set_permissions(&base, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(base_dir(&base).result, CheckResult::Pass);
+        assert_eq!(key_file(&base).result, CheckResult::Warn);
+        fs::write(base.join("api-key"), "k").unwrap();
+        fs::set_permissions(base.join("api-key"), fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(key_file(&base).result, CheckResult::Fail);
+        assert_eq!(socket_path(Path::new(&"x".repeat(104))).result, CheckResult::Fail);
+    }
+
+    #[test]
+    fn the_log_tells_why_the_daemon_ended() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::create_dir(temp.path().join("logs")).unwrap();
+        let lines = "{\"level\":\"ERROR\",\"message\":\"old\"}\n{\"level\":\"ERROR\",\"message\":\"new\"}\n\
+                     {\"level\":\"INFO\",\"message\":\"bye\"}\n{\"level\":";
+        fs::write(temp.path().join("logs/omlxd.log"), lines).unwrap();
+        assert_eq!(last_error(temp.path()).as_deref(), Some("new"));
+    }
+}
