@@ -15,6 +15,9 @@ BINDGEN_VERSION=0.72.1
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
+# The C library of clang that bindgen loads; libclang-cpp.so, which LLVM's own packages bring, is another.
+LIBCLANG='/usr/lib/llvm-*/lib/libclang[-.][0-9s]*'
+
 [ "$(uname -s)" = Linux ] || { say "nothing to prepare on $(uname -s): mlx-sys builds MLX with Metal"; exit 0; }
 [ "$(uname -m)" = x86_64 ] || fail "MLX's CPU wheel is used on x86-64 only, and this is $(uname -m)"
 
@@ -89,7 +92,7 @@ make_bindings() {
     mkdir -p "$mlx_dir/bindings"
     local all="$mlx_dir/bindings/all.h" libclang
     (cd "$mlx_c" && printf '#include "%s"\n' mlx/c/*.h) >"$all"
-    libclang=$(dirname "$(compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' | sort -V | tail -n 1)")
+    libclang=$(dirname "$(compgen -G "$LIBCLANG" | sort -V | tail -n 1)")
     LIBCLANG_PATH=$libclang "$mlx_dir/bin/bindgen" "$all" --rust-target 1.73 \
         --blocklist-function malloc --blocklist-function realloc --blocklist-type float16_t \
         --raw-line '#[repr(C)] #[derive(Clone, Copy, Debug, Default)] pub struct float16_t(pub u16);' \
@@ -127,7 +130,7 @@ need_packages \
     "g++=/usr/bin/g++" \
     "libfmt-dev=/usr/include/fmt/format.h" \
     "libopenblas-dev=/usr/lib/x86_64-linux-gnu/libopenblas.so" \
-    "libclang-14-dev=/usr/lib/llvm-*/lib/libclang*.so*"
+    "libclang-14-dev=$LIBCLANG"
 
 cd "$root"
 mlx_c=$(cargo metadata --format-version 1 --locked 2>/dev/null | python3 -c '
