@@ -22,6 +22,7 @@ mod memory;
 mod model;
 mod models;
 mod nn;
+mod output;
 mod platform;
 mod quantization;
 mod reuse;
@@ -43,12 +44,13 @@ pub use engine::{
 };
 pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};
 pub use generation::{
-    Delta, Event, FinishReason, GenerateRequest, Generation, Outcome, PhaseReader, RowPhase,
+    Delta, Event, FinishReason, GenerateRequest, Generation, Mark, Outcome, PhaseReader, RowPhase,
     Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
 pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use memory::{MemorySensor, Pressure, SystemSensor};
 pub use model::{LoadOptions, Model, ModelInfo};
+pub use output::{OutputFormat, OutputParser, Part, fuzz};
 pub use quantization::Quantization;
 pub use reuse::{Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};

@@ -45,6 +45,8 @@ pub(super) struct ChatRequest {
     params: Params,
     messages: Vec<Value>,
     tools: Vec<Value>,
+    /// Whether one answer may call several tools.
+    parallel: bool,
     logprobs: Option<usize>,
     effort: Option<&'static str>,
     template_kwargs: Map<String, Value>,
@@ -69,6 +71,7 @@ impl ChatRequest {
         Ok(ChatRequest {
             messages,
             tools: tools::read(&fields, reading)?,
+            parallel: fields.boolean("parallel_tool_calls")?.unwrap_or(true),
             logprobs: logprobs(&fields)?,
             effort: fields.choice("reasoning_effort", &EFFORTS)?,
             template_kwargs: fields.object("chat_template_kwargs")?.cloned().unwrap_or_default(),
@@ -163,11 +166,13 @@ impl Endpoint for ChatRequest {
             .tokenizer()
             .encode(&text, false)
             .map_err(|error| ApiError::invalid_value("messages", error))?;
-        Ok(vec![Prompt { tokens, echo: String::new() }])
+        let parser = model.output_format().parser(&text, &self.tools, self.parallel);
+        Ok(vec![Prompt { tokens, echo: String::new(), parser }])
     }
 
     fn reply(&self, identity: Identity, model: &Model) -> ChatReply {
-        ChatReply::new(Reply::new(&identity, "chat.completion", &self.params), model.clone())
+        let reply = Reply::new(&identity, "chat.completion", &self.params);
+        ChatReply::new(reply, identity, model.clone())
     }
 }
 
