@@ -54,5 +54,5 @@ pub use output::{OutputFormat, OutputParser, Part, fuzz};
 pub use quantization::Quantization;
 pub use reuse::{Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};
-pub use template::{ChatInputs, ChatTemplate};
+pub use template::{ChatInputs, ChatTemplate, template_json};
 pub use tokenizer::Tokenizer;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::chat_reply::ChatReply;
 use super::error::ApiError;
-use super::messages::{self, Fold, fold_system, is_system};
+use super::messages::{self, Fold, fold_system, is_system, settle_arguments};
 use super::params::{MAX_TOP_LOGPROBS, PARAMS, Params, Reading, tokens};
 use super::read::{Fields, Path, not_one_of};
 use super::reply::{Identity, Reply};
@@ -99,6 +99,7 @@ impl ChatRequest {
     /// into the user's messages at its place.
     fn render(&self, template: &ChatTemplate) -> Result<String, ApiError> {
         let mut messages = self.messages.clone();
+        settle_arguments(&mut messages, template.mentions("arguments is string"));
         if !template.mentions("developer") {
             for message in messages.iter_mut().filter(|message| message["role"] == "developer") {
                 message["role"] = json!("system");
