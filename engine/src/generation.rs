@@ -12,6 +12,7 @@ use crate::error::GenerateError;
 use crate::reuse::ReuseReport;
 use crate::sampling::SamplingParams;
 use crate::stop::{StopMatcher, Stopped};
+use crate::thoughts::ThinkingBudget;
 use crate::tokenizer::Tokenizer;
 
 /// What to generate from.
@@ -37,6 +38,8 @@ pub struct GenerateRequest {
     pub tenant: String,
     /// When it fails if it has not ended.
     pub deadline: Option<Instant>,
+    /// How long the model may think; `None`: as long as it likes.
+    pub thinking: Option<ThinkingBudget>,
     /// Tokens that structure the answer, such as `<tool_call>`: their text is kept and marked, while
     /// other special tokens have none. See [`crate::OutputParser::markers`].
     pub markers: Arc<[u32]>,

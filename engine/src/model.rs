@@ -159,6 +159,7 @@ impl Model {
         }
         let vocab = info.vocab_tokens;
         let biased = request.sampling.logit_bias.iter().map(|(id, _)| id);
+        let biased = biased.chain(request.thinking.iter().map(|thinking| &thinking.close));
         if let Some(&id) = request.prompt.iter().chain(biased).find(|&&id| id as usize >= vocab) {
             return Err(SubmitError::UnknownToken { id, vocab });
         }

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::generation::Delta;
+use crate::thoughts::ThinkingBudget;
 use emit::Emitter;
 pub use format::OutputFormat;
 use format::{CallFormat, Thinking};
@@ -152,6 +153,14 @@ impl OutputParser {
     /// The tokens that the answer's generation must mark: `GenerateRequest::markers`.
     pub fn markers(&self) -> Arc<[u32]> {
         self.format.markers().into()
+    }
+
+    /// What makes the model think for no more than so many tokens, where its thoughts end with a
+    /// token of their own. Asked for before the answer begins.
+    pub fn thinking_budget(&self, tokens: usize) -> Option<ThinkingBudget> {
+        let Thinking { open, close, .. } = self.format.thinking?;
+        let is_open = self.is_thinking();
+        Some(ThinkingBudget { tokens, is_open, open: open.id, close: close.id? })
     }
 
     /// Takes more of the answer and gives what is certain by now.

@@ -27,6 +27,9 @@ const FIELDS: &[&str] = &[
     "parallel_tool_calls",
     "response_format",
     "reasoning_effort",
+    "reasoning",
+    "thinking_budget",
+    "thinking_token_budget",
     "chat_template_kwargs",
     "verbosity",
     "audio",
@@ -49,6 +52,8 @@ pub(super) struct ChatRequest {
     parallel: bool,
     logprobs: Option<usize>,
     effort: Option<&'static str>,
+    /// Most tokens to think.
+    thinking_budget: Option<usize>,
     template_kwargs: Map<String, Value>,
 }
 
@@ -68,12 +73,22 @@ impl ChatRequest {
             params.max_tokens = Some(max_tokens);
         }
         fields.choice("verbosity", &["low", "medium", "high"])?;
+        let path = path.field("reasoning");
+        let empty = Map::new();
+        let reasoning = Fields::new(fields.object("reasoning")?.unwrap_or(&empty), &path);
+        for name in reasoning.unknown(&["effort", "max_tokens"]) {
+            reading.ignore(&path.field(name))?;
+        }
         Ok(ChatRequest {
             messages,
             tools: tools::read(&fields, reading)?,
             parallel: fields.boolean("parallel_tool_calls")?.unwrap_or(true),
             logprobs: logprobs(&fields)?,
-            effort: fields.choice("reasoning_effort", &EFFORTS)?,
+            effort: match fields.choice("reasoning_effort", &EFFORTS)? {
+                Some(effort) => Some(effort),
+                None => reasoning.choice("effort", &EFFORTS)?,
+            },
+            thinking_budget: thinking_budget(&fields, &reasoning)?,
             template_kwargs: fields.object("chat_template_kwargs")?.cloned().unwrap_or_default(),
             params,
         })
@@ -155,6 +170,10 @@ impl Endpoint for ChatRequest {
         self.logprobs
     }
 
+    fn thinking_budget(&self) -> Option<usize> {
+        self.thinking_budget
+    }
+
     fn default_max_tokens(&self) -> usize {
         usize::MAX
     }
@@ -200,6 +219,18 @@ fn unsupported(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
         return Err(ApiError::unsupported_value("modalities", "only [\"text\"] is supported"));
     }
     Ok(())
+}
+
+/// The most tokens to think, by the names that are in use for it.
+fn thinking_budget(
+    fields: &Fields<'_, '_>,
+    reasoning: &Fields<'_, '_>,
+) -> Result<Option<usize>, ApiError> {
+    let mut budget = tokens(reasoning, "max_tokens", 0)?;
+    for name in ["thinking_token_budget", "thinking_budget"] {
+        budget = tokens(fields, name, 0)?.or(budget);
+    }
+    Ok(budget)
 }
 
 fn is_empty(value: &Value) -> bool {

@@ -45,6 +45,10 @@ pub(super) trait Endpoint: Send + Sync + Sized + 'static {
     fn params(&self) -> &Params;
     /// Log probabilities asked for.
     fn logprobs(&self) -> Option<usize>;
+    /// Most tokens to think, when the request says.
+    fn thinking_budget(&self) -> Option<usize> {
+        None
+    }
     /// Tokens to generate when the request does not say.
     fn default_max_tokens(&self) -> usize;
     /// Renders and tokenizes: slow, and not for an async thread.
@@ -241,6 +245,9 @@ fn generate<E: Endpoint>(
         cache_salt: String::new(),
         tenant: String::new(),
         deadline: None,
+        thinking: request
+            .thinking_budget()
+            .and_then(|tokens| prompt.parser.thinking_budget(tokens)),
         markers: prompt.parser.markers(),
     }
 }
