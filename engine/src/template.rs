@@ -15,12 +15,17 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::{LoadError, TemplateError};
+use crate::small_file;
 
 /// Instructions that one rendering may take: a third of a second of an endless loop. A conversation of
 /// 200,000 tokens in messages of twenty takes less than a quarter of it.
 const FUEL: u64 = 5_000_000;
+/// The longest text that `tojson` makes: twice the largest request there can be by default.
+const MAX_JSON_BYTES: usize = 128 << 20;
 /// A template longer than this is refused.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+/// The largest file with templates that is read: tokenizer_config.json has many other things.
+const MAX_TEMPLATE_FILE_BYTES: u64 = 16 << 20;
 /// The name under which the main template of a list is known.
 const DEFAULT_NAME: &str = "default";
 /// The name of the template that a list may hold for requests with tools.
@@ -200,7 +205,7 @@ fn to_json(value: &JinjaValue, indent: Option<usize>, args: Kwargs) -> Result<Ji
     let _: Option<JinjaValue> = args.get("sort_keys")?;
     let separators: Option<Vec<String>> = args.get("separators")?;
     args.assert_all_used()?;
-    let mut out = Vec::new();
+    let mut out = BoundedText(Vec::new());
     let written = match indent.or(named) {
         Some(width) => {
             let indent = " ".repeat(width.min(16));
@@ -217,8 +222,26 @@ fn to_json(value: &JinjaValue, indent: Option<usize>, args: Kwargs) -> Result<Ji
     };
     let error = |what: String| Error::new(ErrorKind::InvalidOperation, format!("tojson: {what}"));
     written.map_err(|e| error(e.to_string()))?;
-    let text = String::from_utf8(out).map_err(|e| error(e.to_string()))?;
+    let text = String::from_utf8(out.0).map_err(|e| error(e.to_string()))?;
     Ok(JinjaValue::from_safe_string(text))
+}
+
+/// JSON that is being written. Fuel is asked for only when it is whole, and one long text may be in it
+/// many times.
+struct BoundedText(Vec<u8>);
+
+impl std::io::Write for BoundedText {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_JSON_BYTES {
+            return Err(std::io::Error::other(format!("over {MAX_JSON_BYTES} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// json.dumps on one line, with its separators.
@@ -300,11 +323,7 @@ fn special_tokens(config: &Map<String, Value>) -> Map<String, Value> {
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>, LoadError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(LoadError::Io { path: path.to_owned(), source }),
-    }
+    small_file::read_text(path, MAX_TEMPLATE_FILE_BYTES)
 }
 
 /// A JSON file that must hold an object.
@@ -351,6 +370,27 @@ mod tests {
             "{\"role\": \"<&>\", \"a\": [1, {\"k\": \"\u{e9}'\\\"\", \"f\": 1.0}], \"n\": \
              null}|[\n  1,\n  {\n    \"k\": \"\u{e9}'\\\"\",\n    \"f\": 1.0\n  }\n]"
         );
+    }
+
+    #[test]
+    fn a_template_that_fills_memory_runs_out_of_fuel() {
+        // Fuel counts bytes as well: 64 of them are one.
+        let doubled = "{% set n = namespace(s='x') %}{% for i in range(60) %}\
+                       {% set n.s = n.s ~ n.s %}{% endfor %}";
+        assert_eq!(render(doubled, json!([])), Err(TemplateError::OutOfFuel(FUEL)));
+        for bomb in [
+            "{{ 'x' * 99999999999 }}",
+            "{{ 'x' | indent(99999999999, true) }}",
+            "{{ '%99999999999d' | format(1) }}",
+            "{{ 'x'.replace('', 'y' * 1000000).replace('y', 'z' * 1000000) }}",
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+            "{{ messages | tojson(indent=99999999999) }}",
+            "{{ (['x' * 1000000] * 10000) | tojson }}",
+            "{{ [1, 2, 3] | tojson(separators=['x' * 90000000, ':']) }}",
+        ] {
+            let rendered = render(bomb, json!([{"role": "user"}]));
+            assert!(rendered.as_ref().map_or(true, |text| text.len() < 1 << 20), "{bomb}");
+        }
     }
 
     #[test]
