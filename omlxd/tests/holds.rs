@@ -1,6 +1,7 @@
 //! What goes wrong around a daemon: each is one clear line with its exit code, and `omlxctl doctor`
 //! finds it. And that it leaves nothing behind, however often it runs.
 
+#[allow(dead_code, reason = "each file of tests uses its part")]
 mod common;
 
 use std::collections::BTreeSet;

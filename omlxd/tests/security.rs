@@ -1,5 +1,6 @@
 //! What docs/security.md promises, seen from outside.
 
+#[allow(dead_code, reason = "each file of tests uses its part")]
 mod common;
 
 use std::fs;
