@@ -34,7 +34,7 @@ mod tests {
         let prompt = || black_box(String::from("a secr\u{e9}t prompt"));
         let cut = told(move || drop(prompt()[..7].to_owned()));
         let value = told(move || Err::<(), String>(prompt()).expect("it"));
-        let unwrapped = told(move || drop(Err::<u8, _>(prompt()).unwrap()));
+        let unwrapped = told(move || Err::<(), _>(prompt()).unwrap());
         let named = told(move || panic!("no model {:?}", prompt()));
         for told in [&cut, &value, &unwrapped, &named] {
             assert!(!told.contains("secr") && !told.contains("prompt"), "{told}");
