@@ -63,6 +63,10 @@ fuzz: ## Fuzz the parsers of kvstore's records and of models' answers, FUZZ_SECS
 	cd kvstore && $(CARGO) +nightly fuzz run index -- -max_total_time=$(FUZZ_SECS)
 	cd engine && $(CARGO) +nightly fuzz run output -- -max_total_time=$(FUZZ_SECS)
 
+.PHONY: conformance
+conformance: build ## Try 2,000 requests that schemathesis makes from docs/openapi.json against the daemon.
+	@tests/conformance/run.sh
+
 .PHONY: agents
 agents: setup ## Run Codex, Claude Code and OpenCode from npm (1.2 GB) against the daemon, offline. `make test` replays recordings.
 	@tests/agents/run.sh
