@@ -51,7 +51,7 @@ pub use generation::{
 pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use memory::{MemorySensor, Pressure, SystemSensor};
 pub use model::{LoadOptions, Model, ModelInfo};
-pub use output::{OutputFormat, OutputParser, Part, fuzz};
+pub use output::{CallIds, OutputFormat, OutputParser, Part, fuzz};
 pub use quantization::Quantization;
 pub use reuse::{Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};
