@@ -87,7 +87,7 @@ enum State {
     },
     Calls(Reader),
     /// A format that is not text with something in it.
-    Harmony(Harmony),
+    Harmony(Box<Harmony>),
 }
 
 /// What to do with space that a text begins with.
@@ -144,7 +144,7 @@ impl OutputParser {
             openers.extend(calls.bare_opener().map(|marker| (marker, Opener::BareCalls)));
         }
         if let Some(markers) = format.harmony {
-            state = State::Harmony(Harmony::new(markers));
+            state = State::Harmony(Box::new(Harmony::new(markers)));
         }
         let out = Emitter::new(tools, !parallel);
         Self { format, input: Input::default(), out, state, openers, at_start: true }
