@@ -271,6 +271,7 @@ impl OutputParser {
                 Sought::Nothing => {
                     let kept = match self.input.ended {
                         true => self.input.seen().len(),
+                        false if self.may_be_before_thoughts() => 0,
                         false => self.before_call(),
                     };
                     self.say(kept);
@@ -366,6 +367,12 @@ impl OutputParser {
             }
         }
         true
+    }
+
+    /// Whether nothing but space was seen, which is no text where thoughts follow it.
+    fn may_be_before_thoughts(&self) -> bool {
+        let is_space = self.input.seen().trim_start().is_empty();
+        self.format.thinking.is_some() && self.at_start && is_space
     }
 
     /// Whether what is ahead begins a line.
