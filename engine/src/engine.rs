@@ -104,8 +104,8 @@ pub enum ComputeDtype {
 
 /// Told about every step, on the engine thread: must be quick.
 pub trait Observer: Send + Sync {
-    /// A step is complete.
-    fn step(&self, report: &StepReport);
+    /// A step of this model is complete.
+    fn step(&self, model: &str, report: &StepReport);
 
     /// So many bytes are wanted that only idle models could give back.
     fn room_wanted(&self, _bytes: u64) {}
@@ -122,7 +122,7 @@ pub trait Observer: Send + Sync {
 pub struct NoObserver;
 
 impl Observer for NoObserver {
-    fn step(&self, _: &StepReport) {}
+    fn step(&self, _: &str, _: &StepReport) {}
 }
 
 /// What is done when memory is short.

@@ -54,8 +54,8 @@ struct EngineObserver {
 }
 
 impl Observer for EngineObserver {
-    fn step(&self, report: &StepReport) {
-        self.metrics.step(report);
+    fn step(&self, model: &str, report: &StepReport) {
+        self.metrics.step(model, report);
     }
 
     fn room_wanted(&self, bytes: u64) {
