@@ -117,6 +117,9 @@ pub(crate) fn build(
     for ((id, row, _), (_, wants)) in rows.iter_mut().zip(&lengths) {
         if let (true, Some(sequence), Some(sampler)) = (*wants, &mut row.sequence, &mut row.sampler)
         {
+            if let Some(thoughts) = &row.thoughts {
+                sampler.force(thoughts.forced());
+            }
             sequence.next = Next::UnderWay(outputs.len());
             outputs.push(*id);
             samplers.push(sampler);

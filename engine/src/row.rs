@@ -14,6 +14,7 @@ use crate::generation::{
 use crate::loaded::Loaded;
 use crate::reuse::{Begun, ReuseReport, Track};
 use crate::sampling::{LazyLogprobs, Sampler};
+use crate::thoughts::Thoughts;
 use crate::worker::Job;
 
 /// A request that waits or runs.
@@ -23,6 +24,8 @@ pub(crate) struct Row {
     pub(crate) model: Rc<Loaded>,
     /// Made when the request first runs; it outlives a preemption.
     pub(crate) sampler: Option<Sampler>,
+    /// What its answer may still think, where that is limited.
+    pub(crate) thoughts: Option<Thoughts>,
     /// While it runs.
     pub(crate) sequence: Option<Sequence>,
     /// Tokens generated and known.
@@ -74,6 +77,7 @@ struct Mail {
 impl Row {
     pub(crate) fn new(job: Box<Job>, model: Rc<Loaded>) -> Self {
         Self {
+            thoughts: job.request.thinking.map(Thoughts::new),
             job,
             model,
             sampler: None,
@@ -121,6 +125,9 @@ impl Row {
             self.tell_start(started);
         }
         self.generated.push(id);
+        if let Some(thoughts) = &mut self.thoughts {
+            thoughts.take(id);
+        }
         if let Some(sequence) = &mut self.sequence {
             if std::mem::take(&mut sequence.fed_ahead) {
                 sequence.track.tokens.push(id);

@@ -248,6 +248,8 @@ pub(crate) struct Sampler {
     no_eos: Option<Array>,
     min_tokens: usize,
     penalties: Option<Penalties>,
+    /// The next token, where it is decided.
+    forced: Option<u32>,
     steps: usize,
 }
 
@@ -300,9 +302,15 @@ impl Sampler {
                 .then(|| dense(&mut eos.iter().map(|&id| (id, f32::NEG_INFINITY)))),
             min_tokens,
             penalties,
+            forced: None,
             params,
             steps: 0,
         })
+    }
+
+    /// Decides the next token, or lets it be chosen.
+    pub(crate) fn force(&mut self, id: Option<u32>) {
+        self.forced = id;
     }
 
     /// How its tokens are chosen from adjusted logits.
@@ -328,11 +336,18 @@ impl Sampler {
     /// Whether its logits are changed before a token is chosen.
     fn adjusts(&self) -> bool {
         let holds_back_eos = self.no_eos.is_some() && self.steps < self.min_tokens;
-        self.bias.is_some() || self.penalties.is_some() || holds_back_eos
+        let changes = self.bias.is_some() || self.penalties.is_some() || self.forced.is_some();
+        changes || holds_back_eos
     }
 
-    /// Bias and penalties. logits: [1, vocab].
+    /// Bias and penalties, and no other token where it is decided. logits: [1, vocab].
     fn adjust(&self, mut logits: Array) -> Result<Array> {
+        if let Some(id) = self.forced {
+            let vocab = logits.shape()[1];
+            let mut decided = vec![f32::NEG_INFINITY; vocab as usize];
+            decided[id as usize] = 0.0;
+            return Ok(Array::from_slice(&decided, &[1, vocab]));
+        }
         if let Some(bias) = &self.bias {
             logits = logits.add(bias)?;
         }

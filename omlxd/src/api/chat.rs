@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::chat_reply::ChatReply;
 use super::error::ApiError;
-use super::messages::{self, Fold, fold_system, is_system};
+use super::messages::{self, Fold, fold_system, is_system, settle_arguments};
 use super::params::{MAX_TOP_LOGPROBS, PARAMS, Params, Reading, tokens};
 use super::read::{Fields, Path, not_one_of};
 use super::reply::{Identity, Reply};
@@ -27,6 +27,9 @@ const FIELDS: &[&str] = &[
     "parallel_tool_calls",
     "response_format",
     "reasoning_effort",
+    "reasoning",
+    "thinking_budget",
+    "thinking_token_budget",
     "chat_template_kwargs",
     "verbosity",
     "audio",
@@ -45,8 +48,12 @@ pub(super) struct ChatRequest {
     params: Params,
     messages: Vec<Value>,
     tools: Vec<Value>,
+    /// Whether one answer may call several tools.
+    parallel: bool,
     logprobs: Option<usize>,
     effort: Option<&'static str>,
+    /// Most tokens to think.
+    thinking_budget: Option<usize>,
     template_kwargs: Map<String, Value>,
 }
 
@@ -66,11 +73,22 @@ impl ChatRequest {
             params.max_tokens = Some(max_tokens);
         }
         fields.choice("verbosity", &["low", "medium", "high"])?;
+        let path = path.field("reasoning");
+        let empty = Map::new();
+        let reasoning = Fields::new(fields.object("reasoning")?.unwrap_or(&empty), &path);
+        for name in reasoning.unknown(&["effort", "max_tokens"]) {
+            reading.ignore(&path.field(name))?;
+        }
         Ok(ChatRequest {
             messages,
             tools: tools::read(&fields, reading)?,
+            parallel: fields.boolean("parallel_tool_calls")?.unwrap_or(true),
             logprobs: logprobs(&fields)?,
-            effort: fields.choice("reasoning_effort", &EFFORTS)?,
+            effort: match fields.choice("reasoning_effort", &EFFORTS)? {
+                Some(effort) => Some(effort),
+                None => reasoning.choice("effort", &EFFORTS)?,
+            },
+            thinking_budget: thinking_budget(&fields, &reasoning)?,
             template_kwargs: fields.object("chat_template_kwargs")?.cloned().unwrap_or_default(),
             params,
         })
@@ -96,6 +114,7 @@ impl ChatRequest {
     /// into the user's messages at its place.
     fn render(&self, template: &ChatTemplate) -> Result<String, ApiError> {
         let mut messages = self.messages.clone();
+        settle_arguments(&mut messages, template.mentions("arguments is string"));
         if !template.mentions("developer") {
             for message in messages.iter_mut().filter(|message| message["role"] == "developer") {
                 message["role"] = json!("system");
@@ -151,6 +170,10 @@ impl Endpoint for ChatRequest {
         self.logprobs
     }
 
+    fn thinking_budget(&self) -> Option<usize> {
+        self.thinking_budget
+    }
+
     fn default_max_tokens(&self) -> usize {
         usize::MAX
     }
@@ -163,11 +186,13 @@ impl Endpoint for ChatRequest {
             .tokenizer()
             .encode(&text, false)
             .map_err(|error| ApiError::invalid_value("messages", error))?;
-        Ok(vec![Prompt { tokens, echo: String::new() }])
+        let parser = model.output_format().parser(&text, &self.tools, self.parallel);
+        Ok(vec![Prompt { tokens, echo: String::new(), parser }])
     }
 
     fn reply(&self, identity: Identity, model: &Model) -> ChatReply {
-        ChatReply::new(Reply::new(&identity, "chat.completion", &self.params), model.clone())
+        let reply = Reply::new(&identity, "chat.completion", &self.params);
+        ChatReply::new(reply, identity, model.clone())
     }
 }
 
@@ -194,6 +219,18 @@ fn unsupported(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
         return Err(ApiError::unsupported_value("modalities", "only [\"text\"] is supported"));
     }
     Ok(())
+}
+
+/// The most tokens to think, by the names that are in use for it.
+fn thinking_budget(
+    fields: &Fields<'_, '_>,
+    reasoning: &Fields<'_, '_>,
+) -> Result<Option<usize>, ApiError> {
+    let mut budget = tokens(reasoning, "max_tokens", 0)?;
+    for name in ["thinking_token_budget", "thinking_budget"] {
+        budget = tokens(fields, name, 0)?.or(budget);
+    }
+    Ok(budget)
 }
 
 fn is_empty(value: &Value) -> bool {

@@ -1,6 +1,6 @@
 //! `POST /v1/completions`: the request, and the prompts that it becomes.
 
-use engine::{Model, TokenizeError};
+use engine::{Model, OutputParser, TokenizeError};
 use serde_json::{Map, Value};
 
 use super::completions_reply::CompletionsReply;
@@ -158,7 +158,7 @@ impl Endpoint for CompletionsRequest {
                 (true, Input::Tokens(_)) => text.unwrap_or_default(),
                 (false, _) => String::new(),
             };
-            Ok(Prompt { tokens, echo })
+            Ok(Prompt { tokens, echo, parser: OutputParser::plain() })
         };
         self.prompts.iter().map(prompt).collect()
     }

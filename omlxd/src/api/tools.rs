@@ -9,7 +9,6 @@ use super::read::{Fields, Path, not_one_of, wrong};
 /// The functions that a request offers to the model, in the shape that chat templates expect:
 /// `{"type": "function", "function": {...}}`, keys in the client's order. E3, E4, E7, E14.
 pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<Value>, ApiError> {
-    fields.boolean("parallel_tool_calls")?;
     let path = fields.path().field("tools");
     let mut tools: Vec<Value> = Vec::new();
     for (index, tool) in fields.array("tools")?.into_iter().flatten().enumerate() {

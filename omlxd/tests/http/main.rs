@@ -9,3 +9,4 @@ mod models;
 mod shutdown;
 mod streams;
 mod support;
+mod thoughts;
