@@ -57,6 +57,10 @@ fuzz: ## Fuzz the parsers of kvstore's records and of models' answers, FUZZ_SECS
 	cd kvstore && $(CARGO) +nightly fuzz run index -- -max_total_time=$(FUZZ_SECS)
 	cd engine && $(CARGO) +nightly fuzz run output -- -max_total_time=$(FUZZ_SECS)
 
+.PHONY: agents
+agents: setup ## Run Codex, Claude Code and OpenCode from npm (1.2 GB) against the daemon, offline. `make test` replays recordings.
+	@tests/agents/run.sh
+
 .PHONY: eval-tiny
 eval-tiny: build ## Measure the bundled model on its held-out cases, through the daemon.
 	@packaging/omlx-tiny/eval.sh

@@ -16,6 +16,7 @@ use crate::metrics::{Endpoint, Metrics, Snapshot};
 use crate::pull::Pulls;
 use crate::registry::Registry;
 use crate::requests::{Phase, Requests};
+use crate::response_store::ResponseStore;
 
 /// Most different names of ignored fields that are logged; a client may send any.
 const MAX_IGNORED_NAMES: usize = 256;
@@ -34,6 +35,8 @@ pub struct App {
     pub pulls: Pulls,
     /// The KV cache.
     pub cache: Cache,
+    /// Answers that requests can go on from.
+    pub responses: Arc<ResponseStore>,
     /// What is counted.
     pub metrics: Metrics,
     /// The requests being answered.
@@ -110,6 +113,7 @@ impl App {
             shutdown: CancellationToken::new(),
             started: Instant::now(),
             ignored: Mutex::default(),
+            responses: Arc::new(ResponseStore::open(&config)),
             cache,
             config,
             keys,

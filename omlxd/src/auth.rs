@@ -17,6 +17,8 @@ pub struct ApiCaller {
     /// Which line of the key file it was, from 0; `None` when keys are switched off.
     key: Option<usize>,
     salt: Option<[u8; 32]>,
+    /// Names the key's own stored answers.
+    tenant: Option<[u8; 32]>,
 }
 
 impl ApiCaller {
@@ -24,6 +26,15 @@ impl ApiCaller {
     /// key or none: then there is nobody to keep them apart from.
     pub fn salt(&self) -> Option<String> {
         self.salt.map(|salt| blake3::Hash::from_bytes(salt).to_hex().to_string())
+    }
+
+    /// A name for this key's own stored answers, which tells nothing of the key and stays the same for
+    /// as long as the key does.
+    pub fn tenant(&self) -> String {
+        match self.tenant {
+            Some(tenant) => blake3::Hash::from_bytes(tenant).to_hex()[..32].to_owned(),
+            None => "open".to_owned(),
+        }
     }
 
     /// Which key it was, counted from 0; `None` when keys are switched off.
@@ -93,7 +104,7 @@ impl Keys {
     /// When neither holds one of the keys.
     pub fn api_caller(&self, headers: &HeaderMap) -> Result<ApiCaller, Denied> {
         if !self.required() {
-            return Ok(ApiCaller { key: None, salt: None });
+            return Ok(ApiCaller { key: None, salt: None, tenant: None });
         }
         let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
             let (scheme, key) = split_scheme(value.as_bytes());
@@ -107,7 +118,10 @@ impl Keys {
         match presented.iter().find_map(|key| position(&digests, key)) {
             Some(key) => {
                 let salt = || blake3::derive_key("omlx 2026-11 cache salt of a key", &digests[key]);
-                Ok(ApiCaller { key: Some(key), salt: (digests.len() > 1).then(salt) })
+                let tenant =
+                    blake3::derive_key("omlx 2026-11 stored answers of a key", &digests[key]);
+                let salt = (digests.len() > 1).then(salt);
+                Ok(ApiCaller { key: Some(key), salt, tenant: Some(tenant) })
             }
             None => Err(match presented.first() {
                 Some(key) => Denied::Invalid { tail: tail(key) },

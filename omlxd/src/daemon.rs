@@ -22,7 +22,7 @@ use crate::home::{self, Home, HomeError, Lock};
 use crate::key_file::{self, KeyError, Known};
 use crate::logging::{self, LogHandle};
 use crate::options::Options;
-use crate::{admin, http, watchdog};
+use crate::{admin, http, response_store, watchdog};
 
 /// The daemon's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -161,6 +161,7 @@ async fn serve(
     tracing::info!(version = VERSION, http = %http, socket = %home.socket().display(), "ready");
 
     tokio::spawn(watchdog::watch(app.engine.clone(), app.shutdown.clone()));
+    tokio::spawn(response_store::keep_swept(app.responses.clone(), app.shutdown.clone()));
     let registry = app.registry.clone();
     tokio::task::spawn_blocking(move || registry.sweep());
     let registry = app.registry.clone();

@@ -20,4 +20,5 @@ pub mod options;
 pub mod pull;
 pub mod registry;
 pub mod requests;
+pub mod response_store;
 mod watchdog;

@@ -142,6 +142,15 @@ config! {
         keepalive_mode: KeepaliveMode = "comment"; Restart
         /// Refuse unknown request fields instead of ignoring them.
         strict: bool = false; Restart
+        /// Keep answers of /v1/responses on disk for requests that go on from one by its id
+        /// (previous_response_id) or fetch it. They hold what was asked and answered, in clear text,
+        /// for this user alone (responses/ in the base directory). A request with "store": false is
+        /// never kept.
+        store_responses: bool = true; Restart
+        /// Most disk space for those answers; the longest unused are removed first.
+        responses_quota: u64 = "256MiB", between(1 << 20, 1 << 40); Restart
+        /// An answer that nobody went on from in this time is removed.
+        responses_ttl: Duration = "24h", at_least(Duration::from_secs(1)); Restart
         /// Longest pause while a request is being read.
         request_read_timeout: Duration = "30s", at_least(Duration::from_millis(10)); Restart
         /// Longest time a client may leave what it was sent unread before its request is cancelled.

@@ -188,12 +188,17 @@ impl Server {
         };
         let mut response = outcome.unwrap_or_else(|error| {
             self.app.metrics.error(route.endpoint(), error.label());
-            let mut response = Response::new(Body::whole(error.body()));
+            let body = api::error_body(route, &error, call.id());
+            let mut response = Response::new(Body::whole(body));
             *response.status_mut() = error.status();
             error.headers(response.headers_mut());
             response
         });
         let id = HeaderValue::from_str(call.id()).expect("an id is plain text");
+        if matches!(route, Route::Messages | Route::CountTokens) {
+            // Anthropic's name for it.
+            response.headers_mut().insert("request-id", id.clone());
+        }
         response.headers_mut().insert("x-request-id", id);
         if let Some(origin) = origin {
             origin::allow(response.headers_mut(), origin);
@@ -243,7 +248,22 @@ impl Server {
                 self.refuse_when_stopping()?;
                 models(caller, app, route, id).await
             }
-            Route::ChatCompletions | Route::Completions => {
+            Route::Response => {
+                let caller = self.authorize(&parts.headers)?;
+                self.refuse_when_stopping()?;
+                let answer = match *method {
+                    Method::DELETE => api::responses::delete(caller, call, id).await?,
+                    _ => api::responses::get(caller, call, id).await?,
+                };
+                Ok(document(StatusCode::OK, &answer))
+            }
+            Route::ChatCompletions
+            | Route::Completions
+            | Route::Responses
+            | Route::InputTokens
+            | Route::Messages
+            | Route::CountTokens
+            | Route::Embeddings => {
                 let caller = self.authorize(&parts.headers)?;
                 self.refuse_when_stopping()?;
                 self.generate(caller, call, &parts.headers, body).await
@@ -289,6 +309,11 @@ impl Server {
         self.app.metrics.http().body(call.route().template(), body.len());
         let answer = match call.route() {
             Route::ChatCompletions => api::chat_completions(caller, call, body).await?,
+            Route::Responses => api::responses::create(caller, call, body).await?,
+            Route::InputTokens => api::responses::input_tokens(caller, call, body).await?,
+            Route::Messages => api::anthropic::messages(caller, call, body).await?,
+            Route::CountTokens => api::anthropic::count_tokens(caller, call, body).await?,
+            Route::Embeddings => api::embeddings(caller, call, body).await?,
             _ => api::completions(caller, call, body).await?,
         };
         Ok(match answer {
