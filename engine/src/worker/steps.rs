@@ -146,15 +146,18 @@ impl Worker {
         };
         // Its rows may have ended meanwhile, and the model may be gone.
         let name = self.models.get(&ModelId(model)).map_or("", |model| &model.reuse.name);
-        self.config.observer.step(name, &StepReport {
-            phase: if decoding > 0 { Phase::Decode } else { Phase::Prefill },
-            rows: step.built.rows.len(),
-            prompt_tokens,
-            new_tokens: outputs.len(),
-            duration,
-            host,
-            idle,
-        });
+        self.config.observer.step(
+            name,
+            &StepReport {
+                phase: if decoding > 0 { Phase::Decode } else { Phase::Prefill },
+                rows: step.built.rows.len(),
+                prompt_tokens,
+                new_tokens: outputs.len(),
+                duration,
+                host,
+                idle,
+            },
+        );
         self.rest_a_while(duration);
     }
 
