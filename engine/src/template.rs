@@ -22,12 +22,15 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::{LoadError, TemplateError};
+use crate::small_file;
 
 /// Instructions that one rendering may take: a third of a second of an endless loop. A conversation of
 /// 200,000 tokens in messages of twenty takes less than a quarter of it.
 const FUEL: u64 = 5_000_000;
 /// A template longer than this is refused.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+/// The largest file with templates that is read: tokenizer_config.json has many other things.
+const MAX_TEMPLATE_FILE_BYTES: u64 = 16 << 20;
 /// The name under which the main template of a list is known.
 const DEFAULT_NAME: &str = "default";
 /// The name of the template that a list may hold for requests with tools.
@@ -287,11 +290,7 @@ fn special_tokens(config: &Map<String, Value>) -> Map<String, Value> {
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>, LoadError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(LoadError::Io { path: path.to_owned(), source }),
-    }
+    small_file::read_text(path, MAX_TEMPLATE_FILE_BYTES)
 }
 
 /// A JSON file that must hold an object.
@@ -341,6 +340,30 @@ mod tests {
             "{\"role\": \"<&>\", \"a\": [1, {\"k\": \"\u{e9}'\\\"\", \"f\": 1.0}], \"n\": \
              [null]}|[\n  1,\n  {\n    \"k\": \"\u{e9}'\\\"\",\n    \"f\": 1.0\n  }\n]"
         );
+    }
+
+    #[test]
+    fn a_template_that_fills_memory_runs_out_of_fuel() {
+        // Fuel counts bytes as well: 64 of them are one.
+        let doubled = "{% set n = namespace(s='x') %}{% for i in range(60) %}\
+                       {% set n.s = n.s ~ n.s %}{% endfor %}";
+        assert_eq!(render(doubled, json!([])), Err(TemplateError::OutOfFuel(FUEL)));
+        for bomb in [
+            "{{ 'x' * 99999999999 }}",
+            "{{ 'x' | indent(99999999999, true) }}",
+            "{{ '%99999999999d' | format(1) }}",
+            "{{ 'x'.replace('', 'y' * 1000000).replace('y', 'z' * 1000000) }}",
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+            "{{ messages | tojson(indent=99999999999) }}",
+            "{{ (['x' * 1000000] * 10000) | tojson }}",
+            "{{ ([1] * 10000) | tojson(separators=['x' * 1000000, ':']) }}",
+            "{{ 'x'.ljust(99999999999) }}",
+            "{{ '1'.zfill(99999999999) }}",
+            "{{ 'x'.center(99999999999) }}",
+        ] {
+            let rendered = render(bomb, json!([{"role": "user"}]));
+            assert!(rendered.as_ref().map_or(true, |text| text.len() < 1 << 20), "{bomb}");
+        }
     }
 
     #[test]

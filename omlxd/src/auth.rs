@@ -131,6 +131,50 @@ impl Keys {
     }
 }
 
+/// What the beginning of a line says when the rest is not the key itself.
+const HASHED: &str = "blake3:";
+
+/// How a key is written that nobody needs to read again: its digest, and its end for people. The
+/// digest is a plain one: a key is 256 random bits, which no list of guesses finds.
+pub(crate) fn hashed(key: &str) -> String {
+    let end = key.len().saturating_sub(TAIL_CHARS);
+    format!("{HASHED}{}:{}", blake3::hash(key.as_bytes()).to_hex(), &key[end..])
+}
+
+/// How much of a key's end is shown.
+pub(crate) const TAIL_CHARS: usize = 4;
+
+/// A key as the file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Written<'a> {
+    /// The key.
+    Plain(&'a str),
+    /// Only what is needed to know it again.
+    Hashed {
+        /// Its digest.
+        digest: [u8; 32],
+        /// Its last characters.
+        tail: &'a str,
+    },
+}
+
+impl<'a> Written<'a> {
+    /// Reads the first word of a line; `None` for a digest that is none.
+    pub(crate) fn read(word: &'a str) -> Option<Self> {
+        let Some(rest) = word.strip_prefix(HASHED) else { return Some(Written::Plain(word)) };
+        let (digest, tail) = rest.split_once(':')?;
+        let digest = *blake3::Hash::from_hex(digest).ok()?.as_bytes();
+        Some(Written::Hashed { digest, tail })
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        match self {
+            Written::Plain(key) => digest(key),
+            Written::Hashed { digest, .. } => *digest,
+        }
+    }
+}
+
 fn read(path: &Path) -> io::Result<Arc<[[u8; 32]]>> {
     let length = std::fs::metadata(path)?.len();
     if length > MAX_KEY_FILE_BYTES {
@@ -139,8 +183,10 @@ fn read(path: &Path) -> io::Result<Arc<[[u8; 32]]>> {
     }
     let text = std::fs::read_to_string(path)?;
     let keys = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    let digests: Arc<[[u8; 32]]> =
-        keys.filter_map(|line| line.split_whitespace().next()).map(digest).collect();
+    let digests: Arc<[[u8; 32]]> = keys
+        .filter_map(|line| Written::read(line.split_whitespace().next()?))
+        .map(|key| key.digest())
+        .collect();
     if digests.is_empty() {
         let what = "the key file holds no key; 'omlxctl key rotate' writes one";
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
@@ -236,6 +282,24 @@ mod tests {
         std::fs::write(&path, "# none\n").unwrap();
         assert!(keys.reload().is_err());
         assert!(keys.api_caller(&headers("x-api-key", "new-key")).is_ok());
+    }
+
+    #[test]
+    fn a_hashed_key_lets_in_and_its_line_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-key");
+        let line = hashed("sk-omlx-of-the-laptop");
+        assert!(!line.contains("laptop") && line.ends_with(":ptop"), "{line}");
+        std::fs::write(&path, format!("{line} laptop\nblake3:12:ab broken\n")).unwrap();
+        let keys = Keys::from_file(&path).unwrap();
+        assert_eq!(
+            keys.api_caller(&headers("x-api-key", "sk-omlx-of-the-laptop")).unwrap().key(),
+            Some(0)
+        );
+        for stolen in [line.as_str(), "blake3:12:ab", &line[7..71]] {
+            assert!(keys.api_caller(&headers("x-api-key", stolen)).is_err(), "{stolen}");
+        }
+        assert_eq!(Written::read("blake3:12:ab"), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod app;
 pub mod auth;
 pub mod cache;
 pub mod config;
+mod crash;
 pub mod daemon;
 pub mod exit;
 pub mod home;

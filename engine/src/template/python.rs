@@ -321,6 +321,7 @@ impl Json<'_, '_, '_> {
                 }
                 self.all(b"{}", keys, depth, |json, (text, key)| {
                     json.text(&text)?;
+                    json.burn(json.key.len() / 64)?;
                     json.out.push_str(&json.key.clone());
                     json.value(&value.get_item(&key)?, depth + 1)
                 })?;
@@ -341,6 +342,7 @@ impl Json<'_, '_, '_> {
         let is_empty = items.is_empty();
         for (index, item) in items.into_iter().enumerate() {
             if index > 0 {
+                self.burn(self.item.len() / 64)?;
                 self.out.push_str(&self.item);
             }
             self.line(depth + 1)?;

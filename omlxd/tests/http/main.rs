@@ -2,6 +2,7 @@
 
 mod answers;
 mod anthropic;
+mod contract;
 mod dashboard;
 mod errors;
 mod limits;
