@@ -53,7 +53,7 @@ pub use generation::{
 pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use memory::{MemorySensor, Pressure, SystemSensor};
 pub use model::{LoadOptions, Model, ModelInfo};
-pub use output::{OutputFormat, OutputParser, Part, fuzz};
+pub use output::{CallIds, OutputFormat, OutputParser, Part, fuzz};
 pub use panic_text::panic_text;
 pub use platform::{Severity, StayAwake, system_log};
 pub use quantization::Quantization;

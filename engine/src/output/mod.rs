@@ -38,8 +38,8 @@ use serde_json::Value;
 use crate::generation::Delta;
 use crate::thoughts::ThinkingBudget;
 use emit::Emitter;
-pub use format::OutputFormat;
 use format::{CallFormat, Thinking};
+pub use format::{CallIds, OutputFormat};
 use harmony::Harmony;
 use input::{Input, Marker, Sought};
 use reader::Reader;
@@ -87,7 +87,7 @@ enum State {
     },
     Calls(Reader),
     /// A format that is not text with something in it.
-    Harmony(Harmony),
+    Harmony(Box<Harmony>),
 }
 
 /// What to do with space that a text begins with.
@@ -144,7 +144,7 @@ impl OutputParser {
             openers.extend(calls.bare_opener().map(|marker| (marker, Opener::BareCalls)));
         }
         if let Some(markers) = format.harmony {
-            state = State::Harmony(Harmony::new(markers));
+            state = State::Harmony(Box::new(Harmony::new(markers)));
         }
         let out = Emitter::new(tools, !parallel);
         Self { format, input: Input::default(), out, state, openers, at_start: true }
@@ -271,6 +271,7 @@ impl OutputParser {
                 Sought::Nothing => {
                     let kept = match self.input.ended {
                         true => self.input.seen().len(),
+                        false if self.may_be_before_thoughts() => 0,
                         false => self.before_call(),
                     };
                     self.say(kept);
@@ -366,6 +367,12 @@ impl OutputParser {
             }
         }
         true
+    }
+
+    /// Whether nothing but space was seen, which is no text where thoughts follow it.
+    fn may_be_before_thoughts(&self) -> bool {
+        let is_space = self.input.seen().trim_start().is_empty();
+        self.format.thinking.is_some() && self.at_start && is_space
     }
 
     /// Whether what is ahead begins a line.

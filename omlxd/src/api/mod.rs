@@ -6,6 +6,7 @@ mod chat_reply;
 mod completions;
 mod completions_reply;
 mod conversation;
+mod dialect;
 mod embeddings;
 pub mod error;
 pub(crate) mod json;
