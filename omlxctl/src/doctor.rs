@@ -239,8 +239,9 @@ fn last_run(base: &Path) -> Check {
     let notes: Vec<CrashNote> =
         notes.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let recent = notes.iter().filter(|note| now.saturating_sub(note.noticed_at) < CRASH_SECS);
-    match (recent.clone().count(), recent.last()) {
+    let recent: Vec<_> =
+        notes.iter().filter(|note| now.saturating_sub(note.noticed_at) < CRASH_SECS).collect();
+    match (recent.len(), recent.last()) {
         (count, Some(last)) => {
             let ago = output::time(now.saturating_sub(last.noticed_at) as f64);
             let detail = format!(

@@ -213,7 +213,7 @@ fn doctor_prints_its_findings_with_a_daemon_and_without() {
     fs::DirBuilder::new().mode(0o700).recursive(true).create(base.join("run")).unwrap();
     let private = |name: &str, text: &str| {
         let file =
-            fs::OpenOptions::new().write(true).create(true).mode(0o600).open(base.join(name));
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(base.join(name));
         file.unwrap().write_all(text.as_bytes()).unwrap();
     };
     private("api-key", "sk-omlx-test\n");

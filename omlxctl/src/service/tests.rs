@@ -284,6 +284,7 @@ fn the_whole_macs_job_is_roots_and_a_users_is_not() {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "who runs the tests must see what did not run")]
 fn the_whole_macs_job_runs_as_a_user_of_its_own() {
     let mut mac = Mac::new();
     mac.site.uid = 0;

@@ -170,7 +170,8 @@ fn called(function: &Fields<'_, '_>) -> Result<Value, ApiError> {
 /// two ways; then what the model wrote is most likely what its template writes. Any other text is the
 /// model's own.
 fn is_usual(text: &str, object: &Value) -> bool {
-    text == engine::template_json(object) || text == object.to_string()
+    let compact = object.to_string();
+    text == engine::template_json(object) || text == compact
 }
 
 /// Which system messages to hand to the template as notes of the user.

@@ -138,7 +138,7 @@ fn every_family_is_in_a_scrape_with_its_labels() {
             let has = |line: &&str| {
                 [format!("{{{label}=\""), format!(",{label}=\"")].iter().any(|l| line.contains(l))
             };
-            assert!(series.iter().all(|line| has(line)), "{name} has no {label}");
+            assert!(series.iter().all(has), "{name} has no {label}");
         }
         let mut sorted = series.clone();
         sorted.sort_unstable();
