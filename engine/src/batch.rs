@@ -12,6 +12,7 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::take_axis;
 
 use crate::error::Result;
+use crate::grammar::Held;
 use crate::row::{Next, Row, Sequence};
 use crate::sampling::{Sampled, Sampler, sample};
 use crate::schedule::RowId;
@@ -117,6 +118,11 @@ pub(crate) fn build(
     for ((id, row, _), (_, wants)) in rows.iter_mut().zip(&lengths) {
         if let (true, Some(sequence), Some(sampler)) = (*wants, &mut row.sequence, &mut row.sampler)
         {
+            match &row.constraint {
+                Some(Held::Here(constraint)) => sampler.constrain(constraint.allowed()),
+                Some(Held::Away) => return Err(Exception::custom("a row waits for its mask")),
+                None => {}
+            }
             sequence.next = Next::UnderWay(outputs.len());
             outputs.push(*id);
             samplers.push(sampler);

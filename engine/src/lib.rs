@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod gated_delta;
 mod generation;
+mod grammar;
 mod inspect;
 mod loaded;
 mod memory;
@@ -45,6 +46,10 @@ pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeEr
 pub use generation::{
     Delta, Event, FinishReason, GenerateRequest, Generation, Outcome, PhaseReader, RowPhase,
     Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
+};
+pub use grammar::{
+    Grammar, GrammarError, MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_TEXT_BYTES,
+    MAX_TEXT_DEPTH, Pattern,
 };
 pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use memory::{MemorySensor, Pressure, SystemSensor};

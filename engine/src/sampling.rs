@@ -248,6 +248,8 @@ pub(crate) struct Sampler {
     no_eos: Option<Array>,
     min_tokens: usize,
     penalties: Option<Penalties>,
+    /// [1, vocab] of bool: the tokens that the next one is taken from. Absent: all.
+    allowed: Option<Array>,
     steps: usize,
 }
 
@@ -301,8 +303,14 @@ impl Sampler {
             min_tokens,
             penalties,
             params,
+            allowed: None,
             steps: 0,
         })
+    }
+
+    /// The next token is one of those whose flags are true, of one flag for each logit.
+    pub(crate) fn constrain(&mut self, allowed: Option<&[bool]>) {
+        self.allowed = allowed.map(|flags| Array::from_slice(flags, &[1, flags.len() as i32]));
     }
 
     /// How its tokens are chosen from adjusted logits.
@@ -328,10 +336,11 @@ impl Sampler {
     /// Whether its logits are changed before a token is chosen.
     fn adjusts(&self) -> bool {
         let holds_back_eos = self.no_eos.is_some() && self.steps < self.min_tokens;
-        self.bias.is_some() || self.penalties.is_some() || holds_back_eos
+        let is_constrained = self.allowed.is_some();
+        self.bias.is_some() || self.penalties.is_some() || holds_back_eos || is_constrained
     }
 
-    /// Bias and penalties. logits: [1, vocab].
+    /// Bias, penalties and what is allowed. logits: [1, vocab].
     fn adjust(&self, mut logits: Array) -> Result<Array> {
         if let Some(bias) = &self.bias {
             logits = logits.add(bias)?;
@@ -339,9 +348,12 @@ impl Sampler {
         if let Some(penalties) = &self.penalties {
             logits = penalties.apply(logits, &self.params)?;
         }
-        match &self.no_eos {
-            Some(no_eos) if self.steps < self.min_tokens => logits.add(no_eos),
-            _ => Ok(logits),
+        if let Some(no_eos) = self.no_eos.as_ref().filter(|_| self.steps < self.min_tokens) {
+            logits = logits.add(no_eos)?;
+        }
+        match &self.allowed {
+            Some(allowed) => select(allowed, logits, Array::from_f32(f32::NEG_INFINITY)),
+            None => Ok(logits),
         }
     }
 }

@@ -141,6 +141,7 @@ pub(super) struct ModelFamilies {
     request_prompt_tokens: HistogramVec,
     request_generation_tokens: HistogramVec,
     max_tokens: HistogramVec,
+    constrained_mask: HistogramVec,
 }
 
 /// One model's series, ready to be counted up without a look-up.
@@ -176,6 +177,8 @@ pub struct ModelMetrics {
     pub request_generation_tokens: Histogram,
     /// `max_tokens` of requests that set it.
     pub max_tokens: Histogram,
+    /// Time to find the tokens that a grammar allows next.
+    pub constrained_mask: Histogram,
     cached_ram: IntCounter,
     cached_ssd: IntCounter,
     prefix_queries: [IntCounter; 2],
@@ -263,6 +266,12 @@ impl ModelFamilies {
                 "Tokens of an answer.",
             ),
             max_tokens: tokens("omlx_request_params_max_tokens", "max_tokens, where it is set."),
+            constrained_mask: make.histograms(
+                "omlx_constrained_mask_seconds",
+                "Time to find the tokens that a grammar allows next.",
+                &["model"],
+                buckets::scheduler(),
+            ),
         }
     }
 
@@ -291,6 +300,7 @@ impl ModelFamilies {
             request_prompt_tokens: self.request_prompt_tokens.with_label_values(&one),
             request_generation_tokens: self.request_generation_tokens.with_label_values(&one),
             max_tokens: self.max_tokens.with_label_values(&one),
+            constrained_mask: self.constrained_mask.with_label_values(&one),
             cached_ram: self.cached_tokens.with_label_values(&[model, "ram"]),
             cached_ssd: self.cached_tokens.with_label_values(&[model, "ssd"]),
             prefix_queries: ["ram", "ssd"]
