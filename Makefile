@@ -51,9 +51,10 @@ soak: ## The long runs: kvstore with 10,000 seeds, 200 kills, 10,000 schedules; 
 
 FUZZ_SECS := 300
 .PHONY: fuzz
-fuzz: ## Fuzz kvstore's parsers, FUZZ_SECS each (nightly Rust, cargo-fuzz). `make test` has short runs.
+fuzz: ## Fuzz the parsers of kvstore's records and of models' answers, FUZZ_SECS each (nightly Rust, cargo-fuzz). `make test` has short runs.
 	cd kvstore && $(CARGO) +nightly fuzz run header -- -max_total_time=$(FUZZ_SECS)
 	cd kvstore && $(CARGO) +nightly fuzz run index -- -max_total_time=$(FUZZ_SECS)
+	cd engine && $(CARGO) +nightly fuzz run output -- -max_total_time=$(FUZZ_SECS)
 
 .PHONY: eval-tiny
 eval-tiny: build ## Measure the bundled model on its held-out cases, through the daemon.

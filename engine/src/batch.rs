@@ -17,6 +17,7 @@ use crate::row::{Next, Row, Sequence};
 use crate::sampling::{Sampled, Sampler, sample};
 use crate::schedule::RowId;
 use crate::step::{Segment, Step, token_array};
+use crate::thoughts::Thoughts;
 
 /// A step whose graph is made.
 #[derive(Debug)]
@@ -118,11 +119,15 @@ pub(crate) fn build(
     for ((id, row, _), (_, wants)) in rows.iter_mut().zip(&lengths) {
         if let (true, Some(sequence), Some(sampler)) = (*wants, &mut row.sequence, &mut row.sampler)
         {
-            match &row.constraint {
-                Some(Held::Here(constraint)) => sampler.constrain(constraint.allowed()),
+            let allowed = match &row.constraint {
+                Some(Held::Here(constraint)) => constraint.allowed(),
                 Some(Held::Away) => return Err(Exception::custom("a row waits for its mask")),
-                None => {}
-            }
+                None => None,
+            };
+            sampler.constrain(allowed);
+            let forced = row.thoughts.as_ref().and_then(Thoughts::forced);
+            // Where a grammar does not allow thoughts to end, none are open.
+            sampler.force(forced.filter(|&id| allowed.is_none_or(|flags| flags[id as usize])));
             sequence.next = Next::UnderWay(outputs.len());
             outputs.push(*id);
             samplers.push(sampler);

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::detokenize::Detokenizer;
+use crate::detokenize::{Detokenizer, Piece};
 use crate::error::GenerateError;
 use crate::grammar::Grammar;
 use crate::reuse::ReuseReport;
 use crate::sampling::SamplingParams;
 use crate::stop::{StopMatcher, Stopped};
+use crate::thoughts::ThinkingBudget;
 use crate::tokenizer::Tokenizer;
 
 /// What to generate from.
@@ -41,8 +42,11 @@ pub struct GenerateRequest {
     pub tenant: String,
     /// When it fails if it has not ended.
     pub deadline: Option<Instant>,
-    /// Keep special tokens (such as `<tool_call>`) in the text. End-of-sequence tokens never are.
-    pub keep_special_tokens: bool,
+    /// How long the model may think; `None`: as long as it likes.
+    pub thinking: Option<ThinkingBudget>,
+    /// Tokens that structure the answer, such as `<tool_call>`: their text is kept and marked, while
+    /// other special tokens have none. See [`crate::OutputParser::markers`].
+    pub markers: Arc<[u32]>,
 }
 
 /// A step of a generation, in order: any number of `Delta`, then exactly one `Done` or `Failed`.
@@ -62,8 +66,21 @@ pub enum Event {
 pub struct Delta {
     /// Text to append; may be empty (the first token of an emoji, for one).
     pub text: String,
+    /// Where in `text` the request's markers stand, in order. None is ever cut in two.
+    pub marks: Vec<Mark>,
     /// The tokens sampled since the last delta.
     pub tokens: Vec<TokenOutput>,
+}
+
+/// A token of `GenerateRequest::markers` in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Its first byte.
+    pub start: usize,
+    /// After its last byte.
+    pub end: usize,
+    /// The token.
+    pub id: u32,
 }
 
 /// One sampled token.
@@ -200,6 +217,8 @@ pub struct Generation {
     eos: Arc<[u32]>,
     /// Tokens whose text has not been released yet.
     pending: Vec<TokenOutput>,
+    /// Markers whose text has not been released yet, counted from the start of that text.
+    marks: Vec<Mark>,
     usage: Usage,
     timings: Timings,
     reuse: ReuseReport,
@@ -220,10 +239,11 @@ impl Generation {
     ) -> Self {
         Self {
             receiver,
-            detokenizer: Detokenizer::new(tokenizer, !request.keep_special_tokens),
+            detokenizer: Detokenizer::new(tokenizer, Arc::clone(&request.markers)),
             stop: StopMatcher::new(request.stop.clone()),
             eos: if request.ignore_eos { Arc::new([]) } else { eos },
             pending: Vec::new(),
+            marks: Vec::new(),
             usage: Usage { prompt_tokens: request.prompt.len(), ..Usage::default() },
             timings: Timings::default(),
             reuse: ReuseReport::default(),
@@ -285,8 +305,14 @@ impl Generation {
         if self.eos.contains(&id) {
             return;
         }
-        let text = self.detokenizer.push(id);
-        match self.stop.push(&text) {
+        let Piece { mut text, marker } = self.detokenizer.push(id);
+        if let Some(marker) = marker {
+            let start = self.stop.held() + text.len();
+            text.push_str(&marker);
+            self.marks.push(Mark { start, end: start + marker.len(), id });
+        }
+        let marks: Vec<(usize, usize)> = self.marks.iter().map(|m| (m.start, m.end)).collect();
+        match self.stop.push(&text, &marks) {
             Stopped::Send(text) if text.is_empty() => {}
             Stopped::Send(text) => self.release(text),
             Stopped::Stop(text) => {
@@ -299,7 +325,7 @@ impl Generation {
     /// The engine is done: what was held back comes out.
     fn finish(&mut self, finish: FinishReason) {
         let text = self.detokenizer.finish();
-        let (text, finish) = match self.stop.push(&text) {
+        let (text, finish) = match self.stop.push(&text, &[]) {
             Stopped::Send(text) => (text + &self.stop.finish(), finish),
             Stopped::Stop(text) => (text, FinishReason::Stop),
         };
@@ -311,7 +337,15 @@ impl Generation {
 
     fn release(&mut self, text: String) {
         let tokens = std::mem::take(&mut self.pending);
-        self.ready.push_back(Event::Delta(Delta { text, tokens }));
+        let later = self.marks.iter().position(|mark| mark.end > text.len());
+        let mut later = self.marks.split_off(later.unwrap_or(self.marks.len()));
+        later.iter_mut().for_each(|mark| {
+            // What a stop string cut away is not needed again.
+            mark.start = mark.start.saturating_sub(text.len());
+            mark.end -= text.len();
+        });
+        let marks = std::mem::replace(&mut self.marks, later);
+        self.ready.push_back(Event::Delta(Delta { text, marks, tokens }));
     }
 
     fn done(&mut self, finish: FinishReason) {

@@ -23,6 +23,7 @@ mod memory;
 mod model;
 mod models;
 mod nn;
+mod output;
 mod platform;
 mod quantization;
 mod reuse;
@@ -33,6 +34,7 @@ mod schedule;
 mod step;
 mod stop;
 mod template;
+mod thoughts;
 mod tokenizer;
 mod weights;
 mod worker;
@@ -44,7 +46,7 @@ pub use engine::{
 };
 pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};
 pub use generation::{
-    Delta, Event, FinishReason, GenerateRequest, Generation, Outcome, PhaseReader, RowPhase,
+    Delta, Event, FinishReason, GenerateRequest, Generation, Mark, Outcome, PhaseReader, RowPhase,
     Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
 pub use grammar::{
@@ -54,8 +56,10 @@ pub use grammar::{
 pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use memory::{MemorySensor, Pressure, SystemSensor};
 pub use model::{LoadOptions, Model, ModelInfo};
+pub use output::{Call, Expected, OutputFormat, OutputParser, Part, fuzz};
 pub use quantization::Quantization;
 pub use reuse::{Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};
-pub use template::{ChatInputs, ChatTemplate};
+pub use template::{ChatInputs, ChatTemplate, template_json};
+pub use thoughts::ThinkingBudget;
 pub use tokenizer::Tokenizer;

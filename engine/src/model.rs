@@ -12,6 +12,7 @@ use crate::error::{LoadError, SubmitError};
 use crate::generation::{GenerateRequest, Generation};
 use crate::grammar::{Grammar, GrammarError, Pattern, Vocabulary};
 use crate::models::{ConfigFile, text_fields};
+use crate::output::OutputFormat;
 use crate::quantization::{Quantization, QuantizationConfig};
 use crate::sampling::SamplingDefaults;
 use crate::schedule::KvCost;
@@ -123,6 +124,11 @@ impl Model {
         self.inner.folder.chat_template.as_ref()
     }
 
+    /// How it writes thoughts and tool calls.
+    pub fn output_format(&self) -> &OutputFormat {
+        &self.inner.folder.output_format
+    }
+
     /// What its authors recommend.
     pub fn sampling_defaults(&self) -> &SamplingDefaults {
         &self.inner.folder.sampling
@@ -170,6 +176,7 @@ impl Model {
         }
         let vocab = info.vocab_tokens;
         let biased = request.sampling.logit_bias.iter().map(|(id, _)| id);
+        let biased = biased.chain(request.thinking.iter().map(|thinking| &thinking.close));
         if let Some(&id) = request.prompt.iter().chain(biased).find(|&&id| id as usize >= vocab) {
             return Err(SubmitError::UnknownToken { id, vocab });
         }
@@ -197,6 +204,7 @@ pub(crate) struct Folder {
     pub(crate) quantization: QuantizationConfig,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) chat_template: Option<ChatTemplate>,
+    pub(crate) output_format: OutputFormat,
     pub(crate) sampling: SamplingDefaults,
     /// Every token that ends an answer.
     pub(crate) eos: Arc<[u32]>,
@@ -227,10 +235,12 @@ impl Folder {
         let generation = read_object(&dir.join("generation_config.json"))?.unwrap_or_default();
         let tokenizer = Tokenizer::load(dir)?;
         let eos = eos_tokens([&config, &text_config, &generation], dir, &tokenizer, vocab_tokens)?;
+        let chat_template = ChatTemplate::load(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
             quantization,
-            chat_template: ChatTemplate::load(dir)?,
+            output_format: OutputFormat::detect(chat_template.as_ref(), &tokenizer),
+            chat_template,
             sampling: sampling_defaults(&generation),
             eos,
             context_tokens,

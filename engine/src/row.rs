@@ -15,6 +15,7 @@ use crate::grammar::Held;
 use crate::loaded::Loaded;
 use crate::reuse::{Begun, ReuseReport, Track};
 use crate::sampling::{LazyLogprobs, Sampler};
+use crate::thoughts::Thoughts;
 use crate::worker::Job;
 
 /// A request that waits or runs.
@@ -26,6 +27,8 @@ pub(crate) struct Row {
     pub(crate) sampler: Option<Sampler>,
     /// What its answer is held to.
     pub(crate) constraint: Option<Held>,
+    /// What its answer may still think, where that is limited.
+    pub(crate) thoughts: Option<Thoughts>,
     /// While it runs.
     pub(crate) sequence: Option<Sequence>,
     /// Tokens generated and known.
@@ -78,6 +81,7 @@ impl Row {
     pub(crate) fn new(mut job: Box<Job>, model: Rc<Loaded>) -> Self {
         Self {
             constraint: job.constraint.take().map(Held::Here),
+            thoughts: job.request.thinking.map(Thoughts::new),
             job,
             model,
             sampler: None,
@@ -126,6 +130,9 @@ impl Row {
             self.tell_start(started);
         }
         self.generated.push(id);
+        if let Some(thoughts) = &mut self.thoughts {
+            thoughts.take(id);
+        }
         if let Some(sequence) = &mut self.sequence {
             if std::mem::take(&mut sequence.fed_ahead) {
                 sequence.track.tokens.push(id);

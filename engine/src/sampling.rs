@@ -250,6 +250,8 @@ pub(crate) struct Sampler {
     penalties: Option<Penalties>,
     /// [1, vocab] of bool: the tokens that the next one is taken from. Absent: all.
     allowed: Option<Array>,
+    /// The next token, where it is decided.
+    forced: Option<u32>,
     steps: usize,
 }
 
@@ -302,6 +304,7 @@ impl Sampler {
                 .then(|| dense(&mut eos.iter().map(|&id| (id, f32::NEG_INFINITY)))),
             min_tokens,
             penalties,
+            forced: None,
             params,
             allowed: None,
             steps: 0,
@@ -311,6 +314,11 @@ impl Sampler {
     /// The next token is one of those whose flags are true, of one flag for each logit.
     pub(crate) fn constrain(&mut self, allowed: Option<&[bool]>) {
         self.allowed = allowed.map(|flags| Array::from_slice(flags, &[1, flags.len() as i32]));
+    }
+
+    /// Decides the next token, or lets it be chosen.
+    pub(crate) fn force(&mut self, id: Option<u32>) {
+        self.forced = id;
     }
 
     /// How its tokens are chosen from adjusted logits.
@@ -336,12 +344,18 @@ impl Sampler {
     /// Whether its logits are changed before a token is chosen.
     fn adjusts(&self) -> bool {
         let holds_back_eos = self.no_eos.is_some() && self.steps < self.min_tokens;
-        let is_constrained = self.allowed.is_some();
-        self.bias.is_some() || self.penalties.is_some() || holds_back_eos || is_constrained
+        let changes = self.bias.is_some() || self.penalties.is_some() || self.forced.is_some();
+        changes || holds_back_eos || self.allowed.is_some()
     }
 
-    /// Bias, penalties and what is allowed. logits: [1, vocab].
+    /// Bias, penalties, what is allowed, and no other token where it is decided. logits: [1, vocab].
     fn adjust(&self, mut logits: Array) -> Result<Array> {
+        if let Some(id) = self.forced {
+            let vocab = logits.shape()[1];
+            let mut decided = vec![f32::NEG_INFINITY; vocab as usize];
+            decided[id as usize] = 0.0;
+            return Ok(Array::from_slice(&decided, &[1, vocab]));
+        }
         if let Some(bias) = &self.bias {
             logits = logits.add(bias)?;
         }

@@ -24,8 +24,14 @@ impl StopMatcher {
         Self { stops, held: String::new() }
     }
 
-    /// Adds text.
-    pub(crate) fn push(&mut self, text: &str) -> Stopped {
+    /// Bytes held back.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Adds text. `whole`: stretches, counted from the first byte held back, that are sent in one
+    /// piece or not at all.
+    pub(crate) fn push(&mut self, text: &str, whole: &[(usize, usize)]) -> Stopped {
         if self.stops.is_empty() {
             return Stopped::Send(text.to_owned());
         }
@@ -36,7 +42,9 @@ impl StopMatcher {
             return Stopped::Stop(std::mem::take(&mut self.held));
         }
         let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
-        let rest = self.held.split_off(self.held.len() - keep);
+        let at = self.held.len() - keep;
+        let cut = whole.iter().find(|(start, end)| *start < at && at < *end);
+        let rest = self.held.split_off(cut.map_or(at, |(start, _)| *start));
         Stopped::Send(std::mem::replace(&mut self.held, rest))
     }
 
@@ -47,7 +55,7 @@ impl StopMatcher {
 }
 
 /// Bytes of the longest proper prefix of `stop` that ends `text`.
-fn overlap(text: &str, stop: &str) -> usize {
+pub(crate) fn overlap(text: &str, stop: &str) -> usize {
     let longest = text.len().min(stop.len() - 1);
     let fits = |&n: &usize| {
         text.is_char_boundary(text.len() - n) && text.as_bytes().ends_with(&stop.as_bytes()[..n])
@@ -65,7 +73,7 @@ mod tests {
         let characters: Vec<char> = text.chars().collect();
         let mut out = String::new();
         for piece in characters.chunks(size) {
-            match matcher.push(&piece.iter().collect::<String>()) {
+            match matcher.push(&piece.iter().collect::<String>(), &[]) {
                 Stopped::Send(text) => out.push_str(&text),
                 Stopped::Stop(text) => return (out + &text, true),
             }
@@ -94,7 +102,15 @@ mod tests {
     #[test]
     fn holds_back_no_more_than_it_must() {
         let mut matcher = StopMatcher::new(vec!["END".to_owned()]);
-        assert_eq!(matcher.push("text E"), Stopped::Send("text ".to_owned()));
-        assert_eq!(matcher.push("A"), Stopped::Send("EA".to_owned()));
+        assert_eq!(matcher.push("text E", &[]), Stopped::Send("text ".to_owned()));
+        assert_eq!(matcher.push("A", &[]), Stopped::Send("EA".to_owned()));
+    }
+
+    #[test]
+    fn a_marker_is_never_cut() {
+        let mut matcher = StopMatcher::new(vec!["call>x".to_owned()]);
+        assert_eq!(matcher.push("a<call>", &[(1, 7)]), Stopped::Send("a".to_owned()));
+        assert_eq!(matcher.held(), 6);
+        assert_eq!(matcher.push("y", &[(0, 6)]), Stopped::Send("<call>y".to_owned()));
     }
 }

@@ -59,7 +59,7 @@ pub struct ChatInputs<'a> {
     pub add_generation_prompt: bool,
     /// Further variables, such as `enable_thinking`.
     pub kwargs: &'a Map<String, Value>,
-    /// What `strftime_now` shows.
+    /// What `strftime_now` shows the day of.
     pub now: SystemTime,
 }
 
@@ -183,13 +183,15 @@ fn failed(error: Error) -> TemplateError {
     }
 }
 
+/// The beginning of the day: a prompt that tells the minute would share nothing with the one before.
 fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
     let invalid = |error: jiff::Error| {
         Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}"))
     };
     let local =
         jiff::Timestamp::try_from(now).map_err(invalid)?.to_zoned(jiff::tz::TimeZone::system());
-    jiff::fmt::strtime::format(format, &local).map_err(invalid)
+    let day = local.start_of_day().map_err(invalid)?;
+    jiff::fmt::strtime::format(format, &day).map_err(invalid)
 }
 
 /// `tojson` as transformers overrides it: Python's json.dumps, which escapes neither HTML nor
@@ -219,6 +221,15 @@ fn to_json(value: &JinjaValue, indent: Option<usize>, args: Kwargs) -> Result<Ji
     written.map_err(|e| error(e.to_string()))?;
     let text = String::from_utf8(out).map_err(|e| error(e.to_string()))?;
     Ok(JinjaValue::from_safe_string(text))
+}
+
+/// A value as `tojson` writes it in templates: on one line, with a space after commas and colons.
+pub fn template_json(value: &Value) -> String {
+    let mut out = Vec::new();
+    let format = PythonFormatter { item: ", ".to_owned(), key: ": ".to_owned() };
+    let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format));
+    written.expect("a JSON value can be written to memory");
+    String::from_utf8(out).expect("JSON is UTF-8")
 }
 
 /// json.dumps on one line, with its separators.
@@ -388,8 +399,8 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_is_given() {
-        let text = render("{{ strftime_now('%Y') }}", json!([])).unwrap();
-        assert!(text == "1970" || text == "1969", "{text}");
+    fn the_day_is_given() {
+        let text = render("{{ strftime_now('%Y %H:%M:%S') }}", json!([])).unwrap();
+        assert!(text == "1970 00:00:00" || text == "1969 00:00:00", "{text}");
     }
 }

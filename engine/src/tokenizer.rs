@@ -38,8 +38,13 @@ impl Tokenizer {
         }
         let text =
             std::fs::read(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&text)
-            .map_err(|error| LoadError::Invalid { path, what: error.to_string() })?;
+        Self::from_json(&text).map_err(|what| LoadError::Invalid { path, what })
+    }
+
+    /// From the text of a tokenizer.json.
+    pub(crate) fn from_json(text: &[u8]) -> Result<Self, String> {
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(text).map_err(|error| error.to_string())?;
         // A file saved for training may cut or pad every text; a prompt is taken as it is.
         let _ = inner.with_truncation(None);
         inner.with_padding(None);
@@ -98,6 +103,18 @@ impl Tokenizer {
     /// Ids run from 0 to this, exclusive, added tokens included.
     pub fn vocab_tokens(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// The id of the added token with exactly this content. Such a token is never made of a text's
+    /// ordinary pieces.
+    pub(crate) fn added_token(&self, content: &str) -> Option<u32> {
+        self.inner.get_added_vocabulary().get_vocab().get(content).copied()
+    }
+
+    /// Whether a token is one of those that structure a text and are none of it.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        added.get(&id).is_some_and(|token| token.special)
     }
 
     /// The id of a token by its content.

@@ -31,6 +31,7 @@ use crate::model::{Folder, ModelInfo};
 use crate::reuse::{Donor, Reuse, common_prefix};
 use crate::row::{Leaving, Next, Row, Sequence};
 use crate::schedule::{Asking, Decision, KvCost, Limits, RowId, Scheduler, Tenant};
+use crate::thoughts::Thoughts;
 
 /// How long a row whose reader is behind waits before it looks again.
 const BLOCKED_POLL: Duration = Duration::from_millis(1);
@@ -146,6 +147,7 @@ impl Worker {
         kvstore::set_intent(kvstore::Intent::Compute);
         while !self.status.stopping.load(Ordering::Relaxed) && self.take_commands() {
             self.look_after();
+            self.look_after_thoughts();
             self.look_after_constraints();
             let now = self.started.elapsed();
             let (scheduler, rows) = (&mut self.scheduler, &self.rows);
@@ -360,6 +362,18 @@ impl Worker {
             deadline: deadline.map(|at| at.saturating_duration_since(self.started)),
             cost: row.model.cost.clone(),
             solo,
+        }
+    }
+
+    /// A row whose thoughts are about to be ended is not computed ahead: its next token depends on
+    /// the one under way.
+    fn look_after_thoughts(&mut self) {
+        let near = |id| {
+            let thoughts = self.rows.get(id).and_then(|row| row.thoughts.as_ref());
+            thoughts.is_some_and(Thoughts::is_near_end)
+        };
+        if self.under_way.as_ref().is_some_and(|step| step.built.outputs.iter().any(near)) {
+            self.drain();
         }
     }
 

@@ -34,8 +34,11 @@ pub trait Disk: Send + Sync + 'static {
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Makes a file that only its owner may read. It is an error when it exists.
     fn create(&self, path: &Path) -> io::Result<Box<dyn WriteFile>>;
-    /// Opens a file for reading once, from start to end.
+    /// Opens a file for reading some of it, through the system's cache.
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadFile>>;
+    /// Opens a file for reading all of it once, from start to end, past the system's cache where
+    /// that is possible.
+    fn open_whole(&self, path: &Path) -> io::Result<Box<dyn ReadFile>>;
     /// Has the system read a file into its own cache. This may take as long as reading it.
     fn read_ahead(&self, path: &Path) -> io::Result<()>;
     /// Maps a whole file read-only.

@@ -55,6 +55,7 @@ mod state;
 pub mod stats;
 mod store;
 mod sync;
+mod whole;
 mod writer;
 
 pub use config::{Clock, MIN_QUOTA_BYTES, StoreConfig, SystemClock};

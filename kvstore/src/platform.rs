@@ -3,11 +3,13 @@
 
 #[cfg(target_vendor = "apple")]
 pub(crate) use apple::{
-    barrier, fill_pages, is_fault, read_ahead, set_thread_class, set_up_map, set_up_read,
+    barrier, fill_pages, is_fault, read_ahead, read_directly, read_through_cache, set_thread_class,
+    set_up_map, wish_for_huge_pages,
 };
 #[cfg(not(target_vendor = "apple"))]
 pub(crate) use linux::{
-    barrier, fill_pages, is_fault, read_ahead, set_thread_class, set_up_map, set_up_read,
+    barrier, fill_pages, is_fault, read_ahead, read_directly, read_through_cache, set_thread_class,
+    set_up_map, wish_for_huge_pages,
 };
 
 /// What a thread is for, so that the system can share the machine out: people's programs come
@@ -50,13 +52,21 @@ mod apple {
         }
     }
 
-    /// Reads of `file` will go straight to the reader's buffer, which becomes the RAM tier's copy;
-    /// a second copy in the page cache would be memory taken from the model.
-    pub(crate) fn set_up_read(file: &File, _len: u64) {
+    /// Reads of `file` that are aligned leave nothing in the system's cache, and take from it what
+    /// is there.
+    pub(crate) fn read_directly(file: &File, _len: u64) {
         // SAFETY: `file` keeps the descriptor open during the call, and F_NOCACHE takes an int.
         // A refusal only means that the read goes through the cache.
         unsafe { libc::fcntl(file.as_raw_fd(), F_NOCACHE, 1 as libc::c_int) };
     }
+
+    /// False: reads that are not aligned go through the cache by themselves.
+    pub(crate) fn read_through_cache(_file: &File) -> bool {
+        false
+    }
+
+    /// Nothing to do: a mapping's pages cannot be asked to be larger.
+    pub(crate) fn wish_for_huge_pages(_memory: &memmap2::MmapMut) {}
 
     /// Asks the system to read a file ahead into its cache. A refusal only means a slower read.
     pub(crate) fn read_ahead(file: &File, len: u64) {
@@ -111,13 +121,10 @@ mod apple {
 
 #[cfg(not(target_vendor = "apple"))]
 mod linux {
-    use rustix::fs::{Advice, fadvise};
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    use rustix::io::{ReadWriteFlags, preadv2};
     use std::fs::File;
-    use std::io;
-    use std::os::unix::fs::FileExt;
-
-    /// Small enough to stay in the processor's cache.
-    const READ_AHEAD_CHUNK: usize = 256 << 10;
+    use std::io::{self, IoSliceMut};
 
     /// The calling thread's nice value: positive, so that other programs come first.
     pub(crate) fn set_thread_class(intent: super::Intent) {
@@ -134,31 +141,45 @@ mod linux {
         file.sync_data()
     }
 
-    /// The reader goes from start to end: the system reads ahead of it, in large pages. (WillNeed
-    /// reads the whole file into small pages first, which was measured to take twice the processor
-    /// time and half again as long.)
-    pub(crate) fn set_up_read(file: &File, _len: u64) {
-        let _ = fadvise(file, 0, None, Advice::Sequential);
-    }
-
-    /// Brings a file into the system's cache by reading it once, for the same reason. A refusal only
-    /// means a slower read later.
-    pub(crate) fn read_ahead(file: &File, len: u64) {
-        set_up_read(file, len);
-        let mut chunk = vec![0; READ_AHEAD_CHUNK];
-        let mut at = 0;
-        while at < len {
-            match file.read_at(&mut chunk, at) {
-                Ok(0) | Err(_) => return,
-                Ok(count) => at += count as u64,
-            }
+    /// Reads of `file`, which must be aligned, go past the system's cache, unless its end is there
+    /// already: then so is the rest, most likely, and no disk is as fast. A refusal means reads
+    /// through the cache.
+    pub(crate) fn read_directly(file: &File, len: u64) {
+        let mut last = [0];
+        let mut into = [IoSliceMut::new(&mut last)];
+        let end = len.saturating_sub(1);
+        if preadv2(file, &mut into, end, ReadWriteFlags::NOWAIT).is_err() {
+            let _ = fcntl_setfl(file, OFlags::DIRECT);
         }
     }
 
-    /// Maps all pages at once instead of by one fault for every few. Where a page cannot be had
-    /// this stops, and touching it faults as it would have.
+    /// Ends [`read_directly`]; false when it was not in effect.
+    pub(crate) fn read_through_cache(file: &File) -> bool {
+        let direct = fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::DIRECT));
+        direct && fcntl_setfl(file, OFlags::empty()).is_ok()
+    }
+
+    /// Memory in one piece: the disk reads faster into it, and it costs one fault. A refusal costs
+    /// only time.
+    pub(crate) fn wish_for_huge_pages(memory: &memmap2::MmapMut) {
+        let _ = memory.advise(memmap2::Advice::HugePage);
+    }
+
+    /// Brings a file into the system's cache, in pages as large as a mapping gets them (reading it
+    /// gives small ones, at twice the processor time). A refusal only means a slower read later.
+    pub(crate) fn read_ahead(file: &File, _len: u64) {
+        // SAFETY: nothing reads through this mapping, so that it does not matter who changes the
+        // file meanwhile; a page that cannot be had ends the advice with an error, not a signal.
+        if let Ok(map) = unsafe { memmap2::Mmap::map(file) } {
+            set_up_map(&map);
+        }
+    }
+
+    /// Has the file read, in large pieces into large pages, and maps all of them at once instead of
+    /// by one fault for every few. Where a page cannot be had this stops, and touching it faults as
+    /// it would have.
     pub(crate) fn set_up_map(map: &memmap2::Mmap) {
-        let _ = map.advise(memmap2::Advice::Sequential);
+        let _ = map.advise(memmap2::Advice::HugePage);
         let _ = map.advise(memmap2::Advice::PopulateRead);
     }
 

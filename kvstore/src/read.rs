@@ -12,8 +12,7 @@ use std::io;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes read, and then hashed while they are in the processor's cache and the next ones are on
-/// their way, at a time.
+/// Bytes copied, and then hashed while they are in the processor's cache, at a time.
 const CHUNK: usize = 256 << 10;
 
 /// Why a record could not be read.
@@ -100,7 +99,7 @@ pub(crate) fn read_copy(
     wanted: &Wanted<'_>,
     mut share: MemoryShare,
 ) -> Result<Arc<Resident>, LoadError> {
-    let file = disk.open(&paths::block(&wanted.namespace, &wanted.key))?;
+    let file = disk.open_whole(&paths::block(&wanted.namespace, &wanted.key))?;
     let (mut header, layout) = read_header(&*file)?;
     wanted.check(&mut header, cipher)?;
     share.shrink_to(memory_len(&layout, header.witness.len()));
@@ -170,7 +169,7 @@ pub(crate) fn read_mapped(
 /// Verifies a stored record without keeping it. Sealed records are checked by their checksum,
 /// which covers the bytes as stored.
 pub(crate) fn verify(disk: &dyn Disk, namespace: Namespace, key: Key) -> Result<u64, LoadError> {
-    let file = disk.open(&paths::block(&namespace, &key))?;
+    let file = disk.open_whole(&paths::block(&namespace, &key))?;
     let (header, layout) = read_header(&*file)?;
     if header.namespace != namespace || header.key != key {
         return Err(Damage::Namespace.into());

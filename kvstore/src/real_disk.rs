@@ -4,6 +4,7 @@ use crate::disk::{DirEntry, Disk, Mapped, Meta, ReadFile, WriteFile};
 use crate::error::OpenError;
 use crate::map::FileMap;
 use crate::platform;
+use crate::whole::{WholeFile, Windows};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -23,6 +24,7 @@ const STAT_BLOCK: u64 = 512;
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    windows: Arc<Windows>,
     /// Held for its lock.
     _lock: File,
 }
@@ -60,7 +62,7 @@ impl RealDisk {
             .set_len(0)
             .and_then(|()| lock.rewind())
             .and_then(|()| writeln!(lock, "{}", std::process::id()));
-        Ok(RealDisk { root: root.to_path_buf(), _lock: lock })
+        Ok(RealDisk { root: root.to_path_buf(), windows: Arc::default(), _lock: lock })
     }
 
     fn at(&self, path: &Path) -> PathBuf {
@@ -90,8 +92,11 @@ impl Disk for RealDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadFile>> {
         let file = open_record(&self.at(path))?;
         let len = file.metadata()?.len();
-        platform::set_up_read(&file, len);
         Ok(Box::new(RealFile { file, len }))
+    }
+
+    fn open_whole(&self, path: &Path) -> io::Result<Box<dyn ReadFile>> {
+        Ok(Box::new(WholeFile::new(open_record(&self.at(path))?, &self.windows)?))
     }
 
     fn read_ahead(&self, path: &Path) -> io::Result<()> {

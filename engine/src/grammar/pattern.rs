@@ -85,7 +85,8 @@ impl Pattern {
             Self::Text(_) | Self::Until(_) | Self::Free | Self::Space => Ok(()),
             Self::Json { schema, .. } => {
                 within("levels of nesting in a schema", depth(schema), MAX_SCHEMA_DEPTH)?;
-                within("bytes of schema", schema.to_string().len(), MAX_SCHEMA_BYTES)
+                within("bytes of schema", schema.to_string().len(), MAX_SCHEMA_BYTES)?;
+                numbers(schema)
             }
             Self::Regex(regex) => text(regex),
             Self::Lark(lark) => text(lark),
@@ -220,6 +221,29 @@ fn escaped(text: &str) -> String {
         regex.push(c);
     }
     regex
+}
+
+/// Refuses bounds that a float does not hold exactly: they would be enforced wrongly.
+fn numbers(schema: &Value) -> Result<(), GrammarError> {
+    const BOUNDS: [&str; 5] =
+        ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
+    /// Of these the values are no schemas.
+    const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
+    match schema {
+        Value::Array(items) => items.iter().try_for_each(numbers),
+        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
+            let bound = value.as_f64().filter(|_| BOUNDS.contains(&name.as_str()));
+            match bound {
+                Some(bound) if bound.abs() > 2f64.powi(53) => {
+                    let what = format!("{name} {value} is beyond what can be enforced (2^53)");
+                    Err(GrammarError::Invalid(what))
+                }
+                None if !DATA.contains(&name.as_str()) => numbers(value),
+                _ => Ok(()),
+            }
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// How deeply a value is nested.

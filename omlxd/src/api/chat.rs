@@ -7,12 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::chat_reply::ChatReply;
 use super::error::ApiError;
-use super::messages::{self, Fold, fold_system, is_system};
+use super::messages::{self, Fold, fold_system, is_system, settle_arguments};
 use super::params::{MAX_TOP_LOGPROBS, PARAMS, Params, Reading, tokens};
-use super::read::{Fields, Path, not_one_of};
+use super::read::{Fields, Path};
 use super::reply::{Identity, Reply};
 use super::run::{Endpoint, Prompt};
-use super::tools;
+use super::tools::Tools;
 
 const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
@@ -25,8 +25,10 @@ const FIELDS: &[&str] = &[
     "tools",
     "tool_choice",
     "parallel_tool_calls",
-    "response_format",
     "reasoning_effort",
+    "reasoning",
+    "thinking_budget",
+    "thinking_token_budget",
     "chat_template_kwargs",
     "verbosity",
     "audio",
@@ -44,9 +46,11 @@ const FIELDS: &[&str] = &[
 pub(super) struct ChatRequest {
     params: Params,
     messages: Vec<Value>,
-    tools: Vec<Value>,
+    tools: Tools,
     logprobs: Option<usize>,
     effort: Option<&'static str>,
+    /// Most tokens to think.
+    thinking_budget: Option<usize>,
     template_kwargs: Map<String, Value>,
 }
 
@@ -61,16 +65,25 @@ impl ChatRequest {
         let mut params = Params::read(&fields, reading)?;
         let messages = messages::read(&fields, reading)?;
         unsupported(&fields)?;
-        response_format(&fields)?;
         if let Some(max_tokens) = tokens(&fields, "max_completion_tokens", 1)? {
             params.max_tokens = Some(max_tokens);
         }
         fields.choice("verbosity", &["low", "medium", "high"])?;
+        let path = path.field("reasoning");
+        let empty = Map::new();
+        let reasoning = Fields::new(fields.object("reasoning")?.unwrap_or(&empty), &path);
+        for name in reasoning.unknown(&["effort", "max_tokens"]) {
+            reading.ignore(&path.field(name))?;
+        }
         Ok(ChatRequest {
             messages,
-            tools: tools::read(&fields, reading)?,
+            tools: Tools::read(&fields, reading)?,
             logprobs: logprobs(&fields)?,
-            effort: fields.choice("reasoning_effort", &EFFORTS)?,
+            effort: match fields.choice("reasoning_effort", &EFFORTS)? {
+                Some(effort) => Some(effort),
+                None => reasoning.choice("effort", &EFFORTS)?,
+            },
+            thinking_budget: thinking_budget(&fields, &reasoning)?,
             template_kwargs: fields.object("chat_template_kwargs")?.cloned().unwrap_or_default(),
             params,
         })
@@ -96,6 +109,7 @@ impl ChatRequest {
     /// into the user's messages at its place.
     fn render(&self, template: &ChatTemplate) -> Result<String, ApiError> {
         let mut messages = self.messages.clone();
+        settle_arguments(&mut messages, template.mentions("arguments is string"));
         if !template.mentions("developer") {
             for message in messages.iter_mut().filter(|message| message["role"] == "developer") {
                 message["role"] = json!("system");
@@ -106,7 +120,7 @@ impl ChatRequest {
         let render = |messages: &[Value]| {
             template.render(&ChatInputs {
                 messages,
-                tools: (!self.tools.is_empty()).then_some(self.tools.as_slice()),
+                tools: (!self.tools.offered.is_empty()).then_some(&self.tools.offered[..]),
                 add_generation_prompt: true,
                 kwargs: &kwargs,
                 now,
@@ -151,6 +165,10 @@ impl Endpoint for ChatRequest {
         self.logprobs
     }
 
+    fn thinking_budget(&self) -> Option<usize> {
+        self.thinking_budget
+    }
+
     fn default_max_tokens(&self) -> usize {
         usize::MAX
     }
@@ -163,11 +181,15 @@ impl Endpoint for ChatRequest {
             .tokenizer()
             .encode(&text, false)
             .map_err(|error| ApiError::invalid_value("messages", error))?;
-        Ok(vec![Prompt { tokens, echo: String::new() }])
+        let Tools { offered, parallel, .. } = &self.tools;
+        let parser = model.output_format().parser(&text, offered, *parallel);
+        let grammar = self.tools.grammar(model, &text, self.params.constraint.as_ref())?;
+        Ok(vec![Prompt { tokens, echo: String::new(), parser, grammar }])
     }
 
     fn reply(&self, identity: Identity, model: &Model) -> ChatReply {
-        ChatReply::new(Reply::new(&identity, "chat.completion", &self.params), model.clone())
+        let reply = Reply::new(&identity, "chat.completion", &self.params);
+        ChatReply::new(reply, identity, model.clone())
     }
 }
 
@@ -196,25 +218,23 @@ fn unsupported(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// The most tokens to think, by the names that are in use for it.
+fn thinking_budget(
+    fields: &Fields<'_, '_>,
+    reasoning: &Fields<'_, '_>,
+) -> Result<Option<usize>, ApiError> {
+    let mut budget = tokens(reasoning, "max_tokens", 0)?;
+    for name in ["thinking_token_budget", "thinking_budget"] {
+        budget = tokens(fields, name, 0)?.or(budget);
+    }
+    Ok(budget)
+}
+
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Array(list) => list.is_empty(),
         Value::String(word) => word == "auto" || word == "none",
         _ => false,
-    }
-}
-
-fn response_format(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
-    let path = fields.path().field("response_format");
-    let Some(format) = fields.get("response_format") else { return Ok(()) };
-    let format = Fields::of(format, &path)?;
-    match format.required_string("type")? {
-        "text" => Ok(()),
-        kind @ ("json_object" | "json_schema") => {
-            let what = format_args!("'{kind}': constrained decoding is not supported yet");
-            Err(ApiError::unsupported_value(path.field("type"), what))
-        }
-        kind => Err(not_one_of(&path.field("type"), kind, &["text", "json_object", "json_schema"])),
     }
 }
 

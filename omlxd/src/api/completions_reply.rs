@@ -1,10 +1,8 @@
 //! Writing `text_completion` objects.
 
-use engine::{FinishReason, Model, TokenOutput};
+use engine::{Model, Part, TokenOutput};
 
-use super::reply::{
-    Choice, Reply, Write, chosen, finish_word, list, logprob, put, string, token_key,
-};
+use super::reply::{Choice, Ending, Reply, Write, chosen, list, logprob, put, string, token_key};
 
 /// Writes the answers to one completion request.
 pub(super) struct CompletionsReply {
@@ -26,13 +24,13 @@ impl CompletionsReply {
         index: usize,
         text: &str,
         tokens: &[TokenOutput],
-        finish: Option<FinishReason>,
+        ending: Option<Ending>,
     ) {
         out.extend_from_slice(b"{\"text\":");
         string(out, text);
         put(out, format_args!(",\"index\":{index},\"logprobs\":"));
         self.logprobs(out, index, tokens);
-        match finish.map(finish_word) {
+        match ending.map(Ending::word) {
             Some(word) => put(out, format_args!(",\"finish_reason\":\"{word}\"}}")),
             None => out.extend_from_slice(b",\"finish_reason\":null}"),
         }
@@ -79,10 +77,10 @@ impl CompletionsReply {
         index: usize,
         text: &str,
         tokens: &[TokenOutput],
-        finish: Option<FinishReason>,
+        ending: Option<Ending>,
     ) {
         let mut choice = Vec::with_capacity(128);
-        self.write(&mut choice, index, text, tokens, finish);
+        self.write(&mut choice, index, text, tokens, ending);
         self.reply.chunk(out, |out| out.extend_from_slice(&choice));
     }
 }
@@ -98,16 +96,24 @@ impl Write for CompletionsReply {
         }
     }
 
-    fn delta(&mut self, out: &mut Vec<u8>, index: usize, text: &str, tokens: &[TokenOutput]) {
-        self.event(out, index, text, tokens, None);
+    fn delta(&mut self, out: &mut Vec<u8>, index: usize, parts: &[Part], tokens: &[TokenOutput]) {
+        // A completion is text and nothing else: its parser takes nothing apart.
+        let text: String = parts
+            .iter()
+            .filter_map(|part| match part {
+                Part::Text(text) => Some(text.as_str()),
+                _ => None,
+            })
+            .collect();
+        self.event(out, index, &text, tokens, None);
     }
 
-    fn close(&mut self, out: &mut Vec<u8>, index: usize, finish: FinishReason) {
-        self.event(out, index, "", &[], Some(finish));
+    fn close(&mut self, out: &mut Vec<u8>, index: usize, ending: Ending) {
+        self.event(out, index, "", &[], Some(ending));
     }
 
     fn choice(&mut self, out: &mut Vec<u8>, index: usize, choice: &Choice) {
-        let finish = choice.finish.unwrap_or(FinishReason::Stop);
-        self.write(out, index, &choice.text, &choice.tokens, Some(finish));
+        let ending = choice.ending.unwrap_or(Ending::Stop);
+        self.write(out, index, &choice.text, &choice.tokens, Some(ending));
     }
 }

@@ -117,7 +117,8 @@ fn structured_outputs(
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(Some(one)),
         _ => {
-            let what = "exactly one of 'json', 'regex', 'choice', 'grammar', 'json_object' is needed";
+            let what =
+                "exactly one of 'json', 'regex', 'choice', 'grammar', 'json_object' is needed";
             Err(ApiError::invalid_value(path, what))
         }
     }
@@ -223,18 +224,12 @@ mod tests {
 
     #[test]
     fn each_refusal_names_its_path() {
-        let named = |name: &str| {
-            json!({"response_format": {"type": "json_schema", "json_schema": {"name": name}}})
-        };
+        let named = |name: &str| json!({"response_format": {"type": "json_schema", "json_schema": {"name": name}}});
         let name = "response_format.json_schema.name";
         for (body, code, param) in [
             (json!({"response_format": "json"}), "invalid_type", "response_format"),
             (json!({"response_format": {}}), "missing_required_parameter", "response_format.type"),
-            (
-                json!({"response_format": {"type": "xml"}}),
-                "invalid_value",
-                "response_format.type",
-            ),
+            (json!({"response_format": {"type": "xml"}}), "invalid_value", "response_format.type"),
             (
                 json!({"response_format": {"type": "json_schema"}}),
                 "missing_required_parameter",

@@ -144,6 +144,9 @@ fn assistant<'a>(
     Ok(())
 }
 
+/// The member of a call that keeps its arguments as they were written; no template sees it.
+const WRITTEN: &str = "written";
+
 /// `{name, arguments}` with the arguments as an object where their text is one. What a model wrote
 /// that is no JSON object stays as it is: it did write it.
 fn called(function: &Fields<'_, '_>) -> Result<Value, ApiError> {
@@ -151,13 +154,37 @@ fn called(function: &Fields<'_, '_>) -> Result<Value, ApiError> {
     let arguments = match function.required("arguments")? {
         Value::String(text) if text.trim().is_empty() => json!({}),
         Value::String(text) => match serde_json::from_str::<Value>(text) {
-            Ok(object @ Value::Object(_)) => object,
+            Ok(object @ Value::Object(_)) if is_usual(text, &object) => object,
+            Ok(object @ Value::Object(_)) => {
+                return Ok(json!({"name": name, "arguments": object, WRITTEN: text}));
+            }
             _ => json!(text),
         },
         object @ Value::Object(_) => object.clone(),
         other => return Err(wrong(&function.path().field("arguments"), "a string", other)),
     };
     Ok(json!({"name": name, "arguments": arguments}))
+}
+
+/// Whether a client may have written this text anew from what it read. Clients write JSON in one of
+/// two ways; then what the model wrote is most likely what its template writes. Any other text is the
+/// model's own.
+fn is_usual(text: &str, object: &Value) -> bool {
+    text == engine::template_json(object) || text == object.to_string()
+}
+
+/// Gives templates that take arguments as text what the model itself wrote, so that the prompt of the
+/// next turn repeats it byte for byte, and takes that text away from all others.
+pub(super) fn settle_arguments(messages: &mut [Value], takes_text: bool) {
+    let calls = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls"));
+    for call in calls.filter_map(Value::as_array_mut).flatten() {
+        let Some(function) = call.get_mut("function").and_then(Value::as_object_mut) else {
+            continue;
+        };
+        if let Some(text) = function.shift_remove(WRITTEN).filter(|_| takes_text) {
+            function.insert("arguments".to_owned(), text);
+        }
+    }
 }
 
 /// Which system messages to hand to the template as notes of the user.
@@ -238,6 +265,26 @@ mod tests {
             ])
             .to_string()
         );
+    }
+
+    #[test]
+    fn arguments_stay_as_the_model_wrote_them() {
+        let call = |arguments: &str| {
+            let function = json!({"name": "f", "arguments": arguments});
+            json!({"role": "assistant", "tool_calls": [{"id": "c", "function": function}]})
+        };
+        let settled = |arguments: &str, takes_text: bool| {
+            let mut messages = normalised(json!([call(arguments)])).unwrap();
+            settle_arguments(&mut messages, takes_text);
+            messages[0]["tool_calls"][0]["function"].clone()
+        };
+        let object = json!({"name": "f", "arguments": {"a": 1, "b": [2]}});
+        let odd = "{ \"a\": 1, \"b\": [2]}";
+        for usual in ["{\"a\": 1, \"b\": [2]}", "{\"a\":1,\"b\":[2]}"] {
+            assert_eq!(settled(usual, true), object);
+        }
+        assert_eq!(settled(odd, true), json!({"name": "f", "arguments": odd}));
+        assert_eq!(settled(odd, false), object);
     }
 
     #[test]

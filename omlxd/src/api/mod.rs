@@ -4,6 +4,7 @@ mod chat;
 mod chat_reply;
 mod completions;
 mod completions_reply;
+mod constrain;
 pub mod error;
 pub(crate) mod json;
 mod messages;

@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 
-use engine::{FinishReason, TokenLogprob, TokenOutput, Tokenizer};
+use engine::{Part, TokenLogprob, TokenOutput, Tokenizer};
 
 use super::error::ApiError;
 use super::params::Params;
@@ -26,6 +26,14 @@ pub(super) struct Identity {
     pub fingerprint: String,
 }
 
+impl Identity {
+    /// The id of a tool call: unguessable, and never the same twice.
+    pub(super) fn call_id(&self, choice: usize, call: usize) -> String {
+        let name = format!("{}/{choice}/{call}", self.id);
+        format!("call_{:.24}", blake3::hash(name.as_bytes()).to_hex())
+    }
+}
+
 /// Token counts of a whole answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct TotalUsage {
@@ -33,6 +41,8 @@ pub(super) struct TotalUsage {
     pub prompt_tokens: usize,
     /// Tokens of all choices.
     pub completion_tokens: usize,
+    /// Those among them that were thoughts.
+    pub reasoning_tokens: usize,
     /// Prompt tokens whose KV came from memory.
     pub cached_tokens_ram: usize,
     /// Prompt tokens whose KV came from SSD.
@@ -41,15 +51,71 @@ pub(super) struct TotalUsage {
     pub restore_ms: u64,
 }
 
+/// Why a choice ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The model or a stop string ended it.
+    Stop,
+    /// No more tokens were left, or a tool call broke off.
+    Length,
+    /// It calls tools.
+    ToolCalls,
+}
+
+impl Ending {
+    /// The API's word for it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Ending::Stop => "stop",
+            Ending::Length => "length",
+            Ending::ToolCalls => "tool_calls",
+        }
+    }
+}
+
 /// One finished choice of an answer that is not streamed.
 #[derive(Debug, Default)]
 pub(super) struct Choice {
-    /// The prompt, when it is to be echoed, and the answer.
+    /// The prompt, when it is to be echoed, and what the model said.
     pub text: String,
+    /// What the model thought.
+    pub reasoning: String,
+    /// The tools that it calls.
+    pub calls: Vec<ToolCall>,
     /// The answer's tokens, when their log probabilities were asked for.
     pub tokens: Vec<TokenOutput>,
     /// Why it ended.
-    pub finish: Option<FinishReason>,
+    pub ending: Option<Ending>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ToolCall {
+    /// The function's name.
+    pub name: String,
+    /// A JSON object as text.
+    pub arguments: String,
+}
+
+impl Choice {
+    /// Appends what came.
+    pub(super) fn take(&mut self, parts: Vec<Part>) {
+        for part in parts {
+            match part {
+                Part::Reasoning(text) => self.reasoning.push_str(&text),
+                Part::Text(text) => self.text.push_str(&text),
+                Part::CallStart { name, .. } => {
+                    self.calls.push(ToolCall { name, ..ToolCall::default() });
+                }
+                Part::CallArguments(text) => {
+                    if let Some(call) = self.calls.last_mut() {
+                        call.arguments.push_str(&text);
+                    }
+                }
+                Part::CallEnd => {}
+            }
+        }
+    }
 }
 
 /// What an endpoint adds to the shared writing.
@@ -58,10 +124,11 @@ pub(super) trait Write: Send + 'static {
     fn reply(&self) -> &Reply;
     /// The first chunk of a choice. `echo` is the prompt when it is to be repeated.
     fn open(&mut self, out: &mut Vec<u8>, index: usize, echo: &str);
-    /// More of a choice.
-    fn delta(&mut self, out: &mut Vec<u8>, index: usize, text: &str, tokens: &[TokenOutput]);
+    /// More of a choice: parts, of which there may be none, and the tokens that came since the last
+    /// time. Not every part has tokens: they come when they are known, parts when they are certain.
+    fn delta(&mut self, out: &mut Vec<u8>, index: usize, parts: &[Part], tokens: &[TokenOutput]);
     /// The last chunk of a choice.
-    fn close(&mut self, out: &mut Vec<u8>, index: usize, finish: FinishReason);
+    fn close(&mut self, out: &mut Vec<u8>, index: usize, ending: Ending);
     /// A choice of an answer that is not streamed.
     fn choice(&mut self, out: &mut Vec<u8>, index: usize, choice: &Choice);
 }
@@ -163,18 +230,17 @@ fn write_usage(out: &mut Vec<u8>, usage: &TotalUsage) {
     put(
         out,
         format_args!(
+            "\"completion_tokens_details\":{{\"reasoning_tokens\":{}}},",
+            usage.reasoning_tokens
+        ),
+    );
+    put(
+        out,
+        format_args!(
             "\"omlx\":{{\"cached_tokens_ram\":{},\"cached_tokens_ssd\":{},\"restore_ms\":{}}}}}",
             usage.cached_tokens_ram, usage.cached_tokens_ssd, usage.restore_ms
         ),
     );
-}
-
-/// The API's word for why a choice ended.
-pub(super) fn finish_word(finish: FinishReason) -> &'static str {
-    match finish {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-    }
 }
 
 /// Appends formatted text.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use engine::{GenerateRequest, Generation, Model, SubmitError, Tokenizer};
+use engine::{GenerateRequest, Grammar, Model, OutputParser, SubmitError, Tokenizer};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::Answer;
 use super::error::ApiError;
 use super::params::Params;
 use super::reply::{self, DONE, Identity, KEEPALIVE, TotalUsage, Write};
-use super::session::{Admitted, Session, Tally, Turn};
+use super::session::{Admitted, Running, Session, Tally, Turn};
 use crate::app::App;
 use crate::auth::ApiCaller;
 use crate::config::KeepaliveMode;
@@ -28,6 +28,10 @@ pub(super) struct Prompt {
     pub tokens: Vec<u32>,
     /// What to repeat before the answer.
     pub echo: String,
+    /// Takes each choice of its answer apart.
+    pub parser: OutputParser,
+    /// What its answer is held to.
+    pub grammar: Option<Grammar>,
 }
 
 /// What an endpoint adds to the common way of a request.
@@ -43,6 +47,10 @@ pub(super) trait Endpoint: Send + Sync + Sized + 'static {
     fn params(&self) -> &Params;
     /// Log probabilities asked for.
     fn logprobs(&self) -> Option<usize>;
+    /// Most tokens to think, when the request says.
+    fn thinking_budget(&self) -> Option<usize> {
+        None
+    }
     /// Tokens to generate when the request does not say.
     fn default_max_tokens(&self) -> usize;
     /// Renders and tokenizes: slow, and not for an async thread.
@@ -128,7 +136,7 @@ struct About {
 
 /// What [`prepare`] puts together.
 struct Prepared<W> {
-    generations: Vec<Generation>,
+    running: Vec<Running>,
     choices_per_prompt: usize,
     echoes: Vec<String>,
     prompt_tokens: usize,
@@ -140,9 +148,9 @@ struct Prepared<W> {
 
 impl<W> Prepared<W> {
     fn admitted(self, mut tally: Tally) -> Admitted<W> {
-        tally.submitted(self.prompt_tokens, &self.generations, self.choices_per_prompt);
+        tally.submitted(self.prompt_tokens, &self.running, self.choices_per_prompt);
         Admitted {
-            session: Session::new(self.generations, self.tokenizer, tally, self.lease),
+            session: Session::new(self.running, self.tokenizer, tally, self.lease),
             echoes: self.echoes,
             writer: self.writer,
             include_usage: self.include_usage,
@@ -180,21 +188,22 @@ async fn prepare<E: Endpoint>(
     if let Some(max_tokens) = params.max_tokens {
         app.metrics.add_model(&entry.id).max_tokens.observe(max_tokens as f64);
     }
-    let (mut generations, mut echoes) = (Vec::new(), Vec::new());
+    let (mut running, mut echoes) = (Vec::new(), Vec::new());
     for prompt in prompts {
         check_context::<E>(app, &model, params, prompt.tokens.len())?;
         for choice in 0..params.n {
             let cache_salt = about.salt.clone();
-            let request = generate(&request, &model, prompt.tokens.clone(), choice);
+            let request = generate(&request, &model, &prompt, choice);
             let (tenant, deadline) = (about.tenant.clone(), about.deadline);
             let request = GenerateRequest { cache_salt, tenant, deadline, ..request };
             let submitted = model.generate(request);
-            generations.push(submitted.map_err(|error| refusal::<E>(app, entry, &error))?);
+            let generation = submitted.map_err(|error| refusal::<E>(app, entry, &error))?;
+            running.push(Running { generation, parser: prompt.parser.clone() });
             echoes.push(prompt.echo.clone());
         }
     }
     Ok(Prepared {
-        generations,
+        running,
         tokenizer: model.tokenizer().clone(),
         choices_per_prompt: params.n,
         echoes,
@@ -223,12 +232,12 @@ fn check_context<E: Endpoint>(
 fn generate<E: Endpoint>(
     request: &E,
     model: &Model,
-    prompt: Vec<u32>,
+    prompt: &Prompt,
     choice: usize,
 ) -> GenerateRequest {
     let params = request.params();
     GenerateRequest {
-        prompt,
+        prompt: prompt.tokens.clone(),
         sampling: params.sampling(model.sampling_defaults(), choice),
         max_tokens: params.max_tokens.unwrap_or(request.default_max_tokens()),
         min_tokens: params.min_tokens,
@@ -238,8 +247,11 @@ fn generate<E: Endpoint>(
         cache_salt: String::new(),
         tenant: String::new(),
         deadline: None,
-        // Tool calls and thoughts stand between special tokens, and reach the client as text.
-        keep_special_tokens: false,
+        thinking: request
+            .thinking_budget()
+            .and_then(|tokens| prompt.parser.thinking_budget(tokens)),
+        markers: prompt.parser.markers(),
+        grammar: prompt.grammar.clone(),
     }
 }
 
@@ -279,13 +291,16 @@ async fn collect<W: Write>(admitted: Admitted<W>) -> Result<Vec<u8>, ApiError> {
         .collect();
     loop {
         match session.next().await {
-            Turn::Delta(index, delta) => {
-                choices[index].text.push_str(&delta.text);
-                if delta.tokens.iter().any(|token| token.logprobs.is_some()) {
-                    choices[index].tokens.extend(delta.tokens);
+            Turn::Delta(index, parts, tokens) => {
+                choices[index].take(parts);
+                if tokens.iter().any(|token| token.logprobs.is_some()) {
+                    choices[index].tokens.extend(tokens);
                 }
             }
-            Turn::Finished(index, finish) => choices[index].finish = Some(finish),
+            Turn::Finished(index, parts, ending) => {
+                choices[index].take(parts);
+                choices[index].ending = Some(ending);
+            }
             Turn::Complete(usage) => return Ok(reply::whole(&mut writer, &choices, &usage)),
             Turn::Failed(error) => return Err(error),
         }
@@ -364,21 +379,29 @@ async fn write_events<W: Write>(
         };
         let mut event = Vec::with_capacity(512);
         match turn {
-            Turn::Delta(index, delta) => {
-                let has_logprobs = delta.tokens.iter().any(|token| token.logprobs.is_some());
-                // A token that completes no text yet says nothing to the client.
-                if delta.text.is_empty() && !has_logprobs {
+            Turn::Delta(index, parts, tokens) => {
+                let has_logprobs = tokens.iter().any(|token| token.logprobs.is_some());
+                // A token that completes no part yet says nothing to the client.
+                if parts.is_empty() && !has_logprobs {
                     continue;
                 }
-                writer.delta(&mut event, index, &delta.text, &delta.tokens);
+                writer.delta(&mut event, index, &parts, &tokens);
             }
-            Turn::Finished(index, finish) => writer.close(&mut event, index, finish),
+            Turn::Finished(index, parts, ending) => {
+                if !parts.is_empty() {
+                    writer.delta(&mut event, index, &parts, &[]);
+                }
+                writer.close(&mut event, index, ending);
+            }
             Turn::Complete(usage) => {
                 finish(&mut event, &writer, include_usage.then_some(&usage));
                 out.send(Bytes::from(event)).await;
                 return Ok(());
             }
             Turn::Failed(error) => return Err(error),
+        }
+        if event.is_empty() {
+            continue;
         }
         keepalive.sent();
         out.send(Bytes::from(event)).await;

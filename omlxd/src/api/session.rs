@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use engine::{Delta, Event, FinishReason, GenerateError, Generation, Outcome, Tokenizer};
+use engine::{
+    Delta, Event, FinishReason, GenerateError, Generation, Outcome, OutputParser, Part,
+    TokenOutput, Tokenizer,
+};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::error::ApiError;
-use super::reply::TotalUsage;
+use super::reply::{Ending, TotalUsage};
 use crate::app::App;
 use crate::http::Call;
 use crate::metrics::{Endpoint, Finish, ModelMetrics};
@@ -32,19 +35,25 @@ pub(crate) struct Admitted<W> {
 /// What happens next in an answer.
 pub(crate) enum Turn {
     /// More of a choice.
-    Delta(usize, Delta),
-    /// A choice is complete.
-    Finished(usize, FinishReason),
+    Delta(usize, Vec<Part>, Vec<TokenOutput>),
+    /// A choice is complete; these parts were held back till then.
+    Finished(usize, Vec<Part>, Ending),
     /// All choices are.
     Complete(TotalUsage),
     /// The request failed; nothing follows.
     Failed(ApiError),
 }
 
+/// A choice as it is generated, and what takes it apart.
+pub(crate) struct Running {
+    pub(crate) generation: Generation,
+    pub(crate) parser: OutputParser,
+}
+
 /// The generations of a request, one for each choice. Dropping it cancels them.
 pub(crate) struct Session {
     /// `None` where a choice is complete.
-    generations: Vec<Option<Generation>>,
+    running: Vec<Option<Running>>,
     tokenizer: Tokenizer,
     tally: Tally,
     /// After the generations: the model stays until the last one is gone.
@@ -53,19 +62,19 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(
-        generations: Vec<Generation>,
+        running: Vec<Running>,
         tokenizer: Tokenizer,
         tally: Tally,
         lease: Lease,
     ) -> Self {
-        let generations = generations.into_iter().map(Some).collect();
-        Session { generations, tokenizer, tally, _lease: lease }
+        let running = running.into_iter().map(Some).collect();
+        Session { running, tokenizer, tally, _lease: lease }
     }
 
     /// What happens next. Losing this future to a `select!` loses nothing: events are only taken at
     /// the moment that it completes.
     pub(crate) async fn next(&mut self) -> Turn {
-        if self.generations.iter().all(Option::is_none) {
+        if self.running.iter().all(Option::is_none) {
             return Turn::Complete(self.tally.complete());
         }
         let (index, event) = match poll_fn(|cx| self.poll_event(cx)).await {
@@ -74,15 +83,23 @@ impl Session {
         };
         match event {
             Some(Event::Delta(delta)) => {
-                if let Some(generation) = &self.generations[index] {
-                    self.tally.delta(index, &delta, generation, &self.tokenizer);
-                }
-                Turn::Delta(index, delta)
+                let Some(running) = &mut self.running[index] else {
+                    return self.fail(ApiError::internal());
+                };
+                let was_thinking = running.parser.is_thinking();
+                let parts = running.parser.push(&delta);
+                let thinks = was_thinking || running.parser.is_thinking();
+                self.tally.delta(index, &delta, &running.generation, &self.tokenizer);
+                self.tally.usage.reasoning_tokens += if thinks { delta.tokens.len() } else { 0 };
+                Turn::Delta(index, parts, delta.tokens)
             }
             Some(Event::Done(outcome)) => {
-                self.generations[index] = None;
+                let Some(mut running) = self.running[index].take() else {
+                    return self.fail(ApiError::internal());
+                };
+                let parts = running.parser.finish();
                 self.tally.choice_done(index, &outcome);
-                Turn::Finished(index, outcome.finish)
+                Turn::Finished(index, parts, ending(outcome.finish, &running.parser))
             }
             Some(Event::Failed(GenerateError::ShuttingDown)) => {
                 self.fail(ApiError::shutting_down())
@@ -96,7 +113,7 @@ impl Session {
     }
 
     fn fail(&mut self, error: ApiError) -> Turn {
-        self.generations.fill_with(|| None);
+        self.running.fill_with(|| None);
         self.tally.refused(&error);
         Turn::Failed(error)
     }
@@ -109,13 +126,24 @@ impl Session {
         if let Poll::Ready(error) = self.tally.poll_cancelled(cx) {
             return Poll::Ready(Err(error));
         }
-        for (index, generation) in self.generations.iter_mut().enumerate() {
-            let Some(generation) = generation else { continue };
-            if let Poll::Ready(event) = pin!(generation.next()).poll(cx) {
+        for (index, running) in self.running.iter_mut().enumerate() {
+            let Some(running) = running else { continue };
+            if let Poll::Ready(event) = pin!(running.generation.next()).poll(cx) {
                 return Poll::Ready(Ok((index, event)));
             }
         }
         Poll::Pending
+    }
+}
+
+/// Why a choice ended, as the API tells it. A call that broke off is no call that a client could
+/// answer, whatever ended it.
+fn ending(finish: FinishReason, parser: &OutputParser) -> Ending {
+    match finish {
+        _ if parser.is_cut() => Ending::Length,
+        FinishReason::Length => Ending::Length,
+        FinishReason::Stop if parser.calls() > 0 => Ending::ToolCalls,
+        FinishReason::Stop => Ending::Stop,
     }
 }
 
@@ -189,13 +217,16 @@ impl Tally {
     pub(crate) fn submitted(
         &mut self,
         prompt_tokens: usize,
-        choices: &[Generation],
+        choices: &[Running],
         choices_per_prompt: usize,
     ) {
         self.usage.prompt_tokens = prompt_tokens;
         self.choices = vec![ChoiceTally::default(); choices.len()];
         self.choices_per_prompt = choices_per_prompt;
-        self.ticket.submitted(prompt_tokens, choices.iter().map(Generation::phase).collect());
+        self.ticket.submitted(
+            prompt_tokens,
+            choices.iter().map(|choice| choice.generation.phase()).collect(),
+        );
     }
 
     /// A choice has more tokens.

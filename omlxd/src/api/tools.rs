@@ -1,6 +1,6 @@
 //! `tools` and `tool_choice`: what a model may call, and what it must.
 
-use engine::{Call, Grammar, GrammarError, Model, Pattern};
+use engine::{Call, Expected, Grammar, GrammarError, Model, Pattern};
 use serde_json::{Map, Value, json};
 
 use super::constrain::Constraint;
@@ -95,24 +95,23 @@ impl Tools {
         constraint: Option<&Constraint>,
         calls: &[Callable],
     ) -> Result<Option<Pattern>, ApiError> {
-        let format = model.output_format();
         let functions: Vec<Call> = calls.iter().map(|callable| callable.call.clone()).collect();
         let text = constraint.map(|constraint| constraint.pattern.clone());
         let is_strict = calls.iter().any(|callable| callable.is_strict);
-        let answer = match (&self.forced, text) {
-            (Some(_), _) => Some(format.calls(&functions, self.parallel).ok_or_else(|| {
-                let what = "the calls of this model cannot be forced; supported values are: \
-                            'none', 'auto'";
-                ApiError::unsupported_value("tool_choice", what)
-            })?),
-            (None, Some(text)) => match format.calls(&functions, self.parallel) {
-                Some(calls) => Some(Pattern::Any(vec![text, calls])),
-                None => Some(text),
-            },
-            (None, None) if is_strict => format.text_and_calls(&functions, self.parallel),
-            (None, None) => None,
+        let expected = match (&self.forced, text) {
+            (Some(_), _) => Expected::Calls(functions),
+            (None, Some(text)) if functions.is_empty() => Expected::Text(text),
+            (None, Some(text)) => Expected::Either(text, functions),
+            (None, None) if is_strict => Expected::Free(functions),
+            (None, None) => return Ok(None),
         };
-        Ok(answer.map(|answer| format.after_thoughts(prompt, answer)))
+        let pattern = model.output_format().pattern(prompt, &expected, self.parallel);
+        if pattern.is_none() && self.forced.is_some() {
+            let what = "the calls of this model cannot be forced; supported values are: 'none', \
+                        'auto'";
+            return Err(ApiError::unsupported_value("tool_choice", what));
+        }
+        Ok(pattern)
     }
 
     /// Finds what could not be compiled. Arguments that need not be exact become any object.

@@ -8,4 +8,6 @@ mod metrics;
 mod models;
 mod shutdown;
 mod streams;
+mod structured;
 mod support;
+mod thoughts;

@@ -1,0 +1,58 @@
+//! The arguments of a call whose name stands before them, as one JSON object.
+
+use super::emit::Emitter;
+use super::input::Input;
+use super::json::{Scanner, Step};
+
+/// Hands on an arguments object as it comes.
+#[derive(Debug, Clone)]
+pub(super) struct Arguments {
+    scanner: Scanner,
+}
+
+/// How far the object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// There is more to come.
+    More,
+    /// It is complete, and the call is ended.
+    Whole,
+    /// It broke off, and the call with it.
+    Broken,
+}
+
+impl Arguments {
+    /// Announces a call of `name`; its object begins right ahead.
+    pub(super) fn begin(name: &str, input: &mut Input, out: &mut Emitter) -> Self {
+        input.take();
+        out.start(name);
+        Self { scanner: Scanner::new() }
+    }
+
+    /// Takes what there is of the object.
+    pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Handed {
+        let mut text = String::new();
+        let mut handed = Handed::More;
+        while let Some(c) = input.peek().filter(|_| handed == Handed::More) {
+            match self.scanner.push(c, &mut text) {
+                Step::More => input.skip(c.len_utf8()),
+                Step::Done => {
+                    input.skip(c.len_utf8());
+                    handed = Handed::Whole;
+                }
+                Step::DoneBefore | Step::Invalid => handed = Handed::Broken,
+            }
+        }
+        if input.ended && handed == Handed::More {
+            handed = Handed::Broken;
+        }
+        input.take();
+        out.arguments(&text);
+        match handed {
+            Handed::More => {}
+            Handed::Whole => out.end(),
+            Handed::Broken => out.cut(),
+        }
+        handed
+    }
+}

@@ -1,0 +1,193 @@
+//! A call written as one JSON object, `{"name": .., "arguments": {..}}`.
+
+use super::emit::Emitter;
+use super::json::{Scanner, Step, whole_value};
+
+/// Reads a call object, a character at a time. The call is announced when its name is known to be a
+/// tool's and its arguments begin; from then on they are handed on as they come.
+///
+/// `parameters` is another name for `arguments`. Arguments may be absent or null (then they are
+/// empty), may come before the name, and may be an object written as a string. Other members are
+/// read over.
+#[derive(Debug, Clone)]
+pub(super) struct CallObject {
+    place: Place,
+    scanner: Scanner,
+    /// What was read of the key or value under way.
+    text: String,
+    name: Option<String>,
+    /// Arguments that came before the name.
+    early: Option<String>,
+    /// The call was announced.
+    begun: bool,
+    /// Its arguments are complete.
+    complete: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Open,
+    KeyOrEnd,
+    Key,
+    Colon,
+    Value(Member),
+    CommaOrEnd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Member {
+    Name,
+    Arguments,
+    Other,
+}
+
+impl CallObject {
+    pub(super) fn new() -> Self {
+        Self {
+            place: Place::Open,
+            scanner: Scanner::new(),
+            text: String::new(),
+            name: None,
+            early: None,
+            begun: false,
+            complete: false,
+        }
+    }
+
+    /// Whether the call was announced, so that it cannot be taken back.
+    pub(super) fn begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether the arguments were handed on in full.
+    pub(super) fn complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Reads `c`: `More`, `Done` or `Invalid`.
+    pub(super) fn push(&mut self, c: char, out: &mut Emitter) -> Step {
+        let space = matches!(c, ' ' | '\t' | '\n' | '\r');
+        match (self.place, c) {
+            (Place::Key | Place::Value(_), _) => self.scan(c, out),
+            _ if space => Step::More,
+            (Place::Open, '{') => self.go(Place::KeyOrEnd),
+            (Place::Colon, ':') => self.go(Place::Value(self.member())),
+            (Place::CommaOrEnd, ',') => self.go(Place::KeyOrEnd),
+            (Place::KeyOrEnd | Place::CommaOrEnd, '}') => self.end(out),
+            (Place::KeyOrEnd, '"' | '\'') => {
+                self.go(Place::Key);
+                self.scan(c, out)
+            }
+            _ => Step::Invalid,
+        }
+    }
+
+    fn go(&mut self, place: Place) -> Step {
+        if matches!(place, Place::Key | Place::Value(_)) {
+            self.scanner = Scanner::new();
+            self.text.clear();
+        }
+        self.place = place;
+        Step::More
+    }
+
+    /// What the key that was read stands for.
+    fn member(&self) -> Member {
+        let wants_arguments = self.early.is_none() && !self.begun;
+        match self.text.as_str() {
+            "\"name\"" if self.name.is_none() => Member::Name,
+            "\"arguments\"" | "\"parameters\"" if wants_arguments => Member::Arguments,
+            _ => Member::Other,
+        }
+    }
+
+    fn scan(&mut self, c: char, out: &mut Emitter) -> Step {
+        let step = self.scanner.push(c, &mut self.text);
+        if step == Step::Invalid {
+            return step;
+        }
+        if self.place == Place::Value(Member::Arguments) {
+            self.hand_on(out);
+        }
+        match (step, self.place) {
+            (Step::More, _) => Step::More,
+            (_, Place::Value(member)) => {
+                if !self.value_read(member, out) {
+                    return Step::Invalid;
+                }
+                self.place = Place::CommaOrEnd;
+                if step == Step::DoneBefore { self.push(c, out) } else { Step::More }
+            }
+            _ => {
+                self.place = Place::Colon;
+                Step::More
+            }
+        }
+    }
+
+    /// An arguments object of a known function goes out as it comes.
+    fn hand_on(&mut self, out: &mut Emitter) {
+        if !self.begun && self.text.starts_with('{') {
+            let Some(name) = &self.name else { return };
+            out.start(name);
+            self.begun = true;
+        }
+        if self.begun {
+            out.arguments(&self.text);
+            self.text.clear();
+        }
+    }
+
+    /// A value is complete. False when the object can be no call.
+    fn value_read(&mut self, member: Member, out: &mut Emitter) -> bool {
+        match member {
+            Member::Other => {}
+            Member::Arguments if self.begun => self.complete = true,
+            Member::Arguments => match (as_object(&self.text), &self.name) {
+                (Some(arguments), None) => self.early = Some(arguments),
+                (Some(arguments), Some(name)) => self.whole(&name.clone(), &arguments, out),
+                (None, _) => return false,
+            },
+            Member::Name => {
+                let name = serde_json::from_str::<String>(&self.text).ok();
+                let Some(name) = name.filter(|name| out.offers(name)) else { return false };
+                if let Some(arguments) = self.early.clone() {
+                    self.whole(&name, &arguments, out);
+                }
+                self.name = Some(name);
+            }
+        }
+        true
+    }
+
+    fn end(&mut self, out: &mut Emitter) -> Step {
+        if !self.begun {
+            let Some(name) = self.name.clone() else { return Step::Invalid };
+            self.whole(&name, "{}", out);
+        }
+        Step::Done
+    }
+
+    fn whole(&mut self, name: &str, arguments: &str, out: &mut Emitter) {
+        out.start(name);
+        out.arguments(arguments);
+        (self.begun, self.complete) = (true, true);
+    }
+}
+
+/// The arguments that a value which was read whole stands for.
+fn as_object(text: &str) -> Option<String> {
+    match text.as_bytes().first()? {
+        b'{' => Some(text.to_owned()),
+        b'n' => Some("{}".to_owned()),
+        b'"' => {
+            let inner = serde_json::from_str::<String>(text).ok()?;
+            let inner = inner.trim();
+            if inner.is_empty() {
+                return Some("{}".to_owned());
+            }
+            whole_value(inner).filter(|value| value.starts_with('{'))
+        }
+        _ => None,
+    }
+}

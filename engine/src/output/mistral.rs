@@ -1,0 +1,130 @@
+//! Mistral's calls: `[TOOL_CALLS]NAME[ARGS]{..}` one after the other, with `[CALL_ID]ID` before the
+//! arguments or without `[ARGS]` in some versions; in older ones an array of call objects.
+
+use super::Progress;
+use super::arguments::{Arguments, Handed};
+use super::emit::Emitter;
+use super::input::{Input, Marker, Sought};
+use super::json_calls::JsonCalls;
+
+/// A name that is longer is none.
+const MAX_NAME_BYTES: usize = 1024;
+
+/// Reads what follows `[TOOL_CALLS]`.
+#[derive(Debug, Clone)]
+pub(super) struct Mistral {
+    args: Marker,
+    id: Marker,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Start,
+    Array(JsonCalls),
+    /// In the name, which begins at this byte of what was seen.
+    Name(usize),
+    /// In the call's id.
+    Id(String),
+    Before(String),
+    Arguments(Arguments),
+}
+
+impl Mistral {
+    /// `args`: `[ARGS]`; `id`: `[CALL_ID]`.
+    pub(super) fn new(args: Marker, id: Marker) -> Self {
+        Self { args, id, place: Place::Start }
+    }
+
+    pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
+        loop {
+            let progress = match &mut self.place {
+                Place::Start => self.start(input),
+                Place::Array(array) => return array.read(input, out),
+                Place::Name(from) => {
+                    let from = *from;
+                    self.name(from, input, out)
+                }
+                Place::Id(name) => {
+                    let name = std::mem::take(name);
+                    self.id(name, input)
+                }
+                Place::Before(name) => {
+                    let name = std::mem::take(name);
+                    self.before(name, input, out)
+                }
+                Place::Arguments(arguments) => Some(match arguments.read(input, out) {
+                    Handed::More => Progress::More,
+                    Handed::Whole | Handed::Broken => Progress::Done,
+                }),
+            };
+            if let Some(progress) = progress {
+                return progress;
+            }
+        }
+    }
+
+    fn go(&mut self, place: Place) -> Option<Progress> {
+        self.place = place;
+        None
+    }
+
+    fn start(&mut self, input: &mut Input) -> Option<Progress> {
+        if !input.skip_whitespace() {
+            return Some(Progress::More);
+        }
+        match input.peek() {
+            Some('[' | '{') => self.go(Place::Array(JsonCalls::new(None))),
+            _ => self.go(Place::Name(input.seen().len())),
+        }
+    }
+
+    fn name(&mut self, from: usize, input: &mut Input, out: &Emitter) -> Option<Progress> {
+        let sought = input.seek(&[self.args, self.id, Marker::spelled("{")]);
+        let name = input.seen()[from..].trim();
+        let Sought::Marker(number, length) = sought else {
+            let hopeless = input.ended || name.len() > MAX_NAME_BYTES;
+            return Some(if hopeless { Progress::NotACall } else { Progress::More });
+        };
+        if !out.offers(name) {
+            return Some(Progress::NotACall);
+        }
+        let name = name.to_owned();
+        match number {
+            0 => input.skip(length),
+            1 => {
+                input.skip(length);
+                return self.go(Place::Id(name));
+            }
+            _ => {}
+        }
+        self.go(Place::Before(name))
+    }
+
+    /// Over the call's id: the client gets one of ours.
+    fn id(&mut self, name: String, input: &mut Input) -> Option<Progress> {
+        match input.seek(&[self.args]) {
+            Sought::Marker(_, length) => {
+                input.skip(length);
+                self.go(Place::Before(name))
+            }
+            Sought::Nothing if input.ended => Some(Progress::NotACall),
+            Sought::Nothing => {
+                self.place = Place::Id(name);
+                Some(Progress::More)
+            }
+        }
+    }
+
+    fn before(&mut self, name: String, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        if !input.skip_whitespace() {
+            self.place = Place::Before(name);
+            return Some(Progress::More);
+        }
+        if input.peek() != Some('{') {
+            return Some(Progress::NotACall);
+        }
+        let arguments = Arguments::begin(&name, input, out);
+        self.go(Place::Arguments(arguments))
+    }
+}

@@ -1,0 +1,421 @@
+//! What a model wrote, taken apart: thoughts, text, tool calls.
+//!
+//! Each family of models writes thoughts and calls in a format of its own. [`OutputFormat`] finds a
+//! model's by what its chat template says and its vocabulary has; an [`OutputParser`] reads one
+//! answer, piece by piece as it comes. [`OutputFormat::pattern`] says what an answer looks like that
+//! is held to a schema or must call a tool.
+//!
+//! The rules for every format:
+//! - Text is never lost: what begins like a call and is none comes out as the text that it is.
+//! - A call is announced when its name is known to be that of an offered tool and its arguments
+//!   begin. Its arguments then go out as they come, and concatenate to one JSON object.
+//! - An answer that ends inside a call which was announced is cut, see [`OutputParser::is_cut`].
+//! - What stands between the parts is no part: line breaks around thoughts, one line break before a
+//!   call, and blank space between calls and after the last. Templates write those themselves.
+//! - Without tools the markers of calls are text like any other.
+
+mod arguments;
+mod call_object;
+mod emit;
+mod forced;
+mod format;
+pub mod fuzz;
+mod gemma;
+mod harmony;
+mod input;
+mod json;
+mod json_calls;
+mod mistral;
+mod pairs;
+mod reader;
+mod sectioned;
+#[cfg(test)]
+mod tests;
+mod tools;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::generation::Delta;
+use crate::thoughts::ThinkingBudget;
+use emit::Emitter;
+pub use forced::{Call, Expected};
+pub use format::OutputFormat;
+use format::{CallFormat, Thinking};
+use harmony::Harmony;
+use input::{Input, Marker, Sought};
+use reader::Reader;
+use tools::Tools;
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// More of the model's thoughts.
+    Reasoning(String),
+    /// More of what it says.
+    Text(String),
+    /// A call of a tool begins. The parts up to `CallEnd` belong to it.
+    CallStart {
+        /// Counts the answer's calls from 0.
+        index: usize,
+        /// Name of an offered function.
+        name: String,
+    },
+    /// More of the call's arguments, which are one JSON object when they are complete.
+    CallArguments(String),
+    /// The call is complete, or breaks off here.
+    CallEnd,
+}
+
+/// Takes one answer apart as it comes.
+#[derive(Debug, Clone)]
+pub struct OutputParser {
+    format: Arc<format::Inner>,
+    input: Input,
+    out: Emitter,
+    state: State,
+    /// What may begin in text.
+    openers: Vec<(Marker, Opener)>,
+    /// Nothing but space has come yet, or since the thoughts.
+    at_start: bool,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Thinking,
+    /// `lead`: how space at the beginning is taken.
+    Text {
+        lead: Lead,
+    },
+    Calls(Reader),
+    /// A format that is not text with something in it.
+    Harmony(Harmony),
+}
+
+/// What to do with space that a text begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lead {
+    /// It is text.
+    Keep,
+    /// After thoughts: line breaks are dropped.
+    AfterThoughts,
+    /// After a call: it is text only when other text follows.
+    AfterCall,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opener {
+    Thinking,
+    Calls,
+    /// Calls, at the start of a line.
+    BareCalls,
+}
+
+/// What a reader of calls came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// It needs more text.
+    More,
+    /// The calls are over; text follows.
+    Done,
+    /// What was looked at is no call but text.
+    NotACall,
+}
+
+impl OutputParser {
+    /// One that takes everything for text.
+    pub fn plain() -> Self {
+        OutputFormat::plain().parser("", &[], true)
+    }
+
+    /// `prompt` ends with what the template opened the answer with.
+    fn new(format: Arc<format::Inner>, prompt: &str, tools: &[Value], parallel: bool) -> Self {
+        let tools = Arc::new(Tools::new(tools));
+        let mut openers = Vec::new();
+        let mut state = State::Text { lead: Lead::Keep };
+        if let Some(thinking) = &format.thinking {
+            openers.push((thinking.open, Opener::Thinking));
+            let end = prompt.trim_end();
+            let end = end.strip_suffix(thinking.label.trim_end()).unwrap_or(end);
+            if end.ends_with(thinking.open.text) {
+                state = State::Thinking;
+            }
+        }
+        if let Some(calls) = format.calls.as_ref().filter(|_| !tools.is_empty()) {
+            openers.push((calls.opener(), Opener::Calls));
+            openers.extend(calls.bare_opener().map(|marker| (marker, Opener::BareCalls)));
+        }
+        if let Some(markers) = format.harmony {
+            state = State::Harmony(Harmony::new(markers));
+        }
+        let out = Emitter::new(tools, !parallel);
+        Self { format, input: Input::default(), out, state, openers, at_start: true }
+    }
+
+    /// The tokens that the answer's generation must mark: `GenerateRequest::markers`.
+    pub fn markers(&self) -> Arc<[u32]> {
+        self.format.markers().into()
+    }
+
+    /// What makes the model think for no more than so many tokens, where its thoughts end with a
+    /// token of their own. Asked for before the answer begins.
+    pub fn thinking_budget(&self, tokens: usize) -> Option<ThinkingBudget> {
+        let Thinking { open, close, .. } = self.format.thinking?;
+        let is_open = self.is_thinking();
+        Some(ThinkingBudget { tokens, is_open, open: open.id, close: close.id? })
+    }
+
+    /// Takes more of the answer and gives what is certain by now.
+    pub fn push(&mut self, delta: &Delta) -> Vec<Part> {
+        self.input.push(&delta.text, &delta.marks);
+        self.run();
+        self.out.take()
+    }
+
+    /// The answer is complete: gives what was held back.
+    pub fn finish(&mut self) -> Vec<Part> {
+        self.input.ended = true;
+        self.run();
+        self.out.take()
+    }
+
+    /// Whether the model is thinking where the answer is now.
+    pub fn is_thinking(&self) -> bool {
+        match &self.state {
+            State::Thinking => true,
+            State::Harmony(harmony) => harmony.is_thinking(),
+            State::Text { .. } | State::Calls(_) => false,
+        }
+    }
+
+    /// Calls announced so far.
+    pub fn calls(&self) -> usize {
+        self.out.calls()
+    }
+
+    /// Whether a call that was announced broke off: its arguments are not complete.
+    pub fn is_cut(&self) -> bool {
+        self.out.is_cut()
+    }
+
+    fn run(&mut self) {
+        while match &mut self.state {
+            State::Thinking => self.thinking(),
+            State::Text { lead } => {
+                let lead = *lead;
+                self.text(lead)
+            }
+            State::Calls(calls) => {
+                let progress = calls.read(&mut self.input, &mut self.out);
+                self.called(progress)
+            }
+            State::Harmony(harmony) => {
+                harmony.read(&mut self.input, &mut self.out);
+                false
+            }
+        } {}
+    }
+
+    /// Thoughts up to their end. True when something else follows.
+    fn thinking(&mut self) -> bool {
+        let Some(Thinking { close, label, .. }) = self.format.thinking else { return false };
+        if self.at_start && !self.thoughts_begin(label) {
+            return false;
+        }
+        let mut ends = vec![close];
+        let calls = self.format.calls.as_ref().filter(|_| !self.out.tools().is_empty());
+        ends.extend(calls.filter(|calls| calls.ends_thinking()).map(CallFormat::opener));
+        let sought = self.input.seek(&ends);
+        // Line breaks at the end belong to the marker, if it follows.
+        let kept = match self.input.ended && sought == Sought::Nothing {
+            true => self.input.seen().len(),
+            false => self.input.seen().trim_end_matches('\n').len(),
+        };
+        let thoughts = self.input.take_to(kept);
+        self.out.reasoning(&thoughts);
+        let Sought::Marker(number, length) = sought else {
+            self.input.rewind();
+            return false;
+        };
+        if number == 0 {
+            self.input.skip(length);
+        }
+        self.input.take();
+        self.at_start = true;
+        self.state = State::Text { lead: Lead::AfterThoughts };
+        true
+    }
+
+    /// Drops the label and the line breaks before thoughts. False while more of them may come.
+    fn thoughts_begin(&mut self, label: &str) -> bool {
+        let ahead = self.input.ahead();
+        if !self.input.ended && !label.is_empty() && label.starts_with(ahead) {
+            return false;
+        }
+        let labelled = ahead.strip_prefix(label).filter(|_| !label.is_empty());
+        let rest = labelled.unwrap_or_else(|| ahead.trim_start_matches('\n')).len();
+        self.at_start = labelled.is_none() && rest == 0;
+        self.input.skip(ahead.len() - rest);
+        self.input.take();
+        true
+    }
+
+    /// Text up to what begins in it. True when something began.
+    fn text(&mut self, lead: Lead) -> bool {
+        let Some(lead) = self.lead(lead) else { return false };
+        self.state = State::Text { lead };
+        if self.begins_bare() {
+            return true;
+        }
+        let markers: Vec<Marker> = self.openers.iter().map(|(marker, _)| *marker).collect();
+        loop {
+            match self.input.seek(&markers) {
+                Sought::Nothing => {
+                    let kept = match self.input.ended {
+                        true => self.input.seen().len(),
+                        false => self.before_call(),
+                    };
+                    self.say(kept);
+                    self.input.rewind();
+                    return false;
+                }
+                Sought::Marker(number, length) => {
+                    if self.begins(number, length) {
+                        return true;
+                    }
+                    self.input.skip(length);
+                }
+            }
+        }
+    }
+
+    /// Deals with space before a text. `None` while there is nothing else.
+    fn lead(&mut self, lead: Lead) -> Option<Lead> {
+        let ahead = self.input.ahead();
+        match lead {
+            Lead::Keep => {}
+            Lead::AfterThoughts => {
+                let rest = ahead.trim_start_matches('\n').len();
+                self.input.skip(ahead.len() - rest);
+                self.input.take();
+                if rest == 0 {
+                    return None;
+                }
+            }
+            Lead::AfterCall => {
+                if ahead.trim_start().is_empty() {
+                    if self.input.ended {
+                        self.input.skip(self.input.ahead().len());
+                        self.input.take();
+                    }
+                    return None;
+                }
+                return Some(lead);
+            }
+        }
+        Some(Lead::Keep)
+    }
+
+    /// Whether the answer begins with a call that no marker opens.
+    fn begins_bare(&mut self) -> bool {
+        let Some(calls) = self.format.calls.as_ref().filter(|calls| calls.is_bare()) else {
+            return false;
+        };
+        if !self.at_start || self.out.tools().is_empty() || !self.input.skip_whitespace() {
+            self.input.rewind();
+            return false;
+        }
+        let begins = matches!(self.input.peek(), Some('{' | '['));
+        if begins {
+            self.state = State::Calls(calls.reader());
+            self.at_start = false;
+        } else {
+            self.input.rewind();
+        }
+        begins
+    }
+
+    /// The marker ahead. False when it means nothing here.
+    fn begins(&mut self, number: usize, length: usize) -> bool {
+        let (marker, opener) = self.openers[number];
+        match opener {
+            Opener::Thinking => {
+                let before = self.input.seen();
+                // Where it is no token of its own, prose may well speak of it.
+                let first = self.at_start && before.trim_start().is_empty();
+                if marker.id.is_none() && !first {
+                    return false;
+                }
+                let before = if first { 0 } else { before.len() };
+                self.say(before);
+                self.input.skip(length);
+                self.input.take();
+                self.at_start = true;
+                self.state = State::Thinking;
+            }
+            Opener::Calls | Opener::BareCalls => {
+                let bare = opener == Opener::BareCalls;
+                if bare && !self.is_line_start() {
+                    return false;
+                }
+                let Some(calls) = &self.format.calls else { return false };
+                let reader = calls.reader();
+                let kept = self.before_call();
+                self.say(kept);
+                self.input.skip(if bare { 0 } else { length });
+                self.at_start = false;
+                self.state = State::Calls(reader);
+            }
+        }
+        true
+    }
+
+    /// Whether what is ahead begins a line.
+    fn is_line_start(&self) -> bool {
+        let seen = self.input.seen();
+        let begins = self.at_start || matches!(self.state, State::Text { lead: Lead::AfterCall });
+        seen.ends_with('\n') || (begins && seen.trim_start().is_empty())
+    }
+
+    /// How much of the text seen is given out before a call: not the line break that a template
+    /// writes there, nor space that only separates two calls.
+    fn before_call(&self) -> usize {
+        let seen = self.input.seen();
+        if self.openers.iter().all(|(_, opener)| *opener == Opener::Thinking) {
+            return seen.len();
+        }
+        match self.state {
+            State::Text { lead: Lead::AfterCall } if seen.trim_start().is_empty() => 0,
+            _ => seen.strip_suffix('\n').unwrap_or(seen).len(),
+        }
+    }
+
+    /// Gives out the first `bytes` of what was seen as text.
+    fn say(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let text = self.input.take_to(bytes);
+        self.at_start &= text.trim_start().is_empty();
+        self.out.text(&text);
+        self.state = State::Text { lead: Lead::Keep };
+    }
+
+    /// What comes after calls, or instead of them.
+    fn called(&mut self, progress: Progress) -> bool {
+        match progress {
+            Progress::More => return false,
+            Progress::Done => {
+                self.input.rewind();
+                self.state = State::Text { lead: Lead::AfterCall };
+            }
+            Progress::NotACall => {
+                let text = self.input.take();
+                self.out.text(&text);
+                self.state = State::Text { lead: Lead::Keep };
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,53 @@
+//! Readers of calls, one for each kind of format.
+
+use super::Progress;
+use super::emit::Emitter;
+use super::gemma::Gemma;
+use super::input::{Input, Marker};
+use super::json_calls::JsonCalls;
+use super::mistral::Mistral;
+use super::pairs::{Layout, Pairs};
+use super::sectioned::{self, Sectioned};
+
+/// Reads calls from where they begin. What it takes of the input is understood; what it has only
+/// looked at when it finds no call is text.
+#[derive(Debug, Clone)]
+pub(super) enum Reader {
+    Json(JsonCalls),
+    Pairs(Box<Pairs>),
+    Sectioned(Box<Sectioned>),
+    Mistral(Box<Mistral>),
+    Gemma(Box<Gemma>),
+}
+
+impl Reader {
+    pub(super) fn json(close: Option<Marker>) -> Self {
+        Self::Json(JsonCalls::new(close))
+    }
+
+    pub(super) fn pairs(layout: Layout) -> Self {
+        Self::Pairs(Box::new(Pairs::new(layout)))
+    }
+
+    pub(super) fn sectioned(markers: sectioned::Markers) -> Self {
+        Self::Sectioned(Box::new(Sectioned::new(markers)))
+    }
+
+    pub(super) fn mistral(args: Marker, id: Marker) -> Self {
+        Self::Mistral(Box::new(Mistral::new(args, id)))
+    }
+
+    pub(super) fn gemma(quote: Marker, close: Marker) -> Self {
+        Self::Gemma(Box::new(Gemma::new(quote, close)))
+    }
+
+    pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
+        match self {
+            Self::Json(reader) => reader.read(input, out),
+            Self::Pairs(reader) => reader.read(input, out),
+            Self::Sectioned(reader) => reader.read(input, out),
+            Self::Mistral(reader) => reader.read(input, out),
+            Self::Gemma(reader) => reader.read(input, out),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Calls in a section, each with its name and its arguments between markers of their own: DeepSeek
+//! and Kimi K2.
+//!
+//! ```text
+//! DeepSeek V3.1   <calls begin><call begin>NAME<sep>{..}<call end>..<calls end>
+//! DeepSeek V3     <calls begin><call begin>function<sep>NAME\n```json\n{..}\n```<call end>..
+//! Kimi K2         <section begin><call begin>functions.NAME:0<argument begin>{..}<call end>..
+//! ```
+
+use super::Progress;
+use super::arguments::{Arguments, Handed};
+use super::emit::Emitter;
+use super::input::{Input, Marker, Sought, Stands};
+
+/// A name that is longer is none.
+const MAX_NAME_BYTES: usize = 1024;
+/// What DeepSeek V3 writes where V3.1 has the name.
+const KIND: &str = "function";
+/// What stands around DeepSeek V3's arguments.
+const FENCE: &str = "```";
+
+/// The markers of a section.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Markers {
+    pub(super) open: Marker,
+    pub(super) call: Marker,
+    pub(super) separator: Marker,
+    pub(super) call_end: Marker,
+    pub(super) close: Marker,
+}
+
+impl Markers {
+    pub(super) fn all(&self) -> [Marker; 5] {
+        [self.open, self.call, self.separator, self.call_end, self.close]
+    }
+}
+
+/// Reads the calls of a section, after its opening marker.
+#[derive(Debug, Clone)]
+pub(super) struct Sectioned {
+    markers: Markers,
+    place: Place,
+    /// A call was announced.
+    any: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    /// Before a call, or the end of the section.
+    Between,
+    /// In what stands before the separator, which begins at this byte of what was seen.
+    Head(usize),
+    /// In the line with the name, DeepSeek V3's.
+    NameLine(usize),
+    /// Before the arguments.
+    Before(String),
+    Arguments(Arguments),
+    /// Before the end of a call.
+    After,
+}
+
+impl Sectioned {
+    pub(super) fn new(markers: Markers) -> Self {
+        Self { markers, place: Place::Between, any: false }
+    }
+
+    pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
+        loop {
+            let progress = match &mut self.place {
+                Place::Between => self.between(input),
+                Place::Head(from) => {
+                    let from = *from;
+                    self.head(from, input)
+                }
+                Place::NameLine(from) => {
+                    let from = *from;
+                    self.name_line(from, input)
+                }
+                Place::Before(_) => self.before(input, out),
+                Place::Arguments(arguments) => match arguments.read(input, out) {
+                    Handed::More => Some(Progress::More),
+                    Handed::Whole => self.go(Place::After),
+                    Handed::Broken => Some(Progress::Done),
+                },
+                Place::After => self.after(input),
+            };
+            if let Some(progress) = progress {
+                return progress;
+            }
+        }
+    }
+
+    fn go(&mut self, place: Place) -> Option<Progress> {
+        self.place = place;
+        None
+    }
+
+    fn between(&mut self, input: &mut Input) -> Option<Progress> {
+        if !input.skip_whitespace() {
+            return Some(Progress::More);
+        }
+        match (input.stands(&self.markers.call), input.stands(&self.markers.close)) {
+            (Stands::Yes(length), _) => {
+                input.skip(length);
+                self.go(Place::Head(input.seen().len()))
+            }
+            (_, Stands::Yes(length)) if self.any => {
+                input.skip(length);
+                input.take();
+                Some(Progress::Done)
+            }
+            (Stands::Maybe, _) | (_, Stands::Maybe) => Some(Progress::More),
+            _ => Some(Progress::NotACall),
+        }
+    }
+
+    fn head(&mut self, from: usize, input: &mut Input) -> Option<Progress> {
+        let sought = input.seek(&[self.markers.separator]);
+        let head = &input.seen()[from..];
+        let Sought::Marker(_, length) = sought else {
+            return too_long(head, input);
+        };
+        if head.len() > MAX_NAME_BYTES {
+            return Some(Progress::NotACall);
+        }
+        let head = head.trim();
+        if head == KIND && !input.peek_after(length).is_some_and(|c| c == '{') {
+            // Whether the name follows is known with the next character only.
+            if input.peek_after(length).is_none() && !input.ended {
+                return Some(Progress::More);
+            }
+            input.skip(length);
+            return self.go(Place::NameLine(input.seen().len()));
+        }
+        // Kimi: functions.NAME:NUMBER
+        let name = head.strip_prefix("functions.").unwrap_or(head);
+        let numbered = name.rsplit_once(':').filter(|(_, number)| {
+            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        let name = numbered.map_or(name, |(name, _)| name).to_owned();
+        input.skip(length);
+        self.go(Place::Before(name))
+    }
+
+    fn name_line(&mut self, from: usize, input: &mut Input) -> Option<Progress> {
+        let Sought::Marker(_, length) = input.seek(&[Marker::spelled("\n")]) else {
+            return too_long(&input.seen()[from..], input);
+        };
+        let name = input.seen()[from..].trim().to_owned();
+        input.skip(length);
+        self.go(Place::Before(name))
+    }
+
+    fn before(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        let Place::Before(name) = &self.place else { return None };
+        if !out.offers(name) {
+            return Some(Progress::NotACall);
+        }
+        if !input.skip_whitespace() {
+            return Some(Progress::More);
+        }
+        match input.stands(&Marker::spelled("```json")) {
+            Stands::Yes(length) => {
+                input.skip(length);
+                return None;
+            }
+            Stands::Maybe => return Some(Progress::More),
+            Stands::No => {}
+        }
+        if input.peek() != Some('{') {
+            return Some(Progress::NotACall);
+        }
+        let arguments = Arguments::begin(name, input, out);
+        self.any = true;
+        self.go(Place::Arguments(arguments))
+    }
+
+    fn after(&mut self, input: &mut Input) -> Option<Progress> {
+        if !input.skip_whitespace() {
+            input.rewind();
+            return Some(Progress::More);
+        }
+        match (input.stands(&self.markers.call_end), input.stands(&Marker::spelled(FENCE))) {
+            (Stands::Yes(length), _) => {
+                input.skip(length);
+                input.take();
+                self.go(Place::Between)
+            }
+            (_, Stands::Yes(length)) => {
+                input.skip(length);
+                input.take();
+                None
+            }
+            (Stands::Maybe, _) | (_, Stands::Maybe) => {
+                input.rewind();
+                Some(Progress::More)
+            }
+            // The end of the call was left out.
+            _ => self.go(Place::Between),
+        }
+    }
+}
+
+/// No end of a name yet.
+fn too_long(head: &str, input: &Input) -> Option<Progress> {
+    let hopeless = input.ended || head.len() > MAX_NAME_BYTES;
+    Some(if hopeless { Progress::NotACall } else { Progress::More })
+}

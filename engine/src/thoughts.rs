@@ -1,0 +1,89 @@
+//! How long a model thinks: after so many tokens its next one is the end of its thoughts.
+
+/// What a request allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThinkingBudget {
+    /// Most tokens of thoughts; markers do not count.
+    pub tokens: usize,
+    /// Whether the answer begins in thoughts, which the prompt opened.
+    pub is_open: bool,
+    /// The token that opens thoughts.
+    pub open: Option<u32>,
+    /// The token that ends them.
+    pub close: u32,
+}
+
+/// What is left of it.
+#[derive(Debug)]
+pub(crate) struct Thoughts {
+    budget: ThinkingBudget,
+    is_open: bool,
+    left: usize,
+}
+
+impl Thoughts {
+    pub(crate) fn new(budget: ThinkingBudget) -> Self {
+        Self { budget, is_open: budget.is_open, left: budget.tokens }
+    }
+
+    /// The answer has this token next.
+    pub(crate) fn take(&mut self, id: u32) {
+        if id == self.budget.close {
+            self.is_open = false;
+        } else if Some(id) == self.budget.open {
+            self.is_open = true;
+        } else if self.is_open {
+            self.left = self.left.saturating_sub(1);
+        }
+    }
+
+    /// The next token, where it is decided.
+    pub(crate) fn forced(&self) -> Option<u32> {
+        (self.is_open && self.left == 0).then_some(self.budget.close)
+    }
+
+    /// Whether the token after the next one depends on which the next one is. Such a row cannot be
+    /// computed ahead. (Thoughts that are opened again when nothing is left may have one token.)
+    pub(crate) fn is_near_end(&self) -> bool {
+        self.is_open && self.left <= 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUDGET: ThinkingBudget =
+        ThinkingBudget { tokens: 2, is_open: false, open: Some(1), close: 2 };
+
+    #[test]
+    fn thoughts_end_after_so_many_tokens() {
+        let mut thoughts = Thoughts::new(BUDGET);
+        assert_eq!(thoughts.forced(), None);
+        let seen: Vec<_> = [9, 1, 9, 9, 2, 9, 1, 2]
+            .map(|id| {
+                thoughts.take(id);
+                (thoughts.is_near_end(), thoughts.forced())
+            })
+            .to_vec();
+        let expected = [
+            (false, None),
+            (false, None),
+            (true, None),
+            (true, Some(2)),
+            (false, None),
+            (false, None),
+            (true, Some(2)),
+            (false, None),
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_budget_of_nothing_ends_them_at_once() {
+        let thoughts = Thoughts::new(ThinkingBudget { tokens: 0, is_open: true, ..BUDGET });
+        assert_eq!(thoughts.forced(), Some(2));
+        let closed = Thoughts::new(ThinkingBudget { is_open: true, open: None, ..BUDGET });
+        assert!(!closed.is_near_end());
+    }
+}

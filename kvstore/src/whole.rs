@@ -1,0 +1,227 @@
+//! Reading whole files past the system's cache.
+//!
+//! A record that is read becomes the RAM tier's copy: another one in the system's cache would be
+//! memory taken from the model. The disk reads into a *window*, memory of one huge page that is
+//! used again for the next file, and not into the record's own buffer: into one run of memory disks
+//! were measured to read up to twice as fast as into the scattered small pages of a new buffer.
+
+use crate::disk::ReadFile;
+use crate::platform;
+use memmap2::MmapMut;
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes asked of the disk at a time, and the alignment of their memory: a huge page of most
+/// systems, and a multiple of every disk's own blocks.
+const WINDOW: usize = 2 << 20;
+/// Windows kept for the next files, so that a store at rest holds 8 MiB at most.
+const MAX_SPARE: usize = 4;
+
+/// Where the windows are that no file uses.
+#[derive(Debug, Default)]
+pub(crate) struct Windows(Mutex<Vec<Window>>);
+
+impl Windows {
+    fn take(&self) -> io::Result<Window> {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.map_or_else(Window::new, Ok)
+    }
+
+    fn give_back(&self, window: Window) {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MAX_SPARE {
+            spare.push(window);
+        }
+    }
+}
+
+/// A file that is read once, from start to end.
+pub(crate) struct WholeFile {
+    file: File,
+    len: u64,
+    /// None once it was given back.
+    window: RefCell<Option<Window>>,
+    windows: Arc<Windows>,
+}
+
+impl WholeFile {
+    pub(crate) fn new(file: File, windows: &Arc<Windows>) -> io::Result<WholeFile> {
+        let len = file.metadata()?.len();
+        platform::read_directly(&file, len);
+        let mut window = windows.take()?;
+        window.holds = 0..0;
+        Ok(WholeFile { file, len, window: Some(window).into(), windows: Arc::clone(windows) })
+    }
+}
+
+impl Drop for WholeFile {
+    fn drop(&mut self) {
+        if let Some(window) = self.window.take() {
+            self.windows.give_back(window);
+        }
+    }
+}
+
+impl ReadFile for WholeFile {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut window = self.window.borrow_mut();
+        let Some(window) = window.as_mut() else { return Ok(0) };
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = offset + done as u64;
+            if !window.holds.contains(&at) {
+                window.fill(&self.file, self.len, at)?;
+            }
+            let from = window.bytes_from(at);
+            if from.is_empty() {
+                break;
+            }
+            let count = from.len().min(buffer.len() - done);
+            buffer[done..done + count].copy_from_slice(&from[..count]);
+            done += count;
+        }
+        Ok(done)
+    }
+}
+
+/// A piece of one file.
+#[derive(Debug)]
+struct Window {
+    map: MmapMut,
+    /// Of the first aligned byte in `map`.
+    start: usize,
+    /// The offsets in the file whose bytes are here.
+    holds: Range<u64>,
+}
+
+impl Window {
+    fn new() -> io::Result<Window> {
+        // Twice the length, of addresses only, so that an aligned piece of it surely fits.
+        let map = MmapMut::map_anon(2 * WINDOW)?;
+        platform::wish_for_huge_pages(&map);
+        let start = map.as_ptr().align_offset(WINDOW);
+        Ok(Window { map, start, holds: 0..0 })
+    }
+
+    /// The bytes from offset `at` on.
+    fn bytes_from(&self, at: u64) -> &[u8] {
+        if !self.holds.contains(&at) {
+            return &[];
+        }
+        let len = (self.holds.end - self.holds.start) as usize;
+        &self.map[self.start..self.start + len][(at - self.holds.start) as usize..]
+    }
+
+    /// Reads the piece that offset `at` lies in, as far as the file goes, which had `len` bytes.
+    fn fill(&mut self, file: &File, len: u64, at: u64) -> io::Result<()> {
+        let begin = at - at % WINDOW as u64;
+        let want = len.saturating_sub(begin).min(WINDOW as u64) as usize;
+        self.holds = 0..0;
+        let bytes = &mut self.map[self.start..self.start + WINDOW];
+        let mut done = 0;
+        while done < want {
+            // Up to the window's end, also where the file ends before: past the cache, lengths
+            // must be multiples of the disk's blocks.
+            match file.read_at(&mut bytes[done..], begin + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A disk with larger blocks, or a read that was cut at an odd place.
+                Err(error)
+                    if error.kind() == io::ErrorKind::InvalidInput
+                        && platform::read_through_cache(file) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.holds = begin..begin + done as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// A file that is on the medium and not in the system's cache.
+    fn file(len: usize) -> (tempfile::TempDir, Vec<u8>, File) {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..len).map(|n| (n * 31 / 7) as u8).collect();
+        fs::write(dir.path().join("file"), &bytes).unwrap();
+        let file = File::open(dir.path().join("file")).unwrap();
+        file.sync_all().unwrap();
+        #[cfg(target_os = "linux")]
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        (dir, bytes, file)
+    }
+
+    fn read(file: &WholeFile, at: usize, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0xee; len];
+        let count = file.read_at(&mut bytes, at as u64).unwrap();
+        bytes.truncate(count);
+        bytes
+    }
+
+    #[test]
+    fn any_piece_of_a_file_reads_as_it_is() {
+        for len in [0, 1, 4096, WINDOW, 2 * WINDOW + 16_384, 3 * WINDOW + 777] {
+            let (_dir, bytes, file) = file(len);
+            let windows = Arc::new(Windows::default());
+            let whole = WholeFile::new(file, &windows).unwrap();
+            assert_eq!(whole.len(), len as u64);
+            for at in [0, 1, 5000, WINDOW - 1, WINDOW, 2 * WINDOW - 3, len.saturating_sub(1), len] {
+                for want in [0, 1, 16_384, WINDOW + 5, 4 * WINDOW] {
+                    let there = &bytes[at.min(len)..(at + want).min(len)];
+                    assert_eq!(read(&whole, at, want), there, "{want} at {at} of {len}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_reads_short() {
+        let (dir, bytes, file) = file(2 * WINDOW);
+        let whole = WholeFile::new(file, &Arc::new(Windows::default())).unwrap();
+        assert_eq!(read(&whole, 0, 100), bytes[..100]);
+        let other = fs::OpenOptions::new().write(true).open(dir.path().join("file")).unwrap();
+        other.set_len(WINDOW as u64 + 1000).unwrap();
+        assert_eq!(read(&whole, WINDOW - 10, 5000), bytes[WINDOW - 10..WINDOW + 1000]);
+        other.set_len(10).unwrap();
+        assert_eq!(read(&whole, 0, 5000).len(), 10);
+    }
+
+    #[test]
+    fn what_cannot_be_read_directly_is_read_through_the_cache() {
+        let (_dir, bytes, file) = file(WINDOW + 5000);
+        let whole = WholeFile::new(file, &Arc::new(Windows::default())).unwrap();
+        // At an odd address no disk reads directly.
+        whole.window.borrow_mut().as_mut().unwrap().start += 1;
+        assert_eq!(read(&whole, 0, 2 * WINDOW), bytes);
+    }
+
+    #[test]
+    fn windows_are_used_again_and_few_are_kept() {
+        let (dir, bytes, _file) = file(5000);
+        let windows = Arc::new(Windows::default());
+        let open = || {
+            let file = File::open(dir.path().join("file")).unwrap();
+            WholeFile::new(file, &windows).unwrap()
+        };
+        let many: Vec<_> = (0..2 * MAX_SPARE).map(|_| open()).collect();
+        assert!(many.iter().all(|file| read(file, 0, 5000) == bytes));
+        drop(many);
+        assert_eq!(windows.0.lock().unwrap().len(), MAX_SPARE);
+        // What a window held of another file is not taken for this one's.
+        fs::write(dir.path().join("file"), vec![1; 3000]).unwrap();
+        assert_eq!(read(&open(), 0, 5000), vec![1; 3000]);
+        assert_eq!(windows.0.lock().unwrap().len(), MAX_SPARE);
+    }
+}
