@@ -139,7 +139,8 @@ def any_schema(rng, level, depth, defs):
     if level > 6:
         name = rng.choice(["p", "q"])
         return {"allOf": [
-            {"type": "object", "properties": {name: leaf(rng, level)}, "required": [name]},
+            {"type": "object", "properties": {name: {"type": "integer", "minimum": 0, "maximum": 99}},
+             "required": [name]},
             {"type": "object", "properties": {"r": {"type": "boolean"}},
              "additionalProperties": {"type": ["integer", "string", "boolean", "null"],
                                       "maximum": 999, "minimum": -999, "maxLength": 9}},

@@ -229,11 +229,17 @@ fn numbers(schema: &Value) -> Result<(), GrammarError> {
         ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
     /// Of these the values are no schemas.
     const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
+    /// Remainders are counted: a larger divisor would not fit.
+    const MAX_DIVISOR: f64 = 1e6;
     match schema {
         Value::Array(items) => items.iter().try_for_each(numbers),
         Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
             let bound = value.as_f64().filter(|_| BOUNDS.contains(&name.as_str()));
             match bound {
+                Some(divisor) if name == "multipleOf" && divisor > MAX_DIVISOR => {
+                    let what = format!("multipleOf {value} is beyond what can be enforced (10^6)");
+                    Err(GrammarError::Invalid(what))
+                }
                 Some(bound) if bound.abs() > 2f64.powi(53) => {
                     let what = format!("{name} {value} is beyond what can be enforced (2^53)");
                     Err(GrammarError::Invalid(what))

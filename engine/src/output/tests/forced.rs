@@ -42,9 +42,12 @@ impl Harness {
             if allowed[END as usize] && random >> 31 == 0 {
                 return Some(tokens);
             }
-            let from = (random >> 8) as usize % VOCAB;
-            let all = (from..VOCAB).chain(0..from).filter(|id| *id != END as usize);
-            let token = all.into_iter().find(|id| allowed[*id])? as u32;
+            let open: Vec<u32> = (0..)
+                .zip(allowed)
+                .filter(|(id, is)| **is && *id != END)
+                .map(|(id, _)| id)
+                .collect();
+            let token = *open.get((random >> 8) as usize % open.len().max(1))?;
             constraint.push(token).unwrap();
             tokens.push(token);
         }
