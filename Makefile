@@ -41,12 +41,19 @@ lint: setup deny ## Format, clippy, documentation, dependencies.
 deny: ## Check licences and sources of all dependencies.
 	@packaging/cargo-deny.sh check --hide-inclusion-graph licenses bans sources
 
+.PHONY: sbom
+sbom: ## List everything that is linked in, as CycloneDX, in target/sbom.cdx.json (Python 3.11).
+	@mkdir -p target
+	python3 packaging/sbom.py >target/sbom.cdx.json
+	@echo "wrote target/sbom.cdx.json"
+
 .PHONY: soak
-soak: ## The long runs: kvstore with 10,000 seeds, 200 kills, 10,000 schedules; 50 kills of a pull; 30 turns; 20 minutes of everything.
+soak: ## The long runs: kvstore with 10,000 seeds, 200 kills, 10,000 schedules; 50 kills of a pull; 100 starts; 30 turns; 20 minutes of everything.
 	KVSTORE_SEEDS=10000 KVSTORE_KILLS=200 KVSTORE_SCHEDULES=10000 \
 		$(CARGO) test -p kvstore --locked --lib --test model --test kill -- --nocapture
 	OMLX_PULL_KILLS=50 $(CARGO) test -p omlxd --locked --test pull -- --nocapture killed
 	$(CARGO) test -p omlx-tests --locked --test engine -- --ignored --nocapture --test-threads 1 all_turns
+	OMLX_CYCLES=100 $(CARGO) test -p omlxd --locked --test holds -- starts_and_stops
 	OMLX_SOAK_SECS=1200 $(CARGO) test -p omlx-tests --locked --test daemon soak -- --nocapture
 
 FUZZ_SECS := 300
@@ -55,6 +62,14 @@ fuzz: ## Fuzz the parsers of kvstore's records and of models' answers, FUZZ_SECS
 	cd kvstore && $(CARGO) +nightly fuzz run header -- -max_total_time=$(FUZZ_SECS)
 	cd kvstore && $(CARGO) +nightly fuzz run index -- -max_total_time=$(FUZZ_SECS)
 	cd engine && $(CARGO) +nightly fuzz run output -- -max_total_time=$(FUZZ_SECS)
+
+.PHONY: conformance
+conformance: build ## Try 2,000 requests that schemathesis makes from docs/openapi.json against the daemon.
+	@tests/conformance/run.sh
+
+.PHONY: agents
+agents: setup ## Run Codex, Claude Code and OpenCode from npm (1.2 GB) against the daemon, offline. `make test` replays recordings.
+	@tests/agents/run.sh
 
 .PHONY: eval-tiny
 eval-tiny: build ## Measure the bundled model on its held-out cases, through the daemon.

@@ -108,6 +108,15 @@ pub trait Observer: Send + Sync {
     /// A step is complete.
     fn step(&self, report: &StepReport);
 
+    /// A step is about to be handed to MLX, which may end the process over it.
+    fn begins(&self, _model: &str, _decoding: usize, _prompt_tokens: usize) {}
+
+    /// A model is about to be loaded, by which the process may end as well.
+    fn loads(&self, _model: &str) {}
+
+    /// After one of these: there is nothing left to do.
+    fn rests(&self) {}
+
     /// So many bytes are wanted that only idle models could give back.
     fn room_wanted(&self, _bytes: u64) {}
 

@@ -124,6 +124,8 @@ pub enum FinishReason {
 pub struct Outcome {
     /// Why it ended.
     pub finish: FinishReason,
+    /// The stop string that ended it, if one did.
+    pub stop: Option<String>,
     /// Token counts.
     pub usage: Usage,
     /// Where the time went.
@@ -351,7 +353,8 @@ impl Generation {
     fn done(&mut self, finish: FinishReason) {
         let decode = self.first_token.map_or(Duration::ZERO, |first| first.elapsed());
         let timings = Timings { decode, ..self.timings };
-        self.end(Event::Done(Outcome { finish, usage: self.usage, timings }));
+        let stop = self.stop.found().map(str::to_owned);
+        self.end(Event::Done(Outcome { finish, stop, usage: self.usage, timings }));
     }
 
     fn end(&mut self, event: Event) {

@@ -16,6 +16,7 @@ use crate::output::OutputFormat;
 use crate::quantization::{Quantization, QuantizationConfig};
 use crate::sampling::SamplingDefaults;
 use crate::schedule::KvCost;
+use crate::small_file;
 use crate::template::{ChatTemplate, parse_object};
 use crate::tokenizer::Tokenizer;
 
@@ -270,18 +271,8 @@ impl Folder {
 }
 
 pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, LoadError> {
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() > MAX_CONFIG_BYTES => Err(LoadError::Invalid {
-            path: path.to_owned(),
-            what: format!("{} bytes are more than {MAX_CONFIG_BYTES}", metadata.len()),
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        _ => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
-            parse_object(path, &text).map(Some)
-        }
-    }
+    let text = small_file::read_text(path, MAX_CONFIG_BYTES)?;
+    text.map(|text| parse_object(path, &text)).transpose()
 }
 
 /// `max_position_embeddings`, stretched by a rope scaling that the number does not include yet: all

@@ -1,10 +1,62 @@
 //! The few calls that differ between macOS and Linux. The Apple half also compiles into Linux's unit
 //! tests, so that it is type-checked there; it has not been run.
 
+use std::ffi::{CString, c_char, c_int};
+
 #[cfg(target_vendor = "apple")]
 pub(crate) use apple::{footprint, memory_pressure};
 #[cfg(not(target_vendor = "apple"))]
 pub(crate) use linux::{footprint, memory_pressure};
+
+#[cfg(target_vendor = "apple")]
+use apple::Assertion;
+#[cfg(not(target_vendor = "apple"))]
+use linux::Assertion;
+
+/// Keeps the machine from falling asleep for being idle, for as long as it lives. The display may
+/// sleep, and so may a closed or empty laptop. A refusal changes nothing. On Linux it does nothing:
+/// whether a server sleeps is its administrator's affair.
+#[derive(Debug)]
+pub struct StayAwake {
+    _held: Option<Assertion>,
+}
+
+impl StayAwake {
+    /// From now on.
+    pub fn now() -> Self {
+        StayAwake { _held: Assertion::take() }
+    }
+}
+
+/// How bad a line of the system's log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Something failed.
+    Error,
+    /// Something may.
+    Warning,
+}
+
+/// Writes a line to the system's log under this program's name: on macOS syslog(3) ends in the unified
+/// log, elsewhere at the syslog daemon, if there is one.
+pub fn system_log(severity: Severity, line: &str) {
+    unsafe extern "C" {
+        // <syslog.h>
+        fn syslog(priority: c_int, format: *const c_char, ...);
+    }
+    // LOG_DAEMON with LOG_ERR or LOG_WARNING, which are the same numbers everywhere.
+    let priority = (3 << 3) | if severity == Severity::Error { 3 } else { 4 };
+    // A NUL would end it early.
+    let Ok(text) = CString::new(line.replace('\0', "")) else { return };
+    // SAFETY: both texts end with a NUL and outlive the call; the format takes exactly one of them.
+    unsafe { syslog(priority, c"%s".as_ptr(), text.as_ptr()) };
+}
+
+#[test]
+fn a_line_for_the_system_may_hold_anything() {
+    system_log(Severity::Warning, "a test of omlx: %s %n \0 \u{e9}");
+    drop(StayAwake::now());
+}
 
 #[cfg(any(target_vendor = "apple", test))]
 #[cfg_attr(not(target_vendor = "apple"), expect(dead_code, reason = "compiled for its types"))]
@@ -12,6 +64,63 @@ mod apple {
     use std::ffi::{c_char, c_int, c_void};
 
     use crate::memory::Pressure;
+
+    /// A power assertion of IOKit.
+    #[derive(Debug)]
+    pub(super) struct Assertion(u32);
+
+    // <IOKit/pwr_mgt/IOPMLib.h>
+    #[cfg_attr(target_vendor = "apple", link(name = "IOKit", kind = "framework"))]
+    unsafe extern "C" {
+        fn IOPMAssertionCreateWithName(
+            kind: *const c_void,
+            level: u32,
+            name: *const c_void,
+            id: *mut u32,
+        ) -> c_int;
+        fn IOPMAssertionRelease(id: u32) -> c_int;
+    }
+
+    // <CoreFoundation/CFString.h>
+    #[cfg_attr(target_vendor = "apple", link(name = "CoreFoundation", kind = "framework"))]
+    unsafe extern "C" {
+        fn CFStringCreateWithCString(
+            allocator: *const c_void,
+            text: *const c_char,
+            encoding: u32,
+        ) -> *const c_void;
+        fn CFRelease(object: *const c_void);
+    }
+
+    impl Assertion {
+        pub(super) fn take() -> Option<Assertion> {
+            const UTF8: u32 = 0x0800_0100; // kCFStringEncodingUTF8
+            const ON: u32 = 255; // kIOPMAssertionLevelOn
+            let mut id = 0;
+            // SAFETY: the texts end with a NUL and are copied; a string that could not be made is not
+            // used, and each that was made is released once; `id` outlives the call that writes it.
+            unsafe {
+                let string = |text: &std::ffi::CStr| {
+                    CFStringCreateWithCString(std::ptr::null(), text.as_ptr(), UTF8)
+                };
+                let kind = string(c"PreventUserIdleSystemSleep");
+                let name = string(c"omlxd answers requests");
+                let mut status = -1;
+                if !kind.is_null() && !name.is_null() {
+                    status = IOPMAssertionCreateWithName(kind, ON, name, &raw mut id);
+                }
+                [kind, name].into_iter().filter(|made| !made.is_null()).for_each(|s| CFRelease(s));
+                (status == 0).then_some(Assertion(id))
+            }
+        }
+    }
+
+    impl Drop for Assertion {
+        fn drop(&mut self) {
+            // SAFETY: takes no pointer; the number is of an assertion that was not released yet.
+            unsafe { IOPMAssertionRelease(self.0) };
+        }
+    }
 
     unsafe extern "C" {
         // <sys/sysctl.h>
@@ -81,6 +190,16 @@ mod apple {
 #[cfg(not(target_vendor = "apple"))]
 mod linux {
     use crate::memory::Pressure;
+
+    /// Nothing that can be held.
+    #[derive(Debug)]
+    pub(super) struct Assertion;
+
+    impl Assertion {
+        pub(super) fn take() -> Option<Assertion> {
+            Some(Assertion)
+        }
+    }
 
     /// Share of the last ten seconds, in percent, in which some task waited for memory.
     const SOME_WARNING: f64 = 20.0;

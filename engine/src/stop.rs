@@ -15,13 +15,20 @@ pub(crate) enum Stopped {
 pub(crate) struct StopMatcher {
     stops: Vec<String>,
     held: String,
+    /// Which of `stops` was found.
+    found: Option<usize>,
 }
 
 impl StopMatcher {
     /// Empty strings stop nothing.
     pub(crate) fn new(mut stops: Vec<String>) -> Self {
         stops.retain(|stop| !stop.is_empty());
-        Self { stops, held: String::new() }
+        Self { stops, held: String::new(), found: None }
+    }
+
+    /// The stop string that ended the text.
+    pub(crate) fn found(&self) -> Option<&str> {
+        self.found.map(|index| self.stops[index].as_str())
     }
 
     /// Bytes held back.
@@ -36,8 +43,11 @@ impl StopMatcher {
             return Stopped::Send(text.to_owned());
         }
         self.held.push_str(text);
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(at) = found {
+        let places = self.stops.iter().enumerate();
+        let found =
+            places.filter_map(|(index, stop)| Some((self.held.find(stop.as_str())?, index)));
+        if let Some((at, index)) = found.min() {
+            self.found = Some(index);
             self.held.truncate(at);
             return Stopped::Stop(std::mem::take(&mut self.held));
         }
@@ -97,6 +107,17 @@ mod tests {
                 assert_eq!(run(text, stops, size), (expected.to_owned(), stopped), "{text} {size}");
             }
         }
+    }
+
+    #[test]
+    fn tells_which_one_it_was() {
+        let mut matcher = StopMatcher::new(vec!["b".to_owned(), String::new(), "ab".to_owned()]);
+        assert_eq!(
+            (matcher.push("xa", &[]), matcher.found()),
+            (Stopped::Send("x".to_owned()), None)
+        );
+        assert_eq!(matcher.push("b", &[]), Stopped::Stop(String::new()));
+        assert_eq!(matcher.found(), Some("ab"));
     }
 
     #[test]

@@ -1,26 +1,36 @@
 //! Chat templates: a conversation rendered to the text that the model was trained on.
 //!
 //! Templates are Jinja as Hugging Face transformers runs them (`trim_blocks`, `lstrip_blocks`, loop
-//! controls, `raise_exception`, `strftime_now`, its own `tojson`), here by minijinja. They come with
-//! a model and are not trusted: fuel bounds how long one runs.
+//! controls, `raise_exception`, `strftime_now`, its own `tojson`), here by minijinja with Python's
+//! values (`template/python.rs`) and their methods (`template/methods.rs`). They come with a model and
+//! are not trusted: fuel bounds how long one runs.
 
+mod methods;
+mod python;
+
+pub use python::template_json;
+
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value as JinjaValue};
+use minijinja::value::{Serde, Value as JinjaValue};
 use minijinja::{Environment, Error, ErrorKind};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::{LoadError, TemplateError};
+use crate::small_file;
 
 /// Instructions that one rendering may take: a third of a second of an endless loop. A conversation of
 /// 200,000 tokens in messages of twenty takes less than a quarter of it.
 const FUEL: u64 = 5_000_000;
 /// A template longer than this is refused.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+/// The largest file with templates that is read: tokenizer_config.json has many other things.
+const MAX_TEMPLATE_FILE_BYTES: u64 = 16 << 20;
 /// The name under which the main template of a list is known.
 const DEFAULT_NAME: &str = "default";
 /// The name of the template that a list may hold for requests with tools.
@@ -108,9 +118,8 @@ impl ChatTemplate {
         environment.set_syntax(syntax.map_err(|error| error.to_string())?);
         environment.set_fuel(Some(FUEL));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", to_json);
+        python::install(&mut environment);
+        methods::install(&mut environment);
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, "raise_exception")
                 .with_source(Raised(message)))
@@ -121,6 +130,8 @@ impl ChatTemplate {
             if source.len() > MAX_TEMPLATE_BYTES {
                 return Err(format!("the chat template \"{name}\" is over 1 MiB"));
             }
+            // Jinja reads every end of line as one.
+            let source = source.replace("\r\n", "\n").replace('\r', "\n");
             sources.push_str(&source);
             environment
                 .add_template_owned(name, strip_generation_tags(&source))
@@ -148,7 +159,8 @@ impl ChatTemplate {
         variables.extend(special_tokens.iter().map(|(k, v)| (k.as_str(), to_value(v))));
         variables.extend(self.defaults.iter().map(|(k, v)| (k.as_str(), to_value(v))));
         variables.extend(inputs.kwargs.iter().map(|(k, v)| (k.as_str(), to_value(v))));
-        variables.push(("messages", to_value(&inputs.messages)));
+        let messages: Vec<Cow<'_, Value>> = inputs.messages.iter().map(normalised).collect();
+        variables.push(("messages", to_value(&messages)));
         if let Some(tools) = inputs.tools {
             variables.push(("tools", to_value(&tools)));
         }
@@ -163,6 +175,27 @@ impl ChatTemplate {
     pub fn mentions(&self, name: &str) -> bool {
         self.inner.sources.contains(name)
     }
+}
+
+/// A message as transformers hands it over: without fields that are null, and with the thoughts of an
+/// assistant under every name that templates know.
+fn normalised(message: &Value) -> Cow<'_, Value> {
+    const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+    let Some(fields) = message.as_object() else { return Cow::Borrowed(message) };
+    let said = REASONING.iter().find_map(|name| fields.get(*name).filter(|text| !text.is_null()));
+    if said.is_none() && !fields.values().any(Value::is_null) {
+        return Cow::Borrowed(message);
+    }
+    let mut whole = Map::new();
+    if let Some(said) = said {
+        whole.insert("thinking".to_owned(), said.clone());
+    }
+    let given = fields.iter().filter(|(_, value)| !value.is_null());
+    whole.extend(given.map(|(name, value)| (name.clone(), value.clone())));
+    if let Some(said) = said {
+        whole.insert("reasoning_content".to_owned(), said.clone());
+    }
+    Cow::Owned(Value::Object(whole))
 }
 
 fn to_value<T: Serialize>(value: &T) -> JinjaValue {
@@ -183,82 +216,28 @@ fn failed(error: Error) -> TemplateError {
     }
 }
 
-/// The beginning of the day: a prompt that tells the minute would share nothing with the one before.
+/// Python's `datetime.now().strftime`, local time that knows no zone, at the beginning of the day: a
+/// prompt that tells the minute would share nothing with the one before.
 fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
     let invalid = |error: jiff::Error| {
         Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}"))
     };
-    let local =
-        jiff::Timestamp::try_from(now).map_err(invalid)?.to_zoned(jiff::tz::TimeZone::system());
+    let zone = jiff::tz::TimeZone::system();
+    let local = jiff::Timestamp::try_from(now).map_err(invalid)?.to_zoned(zone);
     let day = local.start_of_day().map_err(invalid)?;
-    jiff::fmt::strtime::format(format, &day).map_err(invalid)
-}
-
-/// `tojson` as transformers overrides it: Python's json.dumps, which escapes neither HTML nor
-/// non-ASCII text.
-fn to_json(value: &JinjaValue, indent: Option<usize>, args: Kwargs) -> Result<JinjaValue, Error> {
-    let named: Option<usize> = args.get("indent")?;
-    let _: Option<JinjaValue> = args.get("ensure_ascii")?;
-    let _: Option<JinjaValue> = args.get("sort_keys")?;
-    let separators: Option<Vec<String>> = args.get("separators")?;
-    args.assert_all_used()?;
-    let mut out = Vec::new();
-    let written = match indent.or(named) {
-        Some(width) => {
-            let indent = " ".repeat(width.min(16));
-            let format = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format))
+    let mut adapted = String::with_capacity(format.len());
+    let mut rest = format.chars();
+    while let Some(c) = rest.next() {
+        match (c, (c == '%').then(|| rest.next()).flatten()) {
+            ('%', Some('Z' | 'z')) => {}
+            ('%', Some('f')) => adapted.push_str("%6f"),
+            ('%', Some('c')) => adapted.push_str("%a %b %e %H:%M:%S %Y"),
+            ('%', Some('x')) => adapted.push_str("%m/%d/%y"),
+            ('%', Some('X')) => adapted.push_str("%H:%M:%S"),
+            (c, next) => adapted.extend([c].into_iter().chain(next)),
         }
-        None => {
-            let mut separators = separators.unwrap_or_default().into_iter();
-            let item = separators.next().unwrap_or_else(|| ", ".to_owned());
-            let key = separators.next().unwrap_or_else(|| ": ".to_owned());
-            let format = PythonFormatter { item, key };
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format))
-        }
-    };
-    let error = |what: String| Error::new(ErrorKind::InvalidOperation, format!("tojson: {what}"));
-    written.map_err(|e| error(e.to_string()))?;
-    let text = String::from_utf8(out).map_err(|e| error(e.to_string()))?;
-    Ok(JinjaValue::from_safe_string(text))
-}
-
-/// A value as `tojson` writes it in templates: on one line, with a space after commas and colons.
-pub fn template_json(value: &Value) -> String {
-    let mut out = Vec::new();
-    let format = PythonFormatter { item: ", ".to_owned(), key: ": ".to_owned() };
-    let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format));
-    written.expect("a JSON value can be written to memory");
-    String::from_utf8(out).expect("JSON is UTF-8")
-}
-
-/// json.dumps on one line, with its separators.
-struct PythonFormatter {
-    item: String,
-    key: String,
-}
-
-impl serde_json::ser::Formatter for PythonFormatter {
-    fn begin_array_value<W>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()>
-    where
-        W: ?Sized + std::io::Write,
-    {
-        if first { Ok(()) } else { writer.write_all(self.item.as_bytes()) }
     }
-
-    fn begin_object_key<W>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()>
-    where
-        W: ?Sized + std::io::Write,
-    {
-        if first { Ok(()) } else { writer.write_all(self.item.as_bytes()) }
-    }
-
-    fn begin_object_value<W>(&mut self, writer: &mut W) -> std::io::Result<()>
-    where
-        W: ?Sized + std::io::Write,
-    {
-        writer.write_all(self.key.as_bytes())
-    }
+    jiff::fmt::strtime::format(adapted, &day).map_err(invalid)
 }
 
 /// Takes out `{% generation %}` and `{% endgeneration %}`, which mark the trained part of a text for
@@ -311,11 +290,7 @@ fn special_tokens(config: &Map<String, Value>) -> Map<String, Value> {
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>, LoadError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(LoadError::Io { path: path.to_owned(), source }),
-    }
+    small_file::read_text(path, MAX_TEMPLATE_FILE_BYTES)
 }
 
 /// A JSON file that must hold an object.
@@ -323,6 +298,9 @@ pub(crate) fn parse_object(path: &Path, text: &str) -> Result<Map<String, Value>
     serde_json::from_str(text)
         .map_err(|error| LoadError::Invalid { path: path.to_owned(), what: error.to_string() })
 }
+
+#[cfg(test)]
+mod corpus_tests;
 
 #[cfg(test)]
 mod tests {
@@ -355,13 +333,37 @@ mod tests {
     fn tojson_is_pythons() {
         let text = render(
             "{{ messages[0] | tojson }}|{{ messages[0].a | tojson(indent=2) }}",
-            json!([{"role": "<&>", "a": [1, {"k": "\u{e9}'\"", "f": 1.0}], "n": null}]),
+            json!([{"role": "<&>", "a": [1, {"k": "\u{e9}'\"", "f": 1.0}], "n": [null]}]),
         );
         assert_eq!(
             text.unwrap(),
             "{\"role\": \"<&>\", \"a\": [1, {\"k\": \"\u{e9}'\\\"\", \"f\": 1.0}], \"n\": \
-             null}|[\n  1,\n  {\n    \"k\": \"\u{e9}'\\\"\",\n    \"f\": 1.0\n  }\n]"
+             [null]}|[\n  1,\n  {\n    \"k\": \"\u{e9}'\\\"\",\n    \"f\": 1.0\n  }\n]"
         );
+    }
+
+    #[test]
+    fn a_template_that_fills_memory_runs_out_of_fuel() {
+        // Fuel counts bytes as well: 64 of them are one.
+        let doubled = "{% set n = namespace(s='x') %}{% for i in range(60) %}\
+                       {% set n.s = n.s ~ n.s %}{% endfor %}";
+        assert_eq!(render(doubled, json!([])), Err(TemplateError::OutOfFuel(FUEL)));
+        for bomb in [
+            "{{ 'x' * 99999999999 }}",
+            "{{ 'x' | indent(99999999999, true) }}",
+            "{{ '%99999999999d' | format(1) }}",
+            "{{ 'x'.replace('', 'y' * 1000000).replace('y', 'z' * 1000000) }}",
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+            "{{ messages | tojson(indent=99999999999) }}",
+            "{{ (['x' * 1000000] * 10000) | tojson }}",
+            "{{ ([1] * 10000) | tojson(separators=['x' * 1000000, ':']) }}",
+            "{{ 'x'.ljust(99999999999) }}",
+            "{{ '1'.zfill(99999999999) }}",
+            "{{ 'x'.center(99999999999) }}",
+        ] {
+            let rendered = render(bomb, json!([{"role": "user"}]));
+            assert!(rendered.as_ref().map_or(true, |text| text.len() < 1 << 20), "{bomb}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{LoadError, TokenizeError};
+use crate::small_file;
 
 /// The largest tokenizer.json that is read; real ones are under 40 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -24,20 +25,10 @@ impl Tokenizer {
     /// Reads `tokenizer.json` of a model folder.
     pub(crate) fn load(dir: &Path) -> Result<Self, LoadError> {
         let path = dir.join("tokenizer.json");
-        let length = match std::fs::metadata(&path) {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let hint = "the model's tokenizer; a model without one cannot run here";
-                return Err(LoadError::Missing { path, hint });
-            }
-            Err(source) => return Err(LoadError::Io { path, source }),
+        let Some(text) = small_file::read(&path, MAX_FILE_BYTES)? else {
+            let hint = "the model's tokenizer; a model without one cannot run here";
+            return Err(LoadError::Missing { path, hint });
         };
-        if length > MAX_FILE_BYTES {
-            let what = format!("{length} bytes are more than {MAX_FILE_BYTES}");
-            return Err(LoadError::Invalid { path, what });
-        }
-        let text =
-            std::fs::read(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
         Self::from_json(&text).map_err(|what| LoadError::Invalid { path, what })
     }
 

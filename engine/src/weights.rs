@@ -16,9 +16,12 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use crate::bridge::{PageBuffer, item_bytes};
 use crate::error::LoadError;
 use crate::quantization::{Quantization, QuantizationConfig};
+use crate::small_file;
 
 /// The largest safetensors header that is read; real ones are under 20 MB.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// The largest index of shards that is read; a thousand layers have well under 10 MB.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The checked headers of a model folder, and where each tensor's bytes lie.
@@ -69,6 +72,7 @@ impl Weights {
     fn add_file(&mut self, path: PathBuf) -> Result<(), LoadError> {
         let io = |source| LoadError::Io { path: path.clone(), source };
         let invalid = |what: String| LoadError::Invalid { path: path.clone(), what };
+        small_file::check_regular(&path)?;
         let file = File::open(&path).map_err(io)?;
         let file_bytes = file.metadata().map_err(io)?.len();
         let mut length = [0; 8];
@@ -392,8 +396,7 @@ fn indexed_files(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, LoadError> {
         weight_map: HashMap<String, String>,
     }
     let invalid = |what: String| LoadError::Invalid { path: index.to_owned(), what };
-    let text =
-        std::fs::read(index).map_err(|source| LoadError::Io { path: index.to_owned(), source })?;
+    let text = small_file::read(index, MAX_INDEX_BYTES)?.unwrap_or_default();
     let parsed: Index =
         serde_json::from_slice(&text).map_err(|error| invalid(format!("{error}")))?;
     let names: BTreeSet<String> = parsed.weight_map.into_values().collect();

@@ -8,7 +8,6 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -28,6 +27,7 @@ use crate::grammar::{Constraint, Held as HeldConstraint, Masks};
 use crate::loaded::{ClearCache, Held, Loaded, Room};
 use crate::memory::{Account, Pressure};
 use crate::model::{Folder, ModelInfo};
+use crate::panic_text;
 use crate::reuse::{Donor, Reuse, common_prefix};
 use crate::row::{Leaving, Next, Row, Sequence};
 use crate::schedule::{Asking, Decision, KvCost, Limits, RowId, Scheduler, Tenant};
@@ -101,6 +101,8 @@ pub(crate) struct Worker {
     /// the GPU busy. On the CPU backend it would keep the caches' buffers shared while the next step
     /// wants to write into them, and MLX would copy them.
     overlap: bool,
+    /// Whether the observer knows of work that goes on.
+    at_work: bool,
 }
 
 /// A step that was handed to MLX.
@@ -139,6 +141,7 @@ impl Worker {
             tenants: HashMap::new(),
             started: Instant::now(),
             overlap: false,
+            at_work: false,
         }
     }
 
@@ -169,6 +172,9 @@ impl Worker {
                     self.status.alive();
                     self.last_end = None;
                     self.rest(false);
+                    if self.rows.is_empty() && self.leaving.is_empty() {
+                        self.tell_rest();
+                    }
                     if !self.pause() {
                         break;
                     }
@@ -189,7 +195,14 @@ impl Worker {
             leaving.fail(GenerateError::ShuttingDown);
         }
         self.rest(true);
+        self.tell_rest();
         self.tell_status();
+    }
+
+    fn tell_rest(&mut self) {
+        if std::mem::take(&mut self.at_work) {
+            self.config.observer.rests();
+        }
     }
 
     fn tell_status(&self) {
@@ -284,6 +297,8 @@ impl Worker {
             return;
         }
         self.status.loading.store(true, Ordering::Relaxed);
+        self.at_work = true;
+        self.config.observer.loads(&name);
         let room = Room {
             free_bytes: self.room_for_weights(),
             budget_bytes: self.account.budget_bytes(),
@@ -318,7 +333,7 @@ impl Worker {
                 Err(error)
             }
             Err(panic) => {
-                Err(LoadError::Mlx { path: folder.dir.clone(), what: panic_text(&panic) })
+                Err(LoadError::Mlx { path: folder.dir.clone(), what: panic_text(&*panic) })
             }
         };
         if let Err(Ok(_)) = reply.send(answer) {
@@ -439,7 +454,7 @@ impl Worker {
             }
             Ok(Err(error)) => GenerateError::Mlx(error.what().to_owned()),
             Err(panic) => {
-                tracing::error!(panic = panic_text(&panic), "restoring a prompt's KV panicked");
+                tracing::error!(panic = panic_text(&*panic), "restoring a prompt's KV panicked");
                 GenerateError::Internal
             }
         };
@@ -564,10 +579,5 @@ fn may_start(rows: &BTreeMap<RowId, Row>, id: RowId) -> bool {
 /// Runs what no request may fail for. `None` after a panic, which is logged.
 fn guarded<T>(what: &'static str, run: impl FnOnce() -> T) -> Option<T> {
     let outcome = catch_unwind(AssertUnwindSafe(run));
-    outcome.inspect_err(|panic| tracing::error!(panic = panic_text(panic), what, "a panic")).ok()
-}
-
-fn panic_text(panic: &Box<dyn Any + Send>) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown panic").to_owned()
+    outcome.inspect_err(|panic| tracing::error!(panic = panic_text(&**panic), what, "a panic")).ok()
 }

@@ -95,6 +95,9 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Watch tokens, requests, models and memory as they change
     Top(Top),
+    /// Have launchd run omlxd (macOS)
+    #[command(subcommand)]
+    Service(Service),
     /// Let the daemon finish what runs, then exit
     Shutdown,
     /// Show the versions of omlxctl and of the daemon
@@ -263,6 +266,37 @@ pub(crate) enum Key {
         /// Its name, or its last characters
         name: String,
     },
+}
+
+/// `omlxctl service`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Service {
+    /// Start omlxd now, at every login, and after a crash
+    Install {
+        #[command(flatten)]
+        whose: Whose,
+        /// The user that the whole Mac's service runs as
+        #[arg(long, value_name = "NAME", default_value = "_omlx", requires = "system")]
+        user: String,
+    },
+    /// Stop it, and start it no more; models, cache, configuration and key stay
+    Uninstall(Whose),
+    /// Start it
+    Start(Whose),
+    /// Stop it until the next login, or until it is started
+    Stop(Whose),
+    /// Stop it, and start it as its property list now says
+    Restart(Whose),
+    /// Show whether it runs; exits with 3 when it does not
+    Status(Whose),
+}
+
+/// Whose service.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Whose {
+    /// The whole Mac's, which runs before anybody logs in, instead of your own (needs sudo)
+    #[arg(long)]
+    pub(crate) system: bool,
 }
 
 /// `omlxctl config`.

@@ -16,7 +16,7 @@ use omlxctl::protocol::{
 use crate::cli::{self, Cli, Command};
 use crate::exit::CommandError;
 use crate::output::{self, Output};
-use crate::{bench, cache, chat, doctor, logs, models, top};
+use crate::{bench, cache, chat, doctor, logs, models, service, top};
 
 pub(crate) type Done = Result<(), CommandError>;
 
@@ -35,6 +35,10 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Done {
         Command::Completions { shell } => return completions(*shell, output),
         Command::Man => return man(output),
         _ => {}
+    }
+    if let Command::Service(command) = cli.command {
+        let named = cli.global.base_dir.as_deref();
+        return service::run(&service::Site::here(), command, named, output).await;
     }
     let base = base_dir(&cli.global);
     let client = Client::new(socket(&cli.global, base.as_deref())?, timeout);
@@ -65,7 +69,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Done {
         Command::Config(cli::Config::Check) => config_check(&context).await,
         Command::Shutdown => shutdown(&context).await,
         Command::Version => version(&context).await,
-        Command::Completions { .. } | Command::Man => Ok(()),
+        Command::Completions { .. } | Command::Man | Command::Service(_) => Ok(()),
     }
 }
 
@@ -97,7 +101,10 @@ impl Context {
     pub(crate) fn warn_of_other_version(&self, daemon: &str) {
         let ours = env!("CARGO_PKG_VERSION");
         if daemon != ours && !self.warned.replace(true) {
-            let message = format!("omlxd is {daemon}, omlxctl is {ours}: restart the daemon");
+            let message = format!(
+                "omlxd is {daemon}, omlxctl is {ours}: restart the daemon with `omlxctl service restart` or \
+                 `brew services restart omlx`; else `omlxctl shutdown` and start it"
+            );
             self.output.warning(&message);
         }
     }
@@ -157,8 +164,11 @@ async fn status(context: &Context) -> Done {
             output::bytes(memory.cache_bytes),
             output::bytes(memory.peak_bytes)
         )?;
-        match &status.cache {
-            Some(cache) => writeln!(out, "cache     {}", cache::summary(cache)),
+        if let Some(cache) = &status.cache {
+            writeln!(out, "cache     {}", cache::summary(cache))?;
+        }
+        match &status.last_crash {
+            Some(crash) => writeln!(out, "crashed   the run before this one: {}", crash.summary()),
             None => Ok(()),
         }
     })?;

@@ -5,10 +5,11 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use omlxctl::client::ClientError;
-use omlxctl::protocol::{Check, CheckResult, Checks, RunInfo, Status};
-use rustix::process::Resource;
+use omlxctl::protocol::{Check, CheckResult, Checks, CrashNote, RunInfo, Status};
+use rustix::process::{Pid, Resource};
 use serde_json::{Value, json};
 
 use crate::api::{self, Api};
@@ -16,20 +17,26 @@ use crate::cli::Doctor;
 use crate::commands::{Context, Done};
 use crate::exit::CommandError;
 use crate::output::{self, bytes, paint};
+use crate::service::{self, JobInfo, Site};
 
 /// The longest path of a Unix socket on macOS.
 const MAX_SOCKET_BYTES: usize = 104;
 /// Less free disk than this is told.
 const LITTLE_DISK: u64 = 10 << 30;
+/// With less than this not even a log can be kept.
+const FULL_DISK: u64 = 16 << 20;
+/// Runs that ended badly longer ago are not told any more.
+const CRASH_SECS: u64 = 7 * 24 * 3600;
 /// Fewer open files than this are too few; omlxd raises its own limit up to the hard one.
 const FEW_FILES: u64 = 1024;
 
 /// Looks at everything, prints it, and fails when something does not work.
 pub(crate) async fn run(context: &Context, base: &Path, options: Doctor) -> Done {
     let mut checks = vec![base_dir(base), key_file(base), socket_path(context.client.socket())];
-    checks.extend([config(base), disk(base), open_files()]);
+    let (config, address) = config(base);
+    checks.extend([config, disk(base), open_files(), last_run(base)]);
     if cfg!(target_os = "macos") {
-        checks.push(launchd());
+        checks.push(launchd(&Site::here()));
     }
     let status = context.client.get::<Status>("/status").await;
     match &status {
@@ -45,7 +52,7 @@ pub(crate) async fn run(context: &Context, base: &Path, options: Doctor) -> Done
         }
         Err(error) => {
             checks.push(unreachable(base, error));
-            checks.push(port(base));
+            checks.push(port(base, address));
             checks.push(skipped("generation", "no daemon answers"));
         }
     }
@@ -98,6 +105,13 @@ fn base_dir(base: &Path) -> Check {
     let data = match fs::metadata(base) {
         Ok(data) => data,
         Err(_) => {
+            let parent = base.ancestors().skip(1).find(|parent| parent.exists());
+            if let Some(parent) = parent.filter(|parent| !is_writable(parent)) {
+                let detail =
+                    format!("{shown} does not exist, and {} is read-only", parent.display());
+                let fix = "name a --base-dir that can be made, or change who may write there";
+                return check(NAME, CheckResult::Fail, detail, Some(fix));
+            }
             let detail = format!("{shown} does not exist");
             let fix = "start omlxd once: it makes what it needs";
             return check(NAME, CheckResult::Fail, detail, Some(fix));
@@ -115,7 +129,17 @@ fn base_dir(base: &Path) -> Check {
         let fix = format!("chmod 700 {shown}");
         return check(NAME, CheckResult::Fail, detail, Some(&fix));
     }
+    if !is_writable(base) {
+        let detail = format!("{shown} is read-only");
+        let fix = format!("chmod 700 {shown}, or mount its disk for writing");
+        return check(NAME, CheckResult::Fail, detail, Some(&fix));
+    }
     pass(NAME, format!("{shown} is only yours"))
+}
+
+/// Whether its mode and its file system let us write.
+fn is_writable(dir: &Path) -> bool {
+    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
 fn key_file(base: &Path) -> Check {
@@ -146,22 +170,24 @@ fn socket_path(socket: &Path) -> Check {
     pass("socket path", format!("{} ({length} bytes)", socket.display()))
 }
 
-/// What `omlxd check-config` says: only the daemon knows its keys.
-fn config(base: &Path) -> Check {
+/// What `omlxd check-config` says, and the address that it names: only the daemon knows its keys.
+fn config(base: &Path) -> (Check, Option<String>) {
     const NAME: &str = "configuration";
     let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("omlxd"));
     let omlxd = beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("omlxd"));
     let output = Command::new(omlxd).arg("check-config").arg("--base-dir").arg(base).output();
     let Ok(output) = output else {
         let fix = "put omlxd beside omlxctl or into PATH, so that the configuration can be checked";
-        return check(NAME, CheckResult::Warn, "omlxd was not found".to_owned(), Some(fix));
+        return (check(NAME, CheckResult::Warn, "omlxd was not found".to_owned(), Some(fix)), None);
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', "; ");
     if output.status.success() {
-        return pass(NAME, text(&output.stdout));
+        let said = text(&output.stdout);
+        let address = said.rsplit_once(" serves on ").map(|(_, address)| address.to_owned());
+        return (pass(NAME, said), address);
     }
     let fix = "edit the line that it names; docs/configuration.md has every key";
-    check(NAME, CheckResult::Fail, text(&output.stderr), Some(fix))
+    (check(NAME, CheckResult::Fail, text(&output.stderr), Some(fix)), None)
 }
 
 fn disk(base: &Path) -> Check {
@@ -170,6 +196,10 @@ fn disk(base: &Path) -> Check {
     };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let detail = format!("{} are free", bytes(free));
+    if free < FULL_DISK {
+        let fix = "make room: `omlxctl cache clear`, `omlxctl models rm`";
+        return check("disk", CheckResult::Fail, detail, Some(fix));
+    }
     if free < LITTLE_DISK {
         let fix = "models and cache need more: `omlxctl models rm`, `omlxctl cache clear`";
         return check("disk", CheckResult::Warn, detail, Some(fix));
@@ -187,35 +217,80 @@ fn open_files() -> Check {
     pass("open files", detail)
 }
 
-/// Whether launchd has the job, and whether it runs it at full speed.
-fn launchd() -> Check {
-    const LABEL: &str = "homebrew.mxcl.omlx";
-    let uid = rustix::process::geteuid().as_raw();
-    for domain in [format!("gui/{uid}"), format!("user/{uid}"), "system".to_owned()] {
-        let target = format!("{domain}/{LABEL}");
-        let Ok(output) = Command::new("launchctl").args(["print", &target]).output() else { break };
-        if !output.status.success() {
-            continue;
-        }
-        let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
-        let is_slow = text.lines().any(|l| l.contains("spawn type") && l.contains("background"));
-        if is_slow {
-            let detail = format!("{target} runs as a background job, several times slower");
-            let fix = "reinstall the service so that its ProcessType is Interactive";
-            return check("launchd", CheckResult::Fail, detail, Some(fix));
-        }
-        return pass("launchd", format!("{target} is loaded"));
+/// Whether runs of the daemon ended by themselves.
+fn last_run(base: &Path) -> Check {
+    const NAME: &str = "last run";
+    let fix =
+        "`omlxctl logs` and logs/launchd.log have its last lines; tell us if it happens again";
+    // A clean end leaves the lock's file empty.
+    let lock = fs::read_to_string(base.join("run/lock")).unwrap_or_default();
+    let left = lock.trim().parse().ok().and_then(Pid::from_raw);
+    let gone = |pid: &Pid| rustix::process::test_kill_process(*pid) == Err(rustix::io::Errno::SRCH);
+    if let Some(pid) = left.filter(gone) {
+        let step = fs::read_to_string(base.join("run/step")).unwrap_or_default();
+        let at = if step.trim().is_empty() { "unknown work" } else { step.trim() };
+        let detail = format!(
+            "process {} ended without saying so, while at: {at}; none was started since",
+            pid.as_raw_nonzero()
+        );
+        return check(NAME, CheckResult::Fail, detail, Some("start omlxd again"));
     }
-    let fix = "`brew services start omlx` keeps omlxd running";
-    check("launchd", CheckResult::Warn, format!("no job {LABEL} is loaded"), Some(fix))
+    let notes = fs::read(base.join("logs/crashes.json")).ok();
+    let notes: Vec<CrashNote> =
+        notes.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let recent = notes.iter().filter(|note| now.saturating_sub(note.noticed_at) < CRASH_SECS);
+    match (recent.clone().count(), recent.last()) {
+        (count, Some(last)) => {
+            let ago = output::time(now.saturating_sub(last.noticed_at) as f64);
+            let detail = format!(
+                "{count} in the last week did not end by themselves, the last noticed {ago} ago: {}",
+                last.summary()
+            );
+            check(NAME, CheckResult::Warn, detail, Some(fix))
+        }
+        _ => pass(NAME, "no run of the last week ended badly".to_owned()),
+    }
+}
+
+/// Whether launchd has the job, runs it at full speed, and has had to start it anew.
+fn launchd(site: &Site) -> Check {
+    const NAME: &str = "launchd";
+    let found = match service::loaded(site) {
+        Ok(found) => found,
+        Err(error) => return skipped(NAME, &error.to_string()),
+    };
+    let Some((target, info)) = found else {
+        let fix = "`omlxctl service install` or `brew services start omlx` keeps omlxd running";
+        return check(NAME, CheckResult::Warn, "no job of omlxd is loaded".to_owned(), Some(fix));
+    };
+    judged(NAME, &target, &info)
+}
+
+fn judged(name: &str, target: &str, info: &JobInfo) -> Check {
+    if info.has_failed() {
+        let ending = info.ending().unwrap_or_default();
+        let detail = format!("{target} does not stay up: it ended with {ending}");
+        let fix = "look at the checks above, at `omlxctl logs`, and at logs/launchd.log";
+        return check(name, CheckResult::Fail, detail, Some(fix));
+    }
+    let slow = ["background", "adaptive", "daemon", "standard"];
+    let kind = info.spawn_type.as_deref().unwrap_or_default();
+    if slow.contains(&kind) {
+        let detail = format!("{target} runs as a {kind} job, which the system slows down");
+        let fix = "reinstall the service so that its ProcessType is Interactive";
+        return check(name, CheckResult::Fail, detail, Some(fix));
+    }
+    let state = info.state.as_deref().unwrap_or("loaded");
+    pass(name, format!("{target} is {state}"))
 }
 
 fn daemon(status: &Status, version: &str) -> Check {
     let ours = env!("CARGO_PKG_VERSION");
     if version != ours {
         let detail = format!("omlxd is {version}, omlxctl is {ours}");
-        let fix =
-            "restart the daemon: `brew services restart omlx`, or `omlxctl shutdown` and start it";
+        let fix = "restart the daemon: `omlxctl service restart` or `brew services restart omlx`; else `omlxctl \
+             shutdown` and start it";
         return check("daemon", CheckResult::Warn, detail, Some(fix));
     }
     pass("daemon", format!("{version} answers, process {}, http://{}", status.pid, status.http))
@@ -233,7 +308,8 @@ fn unreachable(base: &Path, error: &ClientError) -> Check {
     };
     let last = last_error(base).map(|line| format!("; the last error in its log: {line}"));
     let detail = format!("{told}{}", last.unwrap_or_default());
-    let fix = "start it with `omlxd` (or `brew services start omlx`); `omlxctl logs` shows its log";
+    let fix = "start it with `omlxd` (on macOS `omlxctl service start` or `brew services start omlx`); \
+               `omlxctl logs` shows its log";
     check("daemon", CheckResult::Fail, detail, Some(fix))
 }
 
@@ -245,11 +321,12 @@ fn last_error(base: &Path) -> Option<String> {
     Some(errors.next()?["message"].as_str()?.to_owned())
 }
 
-/// Whether another process has the port that the last daemon had.
-fn port(base: &Path) -> Check {
+/// Whether another process has the address of the configuration, or that the last daemon had.
+fn port(base: &Path, configured: Option<String>) -> Check {
     let info = fs::read(base.join("run/omlxd.json")).ok();
     let info = info.and_then(|text| serde_json::from_slice::<RunInfo>(&text).ok());
-    let address = info.map_or_else(|| "127.0.0.1:1337".to_owned(), |info| info.http);
+    let address = info.map(|info| info.http).or(configured);
+    let address = address.unwrap_or_else(|| "127.0.0.1:1337".to_owned());
     match std::net::TcpListener::bind(&address) {
         Ok(_) => pass("port", format!("{address} is free")),
         Err(error) => {
@@ -320,5 +397,51 @@ mod tests {
                      {\"level\":\"INFO\",\"message\":\"bye\"}\n{\"level\":";
         fs::write(temp.path().join("logs/omlxd.log"), lines).unwrap();
         assert_eq!(last_error(temp.path()).as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn a_run_that_ended_badly_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let base = temp.path();
+        assert_eq!(last_run(base).result, CheckResult::Pass);
+        fs::create_dir_all(base.join("logs")).unwrap();
+        fs::create_dir_all(base.join("run")).unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let note = |noticed_at| {
+            let step = Some("loading m".to_owned());
+            CrashNote { pid: 7, version: None, noticed_at, last_sign_at: None, step, panic: None }
+        };
+        let notes = [note(now - CRASH_SECS - 1), note(now - 60)];
+        fs::write(base.join("logs/crashes.json"), serde_json::to_vec(&notes).unwrap()).unwrap();
+        let told = last_run(base);
+        assert_eq!(told.result, CheckResult::Warn);
+        assert!(told.detail.starts_with("1 in") && told.detail.contains("loading m"), "{told:?}");
+        // No process has a number beyond what the system allows.
+        fs::write(base.join("run/lock"), "1999999999\n").unwrap();
+        fs::write(base.join("run/step"), "a step of m: 1 rows decoding      \n").unwrap();
+        let told = last_run(base);
+        assert_eq!(told.result, CheckResult::Fail);
+        assert!(told.detail.contains("a step of m: 1 rows decoding;"), "{told:?}");
+        fs::write(base.join("run/lock"), format!("{}\n", std::process::id())).unwrap();
+        assert_eq!(last_run(base).result, CheckResult::Warn, "this process is there");
+    }
+
+    #[test]
+    fn a_job_that_is_slowed_down_or_does_not_stay_up_is_told() {
+        let print = |lines: &str| JobInfo::read(&format!("x = {{\n{lines}\n}}"));
+        for (lines, result, words) in [
+            (
+                "state = running\npid = 1\nspawn type = interactive (4)",
+                CheckResult::Pass,
+                "running",
+            ),
+            ("state = running\npid = 1\nspawn type = daemon (3)", CheckResult::Fail, "slows"),
+            ("state = running\npid = 1\nspawn type = background (2)", CheckResult::Fail, "slows"),
+            ("state = spawn scheduled\nlast exit code = 78: EX_CONFIG", CheckResult::Fail, "78"),
+            ("state = not running\nlast exit code = 0", CheckResult::Pass, "not running"),
+        ] {
+            let judged = judged("launchd", "gui/501/job", &print(lines));
+            assert!(judged.result == result && judged.detail.contains(words), "{judged:?}");
+        }
     }
 }

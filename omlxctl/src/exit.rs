@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use omlxctl::client::ClientError;
 
+use crate::service::LaunchError;
+
 /// The exit codes, which scripts rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -46,6 +48,12 @@ pub(crate) enum CommandError {
     /// It failed.
     #[error("{0}")]
     Failed(String),
+    /// Somebody else may.
+    #[error("{0}")]
+    Denied(String),
+    /// launchd could not be asked, or refused.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
     /// Nobody answers where an answer was expected, other than on the admin socket.
     #[error("{0}")]
     Unreachable(String),
@@ -66,6 +74,8 @@ impl CommandError {
                 ClientError::Refused { .. } | ClientError::Broken(_) => Exit::Failed,
             },
             CommandError::Negative | CommandError::Failed(_) => Exit::Failed,
+            CommandError::Launch(_) => Exit::Failed,
+            CommandError::Denied(_) => Exit::Permission,
             CommandError::Usage(_) => Exit::Usage,
             CommandError::Unreachable(_) => Exit::Unreachable,
             // Whoever read our output has seen enough.

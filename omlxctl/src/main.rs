@@ -12,6 +12,7 @@ mod exit;
 mod logs;
 mod models;
 mod output;
+mod service;
 mod top;
 
 use std::process::ExitCode;

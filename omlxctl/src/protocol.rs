@@ -92,6 +92,36 @@ pub struct Status {
     pub last_progress_seconds: f64,
     /// The KV cache; an older daemon does not tell.
     pub cache: Option<CacheStatus>,
+    /// How the run before ended, when it did not end by itself.
+    #[serde(default)]
+    pub last_crash: Option<CrashNote>,
+}
+
+/// A run of the daemon that did not end by itself: it was killed, it aborted, or the machine ended.
+/// `logs/crashes.json` has the last ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrashNote {
+    /// Its process id.
+    pub pid: u32,
+    /// Its version, when it came so far as to tell.
+    pub version: Option<String>,
+    /// When the next start noticed, in seconds since 1970.
+    pub noticed_at: u64,
+    /// When it last began or ended something, in seconds since 1970.
+    pub last_sign_at: Option<u64>,
+    /// What the engine was doing.
+    pub step: Option<String>,
+    /// Its last panic, which need not be why.
+    pub panic: Option<String>,
+}
+
+impl CrashNote {
+    /// What it was doing, in a few words.
+    pub fn summary(&self) -> String {
+        let step = self.step.as_deref().unwrap_or("unknown work");
+        let panic = self.panic.as_ref().map_or_else(String::new, |panic| format!("; {panic}"));
+        format!("process {}, while at: {step}{panic}", self.pid)
+    }
 }
 
 /// The KV cache in short.

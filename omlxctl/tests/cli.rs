@@ -90,6 +90,13 @@ fn the_page_shows_what_every_command_says_of_itself() {
         "doctor",
         "bench",
         "top",
+        "service",
+        "service install",
+        "service uninstall",
+        "service start",
+        "service stop",
+        "service restart",
+        "service status",
         "shutdown",
         "version",
         "completions",
@@ -239,7 +246,9 @@ fn another_version_is_one_warning() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(text(&output.stdout), "No request is in flight.\n");
     let said = text(&output.stderr);
-    assert_eq!(said, format!("warning: omlxd is 9.9.9, omlxctl is {OURS}: restart the daemon\n"));
+    let start = format!("warning: omlxd is 9.9.9, omlxctl is {OURS}: restart the daemon with ");
+    assert!(said.starts_with(&start) && said.lines().count() == 1, "{said}");
+    assert!(said.contains("`brew services restart omlx`"), "{said}");
     let quiet = omlxctl(&["--socket", &socket, "-q", "requests"]);
     assert!(quiet.stderr.is_empty());
 }
@@ -340,9 +349,16 @@ fn logs_and_doctor_work_without_a_daemon() {
     assert_eq!(find("generation")["result"], "skip");
     let names: Vec<_> =
         checks["checks"].as_array().unwrap().iter().map(|check| &check["name"]).collect();
-    for name in
-        ["base directory", "API key", "socket path", "configuration", "disk", "open files", "port"]
-    {
+    for name in [
+        "base directory",
+        "API key",
+        "socket path",
+        "configuration",
+        "disk",
+        "open files",
+        "last run",
+        "port",
+    ] {
         assert!(names.iter().any(|known| *known == name), "{name} is not looked at");
     }
     let plain = omlxctl(&["--base-dir", base, "doctor"]);

@@ -5,17 +5,19 @@ use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use engine::{Engine, EngineConfig, GuardAction, Observer, StepReport};
+use engine::{Engine, EngineConfig, GuardAction, Observer, StayAwake, StepReport};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Keys;
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::crash::StepFile;
 use crate::memory;
 use crate::metrics::{Endpoint, Metrics, Snapshot};
 use crate::pull::Pulls;
 use crate::registry::Registry;
 use crate::requests::{Phase, Requests};
+use crate::response_store::ResponseStore;
 
 /// Most different names of ignored fields that are logged; a client may send any.
 const MAX_IGNORED_NAMES: usize = 256;
@@ -34,6 +36,8 @@ pub struct App {
     pub pulls: Pulls,
     /// The KV cache.
     pub cache: Cache,
+    /// Answers that requests can go on from.
+    pub responses: Arc<ResponseStore>,
     /// What is counted.
     pub metrics: Metrics,
     /// The requests being answered.
@@ -51,11 +55,42 @@ pub struct App {
 struct EngineObserver {
     metrics: Metrics,
     registry: OnceLock<Registry>,
+    steps: StepFile,
+    keep_awake: bool,
+    awake: Mutex<Option<StayAwake>>,
+}
+
+impl EngineObserver {
+    fn works(&self) {
+        if self.keep_awake {
+            self.awake
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert_with(StayAwake::now);
+        }
+    }
 }
 
 impl Observer for EngineObserver {
     fn step(&self, report: &StepReport) {
         self.metrics.step(report);
+    }
+
+    fn begins(&self, model: &str, decoding: usize, prompt_tokens: usize) {
+        self.works();
+        self.steps.write(&format!(
+            "a step of {model}: {decoding} rows decoding, {prompt_tokens} prompt tokens"
+        ));
+    }
+
+    fn loads(&self, model: &str) {
+        self.works();
+        self.steps.write(&format!("loading {model}"));
+    }
+
+    fn rests(&self) {
+        *self.awake.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.steps.write("nothing was computed");
     }
 
     fn room_wanted(&self, bytes: u64) {
@@ -87,10 +122,25 @@ impl App {
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(config: Arc<Config>, keys: Keys, version: &'static str) -> io::Result<Self> {
+        Self::noting_steps(config, keys, version, StepFile::none())
+    }
+
+    /// The same; what the engine does is noted in a file.
+    pub(crate) fn noting_steps(
+        config: Arc<Config>,
+        keys: Keys,
+        version: &'static str,
+        steps: StepFile,
+    ) -> io::Result<Self> {
         let metrics = Metrics::new();
         let cache = Cache::open(&config);
-        let observer = EngineObserver { metrics: metrics.clone(), registry: OnceLock::new() };
-        let observer = Arc::new(observer);
+        let observer = Arc::new(EngineObserver {
+            metrics: metrics.clone(),
+            registry: OnceLock::new(),
+            steps,
+            keep_awake: config.server.keep_awake,
+            awake: Mutex::default(),
+        });
         let engine = Engine::start(EngineConfig {
             prefill_chunk: config.scheduler.prefill_chunk,
             max_queue: config.scheduler.max_queue,
@@ -114,6 +164,7 @@ impl App {
             shutdown: CancellationToken::new(),
             started: Instant::now(),
             ignored: Mutex::default(),
+            responses: Arc::new(ResponseStore::open(&config)),
             cache,
             config,
             keys,

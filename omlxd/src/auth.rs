@@ -17,6 +17,8 @@ pub struct ApiCaller {
     /// Which line of the key file it was, from 0; `None` when keys are switched off.
     key: Option<usize>,
     salt: Option<[u8; 32]>,
+    /// Names the key's own stored answers.
+    tenant: Option<[u8; 32]>,
 }
 
 impl ApiCaller {
@@ -24,6 +26,15 @@ impl ApiCaller {
     /// key or none: then there is nobody to keep them apart from.
     pub fn salt(&self) -> Option<String> {
         self.salt.map(|salt| blake3::Hash::from_bytes(salt).to_hex().to_string())
+    }
+
+    /// A name for this key's own stored answers, which tells nothing of the key and stays the same for
+    /// as long as the key does.
+    pub fn tenant(&self) -> String {
+        match self.tenant {
+            Some(tenant) => blake3::Hash::from_bytes(tenant).to_hex()[..32].to_owned(),
+            None => "open".to_owned(),
+        }
     }
 
     /// Which key it was, counted from 0; `None` when keys are switched off.
@@ -93,7 +104,7 @@ impl Keys {
     /// When neither holds one of the keys.
     pub fn api_caller(&self, headers: &HeaderMap) -> Result<ApiCaller, Denied> {
         if !self.required() {
-            return Ok(ApiCaller { key: None, salt: None });
+            return Ok(ApiCaller { key: None, salt: None, tenant: None });
         }
         let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
             let (scheme, key) = split_scheme(value.as_bytes());
@@ -107,12 +118,59 @@ impl Keys {
         match presented.iter().find_map(|key| position(&digests, key)) {
             Some(key) => {
                 let salt = || blake3::derive_key("omlx 2026-11 cache salt of a key", &digests[key]);
-                Ok(ApiCaller { key: Some(key), salt: (digests.len() > 1).then(salt) })
+                let tenant =
+                    blake3::derive_key("omlx 2026-11 stored answers of a key", &digests[key]);
+                let salt = (digests.len() > 1).then(salt);
+                Ok(ApiCaller { key: Some(key), salt, tenant: Some(tenant) })
             }
             None => Err(match presented.first() {
                 Some(key) => Denied::Invalid { tail: tail(key) },
                 None => Denied::Missing,
             }),
+        }
+    }
+}
+
+/// What the beginning of a line says when the rest is not the key itself.
+const HASHED: &str = "blake3:";
+
+/// How a key is written that nobody needs to read again: its digest, and its end for people. The
+/// digest is a plain one: a key is 256 random bits, which no list of guesses finds.
+pub(crate) fn hashed(key: &str) -> String {
+    let end = key.len().saturating_sub(TAIL_CHARS);
+    format!("{HASHED}{}:{}", blake3::hash(key.as_bytes()).to_hex(), &key[end..])
+}
+
+/// How much of a key's end is shown.
+pub(crate) const TAIL_CHARS: usize = 4;
+
+/// A key as the file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Written<'a> {
+    /// The key.
+    Plain(&'a str),
+    /// Only what is needed to know it again.
+    Hashed {
+        /// Its digest.
+        digest: [u8; 32],
+        /// Its last characters.
+        tail: &'a str,
+    },
+}
+
+impl<'a> Written<'a> {
+    /// Reads the first word of a line; `None` for a digest that is none.
+    pub(crate) fn read(word: &'a str) -> Option<Self> {
+        let Some(rest) = word.strip_prefix(HASHED) else { return Some(Written::Plain(word)) };
+        let (digest, tail) = rest.split_once(':')?;
+        let digest = *blake3::Hash::from_hex(digest).ok()?.as_bytes();
+        Some(Written::Hashed { digest, tail })
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        match self {
+            Written::Plain(key) => digest(key),
+            Written::Hashed { digest, .. } => *digest,
         }
     }
 }
@@ -125,8 +183,10 @@ fn read(path: &Path) -> io::Result<Arc<[[u8; 32]]>> {
     }
     let text = std::fs::read_to_string(path)?;
     let keys = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    let digests: Arc<[[u8; 32]]> =
-        keys.filter_map(|line| line.split_whitespace().next()).map(digest).collect();
+    let digests: Arc<[[u8; 32]]> = keys
+        .filter_map(|line| Written::read(line.split_whitespace().next()?))
+        .map(|key| key.digest())
+        .collect();
     if digests.is_empty() {
         let what = "the key file holds no key; 'omlxctl key rotate' writes one";
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
@@ -222,6 +282,24 @@ mod tests {
         std::fs::write(&path, "# none\n").unwrap();
         assert!(keys.reload().is_err());
         assert!(keys.api_caller(&headers("x-api-key", "new-key")).is_ok());
+    }
+
+    #[test]
+    fn a_hashed_key_lets_in_and_its_line_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-key");
+        let line = hashed("sk-omlx-of-the-laptop");
+        assert!(!line.contains("laptop") && line.ends_with(":ptop"), "{line}");
+        std::fs::write(&path, format!("{line} laptop\nblake3:12:ab broken\n")).unwrap();
+        let keys = Keys::from_file(&path).unwrap();
+        assert_eq!(
+            keys.api_caller(&headers("x-api-key", "sk-omlx-of-the-laptop")).unwrap().key(),
+            Some(0)
+        );
+        for stolen in [line.as_str(), "blake3:12:ab", &line[7..71]] {
+            assert!(keys.api_caller(&headers("x-api-key", stolen)).is_err(), "{stolen}");
+        }
+        assert_eq!(Written::read("blake3:12:ab"), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use omlxctl::protocol::{ChangedKey, ConfigCheck, RunInfo};
+use omlxctl::protocol::{ChangedKey, ConfigCheck, CrashNote, RunInfo};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,12 +17,14 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::auth::Keys;
 use crate::config::{Applies, Config, KEYS, Loaded, Problem, Setting};
+use crate::crash::{self, StepFile};
 use crate::exit::Exit;
 use crate::home::{self, Home, HomeError, Lock};
+use crate::http::{Tls, TlsError};
 use crate::key_file::{self, KeyError, Known};
 use crate::logging::{self, LogHandle};
 use crate::options::Options;
-use crate::{admin, http, watchdog};
+use crate::{admin, http, response_store, watchdog};
 
 /// The daemon's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -46,11 +48,14 @@ enum StartError {
     Home(#[from] HomeError),
     #[error("cannot listen on {address}: {}", address_reason(source))]
     Address { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("cannot {what}")]
     Io { what: &'static str, source: io::Error },
 }
 
 impl StartError {
+    /// What a service manager is told.
     fn exit(&self) -> Exit {
         match self {
             StartError::Config(_) => Exit::Config,
@@ -58,7 +63,18 @@ impl StartError {
             StartError::Home(HomeError::Running { .. }) => Exit::AlreadyRunning,
             StartError::Home(
                 HomeError::Owner { .. } | HomeError::OpenDir { .. } | HomeError::OpenKey { .. },
-            ) => Exit::Permission,
+            )
+            | StartError::Tls(TlsError::OpenKey { .. }) => Exit::Permission,
+            StartError::Tls(_) => Exit::Config,
+            // Not to be written is to have the wrong mode, too.
+            StartError::Home(HomeError::Io { source, .. })
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                Exit::Permission
+            }
             StartError::Home(_) | StartError::Io { .. } => Exit::Failed,
         }
     }
@@ -78,13 +94,14 @@ pub fn check_config(options: &Options) -> Exit {
     let loaded =
         options.home().map_err(|source| StartError::Io { what: "find the base directory", source });
     let checked = loaded.and_then(|home| {
-        options.load(&home).map_err(StartError::Config)?;
-        Ok(options.config_file(&home))
+        let server = options.load(&home).map_err(StartError::Config)?.config.server;
+        Ok((options.config_file(&home), SocketAddr::new(server.host, server.port)))
     });
     match checked {
         // When nobody reads standard output, the exit code still tells.
-        Ok(file) => {
-            let _ = writeln!(io::stdout(), "{}: no problems", file.display());
+        Ok((file, address)) => {
+            let file = file.display();
+            let _ = writeln!(io::stdout(), "{file}: no problems; omlxd serves on {address}");
             Exit::Ok
         }
         Err(error) => {
@@ -105,6 +122,7 @@ fn start(options: Options) -> Result<Exit, StartError> {
         tracing::info!("{note}");
     }
     let lock = home.lock()?;
+    let crash = crash::begin(&home, lock.left_by());
     raise_open_files();
     let keys = open_keys(&loaded.config)?;
 
@@ -114,7 +132,7 @@ fn start(options: Options) -> Result<Exit, StartError> {
         .enable_all()
         .build()
         .map_err(io_error("start the runtime"))?;
-    let ended = runtime.block_on(serve(options, home, loaded, log, keys, &lock));
+    let ended = runtime.block_on(serve(options, home, loaded, log, keys, &lock, crash));
     // Nothing that still runs (a request that outlived the drain) may hold the process.
     runtime.shutdown_background();
     ended
@@ -128,15 +146,21 @@ async fn serve(
     log: LogHandle,
     keys: Keys,
     lock: &Lock,
+    crash: Option<CrashNote>,
 ) -> Result<Exit, StartError> {
     let io_error = |what| move |source| StartError::Io { what, source };
     let mut signals = Signals::listen().map_err(io_error("listen for signals"))?;
     let config = Arc::new(loaded.config.clone());
     let address = SocketAddr::new(config.server.host, config.server.port);
+    let tls = match (&config.server.tls_cert.0, &config.server.tls_key.0) {
+        (Some(certificate), Some(key)) => Some(Arc::new(Tls::open(certificate, key)?)),
+        _ => None,
+    };
     let tcp = TcpListener::bind(address).await;
     let tcp = tcp.map_err(|source| StartError::Address { address, source })?;
     let http = tcp.local_addr().map_err(|source| StartError::Address { address, source })?;
-    let app = App::start(config, keys, VERSION).map_err(io_error("start the engine"))?;
+    let app = App::noting_steps(config, keys, VERSION, StepFile::create(&home))
+        .map_err(io_error("start the engine"))?;
     let app = Arc::new(app);
 
     let socket = lock.bind_socket()?;
@@ -147,11 +171,19 @@ async fn serve(
         options,
         effective: Mutex::new(loaded),
         log,
+        crash,
+        tls: tls.clone(),
     });
     let admin_stop = CancellationToken::new();
     let admin = admin::serve(daemon.clone(), socket, admin_stop.clone());
     let admin = tokio::spawn(admin.map_err(io_error("serve the admin socket"))?);
-    let serving = tokio::spawn(http::serve(app.clone(), tcp));
+    if !http.ip().is_loopback() && tls.is_none() {
+        tracing::warn!(
+            "other machines reach this address, and keys and prompts cross the network in the clear: set \
+             server.tls_cert and server.tls_key"
+        );
+    }
+    let serving = tokio::spawn(http::serve_with(app.clone(), tcp, tls));
     lock.write_run_info(&RunInfo {
         pid: std::process::id(),
         version: VERSION.to_owned(),
@@ -161,6 +193,7 @@ async fn serve(
     tracing::info!(version = VERSION, http = %http, socket = %home.socket().display(), "ready");
 
     tokio::spawn(watchdog::watch(app.engine.clone(), app.shutdown.clone()));
+    tokio::spawn(response_store::keep_swept(app.responses.clone(), app.shutdown.clone()));
     let registry = app.registry.clone();
     tokio::task::spawn_blocking(move || registry.sweep());
     let registry = app.registry.clone();
@@ -209,9 +242,12 @@ pub struct Daemon {
     pub home: Home,
     /// The address that the HTTP API is bound to.
     pub http: SocketAddr,
+    /// How the run before ended, when it did not end by itself.
+    pub crash: Option<CrashNote>,
     options: Options,
     effective: Mutex<Loaded>,
     log: LogHandle,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Daemon {
@@ -253,6 +289,9 @@ impl Daemon {
         };
         if let Err(error) = self.reload_key() {
             tracing::error!(error = %Chain(&error), "the API key was not reloaded");
+        }
+        if let Some(Err(error)) = self.tls.as_ref().map(|tls| tls.reload()) {
+            tracing::error!(error = %Chain(&error), "the TLS certificate was not reloaded");
         }
         for changed in self.changed(&loaded) {
             let applied = if changed.needs_restart { "at the next start" } else { "now" };

@@ -15,7 +15,7 @@ pub enum Exit {
     Address = 69,
     /// Another omlxd uses the base directory.
     AlreadyRunning = 75,
-    /// A file or directory has an owner or a mode that would let others in.
+    /// A file or directory has an owner or a mode that would let others in, or us not.
     Permission = 77,
     /// The configuration has problems.
     Config = 78,

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use omlxctl::protocol::RunInfo;
 
+use crate::auth::Written;
 use crate::config;
 
 /// A socket's path and its ending zero must fit into this many bytes on macOS. Linux has 108, but
@@ -20,7 +21,8 @@ pub const SOCKET_PATH_BYTES: usize = 104;
 pub const KEY_PREFIX: &str = "sk-omlx-";
 
 /// What a base directory holds (and what Finder leaves in any folder).
-const OURS: [&str; 7] = ["config.toml", "api-key", "models", "cache", "run", "logs", ".DS_Store"];
+const OURS: [&str; 8] =
+    ["config.toml", "api-key", "models", "cache", "responses", "run", "logs", ".DS_Store"];
 
 /// Bytes of randomness in a key: 43 characters of URL-safe base64.
 const KEY_RANDOM_BYTES: usize = 32;
@@ -145,6 +147,21 @@ impl Home {
         self.base.join("run/omlxd.json")
     }
 
+    /// `run/step`: what the engine does.
+    pub(crate) fn step(&self) -> PathBuf {
+        self.base.join("run/step")
+    }
+
+    /// `run/panic`: the last panic of this run.
+    pub(crate) fn panic(&self) -> PathBuf {
+        self.base.join("run/panic")
+    }
+
+    /// `logs/crashes.json`: runs that did not end by themselves.
+    pub(crate) fn crashes(&self) -> PathBuf {
+        self.base.join("logs/crashes.json")
+    }
+
     /// Creates what is missing: the directories and a commented `config.toml`. Returns what else
     /// it had to change, for the log.
     ///
@@ -229,12 +246,16 @@ impl Home {
             }
             Err(TryLockError::Error(error)) => return Err(on("lock", &path)(error)),
         }
+        // A clean end leaves it empty.
+        let mut before = String::new();
+        let _ = (&file).take(16).read_to_string(&mut before);
+        let before = before.trim().parse().ok();
         let written = file
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(on("write", &path))?;
-        Ok(Lock { _file: file, home: self.clone() })
+        Ok(Lock { file, home: self.clone(), before })
     }
 }
 
@@ -242,11 +263,17 @@ impl Home {
 /// it ends; dropping this also removes the socket and `run/omlxd.json`.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
     home: Home,
+    before: Option<u32>,
 }
 
 impl Lock {
+    /// The process that had the lock last, when it did not end by itself.
+    pub fn left_by(&self) -> Option<u32> {
+        self.before
+    }
+
     /// Binds the admin socket, after removing one that a killed daemon left. Nobody else can ever
     /// connect: its directory is 0700 and it is created under a umask of 077.
     ///
@@ -278,16 +305,20 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        for path in [self.home.socket(), self.home.run_info()] {
+        let home = &self.home;
+        for path in [home.socket(), home.run_info(), home.step(), home.panic()] {
             if let Err(error) = remove(&path) {
                 tracing::warn!(%error, "a file of this run stays behind");
             }
         }
+        if let Err(error) = self.file.set_len(0) {
+            tracing::warn!(%error, "the lock still names this process");
+        }
     }
 }
 
-/// Reads the first API key of the file, or makes the file when there is none. One key a line; lines
-/// that begin with `#`, and what follows a key on its line, are for people.
+/// Reads the first API key of the file that is not hashed, or makes the file when there is none. One
+/// key a line; lines that begin with `#`, and what follows a key on its line, are for people.
 ///
 /// # Errors
 /// When others can read the file, it holds no key, or it cannot be read or made.
@@ -298,9 +329,13 @@ pub fn api_key(path: &Path) -> Result<String, HomeError> {
         return Ok(key);
     }
     let text = read_keys(path)?;
-    let first = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    let first = first.filter_map(|line| line.split_whitespace().next()).next();
-    first.map(str::to_owned).ok_or_else(|| HomeError::BadKey { path: path.to_owned() })
+    let words = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let mut words = words.filter_map(|line| Written::read(line.split_whitespace().next()?));
+    let first = words.find_map(|key| match key {
+        Written::Plain(key) => Some(key.to_owned()),
+        Written::Hashed { .. } => None,
+    });
+    first.ok_or_else(|| HomeError::BadKey { path: path.to_owned() })
 }
 
 /// The text of a file of which every key is usable, and that has one.
@@ -317,7 +352,9 @@ pub(crate) fn read_keys(path: &Path) -> Result<String, HomeError> {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let mut keys = lines.filter_map(|line| line.split_whitespace().next());
     let usable = |key: &&str| {
-        KEY_CHARS.contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+        KEY_CHARS.contains(&key.len())
+            && key.bytes().all(|byte| byte.is_ascii_graphic())
+            && Written::read(key).is_some()
     };
     let is_good = keys.next().is_some_and(|key| usable(&key)) && keys.all(|key| usable(&key));
     is_good.then_some(()).ok_or_else(|| HomeError::BadKey { path: path.to_owned() })?;
@@ -369,8 +406,12 @@ fn private_options() -> OpenOptions {
 
 /// Creates a file that must not exist yet, readable by us alone from its first moment.
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
-    let file = private_options().create_new(true).open(path);
-    file.and_then(|mut file| file.write_all(bytes)).map_err(on("write", path))
+    let mut file = private_options().create_new(true).open(path).map_err(on("write", path))?;
+    file.write_all(bytes).map_err(|error| {
+        // Half a file would be taken for a whole one by the next start.
+        let _ = fs::remove_file(path);
+        on("write", path)(error)
+    })
 }
 
 /// Writes beside, then renames: a reader sees the old file or the new one.
@@ -501,9 +542,13 @@ mod tests {
         drop(listener);
         // A dropped listener leaves its file, as a killed daemon does: the next one takes its place.
         let _listener = lock.bind_socket().unwrap();
+        assert_eq!(lock.left_by(), None);
         drop(lock);
         assert!(!home.socket().exists());
-        home.lock().unwrap();
+        // A killed one does not empty it.
+        fs::write(home.base().join("run/lock"), "4711\n").unwrap();
+        assert_eq!(home.lock().unwrap().left_by(), Some(4711));
+        assert_eq!(home.lock().unwrap().left_by(), None);
     }
 
     #[test]

@@ -1,15 +1,14 @@
-//! The file of API keys: one a line, its name behind it, lines that begin with `#` for people.
+//! The file of API keys: one a line, its name behind it, lines that begin with `#` for people. The key
+//! that omlxctl itself uses stands there as it is; those that were added are hashed.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use crate::auth::{self, TAIL_CHARS, Written};
 use crate::home::{self, HomeError, KEY_FILE_BYTES};
 
 /// Longest name of a key.
 const MAX_NAME_BYTES: usize = 64;
-/// How much of a key's end is shown.
-const TAIL_CHARS: usize = 4;
-
 /// One change at a time: each reads the file and writes it anew.
 static CHANGE: Mutex<()> = Mutex::new(());
 
@@ -20,6 +19,8 @@ pub(crate) struct Known {
     pub(crate) name: String,
     /// Its last characters.
     pub(crate) tail: String,
+    /// Whether only its digest is there.
+    pub(crate) is_hashed: bool,
 }
 
 /// Why the keys stay as they are.
@@ -45,6 +46,12 @@ pub(crate) enum KeyError {
     /// Without it nobody could call.
     #[error("{0} is the only key: `omlxctl key rotate` replaces it, or add another one first")]
     Last(String),
+    /// omlxctl would have none.
+    #[error(
+        "{0} is the key that omlxctl itself uses, and the others are hashed: `omlxctl key rotate` replaces \
+         all of them"
+    )]
+    Own(String),
     /// The file is full.
     #[error("the key file has no room for another key")]
     Full,
@@ -77,7 +84,7 @@ pub(crate) fn add(path: &Path, name: &str) -> Result<String, KeyError> {
     if !text.ends_with('\n') {
         text.push('\n');
     }
-    text.push_str(&format!("{key} {name}\n"));
+    text.push_str(&format!("{} {name}\n", auth::hashed(&key)));
     if text.len() as u64 > KEY_FILE_BYTES {
         return Err(KeyError::Full);
     }
@@ -101,6 +108,10 @@ pub(crate) fn revoke(path: &Path, which: &str) -> Result<Known, KeyError> {
     if text.lines().filter_map(known).count() == 1 {
         return Err(KeyError::Last(which.to_owned()));
     }
+    if !found.is_hashed && text.lines().filter_map(known).filter(|key| !key.is_hashed).count() == 1
+    {
+        return Err(KeyError::Own(which.to_owned()));
+    }
     let left = text.lines().filter(|line| known(line).as_ref() != Some(&found));
     let left: String = left.flat_map(|line| [line, "\n"]).collect();
     home::replace_private(path, left.as_bytes())?;
@@ -114,8 +125,14 @@ fn known(line: &str) -> Option<Known> {
     }
     let line = line.trim();
     let (key, name) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let start = key.len().saturating_sub(TAIL_CHARS);
-    (!key.is_empty()).then(|| Known { name: name.trim().to_owned(), tail: key[start..].to_owned() })
+    if key.is_empty() {
+        return None;
+    }
+    let (tail, is_hashed) = match Written::read(key)? {
+        Written::Plain(key) => (&key[key.len().saturating_sub(TAIL_CHARS)..], false),
+        Written::Hashed { tail, .. } => (tail, true),
+    };
+    Some(Known { name: name.trim().to_owned(), tail: tail.to_owned(), is_hashed })
 }
 
 #[cfg(test)]
@@ -139,17 +156,21 @@ mod tests {
         for bad in ["", "a b", "a\nb", "#", &"x".repeat(65)] {
             assert!(matches!(add(&path, bad), Err(KeyError::BadName(_))), "{bad:?}");
         }
-        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{text}\n{laptop} laptop\n"));
+        let hashed = auth::hashed(&laptop);
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{text}\n{hashed} laptop\n"));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let names: Vec<String> = list(&path).unwrap().into_iter().map(|key| key.name).collect();
         assert_eq!(names, ["", "laptop"]);
         assert!(matches!(revoke(&path, "desktop"), Err(KeyError::Unknown(_))));
+        assert!(matches!(revoke(&path, &tail), Err(KeyError::Own(_))), "omlxctl needs it");
+        assert_eq!(home::api_key(&path).unwrap(), first);
+        let shown = laptop[laptop.len() - 4..].to_owned();
+        assert_eq!(revoke(&path, &shown).unwrap().name, "laptop", "by its end");
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{text}\n"));
+        // Several that people wrote themselves.
+        home::replace_private(&path, format!("{first}\n{laptop} two\n").as_bytes()).unwrap();
         assert_eq!(revoke(&path, &tail).unwrap().tail, tail);
-        assert_eq!(fs::read_to_string(&path).unwrap(), format!("# mine\n{laptop} laptop\n"));
         assert_eq!(home::api_key(&path).unwrap(), laptop);
-        add(&path, "two").unwrap();
-        revoke(&path, "laptop").unwrap();
-        assert_eq!(list(&path).unwrap().len(), 1);
     }
 
     #[test]

@@ -7,12 +7,14 @@ use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 use std::path::Path;
 
+use engine::Severity;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::crash;
 use crate::log_file::LogFile;
 
 /// The log file's name in the folder of logs.
@@ -67,7 +69,11 @@ pub fn start(log: &Log, dir: Option<&Path>) -> LogHandle {
     let kept = file.clone().map(|file| {
         fmt::layer().json().flatten_event(true).with_writer(move || file.clone()).boxed()
     });
-    let layers: Vec<_> = lines.into_iter().chain(kept).collect();
+    let system = log.system.then(|| {
+        let lines = fmt::layer().without_time().with_level(false).with_ansi(false);
+        lines.with_writer(SystemLog).with_filter(LevelFilter::WARN).boxed()
+    });
+    let layers: Vec<_> = lines.into_iter().chain(kept).chain(system).collect();
     let _ = tracing_subscriber::registry().with(layers.with_filter(filter)).try_init();
     if let Some(error) = problem {
         tracing::warn!(%error, "there is no log file");
@@ -76,9 +82,41 @@ pub fn start(log: &Log, dir: Option<&Path>) -> LogHandle {
     LogHandle { level, file }
 }
 
+/// Gives each line to the system's log, as bad as it is.
+#[derive(Debug, Clone, Copy)]
+struct SystemLog;
+
+impl<'a> fmt::MakeWriter<'a> for SystemLog {
+    type Writer = SystemLine;
+
+    fn make_writer(&'a self) -> SystemLine {
+        SystemLine(Severity::Warning)
+    }
+
+    fn make_writer_for(&'a self, event: &tracing::Metadata<'_>) -> SystemLine {
+        let is_error = *event.level() == tracing::Level::ERROR;
+        SystemLine(if is_error { Severity::Error } else { Severity::Warning })
+    }
+}
+
+/// One line for the system's log.
+#[derive(Debug)]
+struct SystemLine(Severity);
+
+impl io::Write for SystemLine {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        engine::system_log(self.0, String::from_utf8_lossy(line).trim_end());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// One event, in the log's own format: the default would print lines that are no JSON.
 fn log_panic(info: &PanicHookInfo<'_>) {
-    let message = info.payload_as_str().unwrap_or("unknown panic");
+    let message = engine::panic_text(info.payload());
     let at = info.location().map_or_else(String::new, ToString::to_string);
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
@@ -86,6 +124,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let is_asked_for = backtrace.status() == BacktraceStatus::Captured;
     let backtrace = is_asked_for.then(|| backtrace.to_string());
+    crash::note_panic(&format!("{message}, at {at} in thread {thread}"));
     tracing::error!(at, thread, backtrace, "panicked: {message}");
 }
 

@@ -130,7 +130,8 @@ need_packages \
     "g++=/usr/bin/g++" \
     "libfmt-dev=/usr/include/fmt/format.h" \
     "libopenblas-dev=/usr/lib/x86_64-linux-gnu/libopenblas.so" \
-    "libclang-14-dev=$LIBCLANG"
+    "libclang-14-dev=$LIBCLANG" \
+    "ruby=/usr/bin/ruby"
 
 cd "$root"
 mlx_c=$(cargo metadata --format-version 1 --locked 2>/dev/null | python3 -c '

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the official OpenAI clients that the tests use: .venv/clients (Python) and
+# Installs the official clients that the tests use: .venv/clients (Python) and
 # tests/clients/node/node_modules. Idempotent; needs the network only when a pin changed.
 set -eu
 cd "$(dirname "$0")/../.."

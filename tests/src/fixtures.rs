@@ -142,7 +142,7 @@ impl Case {
     }
 }
 
-fn save<'a>(path: &Path, tensors: impl Iterator<Item = &'a Tensor>) -> io::Result<()> {
+pub(crate) fn save<'a>(path: &Path, tensors: impl Iterator<Item = &'a Tensor>) -> io::Result<()> {
     let views: Vec<_> = tensors
         .map(|tensor| {
             let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes);

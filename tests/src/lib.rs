@@ -7,5 +7,6 @@ mod families;
 pub mod fixtures;
 pub mod golden;
 pub mod http;
+pub mod script;
 pub mod sse;
 mod weights;

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use mlx_rs::transforms::{async_eval, eval};
 
-use super::{MAX_FALLS, MAX_REST, UnderWay, WAITED, Worker, guarded, panic_text};
+use super::{MAX_FALLS, MAX_REST, UnderWay, WAITED, Worker, guarded};
 use crate::batch::{Built, Part, build};
 use crate::engine::{CurrentStep, ModelId, Phase, StepReport};
 use crate::error::{GenerateError, Result};
+use crate::panic_text;
 use crate::row::{Row, Sequence, read_logprobs};
 use crate::schedule::{RowId, StepCost, StepPlan};
 
@@ -252,10 +253,13 @@ impl Worker {
         self.note_live();
     }
 
-    fn note_step(&self, built: &Built) {
+    fn note_step(&mut self, built: &Built) {
         let name = self.rows.get(built.rows.first().unwrap_or(&0));
+        let model = name.map(|row| row.model.reuse.name.clone()).unwrap_or_default();
+        self.at_work = true;
+        self.config.observer.begins(&model, built.decoding, built.prompt_tokens);
         self.status.step_begins(CurrentStep {
-            model: name.map(|row| row.model.reuse.name.clone()).unwrap_or_default(),
+            model,
             decoding: built.decoding,
             prompt_tokens: built.prompt_tokens,
             begin: Instant::now(),
@@ -290,6 +294,6 @@ fn attempt<T>(run: impl FnOnce() -> Result<T>) -> Result<T, Fault> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(Fault::Mlx(error.what().to_owned())),
-        Err(panic) => Err(Fault::Panic(panic_text(&panic))),
+        Err(panic) => Err(Fault::Panic(panic_text(&*panic))),
     }
 }

@@ -41,6 +41,7 @@ pub(super) fn status(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
         busy: progress.busy || progress.loading,
         last_progress_seconds: progress.since_last_step.as_secs_f64(),
         cache: Some(cache::status(daemon)),
+        last_crash: daemon.crash.clone(),
     })
 }
 

@@ -23,7 +23,8 @@ fn api_key(key: Result<Option<String>, HomeError>) -> Answer {
 
 pub(super) fn list(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     let keys = daemon.keys().map_err(|error| refused(&error))?;
-    let info = |(place, Known { name, tail })| KeyInfo { name, tail, own: place == 0 };
+    let own = keys.iter().position(|key| !key.is_hashed);
+    let info = |(place, Known { name, tail, .. })| KeyInfo { name, tail, own: Some(place) == own };
     json(&ApiKeys {
         required: daemon.app.config.auth.enabled,
         keys: keys.into_iter().enumerate().map(info).collect(),
@@ -38,7 +39,7 @@ pub(super) fn add(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {
 
 pub(super) fn revoke(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {
     needed(daemon)?;
-    let Known { name, tail } = daemon.revoke_key(&asked.id).map_err(|error| refused(&error))?;
+    let Known { name, tail, .. } = daemon.revoke_key(&asked.id).map_err(|error| refused(&error))?;
     json(&KeyRevoked { name, tail })
 }
 
@@ -54,7 +55,7 @@ fn refused(error: &KeyError) -> AdminError {
     let (status, code) = match error {
         KeyError::Home(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed),
         KeyError::Unknown(_) => (StatusCode::NOT_FOUND, ErrorCode::NotFound),
-        KeyError::Last(_) => (StatusCode::CONFLICT, ErrorCode::InUse),
+        KeyError::Last(_) | KeyError::Own(_) => (StatusCode::CONFLICT, ErrorCode::InUse),
         _ => (StatusCode::CONFLICT, ErrorCode::Failed),
     };
     AdminError::new(status, code, Chain(error).to_string())

@@ -106,7 +106,7 @@ impl ChatRequest {
     }
 
     /// The conversation as text. A system message that the template refuses or drops is folded
-    /// into the user's messages at its place.
+    /// into the user's messages at its place; where it wants turns, those become one message.
     fn render(&self, template: &ChatTemplate) -> Result<String, ApiError> {
         let mut messages = self.messages.clone();
         settle_arguments(&mut messages, template.mentions("arguments is string"));
@@ -130,7 +130,7 @@ impl ChatRequest {
         if matches!(first, Err(TemplateError::OutOfFuel(_))) || says_all(&first, &messages) {
             return first.map_err(|error| ApiError::template(&error));
         }
-        for fold in [Fold::Later, Fold::All] {
+        for fold in [Fold::Later, Fold::All, Fold::Turns] {
             let folded = fold_system(&messages, fold);
             let rendered = render(&folded);
             if rendered.is_ok() && says_all(&rendered, &folded) {
@@ -143,13 +143,9 @@ impl ChatRequest {
 
 /// Whether the template could be rendered and no system message fell out.
 fn says_all(rendered: &Result<String, TemplateError>, messages: &[Value]) -> bool {
-    let mut systems = messages.iter().filter(|message| is_system(message)).peekable();
-    match rendered {
-        Ok(text) => systems
-            .all(|message| text.contains(message["content"].as_str().unwrap_or_default().trim())),
-        // Without a system message there is nothing that folding could cure.
-        Err(_) => systems.peek().is_none(),
-    }
+    let Ok(text) = rendered else { return false };
+    let mut systems = messages.iter().filter(|message| is_system(message));
+    systems.all(|message| text.contains(message["content"].as_str().unwrap_or_default().trim()))
 }
 
 impl Endpoint for ChatRequest {

@@ -2,7 +2,7 @@
 
 use engine::{Model, Part, TokenLogprob, TokenOutput};
 
-use super::reply::{Choice, Ending, Identity, Reply, Write, chosen, list, logprob, put, string};
+use super::reply::{Choice, Chunks, Ending, Identity, Reply, chosen, list, logprob, put, string};
 
 /// Writes the answers to one chat request.
 pub(super) struct ChatReply {
@@ -86,7 +86,7 @@ impl ChatReply {
     }
 }
 
-impl Write for ChatReply {
+impl Chunks for ChatReply {
     fn reply(&self) -> &Reply {
         &self.reply
     }
@@ -181,7 +181,7 @@ impl Write for ChatReply {
         }
         out.extend_from_slice(b"},\"logprobs\":");
         self.logprobs(out, &choice.tokens);
-        let word = choice.ending.unwrap_or(Ending::Stop).word();
+        let word = choice.ending.as_ref().map_or("stop", Ending::word);
         put(out, format_args!(",\"finish_reason\":\"{word}\"}}"));
     }
 }

@@ -2,7 +2,7 @@
 
 use engine::{Model, Part, TokenOutput};
 
-use super::reply::{Choice, Ending, Reply, Write, chosen, list, logprob, put, string, token_key};
+use super::reply::{Choice, Chunks, Ending, Reply, chosen, list, logprob, put, string, token_key};
 
 /// Writes the answers to one completion request.
 pub(super) struct CompletionsReply {
@@ -24,7 +24,7 @@ impl CompletionsReply {
         index: usize,
         text: &str,
         tokens: &[TokenOutput],
-        ending: Option<Ending>,
+        ending: Option<&Ending>,
     ) {
         out.extend_from_slice(b"{\"text\":");
         string(out, text);
@@ -77,7 +77,7 @@ impl CompletionsReply {
         index: usize,
         text: &str,
         tokens: &[TokenOutput],
-        ending: Option<Ending>,
+        ending: Option<&Ending>,
     ) {
         let mut choice = Vec::with_capacity(128);
         self.write(&mut choice, index, text, tokens, ending);
@@ -85,7 +85,7 @@ impl CompletionsReply {
     }
 }
 
-impl Write for CompletionsReply {
+impl Chunks for CompletionsReply {
     fn reply(&self) -> &Reply {
         &self.reply
     }
@@ -109,11 +109,11 @@ impl Write for CompletionsReply {
     }
 
     fn close(&mut self, out: &mut Vec<u8>, index: usize, ending: Ending) {
-        self.event(out, index, "", &[], Some(ending));
+        self.event(out, index, "", &[], Some(&ending));
     }
 
     fn choice(&mut self, out: &mut Vec<u8>, index: usize, choice: &Choice) {
-        let ending = choice.ending.unwrap_or(Ending::Stop);
+        let ending = choice.ending.as_ref().unwrap_or(&Ending::Stop);
         self.write(out, index, &choice.text, &choice.tokens, Some(ending));
     }
 }

@@ -210,6 +210,21 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, INVALID, Some("insufficient_permissions"), message)
     }
 
+    /// E38: there is no stored answer of this id.
+    pub fn response_not_found(id: &str) -> Self {
+        let message = format!("Response with id '{id:.64}' not found.");
+        Self::new(StatusCode::NOT_FOUND, INVALID, Some("not_found"), message)
+    }
+
+    /// E38: a stored answer that a request wants to go on from is not there.
+    pub fn previous_not_found(id: &str) -> Self {
+        let message = format!(
+            "Previous response with id '{id:.64}' not found. Stored answers are removed after \
+             server.responses_ttl; send the whole input instead."
+        );
+        Self::invalid("previous_response_not_found", "previous_response_id", message)
+    }
+
     /// E19: no such model; `near` are ids that resemble it.
     pub fn model_not_found(model: &str, near: &[String]) -> Self {
         let mut message = format!("The model '{model}' does not exist.");
@@ -378,6 +393,26 @@ impl ApiError {
             GenerateError::Deadline => Self::deadline_exceeded(),
             GenerateError::NoMemory => Self::no_memory(),
             _ => Self::internal(),
+        }
+    }
+
+    /// The same refusal for an endpoint where the field has another name.
+    pub(crate) fn renamed(mut self, rename: impl FnOnce(&str) -> String) -> Self {
+        if let Some(param) = &self.0.param {
+            let name = rename(param);
+            self.0.message = self.0.message.replace(&format!("'{param}'"), &format!("'{name}'"));
+            self.0.param = Some(name);
+        }
+        self
+    }
+
+    /// The prompt's tokens and the context's, when the one does not fit the other (E10).
+    pub(crate) fn context(&self) -> Option<(usize, usize)> {
+        match self.0.extra[..] {
+            [("n_prompt_tokens", prompt_tokens), ("n_ctx", context_tokens)] => {
+                Some((prompt_tokens, context_tokens))
+            }
+            _ => None,
         }
     }
 

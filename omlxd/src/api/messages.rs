@@ -194,6 +194,9 @@ pub(super) enum Fold {
     Later,
     /// All of them.
     All,
+    /// All of them, and messages of the user that follow each other become one: for templates that
+    /// want user and assistant to take turns.
+    Turns,
 }
 
 /// Puts system messages into the user's messages, each at its own place: a template that knows no
@@ -204,10 +207,10 @@ pub(super) fn fold_system(messages: &[Value], fold: Fold) -> Vec<Value> {
     // Whether the last message ends in a note, to which the user's next words are appended.
     let mut open_note = false;
     for (index, message) in messages.iter().enumerate() {
-        let is_system = is_system(message) && (fold == Fold::All || index > 0);
+        let is_system = is_system(message) && (fold != Fold::Later || index > 0);
         let is_user = message["role"] == "user";
         let joins = folded.last().is_some_and(|last| last["role"] == "user")
-            && (is_system || (is_user && open_note));
+            && (is_system || (is_user && (open_note || fold == Fold::Turns)));
         if joins {
             let last = folded.last_mut().expect("not empty");
             let text = [&last["content"], &message["content"]]
@@ -356,6 +359,16 @@ mod tests {
         assert_eq!(
             fold_system(&messages, Fold::All)[0],
             json!({"role": "user", "content": "S\n\nu1"})
+        );
+        let more = [&messages[..], &[json!({"role": "user", "content": "u3"})]].concat();
+        assert_eq!(fold_system(&more, Fold::All).len(), 4);
+        assert_eq!(
+            fold_system(&more, Fold::Turns),
+            [
+                json!({"role": "user", "content": "S\n\nu1"}),
+                json!({"role": "assistant", "content": "a1"}),
+                json!({"role": "user", "content": "N\n\nu2\n\nu3"}),
+            ]
         );
     }
 }

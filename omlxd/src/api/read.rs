@@ -66,6 +66,12 @@ impl<'v, 'p> Fields<'v, 'p> {
         self.path
     }
 
+    /// All fields that are not null, in the body's order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'v str, &'v Value)> {
+        let entries = self.map.iter().map(|(name, value)| (name.as_str(), value));
+        entries.filter(|(_, value)| !value.is_null())
+    }
+
     /// The field unless it is absent or null.
     pub(super) fn get(&self, name: &str) -> Option<&'v Value> {
         self.map.get(name).filter(|value| !value.is_null())

@@ -7,6 +7,7 @@ use engine::{Part, TokenLogprob, TokenOutput, Tokenizer};
 
 use super::error::ApiError;
 use super::params::Params;
+use crate::config::KeepaliveMode;
 
 /// The end of a stream that succeeded.
 pub(super) const DONE: &[u8] = b"data: [DONE]\n\n";
@@ -52,10 +53,12 @@ pub(super) struct TotalUsage {
 }
 
 /// Why a choice ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// The model or a stop string ended it.
+    /// The model ended it.
     Stop,
+    /// This stop string did.
+    StopString(String),
     /// No more tokens were left, or a tool call broke off.
     Length,
     /// It calls tools.
@@ -64,9 +67,9 @@ pub(super) enum Ending {
 
 impl Ending {
     /// The API's word for it.
-    pub(super) fn word(self) -> &'static str {
+    pub(super) fn word(&self) -> &'static str {
         match self {
-            Ending::Stop => "stop",
+            Ending::Stop | Ending::StopString(_) => "stop",
             Ending::Length => "length",
             Ending::ToolCalls => "tool_calls",
         }
@@ -116,21 +119,111 @@ impl Choice {
             }
         }
     }
+
+    /// The choice as parts again: thoughts, then words, then calls.
+    pub(super) fn parts(&self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        if !self.reasoning.is_empty() {
+            parts.push(Part::Reasoning(self.reasoning.clone()));
+        }
+        if !self.text.is_empty() {
+            parts.push(Part::Text(self.text.clone()));
+        }
+        for (index, call) in self.calls.iter().enumerate() {
+            parts.push(Part::CallStart { index, name: call.name.clone() });
+            parts.push(Part::CallArguments(call.arguments.clone()));
+            parts.push(Part::CallEnd);
+        }
+        parts
+    }
 }
 
-/// What an endpoint adds to the shared writing.
+/// Writes the answer to one request: as a stream of events, or as one document.
 pub(super) trait Write: Send + 'static {
-    /// The shared parts.
-    fn reply(&self) -> &Reply;
-    /// The first chunk of a choice. `echo` is the prompt when it is to be repeated.
+    /// The first events of a choice. `echo` is the prompt when it is to be repeated.
     fn open(&mut self, out: &mut Vec<u8>, index: usize, echo: &str);
     /// More of a choice: parts, of which there may be none, and the tokens that came since the last
     /// time. Not every part has tokens: they come when they are known, parts when they are certain.
     fn delta(&mut self, out: &mut Vec<u8>, index: usize, parts: &[Part], tokens: &[TokenOutput]);
-    /// The last chunk of a choice.
+    /// The last events of a choice.
+    fn close(&mut self, out: &mut Vec<u8>, index: usize, ending: Ending);
+    /// The end of a stream that succeeded.
+    fn end(&mut self, out: &mut Vec<u8>, usage: &TotalUsage);
+    /// The end of one that failed.
+    fn fail(&mut self, out: &mut Vec<u8>, error: &ApiError);
+    /// The end of one that failed before there was a writer.
+    fn fail_early(error: &ApiError) -> Vec<u8>;
+    /// A sign of life.
+    fn keepalive(&self, out: &mut Vec<u8>, mode: KeepaliveMode);
+    /// The whole answer as a document.
+    fn whole(&mut self, choices: &[Choice], usage: &TotalUsage) -> Vec<u8>;
+    /// What is to be done with a complete answer before the client learns that it is complete. It may
+    /// block.
+    fn keep(&mut self) -> Option<Box<dyn FnOnce() + Send>> {
+        None
+    }
+}
+
+/// What an endpoint whose answers are chunks with `choices` adds to the shared writing.
+pub(super) trait Chunks: Send + 'static {
+    /// The shared parts.
+    fn reply(&self) -> &Reply;
+    /// As [`Write::open`].
+    fn open(&mut self, out: &mut Vec<u8>, index: usize, echo: &str);
+    /// As [`Write::delta`].
+    fn delta(&mut self, out: &mut Vec<u8>, index: usize, parts: &[Part], tokens: &[TokenOutput]);
+    /// As [`Write::close`].
     fn close(&mut self, out: &mut Vec<u8>, index: usize, ending: Ending);
     /// A choice of an answer that is not streamed.
     fn choice(&mut self, out: &mut Vec<u8>, index: usize, choice: &Choice);
+}
+
+impl<C: Chunks> Write for C {
+    fn open(&mut self, out: &mut Vec<u8>, index: usize, echo: &str) {
+        Chunks::open(self, out, index, echo);
+    }
+
+    fn delta(&mut self, out: &mut Vec<u8>, index: usize, parts: &[Part], tokens: &[TokenOutput]) {
+        Chunks::delta(self, out, index, parts, tokens);
+    }
+
+    fn close(&mut self, out: &mut Vec<u8>, index: usize, ending: Ending) {
+        Chunks::close(self, out, index, ending);
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>, usage: &TotalUsage) {
+        self.reply().usage(out, usage);
+        out.extend_from_slice(DONE);
+    }
+
+    fn fail(&mut self, out: &mut Vec<u8>, error: &ApiError) {
+        out.extend_from_slice(&error_event(error));
+    }
+
+    fn fail_early(error: &ApiError) -> Vec<u8> {
+        error_event(error)
+    }
+
+    fn keepalive(&self, out: &mut Vec<u8>, mode: KeepaliveMode) {
+        match mode {
+            KeepaliveMode::Chunk => self.reply().chunk(out, |_| {}),
+            _ => out.extend_from_slice(KEEPALIVE),
+        }
+    }
+
+    fn whole(&mut self, choices: &[Choice], usage: &TotalUsage) -> Vec<u8> {
+        let mut out = self.reply().whole_head.clone();
+        for (index, choice) in choices.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            self.choice(&mut out, index, choice);
+        }
+        out.extend_from_slice(b"],\"usage\":");
+        write_usage(&mut out, usage);
+        out.push(b'}');
+        out
+    }
 }
 
 /// The parts of an answer that do not change from chunk to chunk.
@@ -142,6 +235,7 @@ pub(super) struct Reply {
     chunk_tail: &'static [u8],
     /// `{"id":...,"choices":[`
     whole_head: Vec<u8>,
+    include_usage: bool,
 }
 
 impl Reply {
@@ -172,6 +266,7 @@ impl Reply {
             chunk_head: head("data: ", chunk_object),
             chunk_tail: if include_usage { b"],\"usage\":null}\n\n" } else { b"]}\n\n" },
             whole_head: head("", object),
+            include_usage,
         }
     }
 
@@ -182,13 +277,11 @@ impl Reply {
         out.extend_from_slice(self.chunk_tail);
     }
 
-    /// An event without choices, for clients that comments disturb.
-    pub(super) fn keepalive(&self, out: &mut Vec<u8>) {
-        self.chunk(out, |_| {});
-    }
-
-    /// The event with the token counts.
-    pub(super) fn usage(&self, out: &mut Vec<u8>, usage: &TotalUsage) {
+    /// The event with the token counts, where they were asked for.
+    fn usage(&self, out: &mut Vec<u8>, usage: &TotalUsage) {
+        if !self.include_usage {
+            return;
+        }
         out.extend_from_slice(&self.chunk_head);
         out.extend_from_slice(b"],\"usage\":");
         write_usage(out, usage);
@@ -196,23 +289,8 @@ impl Reply {
     }
 }
 
-/// A whole answer that is not streamed.
-pub(super) fn whole(writer: &mut impl Write, choices: &[Choice], usage: &TotalUsage) -> Vec<u8> {
-    let mut out = writer.reply().whole_head.clone();
-    for (index, choice) in choices.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        writer.choice(&mut out, index, choice);
-    }
-    out.extend_from_slice(b"],\"usage\":");
-    write_usage(&mut out, usage);
-    out.push(b'}');
-    out
-}
-
 /// An event that ends a stream which failed. Official clients raise on any event that holds `error`.
-pub(crate) fn error_event(error: &ApiError) -> Vec<u8> {
+fn error_event(error: &ApiError) -> Vec<u8> {
     [b"data: ".as_slice(), &error.body(), b"\n\n"].concat()
 }
 

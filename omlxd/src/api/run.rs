@@ -12,7 +12,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use super::Answer;
 use super::error::ApiError;
 use super::params::Params;
-use super::reply::{self, DONE, Identity, KEEPALIVE, TotalUsage, Write};
+use super::reply::{Choice, Identity, KEEPALIVE, Write};
 use super::session::{Admitted, Running, Session, Tally, Turn};
 use crate::app::App;
 use crate::auth::ApiCaller;
@@ -20,7 +20,7 @@ use crate::config::KeepaliveMode;
 use crate::http::{Call, EventSender, EventStream};
 use crate::metrics::Rejection;
 use crate::registry::{AcquireError, Lease, ModelEntry};
-use crate::requests;
+use crate::requests::{self, Ticket};
 
 /// A prompt, ready for the engine.
 pub(super) struct Prompt {
@@ -66,23 +66,8 @@ pub(crate) async fn answer<E: Endpoint>(
     request: E,
 ) -> Result<Answer, ApiError> {
     let app = call.app();
-    let name = &request.params().model;
-    let Some(entry) = app.registry.find(name) else {
-        return Err(ApiError::model_not_found(name, &app.registry.near(name)));
-    };
     let stream = request.params().stream;
-    let about = requests::About {
-        id: call.id(),
-        endpoint: E::NAME,
-        model: &entry.id,
-        stream: stream.is_some(),
-        key: caller.key(),
-    };
-    let ticket = app.requests.begin(about, app.config.limits.max_requests_per_key);
-    let ticket = ticket.map_err(|running| {
-        app.metrics.add_model(&entry.id).rejected(Rejection::RateLimit);
-        ApiError::rate_limited(running)
-    })?;
+    let (entry, ticket) = enter(caller, call, &request)?;
     let tally = Tally::new(call, ticket, app.metrics.add_model(&entry.id));
     // Two salts never run into each other: a key's has a fixed length.
     let cache_salt = request.params().cache_salt.as_deref().unwrap_or_default();
@@ -100,6 +85,57 @@ pub(crate) async fn answer<E: Endpoint>(
         return collect(admitted).await.map(Answer::Json);
     }
     stream_events(call, admission).await
+}
+
+/// Counts the tokens of a request's prompts, and does nothing else with it.
+pub(crate) async fn count<E: Endpoint>(
+    caller: ApiCaller,
+    call: &Call,
+    request: E,
+) -> Result<usize, ApiError> {
+    let (entry, _ticket) = enter(caller, call, &request)?;
+    let lease = acquire(call.app(), &entry, &request.params().model).await?;
+    let model = Model::clone(&lease);
+    let made = tokio::task::spawn_blocking(move || request.prompts(&model)).await;
+    let prompts = made.map_err(|_| ApiError::internal())??;
+    Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
+}
+
+/// Finds the request's model, and enters the request into the table.
+fn enter<E: Endpoint>(
+    caller: ApiCaller,
+    call: &Call,
+    request: &E,
+) -> Result<(ModelEntry, Ticket), ApiError> {
+    let (app, name) = (call.app(), &request.params().model);
+    let Some(entry) = app.registry.find(name) else {
+        return Err(ApiError::model_not_found(name, &app.registry.near(name)));
+    };
+    let about = requests::About {
+        id: call.id(),
+        endpoint: E::NAME,
+        model: &entry.id,
+        stream: request.params().stream.is_some(),
+        key: caller.key(),
+    };
+    let ticket = app.requests.begin(about, app.config.limits.max_requests_per_key);
+    let ticket = ticket.map_err(|running| {
+        app.metrics.add_model(&entry.id).rejected(Rejection::RateLimit);
+        ApiError::rate_limited(running)
+    })?;
+    Ok((entry, ticket))
+}
+
+/// The model, loaded if need be. `name` is what the client calls it.
+async fn acquire(app: &App, entry: &ModelEntry, name: &str) -> Result<Lease, ApiError> {
+    app.registry.acquire(entry).await.map_err(|error| {
+        let reason = match error {
+            AcquireError::NoRoom { .. } | AcquireError::TooLarge { .. } => Rejection::Memory,
+            _ => Rejection::Loading,
+        };
+        app.metrics.add_model(&entry.id).rejected(reason);
+        ApiError::model_unavailable(name, &error)
+    })
 }
 
 /// Loads the model if need be, makes the prompts, and puts them into the engine's queue. Whatever
@@ -141,7 +177,6 @@ struct Prepared<W> {
     echoes: Vec<String>,
     prompt_tokens: usize,
     writer: W,
-    include_usage: bool,
     tokenizer: Tokenizer,
     lease: Lease,
 }
@@ -153,7 +188,6 @@ impl<W> Prepared<W> {
             session: Session::new(self.running, self.tokenizer, tally, self.lease),
             echoes: self.echoes,
             writer: self.writer,
-            include_usage: self.include_usage,
         }
     }
 }
@@ -164,16 +198,7 @@ async fn prepare<E: Endpoint>(
     request: E,
     about: &About,
 ) -> Result<Prepared<E::Reply>, ApiError> {
-    let name = &request.params().model;
-    let lease = app.registry.acquire(entry).await;
-    let lease = lease.map_err(|error| {
-        let reason = match error {
-            AcquireError::NoRoom { .. } | AcquireError::TooLarge { .. } => Rejection::Memory,
-            _ => Rejection::Loading,
-        };
-        app.metrics.add_model(&entry.id).rejected(reason);
-        ApiError::model_unavailable(name, &error)
-    })?;
+    let lease = acquire(app, entry, &request.params().model).await?;
     let model = Model::clone(&lease);
     request.params().check_vocabulary(model.info().vocab_tokens)?;
     let making = model.clone();
@@ -208,7 +233,6 @@ async fn prepare<E: Endpoint>(
         choices_per_prompt: params.n,
         echoes,
         prompt_tokens,
-        include_usage: params.stream.is_some_and(|stream| stream.include_usage),
         writer: request.reply(identity(app, &model, &about.id), &model),
         lease,
     })
@@ -285,10 +309,8 @@ fn identity(app: &App, model: &Model, id: &str) -> Identity {
 /// The whole answer as one document.
 async fn collect<W: Write>(admitted: Admitted<W>) -> Result<Vec<u8>, ApiError> {
     let Admitted { mut session, echoes, mut writer, .. } = admitted;
-    let mut choices: Vec<reply::Choice> = echoes
-        .into_iter()
-        .map(|echo| reply::Choice { text: echo, ..reply::Choice::default() })
-        .collect();
+    let mut choices: Vec<Choice> =
+        echoes.into_iter().map(|echo| Choice { text: echo, ..Choice::default() }).collect();
     loop {
         match session.next().await {
             Turn::Delta(index, parts, tokens) => {
@@ -301,7 +323,11 @@ async fn collect<W: Write>(admitted: Admitted<W>) -> Result<Vec<u8>, ApiError> {
                 choices[index].take(parts);
                 choices[index].ending = Some(ending);
             }
-            Turn::Complete(usage) => return Ok(reply::whole(&mut writer, &choices, &usage)),
+            Turn::Complete(usage) => {
+                let document = writer.whole(&choices, &usage);
+                keep(&mut writer).await;
+                return Ok(document);
+            }
             Turn::Failed(error) => return Err(error),
         }
     }
@@ -321,22 +347,32 @@ async fn stream_events<W: Write>(
         admitted = &mut admission => Some(admitted?),
         () = keepalive.due() => None,
     };
-    Ok(Answer::Events(EventStream::new(move |mut out| async move {
-        let outcome = match early {
-            Some(admitted) => write_events(admitted, &mut keepalive, &mut out).await,
+    let on_panic = Bytes::from(W::fail_early(&ApiError::internal()));
+    Ok(Answer::Events(EventStream::new(on_panic, move |mut out| async move {
+        let admitted = match early {
+            Some(admitted) => Ok(admitted),
             None => {
                 out.send(Bytes::from_static(KEEPALIVE)).await;
-                match wait_for(admission, &mut keepalive, &mut out).await {
-                    Ok(admitted) => write_events(admitted, &mut keepalive, &mut out).await,
-                    Err(error) => Err(error),
-                }
+                wait_for(admission, &mut keepalive, &mut out).await
             }
         };
-        if let Err(error) = outcome {
+        let failed = match admitted {
+            Ok(admitted) => write_events(admitted, &mut keepalive, &mut out).await.err(),
+            Err(error) => Some((W::fail_early(&error), error)),
+        };
+        if let Some((event, error)) = failed {
             metrics.error(endpoint, error.label());
-            out.send(Bytes::from(reply::error_event(&error))).await;
+            out.send(Bytes::from(event)).await;
         }
     })))
+}
+
+/// Does what a writer wants done with its complete answer.
+async fn keep(writer: &mut impl Write) {
+    if let Some(keep) = writer.keep() {
+        // A panic in there is in the log, and costs only what was to be kept.
+        let _ = tokio::task::spawn_blocking(keep).await;
+    }
 }
 
 /// Signs of life until the request is admitted. There is nothing yet to make a chunk of.
@@ -355,12 +391,13 @@ async fn wait_for<T>(
     }
 }
 
+/// Writes an answer to its end. Fails with the event that tells of it, which is still to be sent.
 async fn write_events<W: Write>(
     admitted: Admitted<W>,
     keepalive: &mut Keepalive,
     out: &mut EventSender,
-) -> Result<(), ApiError> {
-    let Admitted { mut session, echoes, mut writer, include_usage } = admitted;
+) -> Result<(), (Vec<u8>, ApiError)> {
+    let Admitted { mut session, echoes, mut writer } = admitted;
     let mut event = Vec::with_capacity(1024);
     for (index, echo) in echoes.iter().enumerate() {
         writer.open(&mut event, index, echo);
@@ -394,11 +431,15 @@ async fn write_events<W: Write>(
                 writer.close(&mut event, index, ending);
             }
             Turn::Complete(usage) => {
-                finish(&mut event, &writer, include_usage.then_some(&usage));
+                writer.end(&mut event, &usage);
+                keep(&mut writer).await;
                 out.send(Bytes::from(event)).await;
                 return Ok(());
             }
-            Turn::Failed(error) => return Err(error),
+            Turn::Failed(error) => {
+                writer.fail(&mut event, &error);
+                return Err((event, error));
+            }
         }
         if event.is_empty() {
             continue;
@@ -406,13 +447,6 @@ async fn write_events<W: Write>(
         keepalive.sent();
         out.send(Bytes::from(event)).await;
     }
-}
-
-fn finish(event: &mut Vec<u8>, writer: &impl Write, usage: Option<&TotalUsage>) {
-    if let Some(usage) = usage {
-        writer.reply().usage(event, usage);
-    }
-    event.extend_from_slice(DONE);
 }
 
 /// Signs of life on the wall clock, counted from the start of the request.
@@ -455,11 +489,8 @@ impl Keepalive {
     }
 
     fn event(&self, writer: &impl Write) -> Bytes {
-        if self.mode != KeepaliveMode::Chunk {
-            return Bytes::from_static(KEEPALIVE);
-        }
         let mut event = Vec::with_capacity(256);
-        writer.reply().keepalive(&mut event);
+        writer.keepalive(&mut event, self.mode);
         Bytes::from(event)
     }
 }

@@ -28,8 +28,6 @@ pub(crate) struct Admitted<W> {
     pub(crate) echoes: Vec<String>,
     /// Writes its answer.
     pub(crate) writer: W,
-    /// Whether a stream tells the token counts.
-    pub(crate) include_usage: bool,
 }
 
 /// What happens next in an answer.
@@ -99,7 +97,7 @@ impl Session {
                 };
                 let parts = running.parser.finish();
                 self.tally.choice_done(index, &outcome);
-                Turn::Finished(index, parts, ending(outcome.finish, &running.parser))
+                Turn::Finished(index, parts, ending(outcome, &running.parser))
             }
             Some(Event::Failed(GenerateError::ShuttingDown)) => {
                 self.fail(ApiError::shutting_down())
@@ -138,12 +136,12 @@ impl Session {
 
 /// Why a choice ended, as the API tells it. A call that broke off is no call that a client could
 /// answer, whatever ended it.
-fn ending(finish: FinishReason, parser: &OutputParser) -> Ending {
-    match finish {
+fn ending(outcome: Outcome, parser: &OutputParser) -> Ending {
+    match outcome.finish {
         _ if parser.is_cut() => Ending::Length,
         FinishReason::Length => Ending::Length,
         FinishReason::Stop if parser.calls() > 0 => Ending::ToolCalls,
-        FinishReason::Stop => Ending::Stop,
+        FinishReason::Stop => outcome.stop.map_or(Ending::Stop, Ending::StopString),
     }
 }
 

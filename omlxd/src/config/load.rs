@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, KEYS, Key, MODEL_KEYS, Raw, SECTIONS, per_model};
+use super::{Config, FromToml, KEYS, Key, MODEL_KEYS, Raw, SECTIONS, per_model};
 
 /// Where values come from besides the defaults.
 #[derive(Debug, Default)]
@@ -127,6 +127,10 @@ pub fn load(base_dir: &Path, sources: &Sources) -> Result<Loaded, Vec<Problem>> 
     loading.finish()
 }
 
+/// The version of the file's format. It changes when a key comes to mean something else; a key that is
+/// added or goes is told as any other.
+pub(super) const VERSION: usize = 1;
+
 struct Loading {
     config: Config,
     settings: Vec<Setting>,
@@ -161,10 +165,27 @@ impl Loading {
         for (name, value) in root.get_ref().iter() {
             let line = line_at(&file.text, name.span().start);
             // What stands on a line that is not TOML was reported with it.
-            if !broken.contains(&line) {
+            if name.get_ref() == "version" && !broken.contains(&line) {
+                self.version(file, line, value.get_ref());
+            } else if !broken.contains(&line) {
                 self.file_section(file, name.get_ref(), line, value, &broken);
             }
         }
+    }
+
+    /// `version = 1`, which a file need not have. A later omlxd may mean something else by what
+    /// follows.
+    fn version(&mut self, file: &FileText, line: usize, value: &Raw<'_>) {
+        let message = match usize::from_toml(value) {
+            Ok(VERSION) => return,
+            Ok(other) => format!(
+                "this file is of version {other}, and this omlxd reads {VERSION}: upgrade omlxd, or move the \
+                 file away and let a start write a new one"
+            ),
+            Err(message) => message,
+        };
+        let origin = Origin::File { path: file.path.clone(), line };
+        self.problem(origin, "version".to_owned(), message);
     }
 
     fn file_section(

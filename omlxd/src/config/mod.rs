@@ -17,7 +17,9 @@ use std::time::Duration;
 pub use load::{FileText, Flag, Loaded, Origin, Problem, Setting, Sources, load};
 pub use per_model::{MODEL_KEYS, ModelKey, ModelSettings};
 pub use render::{default_file, reference};
-pub use value::{AutoTime, ComputeDtype, FromToml, KeepaliveMode, LogFormat, LogLevel, Raw, Size};
+pub use value::{
+    AutoTime, ComputeDtype, FromToml, KeepaliveMode, LogFormat, LogLevel, MaybeFile, Raw, Size,
+};
 
 use value::{at_least, between, literal};
 
@@ -142,6 +144,15 @@ config! {
         keepalive_mode: KeepaliveMode = "comment"; Restart
         /// Refuse unknown request fields instead of ignoring them.
         strict: bool = false; Restart
+        /// Keep answers of /v1/responses on disk for requests that go on from one by its id
+        /// (previous_response_id) or fetch it. They hold what was asked and answered, in clear text,
+        /// for this user alone (responses/ in the base directory). A request with "store": false is
+        /// never kept.
+        store_responses: bool = true; Restart
+        /// Most disk space for those answers; the longest unused are removed first.
+        responses_quota: u64 = "256MiB", between(1 << 20, 1 << 40); Restart
+        /// An answer that nobody went on from in this time is removed.
+        responses_ttl: Duration = "24h", at_least(Duration::from_secs(1)); Restart
         /// Longest pause while a request is being read.
         request_read_timeout: Duration = "30s", at_least(Duration::from_millis(10)); Restart
         /// Longest time a client may leave what it was sent unread before its request is cancelled.
@@ -150,6 +161,13 @@ config! {
         drain: Duration = "20s"; Restart
         /// Most connections open at once; one more is answered 503 and closed.
         max_connections: usize = 512, between(1, 65_536); Restart
+        /// File with the certificate and its chain, in PEM: with it other machines are answered by TLS
+        /// only. SIGHUP reads it and its key again.
+        tls_cert: MaybeFile = "none"; Restart
+        /// File with the certificate's private key, in PEM (mode 0600).
+        tls_key: MaybeFile = "none"; Restart
+        /// Keep a Mac from falling asleep for being idle while there is something to compute.
+        keep_awake: bool = true; Restart
         /// Browser origins that may call the API, such as `https://chat.example`. Empty: none.
         cors_origins: Vec<String> = []; Restart
     }
@@ -246,6 +264,8 @@ config! {
         /// Log to standard error too. A service manager that keeps it in a file of its own has no use
         /// for that: only what ends the process is written there all the same.
         stderr: bool = true; Restart
+        /// Warnings and errors to the system's log too: macOS's unified log, syslog elsewhere.
+        system: bool = false; Restart
     }
 }
 
@@ -265,7 +285,10 @@ impl Config {
     fn anchor_paths(&mut self) {
         let base = self.base_dir.clone();
         let ssd_dir = self.cache.ssd_dir.iter_mut();
-        for path in self.models.dirs.iter_mut().chain([&mut self.auth.key_file]).chain(ssd_dir) {
+        let tls = [&mut self.server.tls_cert, &mut self.server.tls_key];
+        let tls = tls.into_iter().filter_map(|file| file.0.as_mut());
+        let dirs = self.models.dirs.iter_mut();
+        for path in dirs.chain([&mut self.auth.key_file]).chain(ssd_dir).chain(tls) {
             *path = base.join(&*path);
         }
     }
@@ -282,6 +305,12 @@ impl Config {
                     self.server.host
                 ),
             ));
+        }
+        let (cert, key) = (self.server.tls_cert.0.is_some(), self.server.tls_key.0.is_some());
+        if cert != key {
+            let (has, lacks) = if cert { ("cert", "key") } else { ("key", "cert") };
+            let message = format!("server.tls_{has} needs server.tls_{lacks} as well");
+            problems.push((format!("server.tls_{has}"), message));
         }
         problems.extend(per_model::check_together(&self.per_model));
         problems

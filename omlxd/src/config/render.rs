@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::load::VERSION;
 use super::{Applies, KEYS, MODEL_KEYS, SECTIONS};
 
 /// The `config.toml` of a first start: every key, explained, commented out at its default.
@@ -12,6 +13,7 @@ pub fn default_file() -> String {
          # `omlxd check-config` finds mistakes.\n\
          # Sizes have units (\"64MiB\", \"10GB\"), times too (\"500ms\", \"10s\", \"5m\", \"1h\").\n",
     );
+    let _ = write!(text, "\n# The version of this file's format.\nversion = {VERSION}\n");
     for section in SECTIONS {
         text.push('\n');
         for line in section.doc {
@@ -107,6 +109,9 @@ An unknown key is a problem, and so is an unknown variable in a section's name s
 Sizes are texts with a unit: `B`, `kB`, `MB`, `GB`, `TB` count in 1000s, `KiB`, `MiB`, `GiB`, `TiB`
 in 1024s. Times are texts with `ms`, `s`, `m`, `h` or `d`. Relative paths start at the base
 directory; `~/` is your home.
+
+A file may begin with `version = 1`, as the one of a first start does; one of a later version is
+refused, because its keys may mean something else.
 
 Unless a key says otherwise, a change takes effect when omlxd is started again.
 ";

@@ -235,6 +235,21 @@ fn a_misspelt_variable_is_a_problem_too() {
 }
 
 #[test]
+fn a_file_of_another_version_is_refused_and_none_is_fine() {
+    assert!(load_text("version = 1\n[server]\nport = 7").is_ok());
+    assert!(load_text("").is_ok());
+    for (text, words) in [
+        ("version = 2\n", "this file is of version 2, and this omlxd reads 1"),
+        ("version = \"1\"\n", "version: "),
+        ("\nversion = 0\n", ":2: version: this file is of version 0"),
+    ] {
+        let problems = load_text(text).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].to_string().contains(words), "{}", problems[0]);
+    }
+}
+
+#[test]
 fn relative_paths_start_at_the_base_directory() {
     let loaded = load_text("[models]\ndirs = [\"more\", \"/abs\"]").unwrap();
     let dirs = loaded.config.model_dirs();

@@ -261,6 +261,21 @@ impl FromToml for Option<PathBuf> {
     }
 }
 
+/// A file, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaybeFile(pub Option<PathBuf>);
+
+impl FromToml for MaybeFile {
+    const KIND: &'static str = "path or `\"none\"`";
+
+    fn from_toml(raw: &Raw<'_>) -> Result<Self, String> {
+        if raw.as_str() == Some("none") {
+            return Ok(MaybeFile(None));
+        }
+        PathBuf::from_toml(raw).map(|path| MaybeFile(Some(path)))
+    }
+}
+
 impl FromToml for Option<String> {
     const KIND: &'static str = "name or `\"auto\"`";
 

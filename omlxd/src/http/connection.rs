@@ -1,4 +1,4 @@
-//! A TCP connection that does not wait for ever for a client which reads nothing.
+//! A connection that does not wait for ever for a client which reads nothing.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -7,20 +7,19 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 /// Writes fail once nothing could be written for `limit`; the server then drops the connection, and
 /// with it the request, whose generation is so cancelled.
-pub(super) struct Connection {
-    stream: TcpStream,
+pub(super) struct Connection<S> {
+    stream: S,
     limit: Duration,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Connection {
-    pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
+impl<S> Connection<S> {
+    pub(super) fn new(stream: S, limit: Duration) -> Self {
         Connection { stream, limit, stalled: None }
     }
 
@@ -41,7 +40,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -51,7 +50,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

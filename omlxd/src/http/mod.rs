@@ -8,9 +8,11 @@ mod read;
 mod route;
 mod server;
 mod stream;
+mod tls;
 
 pub use body::Body;
 pub(crate) use call::Call;
 pub use route::Route;
-pub use server::serve;
+pub use server::{serve, serve_with};
 pub(crate) use stream::{EventSender, EventStream};
+pub use tls::{Tls, TlsError};

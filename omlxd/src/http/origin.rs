@@ -10,10 +10,10 @@ use crate::api::error::ApiError;
 
 /// What response headers tell the browser.
 const CORS: [(HeaderName, &str); 4] = [
-    (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
+    (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE, OPTIONS"),
     (
         header::ACCESS_CONTROL_ALLOW_HEADERS,
-        "authorization, content-type, x-api-key, x-client-request-id",
+        "authorization, content-type, x-api-key, x-client-request-id, anthropic-version, anthropic-beta",
     ),
     (header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-request-id, retry-after, x-should-retry"),
     (header::ACCESS_CONTROL_MAX_AGE, "600"),

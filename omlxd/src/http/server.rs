@@ -15,15 +15,16 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Connection;
-use super::{Body, Call, Route, origin, read};
+use super::{Body, Call, Route, Tls, origin, read, tls};
 use crate::api::error::ApiError;
 use crate::api::{self, Answer};
 use crate::app::App;
@@ -50,6 +51,12 @@ const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r
 /// open connections are refused (E33), and running ones have `server.drain` to finish before they
 /// are cancelled.
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
+    serve_with(app, listener, None).await;
+}
+
+/// The same; with a certificate, clients on other machines have to use TLS. Programs on this machine
+/// may, and may not: what they send does not leave it.
+pub async fn serve_with(app: Arc<App>, listener: TcpListener, tls: Option<Arc<Tls>>) {
     let server = Arc::new(Server {
         slots: Arc::new(Semaphore::new(app.config.server.max_connections)),
         refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
@@ -57,6 +64,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
         connections: TaskTracker::new(),
         close: CancellationToken::new(),
         abort: CancellationToken::new(),
+        tls,
         app,
     });
     loop {
@@ -87,12 +95,21 @@ struct Server {
     close: CancellationToken,
     /// Connections end at once.
     abort: CancellationToken,
+    tls: Option<Arc<Tls>>,
+}
+
+/// How a client speaks.
+enum Either {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// What is the same for all requests of a connection.
 #[derive(Clone, Copy)]
 struct Peer {
     is_loopback: bool,
+    /// The client is on this machine, whichever of its addresses it comes from.
+    is_here: bool,
     /// The address that the client reached is a loopback address.
     on_loopback: bool,
 }
@@ -112,13 +129,19 @@ impl Server {
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES);
         // Without this a small event waits for the acknowledgement of the one before it.
         let _ = stream.set_nodelay(true);
-        let on_loopback = stream.local_addr().is_ok_and(|address| address.ip().is_loopback());
-        let peer = Peer { is_loopback: peer.ip().to_canonical().is_loopback(), on_loopback };
+        let own = stream.local_addr().map(|address| address.ip().to_canonical()).ok();
+        let peer = peer.ip().to_canonical();
+        let is_loopback = peer.is_loopback();
+        let peer = Peer {
+            is_loopback,
+            is_here: is_loopback || own == Some(peer),
+            on_loopback: own.is_some_and(|own| own.is_loopback()),
+        };
         let server = Arc::clone(self);
         self.connections.spawn(async move {
             server.app.metrics.http().connections.inc();
             tokio::select! {
-                () = server.connection(stream, peer) => {}
+                () = server.negotiate(stream, peer) => {}
                 () = server.abort.cancelled() => {}
             }
             server.app.metrics.http().connections.dec();
@@ -126,7 +149,28 @@ impl Server {
         });
     }
 
-    async fn connection(self: &Arc<Self>, stream: TcpStream, peer: Peer) {
+    /// Speaks TLS where it is to be spoken, then HTTP.
+    async fn negotiate(self: &Arc<Self>, stream: TcpStream, peer: Peer) {
+        let Some(tls) = &self.tls else { return self.connection(stream, peer).await };
+        let negotiated = timeout(self.app.config.server.request_read_timeout, async {
+            if tls::is_wanted(&stream).await? {
+                return Ok(Some(Either::Tls(Box::new(tls.acceptor().accept(stream).await?))));
+            }
+            Ok::<_, io::Error>(peer.is_here.then_some(Either::Plain(stream)))
+        });
+        match negotiated.await {
+            Ok(Ok(Some(Either::Tls(stream)))) => self.connection(stream, peer).await,
+            Ok(Ok(Some(Either::Plain(stream)))) => self.connection(stream, peer).await,
+            Ok(Ok(None)) => tracing::debug!("a client of another machine does not use TLS"),
+            Ok(Err(error)) => tracing::debug!(%error, "no TLS connection was made"),
+            Err(_) => tracing::debug!("a client took too long to begin"),
+        }
+    }
+
+    async fn connection<S>(self: &Arc<Self>, stream: S, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let config = &self.app.config;
         let io = TokioIo::new(Connection::new(stream, config.server.write_timeout));
         let service = service_fn(|request| {
@@ -188,12 +232,17 @@ impl Server {
         };
         let mut response = outcome.unwrap_or_else(|error| {
             self.app.metrics.error(route.endpoint(), error.label());
-            let mut response = Response::new(Body::whole(error.body()));
+            let body = api::error_body(route, &error, call.id());
+            let mut response = Response::new(Body::whole(body));
             *response.status_mut() = error.status();
             error.headers(response.headers_mut());
             response
         });
         let id = HeaderValue::from_str(call.id()).expect("an id is plain text");
+        if matches!(route, Route::Messages | Route::CountTokens) {
+            // Anthropic's name for it.
+            response.headers_mut().insert("request-id", id.clone());
+        }
         response.headers_mut().insert("x-request-id", id);
         if let Some(origin) = origin {
             origin::allow(response.headers_mut(), origin);
@@ -243,7 +292,22 @@ impl Server {
                 self.refuse_when_stopping()?;
                 models(caller, app, route, id).await
             }
-            Route::ChatCompletions | Route::Completions => {
+            Route::Response => {
+                let caller = self.authorize(&parts.headers)?;
+                self.refuse_when_stopping()?;
+                let answer = match *method {
+                    Method::DELETE => api::responses::delete(caller, call, id).await?,
+                    _ => api::responses::get(caller, call, id).await?,
+                };
+                Ok(document(StatusCode::OK, &answer))
+            }
+            Route::ChatCompletions
+            | Route::Completions
+            | Route::Responses
+            | Route::InputTokens
+            | Route::Messages
+            | Route::CountTokens
+            | Route::Embeddings => {
                 let caller = self.authorize(&parts.headers)?;
                 self.refuse_when_stopping()?;
                 self.generate(caller, call, &parts.headers, body).await
@@ -289,6 +353,11 @@ impl Server {
         self.app.metrics.http().body(call.route().template(), body.len());
         let answer = match call.route() {
             Route::ChatCompletions => api::chat_completions(caller, call, body).await?,
+            Route::Responses => api::responses::create(caller, call, body).await?,
+            Route::InputTokens => api::responses::input_tokens(caller, call, body).await?,
+            Route::Messages => api::anthropic::messages(caller, call, body).await?,
+            Route::CountTokens => api::anthropic::count_tokens(caller, call, body).await?,
+            Route::Embeddings => api::embeddings(caller, call, body).await?,
             _ => api::completions(caller, call, body).await?,
         };
         Ok(match answer {

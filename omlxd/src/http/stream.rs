@@ -9,8 +9,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use crate::api::error::ApiError;
-
 /// The writing end.
 pub(crate) struct EventSender {
     slot: Arc<Mutex<Option<Bytes>>>,
@@ -32,18 +30,21 @@ impl EventSender {
 /// The reading end, which drives the writer.
 pub(crate) struct EventStream {
     slot: Arc<Mutex<Option<Bytes>>>,
+    /// What ends the stream when the writer panics.
+    on_panic: Bytes,
     /// `None` once it has ended.
     writer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl EventStream {
-    /// A stream of what `write` sends.
+    /// A stream of what `write` sends; `on_panic` is the event that tells of a bug in it.
     pub(crate) fn new<F: Future<Output = ()> + Send + 'static>(
+        on_panic: Bytes,
         write: impl FnOnce(EventSender) -> F,
     ) -> Self {
         let slot = Arc::new(Mutex::new(None));
         let sender = EventSender { slot: Arc::clone(&slot) };
-        EventStream { slot, writer: Some(Box::pin(write(sender))) }
+        EventStream { slot, on_panic, writer: Some(Box::pin(write(sender))) }
     }
 
     /// The next event. A writer that panics ends its stream with an error event.
@@ -54,8 +55,7 @@ impl EventStream {
                 Ok(Poll::Ready(())) => self.writer = None,
                 Err(_) => {
                     self.writer = None;
-                    let error = crate::api::error_event(&ApiError::internal());
-                    return Poll::Ready(Some(Bytes::from(error)));
+                    return Poll::Ready(Some(std::mem::take(&mut self.on_panic)));
                 }
             }
         }
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn events_come_in_order_and_the_stream_ends() {
-        let mut stream = EventStream::new(|mut out| async move {
+        let mut stream = EventStream::new(Bytes::new(), |mut out| async move {
             for event in ["a", "b", "c"] {
                 out.send(Bytes::from_static(event.as_bytes())).await;
             }
@@ -94,12 +94,12 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_an_error_event() {
-        let mut stream = EventStream::new(|mut out| async move {
+        let mut stream = EventStream::new(Bytes::from_static(b"sorry"), |mut out| async move {
             out.send(Bytes::from_static(b"a")).await;
             panic!("a bug in a writer");
         });
         let events = drain(&mut stream);
         assert_eq!(events.len(), 2);
-        assert!(events[1].starts_with(b"data: {\"error\":"));
+        assert_eq!(events[1], "sorry");
     }
 }

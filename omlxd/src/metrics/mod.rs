@@ -31,7 +31,7 @@ const DISCONNECT_PHASES: [&str; 4] = ["prepare", "queue", "prefill", "decode"];
 /// What is done when memory is short.
 const GUARD_ACTIONS: [&str; 4] = ["pause", "evict_model", "shrink_cache", "abort"];
 /// Every code of the error catalogue, and the types of errors without a code.
-const ERROR_CODES: [&str; 26] = [
+const ERROR_CODES: [&str; 28] = [
     "context_length_exceeded",
     "generation_failed",
     "insufficient_permissions",
@@ -48,6 +48,8 @@ const ERROR_CODES: [&str; 26] = [
     "model_loading",
     "model_not_found",
     "model_too_large",
+    "not_found",
+    "previous_response_not_found",
     "request_cancelled",
     "request_timeout",
     "request_too_large",

@@ -12,6 +12,10 @@ pub enum Endpoint {
     ChatCompletions,
     /// `/v1/completions`
     Completions,
+    /// `/v1/responses`
+    Responses,
+    /// `/v1/messages`
+    Messages,
     /// `/v1/models` and `/v1/models/{id}`
     Models,
     /// Everything else.
@@ -20,17 +24,26 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Endpoint; 4] =
-        [Endpoint::ChatCompletions, Endpoint::Completions, Endpoint::Models, Endpoint::Other];
+    pub const ALL: [Endpoint; 6] = [
+        Endpoint::ChatCompletions,
+        Endpoint::Completions,
+        Endpoint::Responses,
+        Endpoint::Messages,
+        Endpoint::Models,
+        Endpoint::Other,
+    ];
 
     /// Those that generate, which come first.
-    const GENERATING: [Endpoint; 2] = [Endpoint::ChatCompletions, Endpoint::Completions];
+    const GENERATING: [Endpoint; 4] =
+        [Endpoint::ChatCompletions, Endpoint::Completions, Endpoint::Responses, Endpoint::Messages];
 
     /// The label.
     pub fn as_str(self) -> &'static str {
         match self {
             Endpoint::ChatCompletions => "chat.completions",
             Endpoint::Completions => "completions",
+            Endpoint::Responses => "responses",
+            Endpoint::Messages => "messages",
             Endpoint::Models => "models",
             Endpoint::Other => "other",
         }

@@ -251,7 +251,7 @@ fn a_rotated_key_is_refused_at_once() {
 #[test]
 fn unknown_urls_and_methods() {
     let server = Server::start();
-    for path in ["/", "/v1", "/v1/embeddings", "/admin/v1/status", "/v1/chat/completions/"] {
+    for path in ["/", "/v1", "/v1/files", "/admin/v1/status", "/v1/chat/completions/"] {
         let message = server.post(path, &json!({})).is_error(404, Some("unknown_url"), None);
         assert_eq!(message, format!("Invalid URL (POST {path})"));
     }

@@ -1,11 +1,14 @@
 //! The HTTP API over real sockets, with the real engine and small random models.
 
 mod answers;
+mod anthropic;
+mod contract;
 mod dashboard;
 mod errors;
 mod limits;
 mod metrics;
 mod models;
+mod responses;
 mod shutdown;
 mod streams;
 mod structured;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use omlx_tests::fixtures::Case;
 use omlx_tests::http::{self, Response};
+use omlx_tests::script::Script;
 use omlx_tests::sse::{self, Event};
 use omlxd::app::App;
 use omlxd::auth::Keys;
@@ -23,6 +24,8 @@ pub(crate) const KEY: &str = "sk-omlx-test-key-0123456789";
 pub(crate) const SMALL: &str = "test/small";
 /// The same model with room for more tokens than any test waits for.
 pub(crate) const LONG: &str = "test/long";
+/// A model that says what [`script`] has.
+pub(crate) const SCRIPT: &str = "test/script";
 
 pub(crate) struct Server {
     pub(crate) app: Arc<App>,
@@ -65,6 +68,13 @@ impl Server {
         let address = listener.local_addr().unwrap();
         runtime.spawn(omlxd::http::serve(Arc::clone(&app), listener));
         Server { app, address, runtime: Some(runtime), dir }
+    }
+
+    /// A server with the model [`SCRIPT`].
+    pub(crate) fn scripted() -> Self {
+        let server = Self::start();
+        script().write(&server.models().join(SCRIPT)).unwrap();
+        server
     }
 
     /// Where models are looked for.
@@ -117,6 +127,32 @@ impl Server {
         response
     }
 
+    /// All events of a stream whose events have types; the type of each event stands in its data and
+    /// before it.
+    pub(crate) fn typed_stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let mut body = body.clone();
+        body["stream"] = json!(true);
+        let response = self.open("POST", path, &body.to_string());
+        assert_eq!(
+            (response.status, response.header("content-type")),
+            (200, Some("text/event-stream"))
+        );
+        let text = response.text().unwrap();
+        let events =
+            text.split("\n\n").filter(|event| !event.is_empty() && !event.starts_with(':'));
+        let mut typed = Vec::new();
+        for event in events {
+            let Some((kind, data)) = event.split_once("\ndata: ") else {
+                assert_eq!(event, "data: [DONE]");
+                continue;
+            };
+            let data: Value = serde_json::from_str(data).unwrap();
+            assert_eq!(kind.strip_prefix("event: "), data["type"].as_str());
+            typed.push(data);
+        }
+        typed
+    }
+
     /// Sends raw bytes on a connection of their own and reads the answer.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Reply {
         let mut stream = http::connect(self.address).unwrap();
@@ -145,6 +181,27 @@ impl Drop for Server {
         }
         self.app.engine.join();
     }
+}
+
+/// A turn that thinks, speaks and calls two tools; one that only speaks; and what comes after.
+pub(crate) fn script() -> Script {
+    let look = Script::call("look", &json!({"at": "the sky", "how": {"long": 3}}));
+    let (head, tail) = look.split_at(20);
+    let second = format!("\n{}", Script::call("count", &json!({})));
+    Script::new(
+        &[
+            &["<think>\nI should", " look.\n</think>\n\n", "Let me see.\n", head, tail, &second],
+            &["The sky is ", "blue."],
+        ],
+        &["Good", "bye."],
+    )
+}
+
+/// The tools of [`script`], as pairs of a name and a schema.
+pub(crate) fn tools() -> [(&'static str, Value); 2] {
+    let look = json!({"type": "object", "properties": {
+        "at": {"type": "string"}, "how": {"type": "object"}}, "required": ["at"]});
+    [("look", look), ("count", json!({"type": "object", "properties": {}}))]
 }
 
 /// The sum of a metric's series that have all of these labels.

@@ -1,13 +1,16 @@
 // openai-node against a running omlxd: OPENAI_BASE_URL, OPENAI_API_KEY and OMLX_MODEL say where.
-// Each check is a function; the first that fails ends the run with its stack.
+// Each check is a function; the first that fails ends the run with its stack. Arguments name those to run.
 
 import assert from "node:assert/strict";
 import OpenAI from "openai";
+import { zodResponseFormat } from "openai/helpers/zod";
+import { z } from "zod";
 
 const model = process.env.OMLX_MODEL;
 const messages = [{ role: "user", content: "Say something, anything at all." }];
 const client = new OpenAI({ maxRetries: 0, timeout: 60_000 });
-const request = { model, messages, max_completion_tokens: 12, temperature: 0 };
+// No end of sequence ends these: how long they are is known.
+const request = { model, messages, max_completion_tokens: 12, temperature: 0, ignore_eos: true };
 
 async function models() {
   const ids = [];
@@ -75,19 +78,111 @@ async function errors() {
   await rejects(OpenAI.AuthenticationError, 401, "invalid_api_key", null, ask({}, wrongKey));
   await rejects(OpenAI.BadRequestError, 400, "invalid_value", "messages", ask({ messages: [] }));
   await rejects(OpenAI.BadRequestError, 400, "invalid_value", "temperature", ask({ temperature: 3 }));
-  const long = [{ role: "user", content: "word ".repeat(5000) }];
+  const long = [{ role: "user", content: "word ".repeat(140_000) }];
   await rejects(OpenAI.BadRequestError, 400, "context_length_exceeded", "messages", ask({ messages: long }));
+}
+
+const tools = ["get_weather", "get_time"].map((name) => ({
+  type: "function",
+  function: {
+    name,
+    parameters: {
+      type: "object", properties: { city: { type: "string", maxLength: 12 } }, required: ["city"],
+      additionalProperties: false,
+    },
+  },
+}));
+const named = { type: "function", function: { name: "get_weather" } };
+const asked = { model, messages, tools, tool_choice: named, temperature: 0, max_tokens: 200 };
+
+async function toolsRoundTrip() {
+  const first = await client.chat.completions.create(asked);
+  const [choice] = first.choices;
+  assert.equal(choice.finish_reason, "tool_calls");
+  const [call] = choice.message.tool_calls;
+  assert.equal(call.function.name, "get_weather");
+  assert.equal(typeof JSON.parse(call.function.arguments).city, "string");
+  const result = { role: "tool", tool_call_id: call.id, content: "3 degrees" };
+  const second = await client.chat.completions.create({
+    model, messages: [...messages, choice.message, result], tools, max_tokens: 4,
+  });
+  assert(second.usage.prompt_tokens > first.usage.prompt_tokens);
+}
+
+async function toolsStreamed() {
+  const whole = (await client.chat.completions.create(asked)).choices[0].message.tool_calls[0].function;
+  const final = await client.chat.completions.stream(asked).finalChatCompletion();
+  assert.equal(final.choices[0].finish_reason, "tool_calls");
+  const [call] = final.choices[0].message.tool_calls;
+  assert.match(call.id, /^call_/);
+  assert.deepEqual([call.function.name, call.function.arguments], [whole.name, whole.arguments]);
+}
+
+async function parallelTools() {
+  const answer = await client.chat.completions.create({ ...asked, tool_choice: "required", max_tokens: 400 });
+  const calls = answer.choices[0].message.tool_calls;
+  assert(calls.length >= 1);
+  assert.equal(new Set(calls.map((call) => call.id)).size, calls.length);
+  const one = await client.chat.completions.create({
+    ...asked, tool_choice: "required", parallel_tool_calls: false, max_tokens: 400,
+  });
+  assert.equal(one.choices[0].message.tool_calls.length, 1);
+}
+
+async function parseWithSchema() {
+  const place = z.object({ name: z.enum(["Oslo", "Rome"]), size: z.number().int().min(0).max(9), old: z.boolean() });
+  const answer = await client.chat.completions.parse({
+    model, messages, temperature: 0, max_tokens: 300, response_format: zodResponseFormat(place, "place"),
+  });
+  place.parse(answer.choices[0].message.parsed);
+}
+
+async function timeout() {
+  const { max_completion_tokens, ...endless } = request;
+  const impatient = client.chat.completions.create(endless, { timeout: 300 });
+  const error = await impatient.then(() => assert.fail("no timeout"), (error) => error);
+  assert(error instanceof OpenAI.APIConnectionTimeoutError, String(error));
+  await chat();
+}
+
+async function retries() {
+  const baseURL = process.env.OMLX_BUSY_BASE_URL;
+  if (!baseURL) return;
+  const attempts = [];
+  const busy = new OpenAI({
+    baseURL, apiKey: process.env.OMLX_BUSY_API_KEY, maxRetries: 0,
+    fetch: async (url, options) => {
+      const response = await fetch(url, options);
+      attempts.push([Date.now(), response.status, response.headers.get("retry-after")]);
+      return response;
+    },
+  });
+  const { max_completion_tokens, ...endless } = request;
+  const hold = await busy.chat.completions.create({ ...endless, stream: true });
+  for await (const _ of hold.tee()[0]) break;
+  await rejects(OpenAI.RateLimitError, 429, "rate_limit_exceeded", null, busy.chat.completions.create(request));
+  attempts.length = 0;
+  setTimeout(() => hold.controller.abort(), 500);
+  await busy.chat.completions.create(request, { maxRetries: 5 });
+  assert.deepEqual(attempts[0].slice(1), [429, "1"]);
+  assert.equal(attempts.at(-1)[1], 200);
+  assert(attempts[1][0] - attempts[0][0] >= 1000, "it came back before Retry-After");
 }
 
 async function cancel() {
   // Leaving the loop aborts the request.
-  for await (const _ of await client.chat.completions.create({ model, messages, stream: true })) break;
+  for await (const _ of await client.chat.completions.create({ model, messages, stream: true, ignore_eos: true })) break;
   const started = Date.now();
   await chat();
   assert(Date.now() - started < 30_000);
 }
 
-for (const check of [models, chat, streamEqualsWhole, streamHelper, completions, errors, cancel]) {
+const checks = [
+  models, chat, streamEqualsWhole, streamHelper, completions, errors, toolsRoundTrip, toolsStreamed, parallelTools,
+  parseWithSchema, timeout, retries, cancel,
+];
+const wanted = process.argv.slice(2);
+for (const check of checks.filter(({ name }) => wanted.length === 0 || wanted.includes(name))) {
   await check();
   console.log("ok", check.name);
 }

@@ -1,16 +1,23 @@
 """openai-python against a running omlxd: OPENAI_BASE_URL, OPENAI_API_KEY and OMLX_MODEL say where.
 
-Each check is a function; the first that fails ends the run with its traceback.
+Each check is a function; the first that fails ends the run with its traceback. Arguments name those to run.
 """
 
+import json
 import os
+import sys
+import threading
 import time
+from typing import Literal
 
 import openai
+import pydantic
 
 MODEL = os.environ["OMLX_MODEL"]
 MESSAGES = [{"role": "user", "content": "Say something, anything at all."}]
 client = openai.OpenAI(max_retries=0, timeout=60)
+# No end of sequence ends these: how long they are is known.
+ENDLESS = {"ignore_eos": True}
 
 
 def models():
@@ -21,7 +28,8 @@ def models():
 
 
 def chat():
-    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_completion_tokens=12, temperature=0)
+    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_completion_tokens=12, temperature=0,
+                                            extra_body=ENDLESS)
     assert answer.id.startswith("chatcmpl-") and answer.object == "chat.completion"
     assert answer.model == MODEL
     [choice] = answer.choices
@@ -36,7 +44,7 @@ def chat():
 def stream_equals_whole():
     whole = chat()
     stream = client.chat.completions.create(
-        model=MODEL, messages=MESSAGES, max_completion_tokens=12, temperature=0,
+        model=MODEL, messages=MESSAGES, max_completion_tokens=12, temperature=0, extra_body=ENDLESS,
         stream=True, stream_options={"include_usage": True},
     )
     chunks = list(stream)
@@ -60,6 +68,7 @@ def stream_without_usage():
 def logprobs():
     answer = client.chat.completions.create(
         model=MODEL, messages=MESSAGES, max_tokens=4, temperature=0, logprobs=True, top_logprobs=3,
+        extra_body=ENDLESS,
     )
     content = answer.choices[0].logprobs.content
     assert len(content) == 4
@@ -109,12 +118,107 @@ def errors():
     raises(openai.BadRequestError, 400, "invalid_value", "temperature", ask(temperature=3))
     raises(openai.BadRequestError, 400, "invalid_type", "max_tokens", ask(max_tokens="two"))
     raises(openai.BadRequestError, 400, "context_length_exceeded", "messages",
-           ask(messages=[{"role": "user", "content": "word " * 5000}]))
+           ask(messages=[{"role": "user", "content": "word " * 140_000}]))
+
+
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": what, "parameters": {
+        "type": "object", "properties": {"city": {"type": "string", "maxLength": 12}},
+        "required": ["city"], "additionalProperties": False}}}
+    for name, what in (("get_weather", "Weather of a city."), ("get_time", "Time in a city."))
+]
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+
+
+def is_call(call):
+    assert call.id.startswith("call_") and call.type == "function", call
+    assert call.function.name in ("get_weather", "get_time"), call
+    assert isinstance(json.loads(call.function.arguments)["city"], str), call
+
+
+def tools_round_trip():
+    """A call that must be made, its result, and an answer to it."""
+    asked = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    first = client.chat.completions.create(
+        model=MODEL, messages=asked, tools=TOOLS, tool_choice=NAMED, temperature=0, max_tokens=200)
+    [choice] = first.choices
+    assert choice.finish_reason == "tool_calls", choice
+    [call] = choice.message.tool_calls
+    is_call(call)
+    assert call.function.name == "get_weather"
+    asked += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "3 degrees, rain"}]
+    second = client.chat.completions.create(model=MODEL, messages=asked, tools=TOOLS, temperature=0, max_tokens=40)
+    assert second.usage.prompt_tokens > first.usage.prompt_tokens
+    assert second.choices[0].message.role == "assistant"
+
+
+def tools_streamed():
+    """The pieces of a call make the same call, in the order that the SDK's own helper expects."""
+    with client.chat.completions.stream(
+        model=MODEL, messages=MESSAGES, tools=TOOLS, tool_choice=NAMED, temperature=0, max_tokens=200,
+    ) as stream:
+        events = list(stream)
+        final = stream.get_final_completion()
+    [call] = final.choices[0].message.tool_calls
+    is_call(call)
+    assert final.choices[0].finish_reason == "tool_calls"
+    pieces = [event for event in events if event.type == "tool_calls.function.arguments.delta"]
+    assert "".join(piece.arguments_delta for piece in pieces) == call.function.arguments
+    assert len(pieces) > 1, "arguments come as they are made"
+
+
+def parallel_tools():
+    for several in (True, False):
+        answer = client.chat.completions.create(
+            model=MODEL, messages=MESSAGES, tools=TOOLS, tool_choice="required", parallel_tool_calls=several,
+            temperature=0, max_tokens=400)
+        calls = answer.choices[0].message.tool_calls
+        for call in calls:
+            is_call(call)
+        assert len({call.id for call in calls}) == len(calls) and (several or len(calls) == 1)
+    made = [{"id": f"call_{n}", "type": "function",
+             "function": {"name": "get_weather", "arguments": json.dumps({"city": city})}}
+            for n, city in enumerate(("Oslo", "Rome"))]
+    results = [{"role": "tool", "tool_call_id": f"call_{n}", "content": "rain"} for n in (1, 0)]
+    answer = client.chat.completions.create(
+        model=MODEL, messages=[*MESSAGES, {"role": "assistant", "tool_calls": made}, *results], tools=TOOLS, max_tokens=4)
+    assert answer.usage.completion_tokens > 0
+
+
+class Place(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    name: Literal["Oslo", "Rome"]
+    size: int = pydantic.Field(ge=0, le=9)
+    old: bool
+
+
+def parse_with_schema():
+    answer = client.chat.completions.parse(
+        model=MODEL, messages=MESSAGES, response_format=Place, temperature=0, max_tokens=300)
+    assert isinstance(answer.choices[0].message.parsed, Place), answer
+    json_object = client.chat.completions.create(
+        model=MODEL, messages=MESSAGES, response_format={"type": "json_object"}, max_tokens=3, temperature=0)
+    assert json_object.choices[0].message.content.lstrip().startswith("{")
+    raises(openai.BadRequestError, 400, None, "response_format",
+           lambda: client.chat.completions.create(
+               model=MODEL, messages=MESSAGES, max_tokens=2, response_format={
+                   "type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no such type"}}}))
+
+
+def timeout():
+    """The client gives up; the daemon notices, and goes on with others."""
+    impatient = client.with_options(timeout=openai.Timeout(30, read=0.3))
+    try:
+        impatient.chat.completions.create(model=MODEL, messages=MESSAGES, extra_body=ENDLESS)
+    except openai.APITimeoutError:
+        chat()
+        return
+    raise AssertionError("no timeout")
 
 
 def cancel():
     """Closing a stream stops the generation: the next answer does not wait for the old one."""
-    stream = client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
+    stream = client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, extra_body=ENDLESS)
     next(iter(stream))
     stream.close()
     started = time.monotonic()
@@ -122,7 +226,29 @@ def cancel():
     assert time.monotonic() - started < 30
 
 
-for check in (models, chat, stream_equals_whole, stream_without_usage, logprobs, several_choices,
-              completions, errors, cancel):
-    check()
-    print("ok", check.__name__)
+def retries():
+    """A daemon that allows one request at a time says 429, then answers: the SDK waits as it is told."""
+    base_url = os.environ.get("OMLX_BUSY_BASE_URL")
+    if not base_url:
+        return
+    attempts = []
+    http = openai.DefaultHttpxClient(event_hooks={"response": [
+        lambda response: attempts.append((time.monotonic(), response.status_code, response.headers.get("retry-after")))]})
+    busy = client.with_options(base_url=base_url, api_key=os.environ["OMLX_BUSY_API_KEY"])
+    hold = busy.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, extra_body=ENDLESS)
+    next(iter(hold))
+    raises(openai.RateLimitError, 429, "rate_limit_exceeded", None,
+           lambda: busy.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=2))
+    threading.Timer(0.5, hold.close).start()
+    patient = busy.with_options(max_retries=5, http_client=http)
+    patient.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=2)
+    assert attempts[0][1:] == (429, "1") and attempts[-1][1] == 200, attempts
+    assert attempts[1][0] - attempts[0][0] >= 1, "it came back before Retry-After"
+
+
+CHECKS = (models, chat, stream_equals_whole, stream_without_usage, logprobs, several_choices, completions, errors,
+          tools_round_trip, tools_streamed, parallel_tools, parse_with_schema, timeout, retries, cancel)
+named = {check.__name__: check for check in CHECKS}
+for name in sys.argv[1:] or named:
+    named[name]()
+    print("ok", name, flush=True)

@@ -1,0 +1,38 @@
+//! Anthropic's API: `/v1/messages` and `/v1/messages/count_tokens`.
+
+mod error;
+mod input;
+mod reply;
+mod request;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::error::ApiError;
+use super::{Answer, parse, run};
+use crate::auth::ApiCaller;
+use crate::http::Call;
+use request::MessagesRequest;
+
+pub(crate) use error::body as error_body;
+
+/// Answers `POST /v1/messages`.
+pub(crate) async fn messages(
+    caller: ApiCaller,
+    call: &Call,
+    body: Bytes,
+) -> Result<Answer, ApiError> {
+    let request = parse(call, body, false, MessagesRequest::read).await?;
+    run::answer(caller, call, request).await
+}
+
+/// Answers `POST /v1/messages/count_tokens`: how many tokens the prompt would have.
+pub(crate) async fn count_tokens(
+    caller: ApiCaller,
+    call: &Call,
+    body: Bytes,
+) -> Result<Answer, ApiError> {
+    let request = parse(call, body, false, MessagesRequest::read_any).await?;
+    let tokens = run::count(caller, call, request).await?;
+    Ok(Answer::Json(json!({"input_tokens": tokens}).to_string().into_bytes()))
+}

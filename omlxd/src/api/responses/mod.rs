@@ -1,0 +1,67 @@
+//! `/v1/responses`: requests, answers, and answers stored for later.
+
+mod archive;
+mod input;
+mod reply;
+mod request;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::{Answer, parse, run};
+use crate::auth::ApiCaller;
+use crate::http::Call;
+use archive::Archive;
+use request::ResponsesRequest;
+
+/// Answers `POST /v1/responses`.
+pub(crate) async fn create(
+    caller: ApiCaller,
+    call: &Call,
+    body: Bytes,
+) -> Result<Answer, ApiError> {
+    let request = read(&caller, call, body).await?;
+    run::answer(caller, call, request).await
+}
+
+/// Answers `POST /v1/responses/input_tokens`: how many tokens the prompt would have.
+pub(crate) async fn input_tokens(
+    caller: ApiCaller,
+    call: &Call,
+    body: Bytes,
+) -> Result<Answer, ApiError> {
+    let request = read(&caller, call, body).await?;
+    let tokens = run::count(caller, call, request).await?;
+    let answer = json!({"object": "response.input_tokens", "input_tokens": tokens});
+    Ok(Answer::Json(answer.to_string().into_bytes()))
+}
+
+/// Answers `GET /v1/responses/{id}`. E38.
+pub(crate) async fn get(caller: ApiCaller, call: &Call, id: &str) -> Result<Value, ApiError> {
+    let (archive, id) = (archive(&caller, call), id.to_owned());
+    let found = tokio::task::spawn_blocking(move || archive.get(&id));
+    found.await.map_err(|_| ApiError::internal())?
+}
+
+/// Answers `DELETE /v1/responses/{id}`. E38.
+pub(crate) async fn delete(caller: ApiCaller, call: &Call, id: &str) -> Result<Value, ApiError> {
+    let (archive, id) = (archive(&caller, call), id.to_owned());
+    let removed = tokio::task::spawn_blocking(move || {
+        archive.delete(&id)?;
+        Ok(json!({"id": id, "object": "response", "deleted": true}))
+    });
+    removed.await.map_err(|_| ApiError::internal())?
+}
+
+fn archive(caller: &ApiCaller, call: &Call) -> Archive {
+    Archive::new(Arc::clone(&call.app().responses), caller.tenant())
+}
+
+async fn read(caller: &ApiCaller, call: &Call, body: Bytes) -> Result<ResponsesRequest, ApiError> {
+    let archive = archive(caller, call);
+    // Earlier answers are read from the disk.
+    parse(call, body, true, |body, reading| ResponsesRequest::read(body, reading, archive)).await
+}

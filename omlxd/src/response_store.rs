@@ -1,0 +1,466 @@
+//! Answers of `/v1/responses` on disk, so that a client can go on from one by its id, or fetch it.
+//!
+//! A file for each answer, `responses/<tenant>/<id>.json` in the base directory, directories 0700 and
+//! files 0600. It holds what the client sent and what the model answered, in clear text: that is why
+//! there is a quota, a time after which it is removed, and a switch. A tenant is an API key: nothing
+//! that one key stored can be named by another.
+//!
+//! A file's modification time is when it was last used. When the quota is reached, those longest
+//! unused go first. Losing answers is allowed (a full disk, a damaged file): the client is told that
+//! the id is unknown.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+
+/// The longest conversation that is put together from stored answers, in answers.
+pub const MAX_CHAIN: usize = 1024;
+/// And in bytes: as much as the largest request by default, since it has to fit a context all the same.
+pub const MAX_CHAIN_BYTES: u64 = 64 << 20;
+/// One answer may take this share of the quota.
+const MAX_RECORD_SHARE: u64 = 4;
+/// What a small file takes of the disk.
+const DISK_UNIT_BYTES: u64 = 4096;
+/// The layout of [`Record`].
+const VERSION: u32 = 1;
+/// How often answers whose time is over are looked for.
+const SWEEP_PERIOD: Duration = Duration::from_secs(600);
+
+/// Every id is this and 32 hexadecimal digits.
+const ID_PREFIX: &str = "resp_";
+
+/// One stored answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// The answer that it goes on from.
+    pub previous: Option<String>,
+    /// The items that the client sent with this request.
+    pub input: Vec<Value>,
+    /// The answer as the client saw it.
+    pub response: Value,
+}
+
+impl Record {
+    /// An answer to store.
+    pub fn new(previous: Option<String>, input: Vec<Value>, response: Value) -> Self {
+        Record { version: VERSION, previous, input, response }
+    }
+
+    /// What the model said: the items of `response.output`.
+    pub fn output(&self) -> &[Value] {
+        self.response["output"].as_array().map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Why a conversation cannot be put together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChainError {
+    /// There is no answer of this id, or no longer.
+    Unknown(String),
+    /// It passes [`MAX_CHAIN`] or [`MAX_CHAIN_BYTES`].
+    TooLong,
+}
+
+/// The store. Its methods read and write files: not for async threads.
+#[derive(Debug)]
+pub struct ResponseStore {
+    /// `None`: nothing is stored.
+    dir: Option<PathBuf>,
+    quota_bytes: u64,
+    ttl: Duration,
+    index: Mutex<Index>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    files: HashMap<PathBuf, Entry>,
+    used_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    bytes: u64,
+    used: SystemTime,
+}
+
+impl ResponseStore {
+    /// Looks at what is there from earlier runs.
+    pub fn open(config: &Config) -> Self {
+        let settings = &config.server;
+        let store = ResponseStore {
+            dir: settings.store_responses.then(|| config.base_dir.join("responses")),
+            quota_bytes: settings.responses_quota,
+            ttl: settings.responses_ttl,
+            index: Mutex::default(),
+        };
+        store.scan();
+        store.sweep(SystemTime::now());
+        store
+    }
+
+    /// Whether answers are stored at all.
+    pub fn is_enabled(&self) -> bool {
+        self.dir.is_some()
+    }
+
+    /// Stores an answer. Failing to is logged and costs the client only the id.
+    pub fn save(&self, tenant: &str, id: &str, record: &Record, now: SystemTime) {
+        let Some(path) = self.path(tenant, id) else { return };
+        let Ok(text) = serde_json::to_vec(record) else { return };
+        let bytes = disk_bytes(text.len() as u64);
+        if bytes > self.quota_bytes / MAX_RECORD_SHARE {
+            tracing::info!(response = id, bytes, "too large to be stored");
+            return;
+        }
+        // Held while the file is written, so that the quota is true at every moment.
+        let mut index = self.index();
+        index.make_room(self.quota_bytes - bytes);
+        if let Err(error) = write_private(&path, &text) {
+            tracing::warn!(response = id, %error, "an answer could not be stored");
+            return;
+        }
+        index.insert(path, Entry { bytes, used: now });
+    }
+
+    /// The answer of an id, if it is still there.
+    pub fn load(&self, tenant: &str, id: &str, now: SystemTime) -> Option<Record> {
+        self.read(tenant, id, now).map(|(record, _)| record)
+    }
+
+    /// And how many bytes it takes.
+    fn read(&self, tenant: &str, id: &str, now: SystemTime) -> Option<(Record, u64)> {
+        let path = self.path(tenant, id)?;
+        let mut index = self.index();
+        let used = index.files.get(&path)?.used;
+        if self.is_over(used, now) {
+            index.remove(&path);
+            return None;
+        }
+        let record = fs::read(&path).ok().and_then(|text| {
+            let record: Record = serde_json::from_slice(&text).ok()?;
+            (record.version == VERSION && record.response["id"] == id).then_some(record)
+        });
+        let Some(record) = record else {
+            tracing::warn!(response = id, "a stored answer is damaged or gone; it is forgotten");
+            index.remove(&path);
+            return None;
+        };
+        touch(&path, now);
+        let entry = index.files.get_mut(&path)?;
+        entry.used = now;
+        Some((record, entry.bytes))
+    }
+
+    /// An answer and all those that it goes on from, oldest first.
+    ///
+    /// # Errors
+    /// When one of them is not there, or they are too many.
+    pub fn chain(
+        &self,
+        tenant: &str,
+        id: &str,
+        now: SystemTime,
+    ) -> Result<Vec<Record>, ChainError> {
+        let (mut records, mut total_bytes) = (Vec::new(), 0);
+        let mut next = Some(id.to_owned());
+        while let Some(id) = next {
+            let Some((record, bytes)) = self.read(tenant, &id, now) else {
+                return Err(ChainError::Unknown(id));
+            };
+            total_bytes += bytes;
+            if records.len() == MAX_CHAIN || total_bytes > MAX_CHAIN_BYTES {
+                return Err(ChainError::TooLong);
+            }
+            next = record.previous.clone();
+            records.push(record);
+        }
+        records.reverse();
+        Ok(records)
+    }
+
+    /// Removes an answer. False when there was none.
+    pub fn delete(&self, tenant: &str, id: &str, now: SystemTime) -> bool {
+        let Some(path) = self.path(tenant, id) else { return false };
+        let mut index = self.index();
+        let is_there = index.files.get(&path).is_some_and(|entry| !self.is_over(entry.used, now));
+        index.remove(&path);
+        is_there
+    }
+
+    /// Removes what was not used for longer than `server.responses_ttl`.
+    pub fn sweep(&self, now: SystemTime) {
+        let mut index = self.index();
+        let over = index.files.iter().filter(|(_, entry)| self.is_over(entry.used, now));
+        for path in over.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+            index.remove(&path);
+        }
+    }
+
+    /// Bytes of disk in use.
+    pub fn used_bytes(&self) -> u64 {
+        self.index().used_bytes
+    }
+
+    fn is_over(&self, used: SystemTime, now: SystemTime) -> bool {
+        now.duration_since(used).is_ok_and(|unused| unused > self.ttl)
+    }
+
+    /// Where an answer lies. `None` for what is no id: nothing that a client sends becomes a path
+    /// unless it is exactly what we make.
+    fn path(&self, tenant: &str, id: &str) -> Option<PathBuf> {
+        let digits = id.strip_prefix(ID_PREFIX)?;
+        let is_hex = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
+        let is_ours = digits.len() == 32 && digits.bytes().all(is_hex);
+        let dir = self.dir.as_ref().filter(|_| is_ours)?;
+        Some(dir.join(tenant).join(format!("{id}.json")))
+    }
+
+    /// Takes the files of earlier runs into the index, and removes what a killed one left half
+    /// written.
+    fn scan(&self) {
+        let Some(dir) = &self.dir else { return };
+        let mut index = self.index();
+        let tenants = fs::read_dir(dir).into_iter().flatten().flatten();
+        let files = tenants.flat_map(|tenant| fs::read_dir(tenant.path())).flatten().flatten();
+        for file in files {
+            let path = file.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                let _ = fs::remove_file(&path);
+                continue;
+            }
+            let Ok(metadata) = file.metadata() else { continue };
+            let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            index.insert(path, Entry { bytes: disk_bytes(metadata.len()), used });
+        }
+        index.make_room(self.quota_bytes);
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Index {
+    fn insert(&mut self, path: PathBuf, entry: Entry) {
+        let before = self.files.insert(path, entry);
+        self.used_bytes += entry.bytes;
+        self.used_bytes -= before.map_or(0, |before| before.bytes);
+    }
+
+    /// Removes files, the longest unused first, until no more than `bytes` are in use.
+    fn make_room(&mut self, bytes: u64) {
+        while self.used_bytes > bytes {
+            let oldest = self.files.iter().min_by_key(|(_, entry)| entry.used);
+            let Some(path) = oldest.map(|(path, _)| path.clone()) else { return };
+            self.remove(&path);
+        }
+    }
+
+    fn remove(&mut self, path: &Path) {
+        if let Some(entry) = self.files.remove(path) {
+            self.used_bytes -= entry.bytes;
+            if let Err(error) = fs::remove_file(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "a stored answer cannot be removed");
+            }
+        }
+    }
+}
+
+/// Removes what is over from time to time, until `shutdown`.
+pub(crate) async fn keep_swept(store: Arc<ResponseStore>, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP_PERIOD);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        let store = store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.sweep(SystemTime::now())).await;
+    }
+}
+
+fn disk_bytes(bytes: u64) -> u64 {
+    bytes.div_ceil(DISK_UNIT_BYTES) * DISK_UNIT_BYTES
+}
+
+/// All of the file or none of it, for its owner alone.
+fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
+    let dir = path.parent().expect("a file of the store has a folder");
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let unfinished = path.with_extension("tmp");
+    let mut options = OpenOptions::new();
+    let written = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&unfinished)
+        .and_then(|mut file| file.write_all(text))
+        .and_then(|()| fs::rename(&unfinished, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&unfinished);
+    }
+    written
+}
+
+/// Notes the last use. When that fails, the answer is only removed earlier.
+fn touch(path: &Path, now: SystemTime) {
+    let _ = File::options().append(true).open(path).and_then(|file| file.set_modified(now));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use serde_json::json;
+
+    fn config(dir: &Path) -> Config {
+        let mut config = Config { base_dir: dir.to_owned(), ..Config::default() };
+        config.server.responses_quota = 64 << 10;
+        config
+    }
+
+    fn id(n: u32) -> String {
+        format!("resp_{n:032x}")
+    }
+
+    fn record(n: u32, previous: Option<u32>) -> Record {
+        let output = json!([{"type": "message", "n": n}]);
+        let response = json!({"id": id(n), "output": output});
+        Record::new(previous.map(id), vec![json!({"type": "message", "role": "user"})], response)
+    }
+
+    fn at(secs: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + secs)
+    }
+
+    #[test]
+    fn what_one_key_stores_it_alone_finds_also_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ResponseStore::open(&config(dir.path()));
+        let now = SystemTime::now();
+        store.save("a", &id(1), &record(1, None), now);
+        assert_eq!(store.load("a", &id(1), now), Some(record(1, None)));
+        assert_eq!(store.load("b", &id(1), now), None);
+        assert!(!store.delete("b", &id(1), now));
+        for path in ["responses", "responses/a"] {
+            let mode = fs::metadata(dir.path().join(path)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
+        let file = dir.path().join(format!("responses/a/{}.json", id(1)));
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(file.with_extension("tmp"), "half").unwrap();
+
+        let store = ResponseStore::open(&config(dir.path()));
+        assert_eq!(store.load("a", &id(1), now), Some(record(1, None)));
+        assert!(!file.with_extension("tmp").exists());
+        assert!(store.delete("a", &id(1), now));
+        assert!(!file.exists() && store.used_bytes() == 0);
+        assert!(!store.delete("a", &id(1), now));
+    }
+
+    #[test]
+    fn only_what_is_an_id_is_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ResponseStore::open(&config(dir.path()));
+        fs::create_dir_all(dir.path().join("responses/a")).unwrap();
+        fs::write(dir.path().join("responses/a/x.json"), "{}").unwrap();
+        for id in ["", "x", "resp_", "resp_../../api-key", "resp_0000000000000000000000000000000Z"]
+        {
+            assert_eq!(store.load("a", id, SystemTime::now()), None, "{id}");
+        }
+    }
+
+    #[test]
+    fn the_quota_holds_and_the_longest_unused_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ResponseStore::open(&config(dir.path()));
+        for n in 0..16 {
+            store.save("a", &id(n), &record(n, None), at(u64::from(n)));
+        }
+        assert_eq!(store.used_bytes(), 64 << 10);
+        assert!(store.load("a", &id(0), at(100)).is_some());
+        store.save("b", &id(16), &record(16, None), at(101));
+        assert!(store.used_bytes() <= 64 << 10);
+        let found = |n| store.load("a", &id(n), at(102)).is_some();
+        assert!(found(0) && !found(1) && found(2));
+
+        let mut large = record(17, None);
+        large.input = vec![json!("x".repeat(20 << 10))];
+        store.save("a", &id(17), &large, at(103));
+        assert_eq!(store.load("a", &id(17), at(104)), None, "more than its share");
+    }
+
+    #[test]
+    fn what_is_unused_for_too_long_is_gone_from_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ResponseStore::open(&config(dir.path()));
+        let day = 24 * 3600;
+        store.save("a", &id(1), &record(1, None), at(0));
+        store.save("a", &id(2), &record(2, None), at(0));
+        assert!(store.load("a", &id(1), at(day)).is_some());
+        assert!(store.load("a", &id(2), at(day + 1)).is_none());
+        assert!(store.load("a", &id(1), at(2 * day)).is_some(), "its last use counts");
+        store.sweep(at(4 * day));
+        assert_eq!(store.used_bytes(), 0);
+        assert_eq!(fs::read_dir(dir.path().join("responses/a")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_chain_comes_oldest_first_and_tells_what_it_lacks() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ResponseStore::open(&config(dir.path()));
+        for n in 0..3 {
+            store.save("a", &id(n), &record(n, n.checked_sub(1)), at(0));
+        }
+        let chain = store.chain("a", &id(2), at(1)).unwrap();
+        assert_eq!(chain, [record(0, None), record(1, Some(0)), record(2, Some(1))]);
+        assert_eq!(chain[1].output()[0]["n"], 1);
+        store.delete("a", &id(0), at(1));
+        assert_eq!(store.chain("a", &id(2), at(1)), Err(ChainError::Unknown(id(0))));
+        // A circle can only be made by hand, and ends.
+        store.save("a", &id(7), &record(7, Some(7)), at(1));
+        assert_eq!(store.chain("a", &id(7), at(1)), Err(ChainError::TooLong));
+    }
+
+    #[test]
+    fn a_damaged_file_and_a_disk_that_refuses_cost_the_answer_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ResponseStore::open(&config(dir.path()));
+        let now = SystemTime::now();
+        store.save("a", &id(1), &record(1, None), now);
+        let file = dir.path().join(format!("responses/a/{}.json", id(1)));
+        fs::write(&file, "{\"version\":1").unwrap();
+        assert_eq!(store.load("a", &id(1), now), None);
+        assert!(!file.exists());
+        fs::write(dir.path().join("responses/b"), "in the way").unwrap();
+        store.save("b", &id(1), &record(1, None), now);
+        assert_eq!(store.load("b", &id(1), now), None);
+    }
+
+    #[test]
+    fn switched_off_it_touches_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        config.server.store_responses = false;
+        let store = ResponseStore::open(&config);
+        assert!(!store.is_enabled());
+        store.save("a", &id(1), &record(1, None), SystemTime::now());
+        assert_eq!(store.load("a", &id(1), SystemTime::now()), None);
+        assert!(!dir.path().join("responses").exists());
+    }
+}
