@@ -16,6 +16,7 @@ clients:
 	@tests/clients/setup.sh
 
 .PHONY: build
+build: export OMLX_COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 build: setup ## Build omlxd and omlxctl, optimised, into target/release.
 	$(CARGO) build --release --locked --bins
 

@@ -105,8 +105,8 @@ pub enum ComputeDtype {
 
 /// Told about every step, on the engine thread: must be quick.
 pub trait Observer: Send + Sync {
-    /// A step is complete.
-    fn step(&self, report: &StepReport);
+    /// A step of this model is complete.
+    fn step(&self, model: &str, report: &StepReport);
 
     /// A step is about to be handed to MLX, which may end the process over it.
     fn begins(&self, _model: &str, _decoding: usize, _prompt_tokens: usize) {}
@@ -135,7 +135,7 @@ pub trait Observer: Send + Sync {
 pub struct NoObserver;
 
 impl Observer for NoObserver {
-    fn step(&self, _: &StepReport) {}
+    fn step(&self, _: &str, _: &StepReport) {}
 }
 
 /// What is done when memory is short.

@@ -30,6 +30,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::unnecessary_literal_unwrap, reason = "it shall panic")]
     fn a_panic_does_not_tell_what_it_choked_on() {
         let prompt = || black_box(String::from("a secr\u{e9}t prompt"));
         let cut = told(move || drop(prompt()[..7].to_owned()));

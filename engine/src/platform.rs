@@ -55,7 +55,7 @@ pub fn system_log(severity: Severity, line: &str) {
 #[test]
 fn a_line_for_the_system_may_hold_anything() {
     system_log(Severity::Warning, "a test of omlx: %s %n \0 \u{e9}");
-    drop(StayAwake::now());
+    let _awake = StayAwake::now();
 }
 
 #[cfg(any(target_vendor = "apple", test))]

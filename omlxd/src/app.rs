@@ -72,8 +72,8 @@ impl EngineObserver {
 }
 
 impl Observer for EngineObserver {
-    fn step(&self, report: &StepReport) {
-        self.metrics.step(report);
+    fn step(&self, model: &str, report: &StepReport) {
+        self.metrics.step(model, report);
     }
 
     fn begins(&self, model: &str, decoding: usize, prompt_tokens: usize) {

@@ -82,6 +82,7 @@ fn the_daemon_answers_in_the_form_of_the_golden_documents() {
         ("GET", "config/check", "config_check.json"),
         ("GET", "cache", "cache.json"),
         ("GET", "pulls", "pulls.json"),
+        ("GET", "doctor", "doctor.json"),
         ("POST", "cache/verify", "cache_verify.ndjson"),
         ("POST", "cache/demote", "cache_demote.json"),
         ("POST", "cache/clear", "cache_clear.json"),

@@ -1,6 +1,8 @@
 //! What goes wrong around a daemon: each is one clear line with its exit code, and `omlxctl doctor`
 //! finds it. And that it leaves nothing behind, however often it runs.
 
+#![expect(clippy::print_stderr, reason = "who runs the tests must see what did not run")]
+
 #[allow(dead_code, reason = "each file of tests uses its part")]
 mod common;
 

@@ -28,16 +28,22 @@ const STALL_MODEL: &str = "bench-2m";
 /// 99th percentile of a running stream's gaps beside a long prompt, over its median alone.
 const STALL_GOAL: f64 = 3.0;
 
+/// `part`: the streams of one model, or `stalls`; else all.
 pub(crate) fn run(
     report: &mut Report,
     models: &Path,
     omlxd: &Path,
     python: &Path,
+    part: Option<&str>,
 ) -> io::Result<()> {
-    for (model, goal) in STREAM_GOALS {
+    let wanted = |name: &str| part.is_none_or(|part| part == name);
+    for (model, goal) in STREAM_GOALS.into_iter().filter(|(model, _)| wanted(model)) {
         let ours = Server::start_with(omlxd, Some((models, model)), CONFIG)?;
         let theirs = MlxLm::start(python, &models.join(model))?;
         streams(report, model, goal, &ours.target, &theirs.target)?;
+    }
+    if !wanted("stalls") {
+        return Ok(());
     }
     let ours = Server::start_with(omlxd, Some((models, STALL_MODEL)), CONFIG)?;
     let theirs = MlxLm::start(python, &models.join(STALL_MODEL))?;

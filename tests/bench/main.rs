@@ -134,7 +134,7 @@ fn run(report: &mut Report) -> io::Result<()> {
     }
     if only.as_deref().is_none_or(|only| only == "batch") {
         report.row("", ["omlxd", "mlx-lm", "ratio", "goal"], None)?;
-        batch::run(report, &models, &omlxd, &python)?;
+        batch::run(report, &models, &omlxd, &python, std::env::args().nth(2).as_deref())?;
     }
     if only.as_deref().is_none_or(|only| only == "neighbour") {
         report.row("", ["omlxd", "mlx-lm", "ratio", "goal"], None)?;

@@ -75,6 +75,12 @@ impl Server {
         let mut buckets: Vec<(f64, f64)> =
             text.lines().filter_map(|line| bucket(line, histogram)).collect();
         buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        // All models together.
+        buckets.dedup_by(|same, kept| {
+            let is_same = same.0 == kept.0;
+            kept.1 += if is_same { same.1 } else { 0.0 };
+            is_same
+        });
         let half = buckets.last().map_or(0.0, |bucket| bucket.1) / 2.0;
         let middle = buckets.iter().position(|(_, count)| *count >= half && half > 0.0);
         let Some(middle) = middle else {

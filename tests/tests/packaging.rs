@@ -1,6 +1,8 @@
 //! What macOS and Homebrew will be given, checked as far as it can be elsewhere: property lists, the
 //! formula's template, and the script that fills it in.
 
+#![expect(clippy::print_stderr, reason = "who runs the tests must see what did not run")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -145,15 +145,20 @@ impl Worker {
             true => build,
             false => duration.saturating_sub(waited).min(duration),
         };
-        self.config.observer.step(&StepReport {
-            phase: if decoding > 0 { Phase::Decode } else { Phase::Prefill },
-            rows: step.built.rows.len(),
-            prompt_tokens,
-            new_tokens: outputs.len(),
-            duration,
-            host,
-            idle,
-        });
+        // Its rows may have ended meanwhile, and the model may be gone.
+        let name = self.models.get(&ModelId(model)).map_or("", |model| &model.reuse.name);
+        self.config.observer.step(
+            name,
+            &StepReport {
+                phase: if decoding > 0 { Phase::Decode } else { Phase::Prefill },
+                rows: step.built.rows.len(),
+                prompt_tokens,
+                new_tokens: outputs.len(),
+                duration,
+                host,
+                idle,
+            },
+        );
         self.rest_a_while(duration);
     }
 

@@ -13,17 +13,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use engine::{GuardAction, ModelInfo, Pressure, StepReport};
 use omlxctl::protocol::Activity;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
-use buckets::COUNTS;
 pub use cache::CacheSnapshot;
 use model::ModelFamilies;
 pub use model::{Endpoint, Finish, ModelMetrics, Rejection, ReuseTotals};
 
 /// What Prometheus asks for.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// What was built, when whoever built it said so.
+const COMMIT: &str = match option_env!("OMLX_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
 /// The label of requests for models that do not exist.
 const OTHER: &str = "other";
 const MODEL_STATES: [&str; 5] = ["unloaded", "loading", "ready", "draining", "failed"];
@@ -76,13 +80,12 @@ struct Shared {
     other: Arc<ModelMetrics>,
     model_info: IntGaugeVec,
     /// The labels of the models in memory.
-    model_infos: Mutex<BTreeMap<String, [String; 5]>>,
+    model_infos: Mutex<BTreeMap<String, [String; 6]>>,
     model_state: IntGaugeVec,
     errors: IntCounterVec,
     ignored_fields: IntCounterVec,
     auth_failures: IntCounterVec,
     http: HttpMetrics,
-    steps: StepMetrics,
     guard_actions: IntCounterVec,
     pressure: IntGauge,
     last_progress: Gauge,
@@ -131,14 +134,14 @@ impl Metrics {
         let families = ModelFamilies::new(&registry);
         let other = Arc::new(families.of(OTHER));
         let make = Make { registry: &registry };
-        let labels = ["version", "mlx_version", "chip", "os", "arch"];
+        let labels = ["version", "commit", "mlx_version", "chip", "os", "arch"];
         let build = make.gauges("omlx_build_info", "What this daemon is.", &labels);
         let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
         // MLX's version is a constant of the library: asking for it starts nothing.
         let mlx = engine::mlx_version();
-        build
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), &mlx, &process::chip(), os, arch])
-            .set(1);
+        let chip = process::chip();
+        let this = [env!("CARGO_PKG_VERSION"), COMMIT, &mlx, &chip, os, arch];
+        build.with_label_values(&this).set(1);
         let errors = make.counters(
             "omlx_request_errors_total",
             "Refused and failed requests by error code.",
@@ -180,7 +183,7 @@ impl Metrics {
             model_info: make.gauges(
                 "omlx_model_info",
                 "What a loaded model is.",
-                &["model", "revision", "quant", "kv_dtype", "max_model_len"],
+                &["model", "revision", "quant", "kv_dtype", "block_size", "max_model_len"],
             ),
             model_state: make.gauges(
                 "omlx_model_state",
@@ -188,7 +191,6 @@ impl Metrics {
                 &["model", "state"],
             ),
             http: HttpMetrics::new(&make),
-            steps: StepMetrics::new(&make),
             guard_actions,
             pressure: make.gauge(
                 "omlx_memory_pressure_level",
@@ -233,13 +235,14 @@ impl Metrics {
         &self.shared.other
     }
 
-    /// A model is in memory.
-    pub fn model_loaded(&self, model: &str, info: &ModelInfo) {
+    /// A model is in memory; its KV is kept in blocks of so many tokens.
+    pub fn model_loaded(&self, model: &str, info: &ModelInfo, block_tokens: usize) {
         let quant = info.quantization.as_ref();
         let quant = quant.map_or("none".to_owned(), |packing| format!("{}bit", packing.bits));
         let context = info.context_tokens.to_string();
         let revision = info.digest.get(..12).unwrap_or(&info.digest);
-        let labels = [model, revision, &quant, &info.dtype, &context];
+        let block = block_tokens.to_string();
+        let labels = [model, revision, &quant, &info.dtype, &block, &context];
         self.shared.model_info.with_label_values(&labels).set(1);
         let labels = labels.map(str::to_owned);
         lock(&self.shared.model_infos).insert(model.to_owned(), labels);
@@ -291,9 +294,12 @@ impl Metrics {
         self.shared.auth_failures.with_label_values(&[reason]).inc();
     }
 
-    /// The engine has finished a step.
-    pub fn step(&self, report: &StepReport) {
-        self.shared.steps.observe(report);
+    /// The engine has finished a step of this model.
+    pub fn step(&self, model: &str, report: &StepReport) {
+        // A model that is gone by now has no name.
+        let series =
+            if model.is_empty() { Arc::clone(&self.shared.other) } else { self.add_model(model) };
+        series.step(report);
     }
 
     /// Memory was short, and the engine did something about it.
@@ -412,70 +418,6 @@ impl HttpMetrics {
     }
 }
 
-/// Series that the engine thread fills, one step at a time.
-#[derive(Debug)]
-struct StepMetrics {
-    prefill: PhaseMetrics,
-    decode: PhaseMetrics,
-    tokens: Histogram,
-    rows: Histogram,
-}
-
-/// How long one phase's steps take.
-#[derive(Debug)]
-struct PhaseMetrics {
-    duration: Histogram,
-    host: Histogram,
-    idle: Histogram,
-}
-
-impl StepMetrics {
-    fn new(make: &Make<'_>) -> Self {
-        let duration = make.histograms(
-            "omlx_engine_step_duration_seconds",
-            "One step of the engine.",
-            &["phase"],
-            buckets::step(),
-        );
-        let host = make.histograms(
-            "omlx_engine_step_host_seconds",
-            "The host's part of a step: building graphs, reading and sending tokens. In a decode \
-             step MLX computes meanwhile.",
-            &["phase"],
-            buckets::scheduler(),
-        );
-        let idle = make.histograms(
-            "omlx_scheduler_overhead_seconds",
-            "How long MLX had nothing to compute in a step because of the host, at most.",
-            &["phase"],
-            buckets::scheduler(),
-        );
-        let phase = |name: &str| PhaseMetrics {
-            duration: duration.with_label_values(&[name]),
-            host: host.with_label_values(&[name]),
-            idle: idle.with_label_values(&[name]),
-        };
-        StepMetrics {
-            prefill: phase("prefill"),
-            decode: phase("decode"),
-            tokens: make.histogram("omlx_engine_step_tokens", "Tokens computed in a step.", COUNTS),
-            rows: make.histogram("omlx_engine_batch_size", "Sequences in a step.", COUNTS),
-        }
-    }
-
-    fn observe(&self, report: &StepReport) {
-        let phase = match report.phase {
-            engine::Phase::Prefill => &self.prefill,
-            engine::Phase::Decode => &self.decode,
-        };
-        phase.duration.observe(report.duration.as_secs_f64());
-        phase.host.observe(report.host.as_secs_f64());
-        phase.idle.observe(report.idle.as_secs_f64());
-        self.tokens.observe((report.prompt_tokens + report.new_tokens) as f64);
-        self.rows.observe(report.rows as f64);
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -509,10 +451,6 @@ impl Make<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.register(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn histogram(&self, name: &str, help: &str, bounds: &[f64]) -> Histogram {
-        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec())))
     }
 
     fn histograms(

@@ -1,6 +1,6 @@
 //! The series that exist once for each model.
 
-use engine::{MissReason, ReuseReport};
+use engine::{MissReason, Phase, ReuseReport, StepReport};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::{Make, buckets};
@@ -155,6 +155,11 @@ pub(super) struct ModelFamilies {
     request_generation_tokens: HistogramVec,
     max_tokens: HistogramVec,
     constrained_mask: HistogramVec,
+    step_duration: HistogramVec,
+    step_host: HistogramVec,
+    step_idle: HistogramVec,
+    step_tokens: HistogramVec,
+    step_rows: HistogramVec,
 }
 
 /// One model's series, ready to be counted up without a look-up.
@@ -198,8 +203,19 @@ pub struct ModelMetrics {
     prefix_hits: [IntCounter; 2],
     prefix_misses: [IntCounter; 8],
     first_token: [Histogram; 3],
+    steps: [StepTimes; 2],
+    step_tokens: Histogram,
+    step_rows: Histogram,
     finished: Vec<IntCounter>,
     rejected: Vec<IntCounter>,
+}
+
+/// How long the steps of one phase take.
+#[derive(Debug)]
+struct StepTimes {
+    duration: Histogram,
+    host: Histogram,
+    idle: Histogram,
 }
 
 impl ModelFamilies {
@@ -285,6 +301,27 @@ impl ModelFamilies {
                 &["model"],
                 buckets::scheduler(),
             ),
+            step_duration: make.histograms(
+                "omlx_engine_step_duration_seconds",
+                "One step of the engine.",
+                &["model", "phase"],
+                buckets::step(),
+            ),
+            step_host: make.histograms(
+                "omlx_engine_step_host_seconds",
+                "The host's part of a step: building graphs, reading and sending tokens. In a \
+                 decode step MLX computes meanwhile.",
+                &["model", "phase"],
+                buckets::scheduler(),
+            ),
+            step_idle: make.histograms(
+                "omlx_scheduler_overhead_seconds",
+                "How long MLX had nothing to compute in a step because of the host, at most.",
+                &["model", "phase"],
+                buckets::scheduler(),
+            ),
+            step_tokens: tokens("omlx_engine_step_tokens", "Tokens computed in a step."),
+            step_rows: tokens("omlx_engine_batch_size", "Sequences in a step."),
         }
     }
 
@@ -324,6 +361,13 @@ impl ModelFamilies {
                 .map(|reason| self.prefix_misses.with_label_values(&[model, reason.name()])),
             first_token: ["none", "ram", "ssd"]
                 .map(|cache| self.first_token.with_label_values(&[model, cache])),
+            steps: ["prefill", "decode"].map(|phase| StepTimes {
+                duration: self.step_duration.with_label_values(&[model, phase]),
+                host: self.step_host.with_label_values(&[model, phase]),
+                idle: self.step_idle.with_label_values(&[model, phase]),
+            }),
+            step_tokens: self.step_tokens.with_label_values(&one),
+            step_rows: self.step_rows.with_label_values(&one),
             finished: finished.collect(),
             rejected: rejected
                 .map(|reason| self.rejected.with_label_values(&[model, reason.as_str()]))
@@ -375,6 +419,19 @@ impl ModelMetrics {
     pub fn first_token(&self, seconds: f64, ram_tokens: usize, ssd_tokens: usize) {
         let slowest = if ssd_tokens > 0 { 2 } else { usize::from(ram_tokens > 0) };
         self.first_token[slowest].observe(seconds);
+    }
+
+    /// A step was computed.
+    pub(super) fn step(&self, report: &StepReport) {
+        let times = match report.phase {
+            Phase::Prefill => &self.steps[0],
+            Phase::Decode => &self.steps[1],
+        };
+        times.duration.observe(report.duration.as_secs_f64());
+        times.host.observe(report.host.as_secs_f64());
+        times.idle.observe(report.idle.as_secs_f64());
+        self.step_tokens.observe((report.prompt_tokens + report.new_tokens) as f64);
+        self.step_rows.observe(report.rows as f64);
     }
 
     /// Mean seconds of a request so far; 1 before there was one.

@@ -1,5 +1,6 @@
 //! The process itself: the `prometheus` crate's own collector knows Linux only, and Macs matter.
 
+use engine::{MemorySensor, SystemSensor};
 use prometheus::{Gauge, IntGauge};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
@@ -13,6 +14,7 @@ pub(super) struct ProcessMetrics {
     start_time: IntGauge,
     open_fds: IntGauge,
     written_bytes: IntGauge,
+    footprint_bytes: IntGauge,
 }
 
 impl ProcessMetrics {
@@ -27,6 +29,11 @@ impl ProcessMetrics {
             written_bytes: make.gauge(
                 "omlx_process_disk_written_bytes_total",
                 "What the process had the system write to disks.",
+            ),
+            footprint_bytes: make.gauge(
+                "omlx_process_phys_footprint_bytes",
+                "Memory that the system cannot take back: what macOS calls the footprint; on Linux, \
+                 what no file stands behind.",
             ),
         }
     }
@@ -43,6 +50,9 @@ impl ProcessMetrics {
         gauge(&self.resident_bytes, process.memory());
         gauge(&self.start_time, process.start_time());
         gauge(&self.written_bytes, process.disk_usage().total_written_bytes);
+        if let Some(footprint) = SystemSensor.footprint() {
+            gauge(&self.footprint_bytes, footprint);
+        }
         if let Some(open) = process.open_files() {
             gauge(&self.open_fds, open as u64);
         }
@@ -72,6 +82,7 @@ mod tests {
         assert!((now - 3600..=now).contains(&metrics.start_time.get()));
         assert!(metrics.resident_bytes.get() > 1 << 20);
         assert!(metrics.open_fds.get() >= 3);
+        assert!(metrics.footprint_bytes.get() > 1 << 20);
         let before = metrics.cpu_seconds.get();
         assert!(before < 1e6);
         // Whoever computes needs time for it.

@@ -156,6 +156,8 @@ struct Shared {
     /// Longest wait for a model.
     max_wait: Duration,
     budget_bytes: u64,
+    /// Tokens of a block of KV, for the metrics.
+    block_tokens: usize,
     compute: ComputeDtype,
     started: Instant,
     /// What the last look at the disk found.
@@ -192,6 +194,7 @@ impl Registry {
             idle_ttl: config.models.idle_ttl,
             max_wait: config.models.max_wait,
             budget_bytes: memory::budget_bytes(config.memory.budget),
+            block_tokens: config.cache.block_tokens,
             compute: config.models.compute_dtype.into(),
             started: Instant::now(),
             known: Mutex::default(),
@@ -472,7 +475,7 @@ impl Registry {
 
     fn loaded_now(&self, id: &str, model: Model) {
         let info = model.info().clone();
-        self.shared.metrics.model_loaded(id, &info);
+        self.shared.metrics.model_loaded(id, &info, self.shared.block_tokens);
         {
             let mut inner = self.inner();
             inner.failed.remove(id);

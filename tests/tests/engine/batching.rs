@@ -31,7 +31,7 @@ struct Seen {
 }
 
 impl Observer for Seen {
-    fn step(&self, report: &StepReport) {
+    fn step(&self, _model: &str, report: &StepReport) {
         self.rows.fetch_max(report.rows, Ordering::Relaxed);
         if report.rows > 1 {
             self.mixed.fetch_add(report.prompt_tokens, Ordering::Relaxed);
@@ -279,7 +279,7 @@ impl MemorySensor for Told {
 }
 
 impl Observer for Told {
-    fn step(&self, report: &StepReport) {
+    fn step(&self, _model: &str, report: &StepReport) {
         self.steps.lock().unwrap().push(*report);
     }
 
@@ -393,7 +393,7 @@ async fn requests_that_begin_alike_compute_the_beginning_once() {
     for name in ["qwen3-default-f32", "qwen3_5-default-f32"] {
         struct Prompts(AtomicUsize);
         impl Observer for Prompts {
-            fn step(&self, report: &StepReport) {
+            fn step(&self, _model: &str, report: &StepReport) {
                 self.0.fetch_add(report.prompt_tokens, Ordering::Relaxed);
             }
         }

@@ -152,7 +152,7 @@ async fn an_answer_ends_with_its_grammar_whatever_else_is_asked() {
 struct Masks(Mutex<Vec<(String, Duration)>>);
 
 impl Observer for Masks {
-    fn step(&self, _: &StepReport) {}
+    fn step(&self, _: &str, _: &StepReport) {}
 
     fn masked(&self, model: &str, took: Duration) {
         self.0.lock().expect("lock").push((model.to_owned(), took));
