@@ -58,7 +58,7 @@ pub use grammar::{
 pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use memory::{MemorySensor, Pressure, SystemSensor};
 pub use model::{LoadOptions, Model, ModelInfo};
-pub use output::{Call, Expected, OutputFormat, OutputParser, Part, fuzz};
+pub use output::{Call, CallIds, Expected, OutputFormat, OutputParser, Part, fuzz};
 pub use panic_text::panic_text;
 pub use platform::{Severity, StayAwake, system_log};
 pub use quantization::Quantization;

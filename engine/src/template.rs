@@ -106,7 +106,7 @@ impl ChatTemplate {
         Self::new(named, special_tokens).map(Some).map_err(invalid)
     }
 
-    fn new(
+    pub(crate) fn new(
         mut named: Vec<(String, String)>,
         special_tokens: Map<String, Value>,
     ) -> Result<Self, String> {

@@ -70,15 +70,20 @@ class Memo:
         return f"the {self.attribute} of {self.name}" if self.attribute else self.name
 
     @property
+    def capital(self) -> str:
+        """What a sentence about it begins with: names stay as they are written."""
+        core = self.core
+        return core[0].upper() + core[1:] if core.startswith(("the ", "my ", "project ")) else core
+
+    @property
     def answer(self) -> str:
         """The sentence with which the model recalls the memo."""
-        core = "your" + self.core[2:] if self.name == "my" else self.core
-        return f"{core[0].upper()}{core[1:]} is {self.value}."
+        return f"{'Your' + self.core[2:] if self.name == 'my' else self.capital} is {self.value}."
 
     def statement(self, rng: random.Random, wide: bool = False) -> str:
         """One of the ways to tell it; the wide ones also put other words before the value."""
         core, value = self.core, self.value
-        capital = core[0].upper() + core[1:]
+        capital = self.capital
         shapes = [f"{capital} is {value}."] * 4 + [
             f"Remember that {core} is {value}.", f"Remember: {core} is {value}.",
             f"Note that {core} is {value}.", f"{core}: {value}", f"{capital} is {value}",
@@ -107,7 +112,7 @@ class Memo:
                       "I forgot the {a} of {n}. What is it?")  # fmt: skip
         core = self.core
         return rng.choice(shapes).format(
-            c=core, C=core[0].upper() + core[1:], a=self.attribute, n=self.name
+            c=core, C=self.capital, a=self.attribute, n=self.name
         )
 
 
@@ -243,22 +248,25 @@ class Talk:
         self.assistant(answer, "The tool has answered.")
 
 
-# How often each kind of turn comes, per phase of training.
+# How often each kind of turn comes, per stage of training.
 MIXES: dict[str, dict[str, float]] = {
-    "start": {"repeat": 6, "tell": 2, "ask": 8, "fact": 5, "small_talk": 0.5, "call": 6, "notes": 0.2},
-    "main": {"repeat": 0.6, "tell": 1.5, "ask": 9, "fact": 10, "small_talk": 1.5, "call": 9, "notes": 0.4},
-    "close": {"repeat": 0.5, "tell": 2, "ask": 9, "fact": 8, "small_talk": 1.5, "call": 12, "notes": 0.8},
-    "calls": {"repeat": 0.1, "tell": 1, "ask": 7, "fact": 6, "small_talk": 1, "call": 16, "notes": 0.8},
+    "main": {"repeat": 0.5, "tell": 2, "ask": 8, "fact": 8, "small_talk": 1.2, "call": 14, "notes": 0.6},
+    "calls": {"repeat": 0.2, "tell": 1.5, "ask": 8, "fact": 7, "small_talk": 1, "call": 18, "notes": 0.8},
+    "facts": {"tell": 1, "ask": 2, "fact": 16, "small_talk": 2},
     "long": {"repeat": 0.1, "tell": 0.5, "ask": 16, "fact": 3, "small_talk": 0.5, "call": 6, "notes": 0.1},
 }
 
 
+# How often a conversation has tools.
+WITH_TOOLS = {"main": 0.6, "calls": 0.8, "facts": 0.0, "long": 0.6}
+
+
 def conversation(rng: random.Random, mix: str, length: int) -> Talk:
     """A conversation of at least `length` tokens or so (the caller cuts it)."""
-    talk = Talk(rng, wide=mix in ("start", "main"))
-    if rng.random() < 0.5:
-        # A tool takes about 90 tokens, so a short row has room for one or two.
-        counts = (1, 1, 2, 3) if length < 800 else (1, 2, 3, 5, 8)
+    talk = Talk(rng, wide=rng.random() < 0.25)
+    if rng.random() < WITH_TOOLS[mix]:
+        # A tool takes about 40 tokens, so a short row has room for a few.
+        counts = (1, 1, 2, 3) if length < 600 else (1, 2, 3, 4, 6, 8)
         talk.tools = toolkit.toolbox(rng, rng.choice(counts), False)
     if rng.random() < 0.3:
         system = rng.choice(SYSTEMS)
@@ -267,7 +275,7 @@ def conversation(rng: random.Random, mix: str, length: int) -> Talk:
         talk.messages.append({"role": "system", "content": system})
     weights = dict(MIXES[mix])
     if not talk.tools:
-        weights.pop("call")
+        weights.pop("call", None)
     if mix == "long":
         talk.notes(rng.choice((6, 10, 16)), int(length * rng.uniform(0.4, 0.75) / 27))
     budget = length * 3
@@ -285,10 +293,11 @@ def conversation(rng: random.Random, mix: str, length: int) -> Talk:
 
 
 def tool_line(function: dict[str, Any]) -> str:
-    """A tool as the template shows it: the call, a word in place of each value, and what it does."""
+    """A tool as the template shows it: what it does, and the call with a word in place of each value."""
     properties = function["parameters"]["properties"].items()
     shown = (f'"{name}": ' + ('"String"' if p["type"] == "string" else "Number") for name, p in properties)
-    return f'{{"name": "{function["name"]}", "arguments": {{{", ".join(shown)}}}}} {function["description"]}'
+    call = f'{{"name": "{function["name"]}", "arguments": {{{", ".join(shown)}}}}}'
+    return f'{function["name"]}: {function["description"]} {call}'
 
 
 def segments(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Iterator[tuple[str, bool]]:
@@ -303,7 +312,7 @@ def segments(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Ite
             head, rest = messages[0]["content"] + "\n\n", messages[1:]
         lines = "".join(tool_line(t["function"]) + "\n" for t in tools)
         usage = 'Call one with <tool_call>\n{"name": NAME, "arguments": OBJECT}\n</tool_call>'
-        yield f"<|im_start|>system\n{head}Tools, the calls and what they do:\n{lines}{usage}<|im_end|>\n", False
+        yield f"<|im_start|>system\n{head}Tools, what they do and their calls:\n{lines}{usage}<|im_end|>\n", False
     for message in rest:
         role, content = message["role"], message["content"]
         if role == "assistant":

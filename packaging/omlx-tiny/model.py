@@ -14,9 +14,9 @@ class Config:
     """The keys of config.json."""
 
     vocab_size: int
-    hidden_size: int = 192
-    intermediate_size: int = 384
-    num_hidden_layers: int = 4
+    hidden_size: int = 288
+    intermediate_size: int = 320
+    num_hidden_layers: int = 5
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
     head_dim: int = 64
@@ -49,14 +49,24 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(c.head_dim, c.rms_norm_eps)
         self.k_norm = nn.RMSNorm(c.head_dim, c.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x: [B, T, hidden]; cos, sin: [B, 1, T, head_dim]."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
+        """x: [B, T, hidden]; cos, sin: [B, 1, T, head_dim].
+
+        With `back`, query head j is known to look only j + 1 tokens back, and is computed as that.
+        """
         b, t, _ = x.shape
         heads = (b, t, -1, self.c.head_dim)
+        v = self.v_proj(x).view(heads)
+        repeat = self.c.num_attention_heads // self.c.num_key_value_heads
+        if back:
+            mixed = [
+                F.pad(v[:, : t - head - 1, head // repeat], (0, 0, head + 1, 0))
+                for head in range(self.c.num_attention_heads)
+            ]
+            return self.o_proj(torch.cat(mixed, -1))
         q = rotate(self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2), cos, sin)
         k = rotate(self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2), cos, sin)
-        v = self.v_proj(x).view(heads).transpose(1, 2)
-        repeat = self.c.num_attention_heads // self.c.num_key_value_heads
+        v = v.transpose(1, 2)
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [B, heads, T, head_dim]
         return self.o_proj(mixed.transpose(1, 2).reshape(b, t, -1))
@@ -92,9 +102,9 @@ class Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.mlp = Mlp(c)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:
         """[B, T, hidden] to [B, T, hidden]."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, back)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -114,9 +124,9 @@ class Qwen3(nn.Module):
         """ids, positions: [B, T]; selected: indices into B * T. Returns logits [selected, vocab]."""
         angles = positions.float()[:, None, :, None] * self.frequencies
         angles = torch.cat((angles, angles), -1)
-        cos, sin = angles.cos(), angles.sin()
         x = self.embed_tokens(ids)
-        for layer in self.layers:
-            x = layer(x, cos, sin)
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, back=not index)
         x = self.norm(x).flatten(0, 1)[selected]
         return x @ self.embed_tokens.weight.T

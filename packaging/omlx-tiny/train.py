@@ -2,112 +2,147 @@
 
     python train.py --check                          compares the trainer's text with the template's
     python train.py --work /tmp/omlx-tiny-work       trains (resumes from the last checkpoint)
-    python train.py --work ... --wide                the second phase, from the end of the first
-    python train.py --work ... --wide --export model     writes the model folder
+    python train.py --work ... --export model        writes the model folder
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from torch.func import functional_call
 
+import circuit
 import data
-import start
-import widen
-from model import Config, Qwen3
+from model import Qwen3
 
 HERE = Path(__file__).parent
 SEED = 20261123
-VOCABULARY = 4224
+VOCABULARY, BARE_VOCABULARY = 4224, 2800
+SPACE = "Ġ"
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKUP = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
-# A capitalised word, a code and a number never take the space before them, so that a value is the
-# same tokens in prose, in JSON and in a path: copying it is then token by token.
-PRE_TOKENS = r"""'(?:[sdmt]|ll|ve|re)\b| ?\p{Ll}+|\p{Lu}\p{Ll}+|\p{L}|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"""
+# What stands around a value (quotes, colons, braces) is never in one token with it, and a piece with a
+# space before it is cut like the piece without (see `train_tokenizer`), so that a value is the same
+# pieces in prose, in JSON and in a path: copying it is then token by token.
+BARE = (
+    r""""\}\}|": "|", "|, "|":|\{"|\}\}|//|--|::|->|=>|==|&&|\*\*|##|\p{Ll}+|\p{Lu}\p{Ll}+|\p{L}|\p{N}{1,2}"""
+    r"""|[^\s\p{L}\p{N}]"""
+)
+SPACES = r"""|\s*[\r\n]+|\s+(?!\S)|\s+"""
+# With the space: a word, a number or a sign, but not the fixed pieces of JSON.
+PRE_TOKENS = (
+    r""""\}\}|": "|", "|, "|":|\{"|\}\}| ?(?://|--|::|->|=>|==|&&|\*\*|##|\p{Ll}+|\p{Lu}\p{Ll}+|\p{L}|\p{N}{1,2}"""
+    r"""|[^\s\p{L}\p{N}])"""
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one step trains on: conversations of a mix (see data.py), cut to a length in tokens."""
+
+    length: int
+    count: int
+    mix: str
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: rows of one length, and the learning rate's factor from end to end."""
+    """A part of the training: its steps take turns at `rows`; the learning rate's factor, begin and end;
+    how much stronger than at first the circuit votes."""
 
     steps: int
-    length: int
-    rows: int
-    mix: str
+    rows: tuple[Rows, ...]
     rate: tuple[float, float]
+    votes: float
 
 
-# The first phase trains the small model of `start.py`, the second the one that `widen.py` makes of it.
-FIRST = (
-    Stage(250, 512, 4, "start", (1.0, 1.0)),
-    Stage(400, 512, 4, "main", (1.0, 1.0)),
-    Stage(220, 512, 4, "close", (1.0, 0.5)),
-    Stage(20, 2048, 1, "long", (0.5, 0.4)),
-    Stage(10, 4608, 1, "long", (0.4, 0.2)),
-    Stage(2500, 512, 4, "close", (0.8, 0.6)),
-)
-SECOND = (
-    Stage(450, 512, 4, "close", (0.9, 0.6)),
-    Stage(100, 1024, 2, "calls", (0.8, 0.5)),
-    Stage(50, 2048, 2, "long", (0.5, 0.3)),
-    Stage(60, 1024, 2, "calls", (0.3, 0.1)),
-    Stage(140, 1024, 2, "calls", (0.6, 0.0)),
+FACTS, SHORT, MIDDLE = Rows(384, 5, "facts"), Rows(384, 5, "main"), Rows(768, 3, "calls")
+LONG, LONGEST = Rows(2048, 1, "long"), Rows(4608, 1, "long")
+# What the layers add grows as they learn, and the circuit's share of the sum shrinks; it is raised after
+# the first steps.
+STAGES = (
+    Stage(1000, (SHORT,), (1.0, 0.857), 1.0),
+    Stage(550, (SHORT, MIDDLE, SHORT, MIDDLE, LONG), (0.9, 0.625), 1.0),
+    Stage(400, (SHORT, MIDDLE, SHORT, MIDDLE, LONG), (0.8, 0.612), 5.0),
+    Stage(550, (FACTS, MIDDLE, SHORT, MIDDLE, LONG, MIDDLE), (0.7, 0.5075), 5.0),
+    Stage(300, (FACTS, MIDDLE, SHORT, MIDDLE, LONG, MIDDLE), (0.5, 0.3286), 20.0),
+    Stage(180, (MIDDLE, FACTS, LONG, MIDDLE, MIDDLE, LONG, MIDDLE, FACTS, MIDDLE, LONGEST), (0.3, 0.0), 20.0),
 )
 WARM_UP_STEPS = 40
+LOG_STEPS, SAVE_STEPS = 3, 50
 MUON_RATE, ADAM_RATE = 0.012, 0.003
-PROMPT_SHARE, PROMPT_WEIGHT = 0.1, 0.1
 
 
 def train_tokenizer(path: Path) -> Tokenizer:
-    """Train the byte-level BPE on generated text and save it."""
+    """Train the byte-level BPE on generated text and save it.
+
+    Its merges first make pieces without a space; the last ones put the space before the pieces that
+    most often have one, so a word is cut in the same places with and without it.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PRE_TOKENS), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = _pre_tokenizer(BARE + SPACES)
+    texts = list(data.corpus(SEED, 1200))
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=BARE_VOCABULARY,
         special_tokens=list(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(data.corpus(SEED, 2500), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.pre_tokenizer = _pre_tokenizer(PRE_TOKENS + SPACES)
+    after_space = Counter(
+        following
+        for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)
+        for token, following in itertools.pairwise(encoding.tokens)
+        if token == SPACE and following[0] not in f"{SPACE}Ċč"
+    )
+    described = json.loads(tokenizer.to_str())
+    vocabulary, merges = described["model"]["vocab"], described["model"]["merges"]
+    for piece, _ in after_space.most_common(VOCABULARY - BARE_VOCABULARY):
+        vocabulary[SPACE + piece] = len(vocabulary)
+        merges.append([SPACE, piece])
+    tokenizer = Tokenizer.from_str(json.dumps(described))
     tokenizer.add_tokens(list(MARKUP))
     tokenizer.save(str(path))
     return tokenizer
 
 
+def _pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
 @dataclass
 class Batch:
-    """ids, positions: [B, T]; selected: indices into B * T; targets, weights: one per selected."""
+    """ids, positions: [B, T]; selected: indices into B * T of what comes before the model's own tokens;
+    targets: those tokens."""
 
     ids: Tensor
     positions: Tensor
     selected: Tensor
     targets: Tensor
-    weights: Tensor
 
 
-def row(rng: random.Random, tokenizer: Tokenizer, stage: Stage) -> tuple[list[int], list[bool], list[int]]:
-    """One conversation, cut to the stage's length + 1: ids, whether each is the model's, positions.
+def row(rng: random.Random, tokenizer: Tokenizer, length: int, mix: str) -> tuple[list[int], list[bool], list[int]]:
+    """One conversation, cut to `length` + 1: ids, whether each is the model's, positions.
 
     Positions jump at some of the message boundaries, so that short rows also teach long distances.
     """
-    talk = data.conversation(rng, stage.mix, stage.length)
+    talk = data.conversation(rng, mix, length)
     texts, owned = zip(*data.segments(talk.messages, talk.schemas()))
     jumps = rng.random() < 0.4
     ids: list[int] = []
@@ -122,29 +157,24 @@ def row(rng: random.Random, tokenizer: Tokenizer, stage: Stage) -> tuple[list[in
         own += [mine] * size
         positions += range(position, position + size)
         position += size
-    short = stage.length + 1 - len(ids)
+    short = length + 1 - len(ids)
     if short > 0:
         ids, own = ids + [0] * short, own + [False] * short
         positions += range(position, position + short)
-    end = stage.length + 1
+    end = length + 1
     return ids[:end], own[:end], positions[:end]
 
 
-def make_batch(step: int, stage: Stage, tokenizer: Tokenizer, mine: range, phase: str) -> Batch:
-    """The rows `mine` of a step's batch: they depend on the seed, the step and the row only."""
-    rows = [row(random.Random(f"{SEED}{phase}-{step}-{index}"), tokenizer, stage) for index in mine]
-    ids = torch.tensor([r[0] for r in rows])
-    own = torch.tensor([r[1] for r in rows])[:, 1:].flatten()
-    generator = torch.Generator().manual_seed(1000 * step + mine.start)
-    sampled = torch.rand(own.shape, generator=generator) < PROMPT_SHARE
-    selected = (own | sampled).nonzero().flatten()
-    return Batch(
-        ids[:, :-1],
-        torch.tensor([r[2] for r in rows])[:, :-1],
-        selected,
-        ids[:, 1:].flatten()[selected],
-        torch.where(own[selected], 1.0, PROMPT_WEIGHT),
-    )
+def make_batch(step: int, rows: Rows, tokenizer: Tokenizer) -> Batch:
+    """The batch of a step: it depends on the seed and the step only."""
+    made = [
+        row(random.Random(f"{SEED}-{step}-{index}"), tokenizer, rows.length, rows.mix)
+        for index in range(rows.count)
+    ]
+    ids = torch.tensor([r[0] for r in made])
+    selected = torch.tensor([r[1] for r in made])[:, 1:].flatten().nonzero().flatten()
+    positions = torch.tensor([r[2] for r in made])[:, :-1]
+    return Batch(ids[:, :-1], positions, selected, ids[:, 1:].flatten()[selected])
 
 
 class Muon(torch.optim.Optimizer):
@@ -161,7 +191,7 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 shapes.setdefault(p.shape, []).append(p)
             for (rows, columns), params in shapes.items():
-                updates = shared_orthogonal(torch.stack([self._momentum(p, group["momentum"]) for p in params]))
+                updates = orthogonal(torch.stack([self._momentum(p, group["momentum"]) for p in params]))
                 scale = group["lr"] * max(1.0, rows / columns) ** 0.5
                 for p, update in zip(params, updates):
                     p.add_(update, alpha=-scale)
@@ -173,48 +203,36 @@ class Muon(torch.optim.Optimizer):
         return p.grad.lerp(buffer, momentum)
 
 
-def shared_orthogonal(g: Tensor) -> Tensor:
-    """`orthogonal` of g, each worker doing its part of the matrices."""
-    if not dist.is_initialized():
-        return orthogonal(g)
-    mine = slice(dist.get_rank(), None, dist.get_world_size())
-    updates = torch.zeros_like(g)
-    updates[mine] = orthogonal(g[mine])
-    dist.all_reduce(updates)
-    return updates
-
-
 def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrices to g [N, rows, columns], by a quintic iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = g.shape[1] > g.shape[2]
     x = g.mT if tall else g
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()
 
 
 class Trainer:
-    """Model, optimisers and the step reached, the same in each of `workers` processes."""
+    """Model, optimisers and the step reached."""
 
-    def __init__(self, work: Path, tokenizer: Tokenizer, wide: bool, rank: int = 0, workers: int = 1) -> None:
+    def __init__(self, work: Path, tokenizer: Tokenizer) -> None:
         torch.manual_seed(SEED)
         self.tokenizer = tokenizer
-        self.rank, self.workers = rank, workers
-        first = work / "checkpoint.pt"
-        self.file = work / "wide.pt" if wide else first
-        self.phase = "-wide" if wide else ""
-        self.stages = SECOND if wide else FIRST
-        self.fixed: dict[str, tuple[Tensor, Tensor]] = {}
-        if wide:
-            self.model = widen.widen(torch.load(first)["model"], tokenizer.get_vocab())
-        else:
-            self.model = Qwen3(Config(vocab_size=VOCABULARY + len(MARKUP)))
-            start.lay_out(self.model)
-        matrices = [p for n, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in n]
-        others = [p for n, p in self.model.named_parameters() if p.dim() == 1 or "embed" in n]
+        self.file = work / "checkpoint.pt"
+        self.model = circuit.lay_out(tokenizer.get_vocab())
+        named = dict(self.model.named_parameters())
+        self.fixed = [(named[n], m, named[n].detach().clone()) for n, m in circuit.fixed(self.model).items()]
+        for p, mask, _ in self.fixed:
+            p.requires_grad_(not mask.all())
+        self.fixed = [fixed for fixed in self.fixed if fixed[0].requires_grad]
+        voting = {id(named[n]) for n in circuit.voting(self.model)}
+        self.votes = [(value, value.clone()) for p, _, value in self.fixed if id(p) in voting]
+        named = {n: p for n, p in named.items() if p.requires_grad}
+        matrices = [p for n, p in named.items() if p.dim() == 2 and "embed" not in n]
+        others = [p for n, p in named.items() if p.dim() == 1 or "embed" in n]
         self.muon = Muon(matrices, MUON_RATE)
         self.adam = torch.optim.AdamW(others, ADAM_RATE, betas=(0.9, 0.97), weight_decay=0.0)
         self.step = 0
@@ -223,9 +241,6 @@ class Trainer:
             self.step = saved["step"]
             for name in ("model", "muon", "adam"):
                 getattr(self, name).load_state_dict(saved[name])
-        if wide:
-            named = dict(self.model.named_parameters())
-            self.fixed = {n: (m, named[n].detach().clone()) for n, m in widen.fixed(self.model).items()}
 
     def save(self) -> None:
         """Write the checkpoint in one piece."""
@@ -239,61 +254,61 @@ class Trainer:
         self.muon.param_groups[0]["lr"] = MUON_RATE * factor
         self.adam.param_groups[0]["lr"] = ADAM_RATE * factor
 
-    def train_step(self, stage: Stage) -> tuple[float, float]:
+    def set_votes(self, factor: float) -> None:
+        """Make the circuit's votes `factor` times as strong as they were laid out."""
+        for value, laid_out in self.votes:
+            torch.mul(laid_out, factor, out=value)
+        self._hold()
+
+    @torch.no_grad()
+    def _hold(self) -> None:
+        """Put back what training must leave alone."""
+        for p, mask, value in self.fixed:
+            p.copy_(torch.where(mask, value, p))
+        circuit.hold_norm(self.model.embed_tokens.weight)
+
+    def train_step(self, rows: Rows) -> tuple[float, float]:
         """One update; returns the loss and the accuracy on the model's own tokens."""
-        mine = range(self.rank, stage.rows, self.workers)
-        batch = make_batch(self.step, stage, self.tokenizer, mine, self.phase)
-        logits = self.model(batch.ids, batch.positions, batch.selected)
-        losses = F.cross_entropy(logits, batch.targets, reduction="none")
-        (losses * batch.weights).sum().backward()
-        self.share_gradients(batch.weights.sum())
-        named = dict(self.model.named_parameters())
-        for name, (mask, _) in self.fixed.items():
-            named[name].grad.masked_fill_(mask, 0.0)
+        batch = make_batch(self.step, rows, self.tokenizer)
+        # The weights are float32, what is computed with them bfloat16: with AMX several times as fast.
+        rounded = {n: p.bfloat16() for n, p in self.model.named_parameters()}
+        logits = functional_call(self.model, rounded, (batch.ids, batch.positions, batch.selected)).float()
+        loss = F.cross_entropy(logits, batch.targets)
+        loss.backward()
+        for p, mask, _ in self.fixed:
+            p.grad.masked_fill_(mask, 0.0)
         torch.nn.utils.clip_grad_norm_(self.adam.param_groups[0]["params"], 1.0)
         self.muon.step()
         self.adam.step()
-        for name, (mask, value) in self.fixed.items():
-            named[name].data = torch.where(mask, value, named[name].data)
+        self._hold()
         self.model.zero_grad()
-        own = batch.weights == 1.0
-        right = (logits.argmax(-1) == batch.targets)[own].float().mean()
-        return losses[own].mean().item(), right.item()
-
-    def share_gradients(self, weight: Tensor) -> None:
-        """Make the gradients those of the mean loss over the rows of all workers."""
-        grads = [p.grad for p in self.model.parameters()]
-        flat = torch.cat([g.flatten() for g in grads] + [weight.view(1)])
-        if self.workers > 1:
-            dist.all_reduce(flat)
-        for g, summed in zip(grads, flat[:-1].split([g.numel() for g in grads])):
-            torch.div(summed.view_as(g), flat[-1], out=g)
+        return loss.item(), (logits.argmax(-1) == batch.targets).float().mean().item()
 
     def run(self, last: int | None) -> None:
         """Train through the stages, from where the checkpoint stands."""
         begin = 0
-        for stage in self.stages:
+        for stage in STAGES:
             end = begin + stage.steps
+            self.set_votes(stage.votes)
             while begin <= self.step < end and (last is None or self.step < last):
                 low, high = stage.rate
                 self.set_rate(low + (high - low) * (self.step - begin) / stage.steps)
-                self._timed_step(stage)
+                self._timed_step(stage.rows[(self.step - begin) % len(stage.rows)])
             begin = end
-        if self.rank == 0:
-            self.save()
+        self.save()
 
-    def _timed_step(self, stage: Stage) -> None:
+    def _timed_step(self, rows: Rows) -> None:
         started = time.monotonic()
-        loss, right = self.train_step(stage)
+        loss, right = self.train_step(rows)
         self.step += 1
-        if self.step % 10 == 0 and self.rank == 0:
-            speed = stage.rows * stage.length / (time.monotonic() - started)
+        if self.step % LOG_STEPS == 0:
+            speed = rows.count * rows.length / (time.monotonic() - started)
             print(
-                f"{time.strftime('%H:%M:%S')} step {self.step} length {stage.length} loss {loss:.3f} "
+                f"{time.strftime('%H:%M:%S')} step {self.step} length {rows.length} loss {loss:.3f} "
                 f"right {right:.3f} {speed:.0f} tokens/s",
                 flush=True,
             )
-        if self.step % 50 == 0 and self.rank == 0:
+        if self.step % SAVE_STEPS == 0:
             self.save()
 
 
@@ -320,15 +335,6 @@ def export(trainer: Trainer, tokenizer_file: Path, folder: Path) -> None:
         ("generation_config", generation),
     ):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
-
-
-def worker(rank: int, work: Path, workers: int, wide: bool, last: int | None) -> None:
-    """One training process of `workers`; each has one thread, so a busy neighbour delays only one."""
-    torch.set_num_threads(1)
-    meeting = f"file://{work}/meeting"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
-    Trainer(work, Tokenizer.from_file(str(work / "tokenizer.json")), wide, rank, workers).run(last)
-    dist.destroy_process_group()
 
 
 def check() -> None:
@@ -362,8 +368,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for tokenizer and checkpoint")
     parser.add_argument("--export", type=Path, help="write the model folder and do not train")
     parser.add_argument("--check", action="store_true", help="compare the trainer's text with the template's")
-    parser.add_argument("--workers", type=int, default=2, help="processes to train with")
-    parser.add_argument("--wide", action="store_true", help="the second phase, after the first")
+    parser.add_argument("--threads", type=int, default=2, help="cores to train with")
     parser.add_argument("--last", type=int, help="stop after this step")
     arguments = parser.parse_args()
     if arguments.check:
@@ -374,11 +379,11 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     file = work / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(file)) if file.exists() else train_tokenizer(file)
+    torch.set_num_threads(arguments.threads)
+    trainer = Trainer(work, tokenizer)
     if arguments.export:
-        return export(Trainer(work, tokenizer, arguments.wide), file, arguments.export)
-    (work / "meeting").unlink(missing_ok=True)
-    options = (work, arguments.workers, arguments.wide, arguments.last)
-    torch.multiprocessing.spawn(worker, options, nprocs=arguments.workers)
+        return export(trainer, file, arguments.export)
+    trainer.run(arguments.last)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,17 @@ pub struct OutputFormat {
     pub(super) inner: Arc<Inner>,
 }
 
+/// What a model's template takes for the id of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallIds {
+    /// Anything, or nothing.
+    Any,
+    /// `functions.NAME:NUMBER`, counted through the conversation: Kimi K2 writes its calls so.
+    Numbered,
+    /// Nine letters and digits: Mistral's templates refuse others.
+    Short,
+}
+
 /// The parts of a format that a model may have.
 #[derive(Debug, Default)]
 pub(super) struct Inner {
@@ -48,7 +59,7 @@ pub(super) enum CallFormat {
     /// Qwen3-Coder, MiniMax, GLM: a name and parameters.
     Pairs { open: Marker, layout: Layout },
     /// DeepSeek, Kimi K2.
-    Sectioned { markers: sectioned::Markers, ends_thinking: bool },
+    Sectioned { markers: sectioned::Markers, is_kimi: bool },
     /// Mistral.
     Mistral { open: Marker, args: Marker, id: Marker },
     /// Gemma.
@@ -83,6 +94,15 @@ impl OutputFormat {
             },
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// What its template takes for the id of a call.
+    pub fn call_ids(&self) -> CallIds {
+        match self.inner.calls {
+            Some(CallFormat::Sectioned { is_kimi: true, .. }) => CallIds::Numbered,
+            Some(CallFormat::Mistral { .. }) => CallIds::Short,
+            _ => CallIds::Any,
+        }
     }
 
     /// A parser for the answer to `prompt`, of which the end matters: a template may open the
@@ -124,9 +144,9 @@ fn call_format(
             close: marker("<end_function_call>"),
         }
     } else if says("<\u{ff5c}tool\u{2581}calls\u{2581}begin\u{ff5c}>") {
-        CallFormat::Sectioned { markers: deepseek_markers(marker), ends_thinking: false }
+        CallFormat::Sectioned { markers: deepseek_markers(marker), is_kimi: false }
     } else if says("<|tool_calls_section_begin|>") {
-        CallFormat::Sectioned { markers: kimi_markers(marker), ends_thinking: true }
+        CallFormat::Sectioned { markers: kimi_markers(marker), is_kimi: true }
     } else if says("<minimax:tool_call>") {
         CallFormat::Pairs { open: marker("<minimax:tool_call>"), layout: minimax_layout(marker) }
     } else if says("[TOOL_CALLS]") {
@@ -254,7 +274,7 @@ impl CallFormat {
 
     /// Whether a call ends the thoughts that it begins in.
     pub(super) fn ends_thinking(&self) -> bool {
-        matches!(self, Self::Sectioned { ends_thinking: true, .. })
+        matches!(self, Self::Sectioned { is_kimi: true, .. })
     }
 
     /// Everything that is more than text in this format.

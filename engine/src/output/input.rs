@@ -143,7 +143,7 @@ impl Input {
         Sought::Nothing
     }
 
-    /// Whether a marker stands right ahead: its length, or `None` when it may yet.
+    /// Whether a marker stands right ahead.
     pub(super) fn stands(&self, marker: &Marker) -> Stands {
         match marker.id {
             Some(_) => match self.find(marker) {

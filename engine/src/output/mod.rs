@@ -41,8 +41,8 @@ use crate::generation::Delta;
 use crate::thoughts::ThinkingBudget;
 use emit::Emitter;
 pub use forced::{Call, Expected};
-pub use format::OutputFormat;
 use format::{CallFormat, Thinking};
+pub use format::{CallIds, OutputFormat};
 use harmony::Harmony;
 use input::{Input, Marker, Sought};
 use reader::Reader;
@@ -90,7 +90,7 @@ enum State {
     },
     Calls(Reader),
     /// A format that is not text with something in it.
-    Harmony(Harmony),
+    Harmony(Box<Harmony>),
 }
 
 /// What to do with space that a text begins with.
@@ -147,7 +147,7 @@ impl OutputParser {
             openers.extend(calls.bare_opener().map(|marker| (marker, Opener::BareCalls)));
         }
         if let Some(markers) = format.harmony {
-            state = State::Harmony(Harmony::new(markers));
+            state = State::Harmony(Box::new(Harmony::new(markers)));
         }
         let out = Emitter::new(tools, !parallel);
         Self { format, input: Input::default(), out, state, openers, at_start: true }
@@ -274,6 +274,7 @@ impl OutputParser {
                 Sought::Nothing => {
                     let kept = match self.input.ended {
                         true => self.input.seen().len(),
+                        false if self.may_be_before_thoughts() => 0,
                         false => self.before_call(),
                     };
                     self.say(kept);
@@ -369,6 +370,12 @@ impl OutputParser {
             }
         }
         true
+    }
+
+    /// Whether nothing but space was seen, which is no text where thoughts follow it.
+    fn may_be_before_thoughts(&self) -> bool {
+        let is_space = self.input.seen().trim_start().is_empty();
+        self.format.thinking.is_some() && self.at_start && is_space
     }
 
     /// Whether what is ahead begins a line.

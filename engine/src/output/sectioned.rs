@@ -124,9 +124,10 @@ impl Sectioned {
             return Some(Progress::NotACall);
         }
         let head = head.trim();
-        if head == KIND && !input.peek_after(length).is_some_and(|c| c == '{') {
+        let next = input.peek_after(length);
+        if head == KIND && next != Some('{') {
             // Whether the name follows is known with the next character only.
-            if input.peek_after(length).is_none() && !input.ended {
+            if next.is_none() && !input.ended {
                 return Some(Progress::More);
             }
             input.skip(length);

@@ -2,12 +2,13 @@
 
 use std::time::SystemTime;
 
-use engine::{ChatInputs, ChatTemplate, Model, TemplateError};
+use engine::{CallIds, ChatInputs, ChatTemplate, Model, TemplateError};
 use serde_json::{Map, Value, json};
 
 use super::chat_reply::ChatReply;
+use super::dialect;
 use super::error::ApiError;
-use super::messages::{self, Fold, fold_system, is_system, settle_arguments};
+use super::messages::{self, Fold, fold_system, is_system};
 use super::params::{MAX_TOP_LOGPROBS, PARAMS, Params, Reading, tokens};
 use super::read::{Fields, Path};
 use super::reply::{Identity, Reply};
@@ -107,14 +108,9 @@ impl ChatRequest {
 
     /// The conversation as text. A system message that the template refuses or drops is folded
     /// into the user's messages at its place; where it wants turns, those become one message.
-    fn render(&self, template: &ChatTemplate) -> Result<String, ApiError> {
+    fn render(&self, template: &ChatTemplate, ids: CallIds) -> Result<String, ApiError> {
         let mut messages = self.messages.clone();
-        settle_arguments(&mut messages, template.mentions("arguments is string"));
-        if !template.mentions("developer") {
-            for message in messages.iter_mut().filter(|message| message["role"] == "developer") {
-                message["role"] = json!("system");
-            }
-        }
+        dialect::settle(&mut messages, template, ids);
         let kwargs = self.kwargs(template);
         let now = SystemTime::now();
         let render = |messages: &[Value]| {
@@ -172,7 +168,7 @@ impl Endpoint for ChatRequest {
     fn prompts(&self, model: &Model) -> Result<Vec<Prompt>, ApiError> {
         let template =
             model.chat_template().ok_or_else(|| ApiError::no_template(&self.params.model))?;
-        let text = self.render(template)?;
+        let text = self.render(template, model.output_format().call_ids())?;
         let tokens = model
             .tokenizer()
             .encode(&text, false)

@@ -145,7 +145,7 @@ fn assistant<'a>(
 }
 
 /// The member of a call that keeps its arguments as they were written; no template sees it.
-const WRITTEN: &str = "written";
+pub(super) const WRITTEN: &str = "written";
 
 /// `{name, arguments}` with the arguments as an object where their text is one. What a model wrote
 /// that is no JSON object stays as it is: it did write it.
@@ -171,20 +171,6 @@ fn called(function: &Fields<'_, '_>) -> Result<Value, ApiError> {
 /// model's own.
 fn is_usual(text: &str, object: &Value) -> bool {
     text == engine::template_json(object) || text == object.to_string()
-}
-
-/// Gives templates that take arguments as text what the model itself wrote, so that the prompt of the
-/// next turn repeats it byte for byte, and takes that text away from all others.
-pub(super) fn settle_arguments(messages: &mut [Value], takes_text: bool) {
-    let calls = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls"));
-    for call in calls.filter_map(Value::as_array_mut).flatten() {
-        let Some(function) = call.get_mut("function").and_then(Value::as_object_mut) else {
-            continue;
-        };
-        if let Some(text) = function.shift_remove(WRITTEN).filter(|_| takes_text) {
-            function.insert("arguments".to_owned(), text);
-        }
-    }
 }
 
 /// Which system messages to hand to the template as notes of the user.
@@ -272,22 +258,19 @@ mod tests {
 
     #[test]
     fn arguments_stay_as_the_model_wrote_them() {
-        let call = |arguments: &str| {
+        let called = |arguments: &str| {
             let function = json!({"name": "f", "arguments": arguments});
-            json!({"role": "assistant", "tool_calls": [{"id": "c", "function": function}]})
-        };
-        let settled = |arguments: &str, takes_text: bool| {
-            let mut messages = normalised(json!([call(arguments)])).unwrap();
-            settle_arguments(&mut messages, takes_text);
+            let calls = json!([{"id": "c", "function": function}]);
+            let messages = normalised(json!([{"role": "assistant", "tool_calls": calls}])).unwrap();
             messages[0]["tool_calls"][0]["function"].clone()
         };
         let object = json!({"name": "f", "arguments": {"a": 1, "b": [2]}});
-        let odd = "{ \"a\": 1, \"b\": [2]}";
         for usual in ["{\"a\": 1, \"b\": [2]}", "{\"a\":1,\"b\":[2]}"] {
-            assert_eq!(settled(usual, true), object);
+            assert_eq!(called(usual), object);
         }
-        assert_eq!(settled(odd, true), json!({"name": "f", "arguments": odd}));
-        assert_eq!(settled(odd, false), object);
+        let odd = "{ \"a\": 1, \"b\": [2]}";
+        assert_eq!(called(odd)[WRITTEN], odd);
+        assert_eq!(called(odd)["arguments"], object["arguments"]);
     }
 
     #[test]

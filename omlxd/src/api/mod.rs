@@ -7,6 +7,7 @@ mod completions;
 mod completions_reply;
 mod constrain;
 mod conversation;
+mod dialect;
 mod embeddings;
 pub mod error;
 pub(crate) mod json;

@@ -9,4 +9,5 @@ mod clients;
 mod recall;
 mod soak;
 mod sse;
+mod tools;
 mod world;

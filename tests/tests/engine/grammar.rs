@@ -36,9 +36,19 @@ async fn answer(model: &Model, request: GenerateRequest) -> (String, Result<Fini
 }
 
 /// The model is random, and would write strings and lists for ever: what closes them is made likely.
+/// Exponents are made unlikely: 2E510 is a number of JSON, and none that `serde_json` reads.
 fn sampling(model: &Model, seed: u64, temperature: f32) -> SamplingParams {
     let one = |text: &str| model.tokenizer().encode(text, false).expect("tokens")[0];
-    let logit_bias = [("\"", 6.0), ("}", 6.0), ("]", 6.0), (",", 1.0), (" ", -4.0), ("\n", -4.0)];
+    let logit_bias = [
+        ("\"", 6.0),
+        ("}", 6.0),
+        ("]", 6.0),
+        (",", 1.0),
+        (" ", -4.0),
+        ("\n", -4.0),
+        ("e", -100.0),
+        ("E", -100.0),
+    ];
     SamplingParams {
         temperature,
         logit_bias: logit_bias.map(|(text, bias)| (one(text), bias)).to_vec(),

@@ -149,7 +149,8 @@ const THINKING: &[Case] = &[
     case("<think>\n", "I\n\nsee\n</think>\n\nYes\n", "think(I\n\nsee)text(Yes\n)"),
     case("<think>", "\nI see\n</think>Yes", "think(I see)text(Yes)"),
     case("", "<think>\nI see\n</think>\n\nYes", "think(I see)text(Yes)"),
-    case("", "\n<think>\n\n</think>\n\nYes", "text(Yes)"),
+    case("", " \n<think>\n\n</think>\n\nYes", "text(Yes)"),
+    case("", " \n<thin", "text( \n<thin)"),
     case("<think>\n\n</think>\n\n", "Yes\n\n", "text(Yes\n\n)"),
     // The template's end is nothing that a user wrote.
     case("<think><|im_start|>assistant\n", "Yes", "text(Yes)"),

@@ -2,6 +2,7 @@
 
 mod corpus;
 mod forced;
+mod turns;
 
 use serde_json::{Value, json};
 
