@@ -104,9 +104,9 @@ fn one(format: &CallFormat, Call { name, arguments }: &Call) -> Option<Pattern> 
             vec![marker(open), Pattern::text(name.as_str()), marker(args), arguments.clone()]
         }
         CallFormat::Mistral { .. } => object("arguments", "}").to_vec(),
-        CallFormat::Sectioned { markers, ends_thinking } => {
+        CallFormat::Sectioned { markers, is_kimi } => {
             // Kimi K2 numbers its calls.
-            let name = if ends_thinking { format!("functions.{name}:0") } else { name.clone() };
+            let name = if is_kimi { format!("functions.{name}:0") } else { name.clone() };
             let name = Pattern::Text(name);
             let arguments = arguments.clone();
             vec![
@@ -131,8 +131,8 @@ fn around(format: &CallFormat) -> (Pattern, Option<Pattern>, Pattern) {
             (before, Some(Pattern::text(", ")), Pattern::text("]"))
         }
         CallFormat::Mistral { .. } => (nothing(), Some(nothing()), nothing()),
-        CallFormat::Sectioned { markers, ends_thinking } => {
-            let between = (!ends_thinking).then(nothing);
+        CallFormat::Sectioned { markers, is_kimi } => {
+            let between = (!is_kimi).then(nothing);
             (marker(markers.open), between, marker(markers.close))
         }
         CallFormat::Llama { .. } => (nothing(), None, nothing()),
