@@ -12,10 +12,12 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::take_axis;
 
 use crate::error::Result;
+use crate::grammar::Held;
 use crate::row::{Next, Row, Sequence};
 use crate::sampling::{Sampled, Sampler, sample};
 use crate::schedule::RowId;
 use crate::step::{Segment, Step, token_array};
+use crate::thoughts::Thoughts;
 
 /// A step whose graph is made.
 #[derive(Debug)]
@@ -117,9 +119,15 @@ pub(crate) fn build(
     for ((id, row, _), (_, wants)) in rows.iter_mut().zip(&lengths) {
         if let (true, Some(sequence), Some(sampler)) = (*wants, &mut row.sequence, &mut row.sampler)
         {
-            if let Some(thoughts) = &row.thoughts {
-                sampler.force(thoughts.forced());
-            }
+            let allowed = match &row.constraint {
+                Some(Held::Here(constraint)) => constraint.allowed(),
+                Some(Held::Away) => return Err(Exception::custom("a row waits for its mask")),
+                None => None,
+            };
+            sampler.constrain(allowed);
+            let forced = row.thoughts.as_ref().and_then(Thoughts::forced);
+            // Where a grammar does not allow thoughts to end, none are open.
+            sampler.force(forced.filter(|&id| allowed.is_none_or(|flags| flags[id as usize])));
             sequence.next = Next::UnderWay(outputs.len());
             outputs.push(*id);
             samplers.push(sampler);

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::bridge;
 use crate::error::{LoadError, Result, SubmitError};
 use crate::generation::{GenerateRequest, Generation, PhaseCell};
+use crate::grammar::Grammar;
 use crate::loaded::Held;
 use crate::memory::{MemorySensor, Pressure, SystemSensor};
 use crate::model::{Folder, LoadOptions, Model, ModelInfo};
@@ -121,6 +122,9 @@ pub trait Observer: Send + Sync {
 
     /// Memory was short, and this was done about it.
     fn guarded(&self, _action: GuardAction) {}
+
+    /// What a row of this model may say next was computed, on another thread, in so long.
+    fn masked(&self, _model: &str, _took: Duration) {}
 
     /// For lack of memory a request of this model was put back into the queue.
     fn preempted(&self, _model: &str) {}
@@ -512,7 +516,9 @@ impl Engine {
         };
         let phase = Arc::new(PhaseCell::default());
         let generation = Generation::new(receiver, &request, tokenizer, eos, Arc::clone(&phase));
-        let job = Job { model, request, events, last, phase, submitted: Instant::now() };
+        let constraint = request.grammar.as_ref().map(Grammar::begin).map(Box::new);
+        let submitted = Instant::now();
+        let job = Job { model, request, constraint, events, last, phase, submitted };
         match commands.try_send(Command::Submit(Box::new(job))) {
             Ok(()) => Ok(generation),
             Err(TrySendError::Full(_)) => refuse(SubmitError::QueueFull { waiting }),

@@ -130,6 +130,9 @@ pub enum GenerateError {
     /// The receiver did not read for longer than the limit.
     #[error("the client read nothing for {0} seconds")]
     SlowReader(u64),
+    /// Its grammar became too complex to go on with, or leads nowhere.
+    #[error("the answer cannot be held to its grammar: {0}")]
+    Grammar(String),
     /// Its time was over before its answer was.
     #[error("the request's deadline passed")]
     Deadline,

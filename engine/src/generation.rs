@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::detokenize::{Detokenizer, Piece};
 use crate::error::GenerateError;
+use crate::grammar::Grammar;
 use crate::reuse::ReuseReport;
 use crate::sampling::SamplingParams;
 use crate::stop::{StopMatcher, Stopped};
@@ -28,6 +29,9 @@ pub struct GenerateRequest {
     pub min_tokens: usize,
     /// Go on after an end-of-sequence token.
     pub ignore_eos: bool,
+    /// What the answer must look like; compiled by the same model. The answer ends where the grammar
+    /// does, whatever `min_tokens` and `ignore_eos` say.
+    pub grammar: Option<Grammar>,
     /// Texts that end the answer; none of them ever appears in it.
     pub stop: Vec<String>,
     /// `Some(n)`: report the log probability of each token and of the n likeliest (0 to 20).

@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod gated_delta;
 mod generation;
+mod grammar;
 mod inspect;
 mod loaded;
 mod memory;
@@ -50,10 +51,14 @@ pub use generation::{
     Delta, Event, FinishReason, GenerateRequest, Generation, Mark, Outcome, PhaseReader, RowPhase,
     Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
+pub use grammar::{
+    Grammar, GrammarError, MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_TEXT_BYTES,
+    MAX_TEXT_DEPTH, Pattern,
+};
 pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use memory::{MemorySensor, Pressure, SystemSensor};
 pub use model::{LoadOptions, Model, ModelInfo};
-pub use output::{CallIds, OutputFormat, OutputParser, Part, fuzz};
+pub use output::{Call, CallIds, Expected, OutputFormat, OutputParser, Part, fuzz};
 pub use panic_text::panic_text;
 pub use platform::{Severity, StayAwake, system_log};
 pub use quantization::Quantization;

@@ -1,7 +1,7 @@
 //! A loaded model, seen from outside the engine thread.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use crate::engine::{Engine, ModelId};
 use crate::error::{LoadError, SubmitError};
 use crate::generation::{GenerateRequest, Generation};
+use crate::grammar::{Grammar, GrammarError, Pattern, Vocabulary};
 use crate::models::{ConfigFile, text_fields};
 use crate::output::OutputFormat;
 use crate::quantization::{Quantization, QuantizationConfig};
@@ -37,6 +38,8 @@ struct Inner {
     cost: KvCost,
     folder: Folder,
     gone: Mutex<Option<oneshot::Receiver<()>>>,
+    /// Made when a grammar is first compiled.
+    vocabulary: OnceLock<Result<Vocabulary, GrammarError>>,
 }
 
 /// One's own settings of a model, over those of its folder.
@@ -83,7 +86,9 @@ impl Model {
         gone: oneshot::Receiver<()>,
     ) -> Self {
         let gone = Mutex::new(Some(gone));
-        Self { inner: Arc::new(Inner { engine, id, name, info, cost, folder, gone }) }
+        let vocabulary = OnceLock::new();
+        let inner = Inner { engine, id, name, info, cost, folder, gone, vocabulary };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Lets go of the model. Completes when its weights have left memory: when the last clone of
@@ -141,6 +146,18 @@ impl Model {
     /// Bytes that the caches of a sequence of so many tokens take.
     pub fn kv_bytes(&self, tokens: usize) -> u64 {
         self.inner.cost.bytes(tokens)
+    }
+
+    /// Compiles what an answer must look like. Slow, the first time above all: not to be called on
+    /// an async thread.
+    ///
+    /// # Errors
+    /// When the pattern is wrong, too large, or asks for what cannot be enforced.
+    pub fn compile(&self, pattern: &Pattern) -> Result<Grammar, GrammarError> {
+        let Inner { folder, info, vocabulary, .. } = &*self.inner;
+        let make = || Vocabulary::new(&folder.tokenizer, &folder.eos, info.vocab_tokens);
+        let vocabulary = vocabulary.get_or_init(make).as_ref().map_err(GrammarError::clone)?;
+        Grammar::compile(vocabulary, pattern)
     }
 
     /// Queues a request.

@@ -11,6 +11,7 @@ use crate::error::{GenerateError, Result};
 use crate::generation::{
     FinishReason, Raw, RowPhase, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
+use crate::grammar::Held;
 use crate::loaded::Loaded;
 use crate::reuse::{Begun, ReuseReport, Track};
 use crate::sampling::{LazyLogprobs, Sampler};
@@ -24,6 +25,8 @@ pub(crate) struct Row {
     pub(crate) model: Rc<Loaded>,
     /// Made when the request first runs; it outlives a preemption.
     pub(crate) sampler: Option<Sampler>,
+    /// What its answer is held to.
+    pub(crate) constraint: Option<Held>,
     /// What its answer may still think, where that is limited.
     pub(crate) thoughts: Option<Thoughts>,
     /// While it runs.
@@ -75,8 +78,9 @@ struct Mail {
 }
 
 impl Row {
-    pub(crate) fn new(job: Box<Job>, model: Rc<Loaded>) -> Self {
+    pub(crate) fn new(mut job: Box<Job>, model: Rc<Loaded>) -> Self {
         Self {
+            constraint: job.constraint.take().map(Held::Here),
             thoughts: job.request.thinking.map(Thoughts::new),
             job,
             model,
@@ -101,8 +105,9 @@ impl Row {
             let request = &self.job.request;
             let seen = (&request.prompt[..], &self.model.eos[..], self.model.vocab);
             let sampling = request.sampling.clone();
-            self.sampler =
-                Some(Sampler::new(sampling, request.logprobs, request.min_tokens, seen)?);
+            // A grammar says itself when an answer may end.
+            let min_tokens = if self.constraint.is_some() { 0 } else { request.min_tokens };
+            self.sampler = Some(Sampler::new(sampling, request.logprobs, min_tokens, seen)?);
         }
         let now = Instant::now();
         self.started.get_or_insert(Started {

@@ -248,6 +248,8 @@ pub(crate) struct Sampler {
     no_eos: Option<Array>,
     min_tokens: usize,
     penalties: Option<Penalties>,
+    /// [1, vocab] of bool: the tokens that the next one is taken from. Absent: all.
+    allowed: Option<Array>,
     /// The next token, where it is decided.
     forced: Option<u32>,
     steps: usize,
@@ -304,8 +306,14 @@ impl Sampler {
             penalties,
             forced: None,
             params,
+            allowed: None,
             steps: 0,
         })
+    }
+
+    /// The next token is one of those whose flags are true, of one flag for each logit.
+    pub(crate) fn constrain(&mut self, allowed: Option<&[bool]>) {
+        self.allowed = allowed.map(|flags| Array::from_slice(flags, &[1, flags.len() as i32]));
     }
 
     /// Decides the next token, or lets it be chosen.
@@ -337,10 +345,10 @@ impl Sampler {
     fn adjusts(&self) -> bool {
         let holds_back_eos = self.no_eos.is_some() && self.steps < self.min_tokens;
         let changes = self.bias.is_some() || self.penalties.is_some() || self.forced.is_some();
-        changes || holds_back_eos
+        changes || holds_back_eos || self.allowed.is_some()
     }
 
-    /// Bias and penalties, and no other token where it is decided. logits: [1, vocab].
+    /// Bias, penalties, what is allowed, and no other token where it is decided. logits: [1, vocab].
     fn adjust(&self, mut logits: Array) -> Result<Array> {
         if let Some(id) = self.forced {
             let vocab = logits.shape()[1];
@@ -354,9 +362,12 @@ impl Sampler {
         if let Some(penalties) = &self.penalties {
             logits = penalties.apply(logits, &self.params)?;
         }
-        match &self.no_eos {
-            Some(no_eos) if self.steps < self.min_tokens => logits.add(no_eos),
-            _ => Ok(logits),
+        if let Some(no_eos) = self.no_eos.as_ref().filter(|_| self.steps < self.min_tokens) {
+            logits = logits.add(no_eos)?;
+        }
+        match &self.allowed {
+            Some(allowed) => select(allowed, logits, Array::from_f32(f32::NEG_INFINITY)),
+            None => Ok(logits),
         }
     }
 }

@@ -67,12 +67,19 @@ impl Tokenizer {
     /// The bytes that a token stands for: those of its piece for a byte-level vocabulary, else those
     /// of its text. Empty for an id outside the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
-        let Some(piece) = self.inner.id_to_token(id) else { return Vec::new() };
-        if self.inner.get_added_tokens_decoder().contains_key(&id) {
-            return piece.into_bytes();
+        self.entry(id).map(|entry| entry.bytes).unwrap_or_default()
+    }
+
+    /// A token; `None` for an id outside the vocabulary.
+    pub(crate) fn entry(&self, id: u32) -> Option<Entry> {
+        let piece = self.inner.id_to_token(id)?;
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id);
+        if let Some(added) = added {
+            let is_marker = added.special || looks_like_a_marker(&piece);
+            return Some(Entry { bytes: piece.into_bytes(), is_marker });
         }
         if let Some(byte) = byte_fallback(&piece) {
-            return vec![byte];
+            return Some(Entry { bytes: vec![byte], is_marker: false });
         }
         let is_byte_level =
             matches!(self.inner.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_)));
@@ -80,7 +87,8 @@ impl Tokenizer {
             true => piece.chars().map(byte_of_level).collect(),
             false => None,
         };
-        bytes.unwrap_or_else(|| piece.replace('\u{2581}', " ").into_bytes())
+        let bytes = bytes.unwrap_or_else(|| piece.replace('\u{2581}', " ").into_bytes());
+        Some(Entry { bytes, is_marker: false })
     }
 
     /// Ids run from 0 to this, exclusive, added tokens included.
@@ -106,6 +114,22 @@ impl Tokenizer {
     }
 }
 
+/// What a token is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// What it stands for in a text.
+    pub(crate) bytes: Vec<u8>,
+    /// It structures a conversation (`<|im_end|>`, `<tool_call>`) and is no part of a text.
+    pub(crate) is_marker: bool,
+}
+
+/// Some vocabularies do not call their markers special, and add runs of spaces as tokens, which are
+/// text.
+fn looks_like_a_marker(piece: &str) -> bool {
+    let within = |open, close| piece.starts_with(open) && piece.ends_with(close);
+    within('<', '>') || within('[', ']')
+}
+
 /// `<0x0A>` as vocabularies with byte fallback write a byte.
 fn byte_fallback(piece: &str) -> Option<u8> {
     let hex = piece.strip_prefix("<0x")?.strip_suffix('>')?;
@@ -114,7 +138,7 @@ fn byte_fallback(piece: &str) -> Option<u8> {
 
 /// The byte that a character of a byte-level piece stands for: printable Latin-1 stands for itself,
 /// the other bytes, in order, for the characters from U+0100 on (the GPT-2 table).
-fn byte_of_level(c: char) -> Option<u8> {
+pub(crate) fn byte_of_level(c: char) -> Option<u8> {
     let plain = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     match u32::from(c) {
         code @ 0..=0xFF => Some(code as u8).filter(|&byte| plain(byte)),

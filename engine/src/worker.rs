@@ -3,6 +3,7 @@
 //! It asks the scheduler what to do, does it, and tells the scheduler what came of it. A step is
 //! under way while the graph of the next one is made and while the tokens of the one before are sent.
 
+mod constrained;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,8 @@ use crate::batch::Built;
 use crate::bridge;
 use crate::engine::{EngineConfig, GuardAction, ModelId, Status};
 use crate::error::{GenerateError, LoadError, Result};
-use crate::generation::{GenerateRequest, PhaseCell, Raw, RowPhase};
+use crate::generation::{FinishReason, GenerateRequest, PhaseCell, Raw, RowPhase};
+use crate::grammar::{Constraint, Held as HeldConstraint, Masks};
 use crate::loaded::{ClearCache, Held, Loaded, Room};
 use crate::memory::{Account, Pressure};
 use crate::model::{Folder, ModelInfo};
@@ -63,6 +65,8 @@ type LoadReply = oneshot::Sender<Result<(Arc<Folder>, ModelInfo, KvCost), LoadEr
 pub(crate) struct Job {
     pub(crate) model: ModelId,
     pub(crate) request: GenerateRequest,
+    /// What its answer is held to, until the row takes it.
+    pub(crate) constraint: Option<Box<Constraint>>,
     pub(crate) events: mpsc::Sender<Raw>,
     /// The place in the channel that is kept for how the request ends.
     pub(crate) last: mpsc::OwnedPermit<Raw>,
@@ -87,6 +91,8 @@ pub(crate) struct Worker {
     /// When the last step was complete, unless there was a pause since.
     last_end: Option<Instant>,
     reuse: Reuse,
+    /// Moves the rows' constraints on.
+    masks: Masks,
     account: Account,
     next_row: RowId,
     tenants: HashMap<String, Tenant>,
@@ -127,6 +133,7 @@ impl Worker {
             models: HashMap::new(),
             rows: BTreeMap::new(),
             leaving: Vec::new(),
+            masks: Masks::default(),
             under_way: None,
             last_end: None,
             account,
@@ -144,6 +151,7 @@ impl Worker {
         while !self.status.stopping.load(Ordering::Relaxed) && self.take_commands() {
             self.look_after();
             self.look_after_thoughts();
+            self.look_after_constraints();
             let now = self.started.elapsed();
             let (scheduler, rows) = (&mut self.scheduler, &self.rows);
             let decision = scheduler.next(now, &mut |id| may_start(rows, id));
@@ -158,6 +166,7 @@ impl Worker {
                 Decision::Preempt(id) => self.preempt(id),
                 Decision::Step(plan) => self.step(&plan),
                 Decision::Wait if self.under_way.is_some() => self.drain(),
+                Decision::Wait if self.masks.is_waiting() => self.await_mask(),
                 Decision::Wait => {
                     // Nothing can be computed: that is no standstill.
                     self.status.alive();
@@ -371,7 +380,6 @@ impl Worker {
         }
     }
 
-    /// Those whose clients are gone leave; those whose clients are behind are sent what they take.
     /// A row whose thoughts are about to be ended is not computed ahead: its next token depends on
     /// the one under way.
     fn look_after_thoughts(&mut self) {
@@ -384,6 +392,7 @@ impl Worker {
         }
     }
 
+    /// Those whose clients are gone leave; those whose clients are behind are sent what they take.
     fn look_after(&mut self) {
         let gone = self.rows.iter().filter(|(_, row)| !row.is_wanted()).map(|(id, _)| *id);
         for id in gone.collect::<Vec<_>>() {
@@ -437,8 +446,10 @@ impl Worker {
         let error = match begun {
             Ok(Ok((namespace, reused))) => {
                 self.status.note_namespace(&row.model.reuse.name, namespace);
+                let held = matches!(row.constraint, Some(HeldConstraint::Away));
                 self.rows.insert(id, row);
                 self.scheduler.started(id, reused);
+                self.scheduler.set_held(id, held);
                 return self.note_live();
             }
             Ok(Err(error)) => GenerateError::Mlx(error.what().to_owned()),
@@ -462,6 +473,18 @@ impl Worker {
         if let Some(error) = error {
             row.fail(error);
         }
+    }
+
+    /// A request's answer is complete.
+    fn complete(&mut self, id: RowId, finish: FinishReason) {
+        self.scheduler.end(id);
+        let Some(mut row) = self.rows.remove(&id) else { return };
+        if row.sequence.is_none() {
+            self.status.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        // Kept first: who reads the end of an answer may send the next turn at once.
+        self.keep(&mut row);
+        self.leaving.extend(row.leave(finish).send(self.config.slow_reader));
     }
 
     /// Keeps a row's caches for the next turn.

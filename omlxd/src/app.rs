@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use engine::{Engine, EngineConfig, GuardAction, Observer, StayAwake, StepReport};
 use tokio_util::sync::CancellationToken;
@@ -105,6 +105,10 @@ impl Observer for EngineObserver {
 
     fn guarded(&self, action: GuardAction) {
         self.metrics.guarded(action);
+    }
+
+    fn masked(&self, model: &str, took: Duration) {
+        self.metrics.add_model(model).constrained_mask.observe(took.as_secs_f64());
     }
 
     fn preempted(&self, model: &str) {

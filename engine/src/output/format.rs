@@ -17,7 +17,7 @@ const QWEN_FUNCTION: Marker = Marker::spelled("<function=");
 /// How a model writes its thoughts and its calls. Clones share it.
 #[derive(Debug, Clone)]
 pub struct OutputFormat {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 /// What a model's template takes for the id of a call.

@@ -2,7 +2,8 @@
 //!
 //! Each family of models writes thoughts and calls in a format of its own. [`OutputFormat`] finds a
 //! model's by what its chat template says and its vocabulary has; an [`OutputParser`] reads one
-//! answer, piece by piece as it comes.
+//! answer, piece by piece as it comes. [`OutputFormat::pattern`] says what an answer looks like that
+//! is held to a schema or must call a tool.
 //!
 //! The rules for every format:
 //! - Text is never lost: what begins like a call and is none comes out as the text that it is.
@@ -16,6 +17,7 @@
 mod arguments;
 mod call_object;
 mod emit;
+mod forced;
 mod format;
 pub mod fuzz;
 mod gemma;
@@ -38,6 +40,7 @@ use serde_json::Value;
 use crate::generation::Delta;
 use crate::thoughts::ThinkingBudget;
 use emit::Emitter;
+pub use forced::{Call, Expected};
 use format::{CallFormat, Thinking};
 pub use format::{CallIds, OutputFormat};
 use harmony::Harmony;

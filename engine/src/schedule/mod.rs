@@ -123,6 +123,8 @@ enum State {
         reserved: usize,
         /// Its reader has no room: it pauses.
         blocked: bool,
+        /// What it may say next is not known yet: it pauses.
+        held: bool,
         /// Chunks that went to others since it had one.
         passed: u32,
     },
@@ -210,6 +212,13 @@ impl Scheduler {
     pub(crate) fn set_blocked(&mut self, id: RowId, is_blocked: bool) {
         if let Some(State::Running { blocked, .. }) = self.state_mut(id) {
             *blocked = is_blocked;
+        }
+    }
+
+    /// Whether it is not known yet what the row may say next.
+    pub(crate) fn set_held(&mut self, id: RowId, is_held: bool) {
+        if let Some(State::Running { held, .. }) = self.state_mut(id) {
+            *held = is_held;
         }
     }
 
@@ -386,8 +395,9 @@ impl Scheduler {
         self.reserved += bytes;
         if let Some(entry) = self.entries.get_mut(&id) {
             let target = entry.asking.tokens;
+            let (blocked, held) = (false, false);
             entry.state =
-                State::Running { computed: 0, target, reserved, blocked: false, passed: 0 };
+                State::Running { computed: 0, target, reserved, blocked, held, passed: 0 };
         }
     }
 
@@ -481,7 +491,7 @@ impl Entry {
     /// Whether the row can be part of a step.
     fn has_work(&self) -> bool {
         match self.state {
-            State::Running { blocked, .. } => !blocked && self.asking.left > 0,
+            State::Running { blocked, held, .. } => !blocked && !held && self.asking.left > 0,
             State::Waiting => false,
         }
     }

@@ -211,17 +211,12 @@ impl Worker {
                 self.scheduler.trust(id);
             }
             match row.take(tokens[place], logprobs) {
-                Some(finish) => {
-                    self.scheduler.end(id);
-                    let Some(mut row) = self.rows.remove(&id) else { continue };
-                    // Kept first: who reads the end of an answer may send the next turn at once.
-                    self.keep(&mut row);
-                    self.leaving.extend(row.leave(finish).send(self.config.slow_reader));
-                }
+                Some(finish) => self.complete(id, finish),
                 None => {
                     if !row.flush() {
                         self.scheduler.set_blocked(id, true);
                     }
+                    self.constrain(id, tokens[place]);
                 }
             }
         }

@@ -6,6 +6,7 @@ use crate::batch::faults::{FAIL, PANIC};
 use crate::engine::{ComputeDtype, Engine, EngineConfig};
 use crate::error::GenerateError;
 use crate::generation::{Event, GenerateRequest, Generation};
+use crate::grammar::{Pattern, faults as masks};
 use crate::model::Model;
 use crate::sampling::{Sampler, SamplingParams, sample};
 use crate::schedule::{Asking, Decision, KvCost, Limits, Memory, Scheduler, StepCost};
@@ -67,6 +68,54 @@ async fn a_fault_in_one_request_ends_that_request_alone() {
         assert!(Instant::now() < limit, "a row is left");
         std::thread::yield_now();
     }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_grammar_ends_its_request_alone() {
+    let (_engine, model) = start().await;
+    let beside = request(vec![10, 47, 84], 60);
+    let wanted = run(model.generate(beside.clone()).unwrap()).await.0;
+    let broken = GenerateRequest {
+        grammar: Some(model.compile(&Pattern::Regex("(?s:.*)".into())).unwrap()),
+        sampling: SamplingParams {
+            temperature: 0.0,
+            logit_bias: vec![(masks::PANIC, 100.0)],
+            ..SamplingParams::default()
+        },
+        ..request(vec![11, 12], 20)
+    };
+    let beside = model.generate(beside).unwrap();
+    let (tokens, end) = run(model.generate(broken).unwrap()).await;
+    assert_eq!(tokens, [masks::PANIC]);
+    assert!(matches!(end, Event::Failed(GenerateError::Grammar(_))), "{end:?}");
+    assert_eq!(run(beside).await.0, wanted);
+}
+
+#[tokio::test]
+async fn a_slow_mask_stops_its_own_row_alone() {
+    let (_engine, model) = start().await;
+    let beside = request(vec![10, 47, 84], 150);
+    let wanted = run(model.generate(beside.clone()).unwrap()).await.0;
+    let slow = GenerateRequest {
+        grammar: Some(model.compile(&Pattern::Regex("(?s:.*)".into())).unwrap()),
+        sampling: SamplingParams {
+            temperature: 0.0,
+            logit_bias: vec![(masks::SLOW, 100.0)],
+            presence_penalty: 2.0,
+            ..SamplingParams::default()
+        },
+        ..request(vec![11, 12], 20)
+    };
+    let mut slow = model.generate(slow).unwrap();
+    let Some(Event::Delta(first)) = slow.next().await else { panic!("a first token") };
+    assert_eq!(first.tokens[0].id, masks::SLOW);
+    // The other row comes to its end while the mask is not there.
+    assert_eq!(run(model.generate(beside).unwrap()).await.0, wanted);
+    *masks::GATE.0.lock().unwrap() = true;
+    masks::GATE.1.notify_all();
+    let (tokens, end) = run(slow).await;
+    assert!(matches!(end, Event::Done(_)), "{end:?}");
+    assert_eq!(tokens.len(), 19);
 }
 
 /// What scheduling and sampling cost the host for each token when eight rows decode, beside an

@@ -10,10 +10,10 @@ use super::dialect;
 use super::error::ApiError;
 use super::messages::{self, Fold, fold_system, is_system};
 use super::params::{MAX_TOP_LOGPROBS, PARAMS, Params, Reading, tokens};
-use super::read::{Fields, Path, not_one_of};
+use super::read::{Fields, Path};
 use super::reply::{Identity, Reply};
 use super::run::{Endpoint, Prompt};
-use super::tools;
+use super::tools::Tools;
 
 const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
@@ -26,7 +26,6 @@ const FIELDS: &[&str] = &[
     "tools",
     "tool_choice",
     "parallel_tool_calls",
-    "response_format",
     "reasoning_effort",
     "reasoning",
     "thinking_budget",
@@ -48,9 +47,7 @@ const FIELDS: &[&str] = &[
 pub(super) struct ChatRequest {
     params: Params,
     messages: Vec<Value>,
-    tools: Vec<Value>,
-    /// Whether one answer may call several tools.
-    parallel: bool,
+    tools: Tools,
     logprobs: Option<usize>,
     effort: Option<&'static str>,
     /// Most tokens to think.
@@ -69,7 +66,6 @@ impl ChatRequest {
         let mut params = Params::read(&fields, reading)?;
         let messages = messages::read(&fields, reading)?;
         unsupported(&fields)?;
-        response_format(&fields)?;
         if let Some(max_tokens) = tokens(&fields, "max_completion_tokens", 1)? {
             params.max_tokens = Some(max_tokens);
         }
@@ -82,8 +78,7 @@ impl ChatRequest {
         }
         Ok(ChatRequest {
             messages,
-            tools: tools::read(&fields, reading)?,
-            parallel: fields.boolean("parallel_tool_calls")?.unwrap_or(true),
+            tools: Tools::read(&fields, reading)?,
             logprobs: logprobs(&fields)?,
             effort: match fields.choice("reasoning_effort", &EFFORTS)? {
                 Some(effort) => Some(effort),
@@ -121,7 +116,7 @@ impl ChatRequest {
         let render = |messages: &[Value]| {
             template.render(&ChatInputs {
                 messages,
-                tools: (!self.tools.is_empty()).then_some(self.tools.as_slice()),
+                tools: (!self.tools.offered.is_empty()).then_some(&self.tools.offered[..]),
                 add_generation_prompt: true,
                 kwargs: &kwargs,
                 now,
@@ -178,8 +173,10 @@ impl Endpoint for ChatRequest {
             .tokenizer()
             .encode(&text, false)
             .map_err(|error| ApiError::invalid_value("messages", error))?;
-        let parser = model.output_format().parser(&text, &self.tools, self.parallel);
-        Ok(vec![Prompt { tokens, echo: String::new(), parser }])
+        let Tools { offered, parallel, .. } = &self.tools;
+        let parser = model.output_format().parser(&text, offered, *parallel);
+        let grammar = self.tools.grammar(model, &text, self.params.constraint.as_ref())?;
+        Ok(vec![Prompt { tokens, echo: String::new(), parser, grammar }])
     }
 
     fn reply(&self, identity: Identity, model: &Model) -> ChatReply {
@@ -230,20 +227,6 @@ fn is_empty(value: &Value) -> bool {
         Value::Array(list) => list.is_empty(),
         Value::String(word) => word == "auto" || word == "none",
         _ => false,
-    }
-}
-
-fn response_format(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
-    let path = fields.path().field("response_format");
-    let Some(format) = fields.get("response_format") else { return Ok(()) };
-    let format = Fields::of(format, &path)?;
-    match format.required_string("type")? {
-        "text" => Ok(()),
-        kind @ ("json_object" | "json_schema") => {
-            let what = format_args!("'{kind}': constrained decoding is not supported yet");
-            Err(ApiError::unsupported_value(path.field("type"), what))
-        }
-        kind => Err(not_one_of(&path.field("type"), kind, &["text", "json_object", "json_schema"])),
     }
 }
 

@@ -139,6 +139,11 @@ impl Endpoint for CompletionsRequest {
 
     fn prompts(&self, model: &Model) -> Result<Vec<Prompt>, ApiError> {
         let tokenizer = model.tokenizer();
+        let constraint = self.params.constraint.as_ref();
+        let grammar = constraint.map(|constraint| {
+            model.compile(&constraint.pattern).map_err(|error| constraint.refused(&error))
+        });
+        let grammar = grammar.transpose()?;
         let unusable = |error: TokenizeError| ApiError::invalid_value("prompt", error);
         let prompt = |input: &Input| {
             let (tokens, text) = match input {
@@ -158,7 +163,8 @@ impl Endpoint for CompletionsRequest {
                 (true, Input::Tokens(_)) => text.unwrap_or_default(),
                 (false, _) => String::new(),
             };
-            Ok(Prompt { tokens, echo, parser: OutputParser::plain() })
+            let (parser, grammar) = (OutputParser::plain(), grammar.clone());
+            Ok(Prompt { tokens, echo, parser, grammar })
         };
         self.prompts.iter().map(prompt).collect()
     }

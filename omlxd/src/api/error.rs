@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use bytes::Bytes;
-use engine::{GenerateError, SubmitError, TemplateError};
+use engine::{GenerateError, GrammarError, SubmitError, TemplateError};
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
@@ -19,6 +19,8 @@ const SERVER: &str = "server_error";
 const MODEL_RETRY_SECS: u64 = 10;
 /// A template's own message is cut to this many characters.
 const TEMPLATE_MESSAGE_CHARS: usize = 500;
+/// What is wrong with a schema is told in at most this many characters.
+const SCHEMA_MESSAGE_CHARS: usize = 500;
 
 /// A refusal: a status, the four keys of the error object, and what the client should do next.
 #[derive(Debug, Clone, PartialEq)]
@@ -167,6 +169,18 @@ impl ApiError {
              /v1/completions."
         );
         Self::invalid("invalid_prompt", "messages", message)
+    }
+
+    /// E13: a schema or a grammar that no answer can be held to. `subject` names it.
+    pub fn invalid_grammar(param: &str, subject: &str, error: &GrammarError) -> Self {
+        if let GrammarError::Internal(what) = error {
+            tracing::error!(what, "a grammar could not be compiled");
+        }
+        let what: String = error.to_string().chars().take(SCHEMA_MESSAGE_CHARS).collect();
+        let message = format!("Invalid {subject}: {what}.");
+        let mut error = Self::new(StatusCode::BAD_REQUEST, INVALID, None, message);
+        error.0.param = Some(param.to_owned());
+        error
     }
 
     /// E16: no credential.
@@ -370,6 +384,10 @@ impl ApiError {
                 let code = Some("generation_failed");
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 Self::new(status, SERVER, code, format!("{error}.")).never_retry()
+            }
+            GenerateError::Grammar(_) => {
+                let code = Some("grammar_failed");
+                Self::new(StatusCode::BAD_REQUEST, INVALID, code, format!("{error}."))
             }
             GenerateError::SlowReader(secs) => Self::read_timeout(*secs),
             GenerateError::Deadline => Self::deadline_exceeded(),

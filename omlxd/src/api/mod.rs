@@ -5,6 +5,7 @@ mod chat;
 mod chat_reply;
 mod completions;
 mod completions_reply;
+mod constrain;
 mod conversation;
 mod dialect;
 mod embeddings;

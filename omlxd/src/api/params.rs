@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use engine::{SamplingDefaults, SamplingParams};
 use serde_json::Value;
 
+use super::constrain::Constraint;
 use super::error::ApiError;
 use super::read::{Fields, Path, out_of_range, wrong};
 
@@ -80,6 +81,8 @@ pub(super) struct Params {
     presence_penalty: f32,
     frequency_penalty: f32,
     logit_bias: Vec<(u32, f32)>,
+    /// What the answer's text is held to.
+    pub constraint: Option<Constraint>,
     /// Keeps the prompt's KV apart from that of requests with another salt (vLLM's extension).
     pub cache_salt: Option<String>,
 }
@@ -112,6 +115,12 @@ pub(super) const PARAMS: &[&str] = &[
     "metadata",
     "store",
     "cache_salt",
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
 ];
 
 impl Params {
@@ -125,6 +134,7 @@ impl Params {
         accepted(fields)?;
         Ok(Params {
             cache_salt: cache_salt(fields)?,
+            constraint: Constraint::read(fields, reading)?,
             model: model.to_owned(),
             n: choices(fields, reading)?,
             stream: stream(fields, reading)?,

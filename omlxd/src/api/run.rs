@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use engine::{GenerateRequest, Model, OutputParser, SubmitError, Tokenizer};
+use engine::{GenerateRequest, Grammar, Model, OutputParser, SubmitError, Tokenizer};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::Answer;
@@ -30,6 +30,8 @@ pub(super) struct Prompt {
     pub echo: String,
     /// Takes each choice of its answer apart.
     pub parser: OutputParser,
+    /// What its answer is held to.
+    pub grammar: Option<Grammar>,
 }
 
 /// What an endpoint adds to the common way of a request.
@@ -273,6 +275,7 @@ fn generate<E: Endpoint>(
             .thinking_budget()
             .and_then(|tokens| prompt.parser.thinking_budget(tokens)),
         markers: prompt.parser.markers(),
+        grammar: prompt.grammar.clone(),
     }
 }
 

@@ -1,35 +1,289 @@
-//! `tools` and `tool_choice`.
+//! `tools` and `tool_choice`: what a model may call, and what it must.
 
+use engine::{Call, Expected, Grammar, GrammarError, Model, Pattern};
 use serde_json::{Map, Value, json};
 
+use super::constrain::Constraint;
 use super::error::ApiError;
 use super::params::Reading;
 use super::read::{Fields, Path, not_one_of, wrong};
 
-/// The functions that a request offers to the model, in the shape that chat templates expect:
-/// `{"type": "function", "function": {...}}`, keys in the client's order. E3, E4, E7, E14.
-pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<Value>, ApiError> {
-    let path = fields.path().field("tools");
-    let mut tools: Vec<Value> = Vec::new();
-    for (index, tool) in fields.array("tools")?.into_iter().flatten().enumerate() {
-        let path = path.index(index);
-        let tool = Fields::of(tool, &path)?;
-        match tool.required_string("type")? {
-            "function" => {
-                let function = function(&tool, &path)?;
-                if named(&tools, &function["function"]["name"]).is_some() {
+/// What a request says about calling functions.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Tools {
+    /// The functions that the model is shown, in the shape that chat templates expect:
+    /// `{"type": "function", "function": {...}}`, keys in the client's order.
+    pub offered: Vec<Value>,
+    /// Whether one answer may call several.
+    pub parallel: bool,
+    /// Where each of them stands in the request.
+    places: Vec<String>,
+    /// Names of those of which at least one must be called.
+    forced: Option<Vec<String>>,
+}
+
+impl Tools {
+    /// Reads `tools`, `tool_choice` and `parallel_tool_calls`. E3, E4, E5, E14.
+    pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Self, ApiError> {
+        let parallel = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
+        let mut tools = Self { parallel, ..Self::default() };
+        let path = fields.path().field("tools");
+        for (index, tool) in fields.array("tools")?.into_iter().flatten().enumerate() {
+            let path = path.index(index);
+            let tool = Fields::of(tool, &path)?;
+            match tool.required_string("type")? {
+                "function" => {
+                    let function = function(&tool, &path)?;
                     let path = path.field("function");
-                    let what = "another tool has the same name";
-                    return Err(ApiError::invalid_value(path.field("name"), what));
+                    if tools.named(&function["function"]["name"]).is_some() {
+                        let what = "another tool has the same name";
+                        return Err(ApiError::invalid_value(path.field("name"), what));
+                    }
+                    tools.offer(function, &path);
                 }
-                tools.push(function);
+                "namespace" if !reading.strict => tools.namespace(&tool, &path)?,
+                // Hosted tools (web_search, ...) cannot run here: the model is not told of them.
+                _ => reading.ignore(&path)?,
             }
-            "namespace" if !reading.strict => namespace(&tool, &path, &mut tools)?,
-            // Hosted tools (web_search, ...) cannot run here: the model is not told of them.
-            _ => reading.ignore(&path)?,
+        }
+        tools.choose(fields)?;
+        Ok(tools)
+    }
+
+    /// The grammar of an answer to `prompt`, whose text is held to `constraint`. `None`: whatever the
+    /// model likes. Slow: not for an async thread. E7, E13.
+    pub(super) fn grammar(
+        &self,
+        model: &Model,
+        prompt: &str,
+        constraint: Option<&Constraint>,
+    ) -> Result<Option<Grammar>, ApiError> {
+        let mut calls: Vec<Callable> = self.callable();
+        let Some(pattern) = self.pattern(model, prompt, constraint, &calls)? else {
+            return Ok(None);
+        };
+        match model.compile(&pattern) {
+            Ok(grammar) => return Ok(Some(grammar)),
+            Err(error) => self.blame(model, constraint, &mut calls, &error)?,
+        }
+        // Only what nobody asked to be exact could not be compiled.
+        let pattern = self.pattern(model, prompt, constraint, &calls)?;
+        let grammar = pattern.map(|pattern| model.compile(&pattern)).transpose();
+        grammar.map_err(|error| ApiError::invalid_grammar("tools", "schemas in 'tools'", &error))
+    }
+
+    /// The functions that may be called here.
+    fn callable(&self) -> Vec<Callable> {
+        let tools = self.offered.iter().zip(&self.places);
+        let callable = tools.filter_map(|(tool, place)| {
+            let function = &tool["function"];
+            let name = function["name"].as_str()?.to_owned();
+            if self.forced.as_ref().is_some_and(|forced| !forced.contains(&name)) {
+                return None;
+            }
+            let is_strict = function["strict"] == true;
+            let arguments = arguments(&function["parameters"], is_strict);
+            Some(Callable { call: Call { name, arguments }, is_strict, place: place.clone() })
+        });
+        callable.collect()
+    }
+
+    fn pattern(
+        &self,
+        model: &Model,
+        prompt: &str,
+        constraint: Option<&Constraint>,
+        calls: &[Callable],
+    ) -> Result<Option<Pattern>, ApiError> {
+        let functions: Vec<Call> = calls.iter().map(|callable| callable.call.clone()).collect();
+        let text = constraint.map(|constraint| constraint.pattern.clone());
+        let is_strict = calls.iter().any(|callable| callable.is_strict);
+        let expected = match (&self.forced, text) {
+            (Some(_), _) => Expected::Calls(functions),
+            (None, Some(text)) if functions.is_empty() => Expected::Text(text),
+            (None, Some(text)) => Expected::Either(text, functions),
+            (None, None) if is_strict => Expected::Free(functions),
+            (None, None) => return Ok(None),
+        };
+        let pattern = model.output_format().pattern(prompt, &expected, self.parallel);
+        if pattern.is_none() && self.forced.is_some() {
+            let what = "the calls of this model cannot be forced; supported values are: 'none', \
+                        'auto'";
+            return Err(ApiError::unsupported_value("tool_choice", what));
+        }
+        Ok(pattern)
+    }
+
+    /// Finds what could not be compiled. Arguments that need not be exact become any object.
+    fn blame(
+        &self,
+        model: &Model,
+        constraint: Option<&Constraint>,
+        calls: &mut [Callable],
+        error: &GrammarError,
+    ) -> Result<(), ApiError> {
+        if let Some(constraint) = constraint.filter(|_| self.forced.is_none()) {
+            model.compile(&constraint.pattern).map_err(|error| constraint.refused(&error))?;
+        }
+        let mut found = false;
+        for Callable { call, is_strict, place } in calls {
+            let Err(error) = model.compile(&call.arguments) else { continue };
+            if *is_strict {
+                let subject = format!("schema for function '{}'", call.name);
+                let param = format!("{place}.parameters");
+                return Err(ApiError::invalid_grammar(&param, &subject, &error));
+            }
+            call.arguments = Pattern::json_object();
+            found = true;
+        }
+        match found {
+            true => Ok(()),
+            // Each alone is fine: together they are too much.
+            false => Err(ApiError::invalid_grammar("tools", "schemas in 'tools'", error)),
         }
     }
-    choose(fields, tools)
+
+    fn named(&self, name: &Value) -> Option<&Value> {
+        self.offered.iter().find(|tool| tool["function"]["name"] == *name)
+    }
+
+    fn offer(&mut self, function: Value, path: &Path<'_>) {
+        self.offered.push(function);
+        self.places.push(path.to_string());
+    }
+
+    /// A namespace offers its functions under their own names, where those are free. Its functions
+    /// are written flat (`{"type": "function", "name": ...}`), as in the Responses API.
+    fn namespace(&mut self, tool: &Fields<'_, '_>, path: &Path<'_>) -> Result<(), ApiError> {
+        let path = path.field("tools");
+        for (index, inner) in tool.array("tools")?.into_iter().flatten().enumerate() {
+            let path = path.index(index);
+            let inner = Fields::of(inner, &path)?;
+            if inner.get("function").is_some() {
+                let function = function(&inner, &path)?;
+                if self.named(&function["function"]["name"]).is_none() {
+                    self.offer(function, &path.field("function"));
+                }
+                continue;
+            }
+            let mut function = Map::new();
+            function.insert("name".to_owned(), json!(inner.required_string("name")?));
+            for name in ["description", "parameters", "strict"] {
+                if let Some(value) = inner.get(name) {
+                    function.insert(name.to_owned(), value.clone());
+                }
+            }
+            if self.named(&function["name"]).is_none() {
+                self.offer(json!({"type": "function", "function": function}), &path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies `tool_choice`. What may not be called at all is not shown to the model; where one is
+    /// forced the others are shown all the same, so that the prompt stays what it was.
+    fn choose(&mut self, fields: &Fields<'_, '_>) -> Result<(), ApiError> {
+        let path = fields.path().field("tool_choice");
+        let Some(choice) = fields.get("tool_choice") else { return Ok(()) };
+        match choice {
+            Value::String(word) => match word.as_str() {
+                "none" => self.retain(|_| false),
+                "auto" if self.offered.is_empty() && fields.get("tools").is_none() => {
+                    return Err(without(&path));
+                }
+                "auto" => {}
+                "required" if self.offered.is_empty() => return Err(without(&path)),
+                "required" => self.forced = Some(self.names()),
+                other => return Err(not_one_of(&path, other, &["none", "auto", "required"])),
+            },
+            Value::Object(_) => {
+                let choice = Fields::of(choice, &path)?;
+                match choice.required_string("type")? {
+                    "function" => {
+                        let path = path.field("function");
+                        let function = Fields::of(choice.required("function")?, &path)?;
+                        let name = function.required_string("name")?;
+                        self.check_offered(&json!(name))?;
+                        self.forced = Some(vec![name.to_owned()]);
+                    }
+                    "allowed_tools" => self.allow(&choice)?,
+                    other => {
+                        let known = ["function", "allowed_tools"];
+                        return Err(not_one_of(&path.field("type"), other, &known));
+                    }
+                }
+            }
+            other => return Err(wrong(&path, "a string or an object", other)),
+        }
+        Ok(())
+    }
+
+    fn allow(&mut self, choice: &Fields<'_, '_>) -> Result<(), ApiError> {
+        let path = choice.path().field("allowed_tools");
+        let allowed = Fields::of(choice.required("allowed_tools")?, &path)?;
+        allowed.required("tools")?;
+        let list = allowed.array("tools")?.expect("present");
+        let mut names = Vec::new();
+        let path_tools = path.field("tools");
+        for (index, tool) in list.iter().enumerate() {
+            let path = path_tools.index(index);
+            let tool = Fields::of(tool, &path)?;
+            let path = path.field("function");
+            let function = Fields::of(tool.required("function")?, &path)?;
+            let name = function.required("name")?;
+            self.check_offered(name)?;
+            names.push(name);
+        }
+        let mode = allowed.choice("mode", &["auto", "required"])?;
+        self.retain(|tool| names.contains(&&tool["function"]["name"]));
+        if mode == Some("required") {
+            if self.offered.is_empty() {
+                return Err(without(choice.path()));
+            }
+            self.forced = Some(self.names());
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = self.offered.iter().filter_map(|tool| tool["function"]["name"].as_str());
+        names.map(str::to_owned).collect()
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Value) -> bool) {
+        let kept: Vec<bool> = self.offered.iter().map(keep).collect();
+        let mut kept_tools = kept.iter();
+        self.offered.retain(|_| kept_tools.next() == Some(&true));
+        let mut kept_places = kept.iter();
+        self.places.retain(|_| kept_places.next() == Some(&true));
+    }
+
+    fn check_offered(&self, name: &Value) -> Result<(), ApiError> {
+        match self.named(name) {
+            Some(_) => Ok(()),
+            None => {
+                let what = format_args!("{name} is not the name of a tool in 'tools'");
+                Err(ApiError::invalid_value("tool_choice", what))
+            }
+        }
+    }
+}
+
+/// A function that an answer may call.
+struct Callable {
+    call: Call,
+    /// Its arguments must validate, whatever the schema says.
+    is_strict: bool,
+    /// Where it stands in the request.
+    place: String,
+}
+
+/// What the arguments of a call must look like: an object always.
+fn arguments(parameters: &Value, exactly: bool) -> Pattern {
+    let Value::Object(fields) = parameters else { return Pattern::json_object() };
+    let mut fields = fields.clone();
+    fields.entry("type").or_insert_with(|| json!("object"));
+    Pattern::Json { schema: Value::Object(fields), exactly }
 }
 
 fn function(tool: &Fields<'_, '_>, path: &Path<'_>) -> Result<Value, ApiError> {
@@ -45,114 +299,6 @@ fn function(tool: &Fields<'_, '_>, path: &Path<'_>) -> Result<Value, ApiError> {
     Ok(json!({"type": "function", "function": value}))
 }
 
-/// A namespace offers its functions under their own names, where those are free. Its functions are
-/// written flat (`{"type": "function", "name": ...}`), as in the Responses API.
-fn namespace(
-    tool: &Fields<'_, '_>,
-    path: &Path<'_>,
-    tools: &mut Vec<Value>,
-) -> Result<(), ApiError> {
-    let path = path.field("tools");
-    for (index, inner) in tool.array("tools")?.into_iter().flatten().enumerate() {
-        let path = path.index(index);
-        let inner = Fields::of(inner, &path)?;
-        if inner.get("function").is_some() {
-            let function = function(&inner, &path)?;
-            if named(tools, &function["function"]["name"]).is_none() {
-                tools.push(function);
-            }
-            continue;
-        }
-        let mut function = Map::new();
-        function.insert("name".to_owned(), json!(inner.required_string("name")?));
-        for name in ["description", "parameters", "strict"] {
-            if let Some(value) = inner.get(name) {
-                function.insert(name.to_owned(), value.clone());
-            }
-        }
-        if named(tools, &function["name"]).is_none() {
-            tools.push(json!({"type": "function", "function": function}));
-        }
-    }
-    Ok(())
-}
-
-fn named<'t>(tools: &'t [Value], name: &Value) -> Option<&'t Value> {
-    tools.iter().find(|tool| tool["function"]["name"] == *name)
-}
-
-/// Applies `tool_choice`: what may not be called is not shown to the model. Forcing a call needs
-/// constrained decoding, which does not exist yet (E7).
-fn choose(fields: &Fields<'_, '_>, tools: Vec<Value>) -> Result<Vec<Value>, ApiError> {
-    let path = fields.path().field("tool_choice");
-    let Some(choice) = fields.get("tool_choice") else { return Ok(tools) };
-    let unforced = "forcing a tool call is not supported; supported values are: 'none', 'auto'";
-    match choice {
-        Value::String(word) => match word.as_str() {
-            "none" => Ok(Vec::new()),
-            "auto" if tools.is_empty() && fields.get("tools").is_none() => Err(without(&path)),
-            "auto" => Ok(tools),
-            "required" if tools.is_empty() => Err(without(&path)),
-            "required" => Err(ApiError::unsupported_value(path, unforced)),
-            other => Err(not_one_of(&path, other, &["none", "auto", "required"])),
-        },
-        Value::Object(_) => {
-            let choice = Fields::of(choice, &path)?;
-            match choice.required_string("type")? {
-                "function" => {
-                    let path = path.field("function");
-                    let function = Fields::of(choice.required("function")?, &path)?;
-                    let name = function.required("name")?;
-                    function.string("name")?;
-                    offered(&tools, name)?;
-                    Err(ApiError::unsupported_value(Path::Root.field("tool_choice"), unforced))
-                }
-                "allowed_tools" => allowed(&choice, tools, unforced),
-                other => {
-                    Err(not_one_of(&path.field("type"), other, &["function", "allowed_tools"]))
-                }
-            }
-        }
-        other => Err(wrong(&path, "a string or an object", other)),
-    }
-}
-
-fn allowed(
-    choice: &Fields<'_, '_>,
-    tools: Vec<Value>,
-    unforced: &str,
-) -> Result<Vec<Value>, ApiError> {
-    let path = choice.path().field("allowed_tools");
-    let allowed = Fields::of(choice.required("allowed_tools")?, &path)?;
-    allowed.required("tools")?;
-    let list = allowed.array("tools")?.expect("present");
-    let mut names = Vec::new();
-    let path_tools = path.field("tools");
-    for (index, tool) in list.iter().enumerate() {
-        let path = path_tools.index(index);
-        let tool = Fields::of(tool, &path)?;
-        let path = path.field("function");
-        let function = Fields::of(tool.required("function")?, &path)?;
-        let name = function.required("name")?;
-        offered(&tools, name)?;
-        names.push(name);
-    }
-    if allowed.choice("mode", &["auto", "required"])? == Some("required") {
-        return Err(ApiError::unsupported_value(choice.path(), unforced));
-    }
-    Ok(tools.into_iter().filter(|tool| names.contains(&&tool["function"]["name"])).collect())
-}
-
-fn offered(tools: &[Value], name: &Value) -> Result<(), ApiError> {
-    match named(tools, name) {
-        Some(_) => Ok(()),
-        None => {
-            let what = format_args!("{name} is not the name of a tool in 'tools'");
-            Err(ApiError::invalid_value("tool_choice", what))
-        }
-    }
-}
-
 fn without(path: &Path<'_>) -> ApiError {
     ApiError::invalid_value(path, "only allowed when 'tools' are given")
 }
@@ -161,10 +307,9 @@ fn without(path: &Path<'_>) -> ApiError {
 mod tests {
     use super::*;
 
-    fn offered_names(body: &Value) -> Result<Vec<String>, ApiError> {
+    fn read(body: &Value) -> Result<Tools, ApiError> {
         let path = Path::Root;
-        let tools = read(&Fields::of(body, &path).unwrap(), &Reading::new(false, 8, 4))?;
-        Ok(tools.iter().map(|tool| tool["function"]["name"].as_str().unwrap().to_owned()).collect())
+        Tools::read(&Fields::of(body, &path).unwrap(), &Reading::new(false, 8, 4))
     }
 
     #[test]
@@ -174,23 +319,36 @@ mod tests {
             {"type": "web_search"},
             {"type": "namespace", "name": "ns", "tools": [
                 {"type": "function", "name": "a"}, {"type": "function", "name": "b"}]}]});
-        assert_eq!(offered_names(&body).unwrap(), ["a", "b"]);
+        let tools = read(&body).unwrap();
+        assert_eq!(tools.names(), ["a", "b"]);
+        assert_eq!(tools.places, ["tools[0].function", "tools[2].tools[1]"]);
     }
 
     #[test]
-    fn tool_choice_decides_what_is_offered() {
+    fn tool_choice_decides_what_is_offered_and_what_is_forced() {
         let tools = json!([{"type": "function", "function": {"name": "a"}},
                            {"type": "function", "function": {"name": "b"}}]);
-        let with = |choice: Value| offered_names(&json!({"tools": tools, "tool_choice": choice}));
+        let with = |choice: Value| read(&json!({"tools": tools, "tool_choice": choice}));
         let named = |name: &str| json!({"type": "function", "function": {"name": name}});
-        assert_eq!(with(json!("auto")).unwrap(), ["a", "b"]);
-        assert!(with(json!("none")).unwrap().is_empty());
-        let only_b = json!({"type": "allowed_tools",
-                            "allowed_tools": {"mode": "auto", "tools": [named("b")]}});
-        assert_eq!(with(only_b).unwrap(), ["b"]);
+        let only_b = |mode: &str| {
+            json!({"type": "allowed_tools",
+                   "allowed_tools": {"mode": mode, "tools": [named("b")]}})
+        };
+        for (choice, offered, forced) in [
+            (json!("auto"), vec!["a", "b"], None),
+            (json!("none"), vec![], None),
+            (json!("required"), vec!["a", "b"], Some(vec!["a", "b"])),
+            (named("a"), vec!["a", "b"], Some(vec!["a"])),
+            (only_b("auto"), vec!["b"], None),
+            (only_b("required"), vec!["b"], Some(vec!["b"])),
+        ] {
+            let tools = with(choice.clone()).unwrap();
+            assert_eq!(tools.names(), offered, "{choice}");
+            let forced = forced.map(|names| names.into_iter().map(str::to_owned).collect());
+            assert_eq!(tools.forced, forced, "{choice}");
+            assert_eq!(tools.offered.len(), tools.places.len());
+        }
         for (choice, code) in [
-            (json!("required"), "unsupported_value"),
-            (named("a"), "unsupported_value"),
             (named("c"), "invalid_value"),
             (json!("sometimes"), "invalid_value"),
             (json!(3), "invalid_type"),
@@ -204,9 +362,19 @@ mod tests {
     fn names_must_differ_and_a_choice_needs_tools() {
         let twice = json!({"tools": [{"type": "function", "function": {"name": "a"}},
                                      {"type": "function", "function": {"name": "a"}}]});
-        let error = offered_names(&twice).unwrap_err();
+        let error = read(&twice).unwrap_err();
         assert_eq!(error.param(), Some("tools[1].function.name"));
-        let error = offered_names(&json!({"tool_choice": "required"})).unwrap_err();
+        let error = read(&json!({"tool_choice": "required"})).unwrap_err();
         assert_eq!(error.label(), "invalid_value");
+    }
+
+    #[test]
+    fn arguments_are_an_object_whatever_the_schema_leaves_open() {
+        let object = json!({"type": "object"});
+        for parameters in [json!(null), json!({}), json!(true)] {
+            let pattern = arguments(&parameters, false);
+            let Pattern::Json { schema, .. } = pattern else { panic!("{pattern:?}") };
+            assert_eq!(schema, object);
+        }
     }
 }

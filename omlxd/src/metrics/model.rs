@@ -154,6 +154,7 @@ pub(super) struct ModelFamilies {
     request_prompt_tokens: HistogramVec,
     request_generation_tokens: HistogramVec,
     max_tokens: HistogramVec,
+    constrained_mask: HistogramVec,
     step_duration: HistogramVec,
     step_host: HistogramVec,
     step_idle: HistogramVec,
@@ -194,6 +195,8 @@ pub struct ModelMetrics {
     pub request_generation_tokens: Histogram,
     /// `max_tokens` of requests that set it.
     pub max_tokens: Histogram,
+    /// Time to find the tokens that a grammar allows next.
+    pub constrained_mask: Histogram,
     cached_ram: IntCounter,
     cached_ssd: IntCounter,
     prefix_queries: [IntCounter; 2],
@@ -292,6 +295,12 @@ impl ModelFamilies {
                 "Tokens of an answer.",
             ),
             max_tokens: tokens("omlx_request_params_max_tokens", "max_tokens, where it is set."),
+            constrained_mask: make.histograms(
+                "omlx_constrained_mask_seconds",
+                "Time to find the tokens that a grammar allows next.",
+                &["model"],
+                buckets::scheduler(),
+            ),
             step_duration: make.histograms(
                 "omlx_engine_step_duration_seconds",
                 "One step of the engine.",
@@ -341,6 +350,7 @@ impl ModelFamilies {
             request_prompt_tokens: self.request_prompt_tokens.with_label_values(&one),
             request_generation_tokens: self.request_generation_tokens.with_label_values(&one),
             max_tokens: self.max_tokens.with_label_values(&one),
+            constrained_mask: self.constrained_mask.with_label_values(&one),
             cached_ram: self.cached_tokens.with_label_values(&[model, "ram"]),
             cached_ssd: self.cached_tokens.with_label_values(&[model, "ssd"]),
             prefix_queries: ["ram", "ssd"]

@@ -76,12 +76,6 @@ fn chat_refusals_name_code_and_path() {
         (json!({"web_search_options": {}}), 400, "unsupported_parameter", "web_search_options"),
         (json!({"functions": [{"name": "f"}]}), 400, "unsupported_parameter", "functions"),
         (
-            json!({"response_format": {"type": "json_object"}}),
-            400,
-            "unsupported_value",
-            "response_format.type",
-        ),
-        (
             json!({"tool_choice": "required", "tools": [tool("a")]}),
             400,
             "unsupported_value",

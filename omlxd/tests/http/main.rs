@@ -11,5 +11,6 @@ mod models;
 mod responses;
 mod shutdown;
 mod streams;
+mod structured;
 mod support;
 mod thoughts;

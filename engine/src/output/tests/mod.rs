@@ -1,6 +1,7 @@
 //! Every format is fed its corpus in every way that a stream may come, with one result.
 
 mod corpus;
+mod forced;
 mod turns;
 
 use serde_json::{Value, json};
