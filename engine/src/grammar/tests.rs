@@ -488,6 +488,7 @@ fn corpus() -> Vec<Value> {
 /// Time of a mask over a vocabulary of 151,936 tokens, for the schemas of the corpus. What a model
 /// would say is drawn at random, which meets rarer states than text that makes sense.
 #[test]
+#[expect(clippy::print_stderr, reason = "the figures are for who runs it")]
 fn a_mask_takes_microseconds() {
     let (mut times, mut compiling, mut ended) = (Vec::new(), Vec::new(), 0);
     let mut random = Random(1);

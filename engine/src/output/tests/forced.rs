@@ -132,7 +132,7 @@ fn forced_calls_are_read_as_calls_in_every_format() {
 
 #[test]
 fn a_text_begins_after_the_thoughts() {
-    let harness = Harness::new(&corpus::ALL[0].0);
+    let harness = Harness::new(corpus::ALL[0].0);
     let vocabulary = harness.vocabulary();
     let answer = Expected::Text(Pattern::Choice(vec!["yes".into()]));
     let first = |prompt: &str, expected: &Expected| {
