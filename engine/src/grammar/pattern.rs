@@ -90,6 +90,9 @@ impl Pattern {
             }
             Self::Regex(regex) => text(regex),
             Self::Lark(lark) => text(lark),
+            Self::Choice(texts) if texts.is_empty() => {
+                Err(GrammarError::Invalid("there is nothing to choose from".to_owned()))
+            }
             Self::Choice(texts) => {
                 within("texts to choose from", texts.len(), MAX_CHOICES)?;
                 within("bytes of text", texts.iter().map(String::len).sum(), MAX_TEXT_BYTES)

@@ -264,7 +264,7 @@ fn what_cannot_be_enforced_is_refused_in_words() {
         (Pattern::Regex("[".into()), "["),
         (Pattern::Lark("start: nothing".into()), "nothing"),
         (Pattern::Lark("root ::= \"a\"".into()), "expected token"),
-        (Pattern::Choice(vec![]), ""),
+        (Pattern::Choice(vec![]), "nothing to choose"),
     ] {
         match compile(&pattern) {
             Err(GrammarError::Invalid(what)) => {

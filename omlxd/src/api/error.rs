@@ -173,8 +173,9 @@ impl ApiError {
 
     /// E13: a schema or a grammar that no answer can be held to. `subject` names it.
     pub fn invalid_grammar(param: &str, subject: &str, error: &GrammarError) -> Self {
-        if let GrammarError::Internal(what) = error {
-            tracing::error!(what, "a grammar could not be compiled");
+        if let GrammarError::Internal(_) = error {
+            // What it says may hold words of the schema, which is the client's.
+            tracing::error!("a grammar could not be compiled: llguidance panicked");
         }
         let what: String = error.to_string().chars().take(SCHEMA_MESSAGE_CHARS).collect();
         let message = format!("Invalid {subject}: {what}.");
