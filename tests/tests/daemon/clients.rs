@@ -83,9 +83,6 @@ fn node(script: &str, checks: &[&str]) {
     }
 }
 
-// The checks of calls and schemas that are forced (tools_round_trip, parse_with_schema and the like) wait
-// for constrained decoding.
-
 #[test]
 fn openai_python() {
     let checks = [
@@ -97,6 +94,10 @@ fn openai_python() {
         "several_choices",
         "completions",
         "errors",
+        "tools_round_trip",
+        "tools_streamed",
+        "parallel_tools",
+        "parse_with_schema",
         "timeout",
         "retries",
         "cancel",
@@ -110,6 +111,8 @@ fn anthropic_python() {
         "message",
         "stream_equals_whole",
         "blocks_and_cache_markers",
+        "tools_round_trip",
+        "parallel_tools",
         "errors",
         "timeout",
         "retries",
@@ -127,6 +130,10 @@ fn openai_node() {
         "streamHelper",
         "completions",
         "errors",
+        "toolsRoundTrip",
+        "toolsStreamed",
+        "parallelTools",
+        "parseWithSchema",
         "timeout",
         "retries",
         "cancel",
@@ -136,5 +143,15 @@ fn openai_node() {
 
 #[test]
 fn vercel_ai_sdk() {
-    node("run_ai.mjs", &["chat", "streamEqualsWhole", "errors", "retries", "cancel"]);
+    let checks = [
+        "chat",
+        "streamEqualsWhole",
+        "toolsRoundTrip",
+        "toolsStreamed",
+        "object",
+        "errors",
+        "retries",
+        "cancel",
+    ];
+    node("run_ai.mjs", &checks);
 }
