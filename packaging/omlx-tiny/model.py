@@ -52,24 +52,30 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
         """x: [B, T, hidden]; cos, sin: [B, 1, T, head_dim].
 
-        With `back`, query head j is known to look only j + 1 tokens back, and is computed as that.
+        With `back`, query head j is known to look only j + 1 tokens back, and is computed as that where
+        there are so many; the first tokens, which have fewer before them, attend to what there is.
         """
+        if not back:
+            return self.o_proj(self._attend(x, cos, sin))
+        b, t, _ = x.shape
+        heads = self.c.num_attention_heads
+        v = self.v_proj(x).view(b, t, -1, self.c.head_dim)
+        repeat = heads // self.c.num_key_value_heads
+        mixed = [F.pad(v[:, : t - head - 1, head // repeat], (0, 0, head + 1, 0)) for head in range(heads)]
+        first = self._attend(x[:, :heads], cos[:, :, :heads], sin[:, :, :heads])
+        return self.o_proj(torch.cat((first, torch.cat(mixed, -1)[:, heads:]), 1))
+
+    def _attend(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """What all heads see, side by side: [B, T, heads * head_dim]."""
         b, t, _ = x.shape
         heads = (b, t, -1, self.c.head_dim)
-        v = self.v_proj(x).view(heads)
         repeat = self.c.num_attention_heads // self.c.num_key_value_heads
-        if back:
-            mixed = [
-                F.pad(v[:, : t - head - 1, head // repeat], (0, 0, head + 1, 0))
-                for head in range(self.c.num_attention_heads)
-            ]
-            return self.o_proj(torch.cat(mixed, -1))
         q = rotate(self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2), cos, sin)
         k = rotate(self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2), cos, sin)
-        v = v.transpose(1, 2)
+        v = self.v_proj(x).view(heads).transpose(1, 2)
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [B, heads, T, head_dim]
-        return self.o_proj(mixed.transpose(1, 2).reshape(b, t, -1))
+        return mixed.transpose(1, 2).reshape(b, t, -1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
