@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
@@ -212,6 +212,7 @@ impl Server {
     /// Answers one request; whatever happens in it, there is a response.
     async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
         let (parts, body) = request.into_parts();
+        let has_body = !body.is_end_stream();
         let (route, id) = Route::of(parts.uri.path());
         let call = Call::new(Arc::clone(&self.app), route);
         let mut answered = call.answered(&parts.method, self.calls.token());
@@ -236,6 +237,12 @@ impl Server {
             let mut response = Response::new(Body::whole(body));
             *response.status_mut() = error.status();
             error.headers(response.headers_mut());
+            if has_body && is_before_body(error.status(), route) {
+                // What is still to come of the body is not read, so that hyper closes the connection;
+                // a client that is not told would send its next request into the void.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
             response
         });
         let id = HeaderValue::from_str(call.id()).expect("an id is plain text");
@@ -373,6 +380,12 @@ impl Server {
             }
         })
     }
+}
+
+/// Whether such a refusal is made without looking at the request's body.
+fn is_before_body(status: StatusCode, route: Route) -> bool {
+    let by_head = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::METHOD_NOT_ALLOWED];
+    route == Route::Unknown || by_head.contains(&status)
 }
 
 async fn models(
