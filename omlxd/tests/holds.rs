@@ -143,12 +143,21 @@ fn a_home_that_cannot_be_written() {
     fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Runs a shell script in which `$dir` has a file system of this size of its own.
-fn on_a_small_disk(dir: &Path, size: &str, script: &str) -> Option<Output> {
+/// Runs a shell script in which `$dir` has a file system of this size of its own, and `$omlxd` and
+/// `$ctl` are the programs. Needs root.
+fn on_a_small_disk(size: &str, script: &str) -> Option<Output> {
+    if !is_root() {
+        return None;
+    }
+    let daemon = Daemon::new();
+    fs::create_dir(&daemon.base).unwrap();
     let mount = "mount -t tmpfs -o size=$size,mode=700 tmpfs \"$dir\" || exit 99\n";
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", &format!("{mount}{script}")]);
-    let output = command.env("dir", dir).env("size", size).output().ok()?;
+    command.env("dir", &daemon.base).env("size", size);
+    command.env("omlxd", env!("CARGO_BIN_EXE_omlxd"));
+    command.env("ctl", daemon.ctl_command(&[]).get_program());
+    let output = command.output().ok()?;
     if output.status.code() == Some(99) {
         eprintln!("skipped: no file system can be mounted");
         return None;
@@ -158,21 +167,11 @@ fn on_a_small_disk(dir: &Path, size: &str, script: &str) -> Option<Output> {
 
 #[test]
 fn a_full_disk() {
-    if !is_root() {
-        return;
-    }
-    let daemon = Daemon::new();
-    fs::create_dir(&daemon.base).unwrap();
-    let omlxd = env!("CARGO_BIN_EXE_omlxd");
-    let ctl = daemon.ctl_command(&[]);
-    let ctl = ctl.get_program().to_str().unwrap();
-    let script = format!(
-        "mkdir -m 700 $dir/models && dd if=/dev/zero of=$dir/models/fill bs=1k 2>/dev/null\n\
-         {omlxd} --base-dir $dir --port 0 --log-format json; echo exit $?\n\
-         {ctl} --base-dir $dir --json doctor"
-    );
+    let script = "mkdir -m 700 $dir/models && dd if=/dev/zero of=$dir/models/fill bs=1k 2>/dev/null\n\
+         $omlxd --base-dir $dir --port 0 --log-format json; echo exit $?\n\
+         $ctl --base-dir $dir --json doctor";
     // Not even a config.toml fits any more.
-    let Some(output) = on_a_small_disk(&daemon.base, "16k", &script) else { return };
+    let Some(output) = on_a_small_disk("16k", script) else { return };
     let said = text(&output.stdout);
     let (code, doctor) = said.split_once('\n').unwrap();
     assert_eq!(code, "exit 1", "{}", text(&output.stderr));
@@ -185,23 +184,13 @@ fn a_full_disk() {
 
 #[test]
 fn a_disk_that_fills_up_stops_no_request() {
-    if !is_root() {
-        return;
-    }
-    let daemon = Daemon::new();
-    fs::create_dir(&daemon.base).unwrap();
-    let omlxd = env!("CARGO_BIN_EXE_omlxd");
-    let ctl = daemon.ctl_command(&[]);
-    let ctl = ctl.get_program().to_str().unwrap();
     // Logs, steps and the cache all meet the end of the disk; the answer comes all the same.
-    let script = format!(
-        "{omlxd} --base-dir $dir --port 0 2>/dev/null & pid=$!\n\
+    let script = "$omlxd --base-dir $dir --port 0 2>/dev/null & pid=$!\n\
          n=0; until [ -f $dir/run/omlxd.json ] || [ $n -gt 600 ]; do n=$((n+1)); sleep 0.1; done\n\
          dd if=/dev/zero of=$dir/models/fill bs=4k 2>/dev/null\n\
-         {ctl} --base-dir $dir --timeout 60s chat omlx-tiny hello --max-tokens 8; echo exit $?\n\
-         kill $pid; wait $pid; echo exit $?"
-    );
-    let Some(output) = on_a_small_disk(&daemon.base, "2m", &script) else { return };
+         $ctl --base-dir $dir --timeout 60s chat omlx-tiny hello --max-tokens 8; echo exit $?\n\
+         kill $pid; wait $pid; echo exit $?";
+    let Some(output) = on_a_small_disk("2m", script) else { return };
     let said = text(&output.stdout);
     let codes: Vec<_> = said.lines().filter(|line| line.starts_with("exit ")).collect();
     assert_eq!(codes, ["exit 0", "exit 0"], "{said} {}", text(&output.stderr));

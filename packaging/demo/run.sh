@@ -4,38 +4,13 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-base=$(mktemp -d "${TMPDIR:-/tmp}/omlx-demo.XXXXXX")
-daemon=
-finish() {
-    local status=$?
-    if [ -n "$daemon" ]; then
-        kill "$daemon" 2>/dev/null || true
-        wait "$daemon" || status=$?
-        [ "$status" = 0 ] || tail -n 20 "$base/daemon.log" >&2
-    fi
-    rm -rf "$base"
-    exit "$status"
-}
-trap finish EXIT
-
-start() {
-    target/release/omlxd serve --base-dir "$base" --port 0 2>>"$base/daemon.log" &
-    daemon=$!
-    for _ in $(seq 200); do
-        [ -f "$base/run/omlxd.json" ] && return
-        kill -0 "$daemon" 2>/dev/null || { echo "omlxd did not start:" >&2; exit 1; }
-        sleep 0.05
-    done
-    echo "omlxd was not ready within 10 seconds" >&2
-    exit 1
-}
+. packaging/daemon.sh
 ask() {
     .venv/clients/bin/python packaging/demo/ask.py \
-        "$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["http"])' "$base/run/omlxd.json")" \
-        "$(ctl key show)" "$@"
+        "$(daemon_address)" "$(ctl key show)" "$@"
 }
 ctl() { target/release/omlxctl --base-dir "$base" "$@"; }
-start
+start_daemon
 echo "== omlxctl status"
 ctl status
 echo
@@ -47,5 +22,5 @@ echo
 echo "== stopped and started again: the long prompt comes from SSD"
 kill "$daemon"
 wait "$daemon"
-start
+start_daemon
 ask again

@@ -12,28 +12,9 @@ if ! cmp -s "$pins" .venv/schemathesis/requirements.done; then
     cp "$pins" .venv/schemathesis/requirements.done
 fi
 
-base=$(mktemp -d "${TMPDIR:-/tmp}/omlx-conformance.XXXXXX")
-daemon=
-finish() {
-    local status=$?
-    if [ -n "$daemon" ]; then
-        kill "$daemon" 2>/dev/null || true
-        wait "$daemon" || true
-        [ "$status" = 0 ] || tail -n 20 "$base/daemon.log" >&2
-    fi
-    rm -rf "$base"
-    exit "$status"
-}
-trap finish EXIT
-
-"${OMLXD:-target/release/omlxd}" serve --base-dir "$base" --port 0 2>"$base/daemon.log" &
-daemon=$!
-for _ in $(seq 600); do
-    [ -f "$base/run/omlxd.json" ] && break
-    kill -0 "$daemon" 2>/dev/null || { echo "omlxd did not start:" >&2; exit 1; }
-    sleep 0.05
-done
-url=http://$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["http"])' "$base/run/omlxd.json")
+. packaging/daemon.sh
+start_daemon
+url=http://$(daemon_address)
 export OMLX_MODEL=omlx-tiny SCHEMATHESIS_HOOKS=tests.conformance.hooks PYTHONPATH=$root
 checks=not_a_server_error,response_schema_conformance,status_code_conformance
 checks=$checks,content_type_conformance,response_headers_conformance,events_have_their_schema

@@ -212,7 +212,8 @@ impl Server {
     /// Answers one request; whatever happens in it, there is a response.
     async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let has_body = !body.is_end_stream();
+        // What is left here in the end was not looked at.
+        let mut body = Some(body);
         let (route, id) = Route::of(parts.uri.path());
         let call = Call::new(Arc::clone(&self.app), route);
         let mut answered = call.answered(&parts.method, self.calls.token());
@@ -223,7 +224,7 @@ impl Server {
         let (outcome, origin) = match origin {
             Ok(origin) => {
                 let preflight = origin.is_some() && parts.method == Method::OPTIONS;
-                let answer = self.answer(&call, &parts, id, body, peer, preflight);
+                let answer = self.answer(&call, &parts, id, &mut body, peer, preflight);
                 (guarded(&call, answer).await, origin)
             }
             Err(error) => {
@@ -237,14 +238,13 @@ impl Server {
             let mut response = Response::new(Body::whole(body));
             *response.status_mut() = error.status();
             error.headers(response.headers_mut());
-            if has_body && is_before_body(error.status(), route) {
-                // What is still to come of the body is not read, so that hyper closes the connection;
-                // a client that is not told would send its next request into the void.
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(header::CONNECTION, close);
-            }
             response
         });
+        if body.is_some_and(|body| !body.is_end_stream()) {
+            // hyper closes a connection on which a body was not read; a client that is not told would
+            // send its next request into the void.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         let id = HeaderValue::from_str(call.id()).expect("an id is plain text");
         if matches!(route, Route::Messages | Route::CountTokens) {
             // Anthropic's name for it.
@@ -263,7 +263,7 @@ impl Server {
         call: &Call,
         parts: &Parts,
         id: &str,
-        body: Incoming,
+        body: &mut Option<Incoming>,
         peer: Peer,
         preflight: bool,
     ) -> Result<Response<Body>, ApiError> {
@@ -317,6 +317,7 @@ impl Server {
             | Route::Embeddings => {
                 let caller = self.authorize(&parts.headers)?;
                 self.refuse_when_stopping()?;
+                let body = body.take().expect("nobody else reads it");
                 self.generate(caller, call, &parts.headers, body).await
             }
         }
@@ -380,12 +381,6 @@ impl Server {
             }
         })
     }
-}
-
-/// Whether such a refusal is made without looking at the request's body.
-fn is_before_body(status: StatusCode, route: Route) -> bool {
-    let by_head = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::METHOD_NOT_ALLOWED];
-    route == Route::Unknown || by_head.contains(&status)
 }
 
 async fn models(

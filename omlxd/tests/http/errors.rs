@@ -206,6 +206,17 @@ fn unknown_fields_are_ignored_counted_and_refused_when_strict() {
     );
 }
 
+/// Clients send a body after its head, and use a connection again that nobody said would close.
+#[test]
+fn a_refusal_that_leaves_the_body_unread_says_that_the_connection_closes() {
+    let server = Server::start();
+    for (what, status) in [("POST /v1/messages", 401), ("POST /v1/nothing", 404)] {
+        let head = format!("{what} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n");
+        let reply = server.raw(head.as_bytes());
+        assert_eq!((reply.status, reply.header("connection")), (status, Some("close")), "{what}");
+    }
+}
+
 #[test]
 fn keys_are_asked_for_before_anything_else() {
     let server = Server::start();
