@@ -381,3 +381,53 @@ pub(crate) type Activation = fn(&Array) -> Result<Array>;
 pub(crate) fn silu(x: &Array) -> Result<Array> {
     multiply(x, sigmoid(x)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that look random, exact in float32.
+    fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 20) as f32 / 4096.0 - 0.5
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    /// Every count of rows, and shapes that no vector width divides, against sums in float64; and a
+    /// row's numbers are the same bits alone and beside others.
+    #[test]
+    fn a_row_of_a_product_does_not_depend_on_its_neighbours() {
+        for (n, k) in [(1, 1), (5, 7), (50, 64), (97, 129), (700, 515)] {
+            let weights = numbers(n * k, 1);
+            let b = Array::from_slice(&weights, &[n as i32, k as i32]);
+            let mut alone: Vec<Vec<f32>> = Vec::new();
+            for m in 1..=34 {
+                let rows = numbers(m * k, 2);
+                let a = Array::from_slice(&rows, &[m as i32, k as i32]);
+                let product = matmul(&a, b.t()).unwrap();
+                product.eval().unwrap();
+                let product = product.as_slice::<f32>();
+                for (r, row) in product.chunks_exact(n).enumerate() {
+                    for (j, &got) in row.iter().enumerate() {
+                        let pairs = rows[r * k..][..k].iter().zip(&weights[j * k..][..k]);
+                        let exact: f64 = pairs.map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+                        let error = (f64::from(got) - exact).abs();
+                        assert!(error < 1e-6 * k as f64, "{m}x{n}x{k}: row {r}, column {j}");
+                    }
+                    // More rows than this are another kernel's.
+                    if m <= 32 && r + 1 < m {
+                        assert_eq!(row, alone[r], "{m}x{n}x{k}: row {r}");
+                    }
+                }
+                // Row r of `numbers` is the same for every m, so the last row here was never seen.
+                let last = Array::from_slice(&rows[(m - 1) * k..], &[1, k as i32]);
+                let last = matmul(&last, b.t()).unwrap();
+                last.eval().unwrap();
+                alone.push(last.as_slice::<f32>().to_vec());
+            }
+        }
+    }
+}

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "few_rows.h"
+
 /* The one Darwin call that mlx-rs makes outside MLX: a monotonic clock, to seed a random key. */
 uint64_t mach_approximate_time(void) {
     struct timespec now;
@@ -12,10 +14,10 @@ uint64_t mach_approximate_time(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* MLX's CPU backend computes every float32 product with cblas_sgemm, also those of a single row,
-   which are all that decoding is made of. OpenBLAS repacks the whole matrix for each of them; its
-   matrix-vector routine reads it once. This definition is found first, since it is the
-   executable's; everything else goes on to OpenBLAS. The constants are the CBLAS standard's. */
+/* MLX's CPU backend computes every float32 product with cblas_sgemm, also those of a few rows, which
+   are all that decoding is made of. OpenBLAS repacks the whole matrix for each of them. This
+   definition is found first, since it is the executable's; what is not special goes on to OpenBLAS.
+   The constants are the CBLAS standard's. */
 enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112, CONJ_TRANS = 113 };
 
 typedef void sgemm_fn(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a,
@@ -32,7 +34,11 @@ __attribute__((constructor)) static void find_next_sgemm(void) {
 
 void cblas_sgemm(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a,
                  int lda, const float *b, int ldb, float beta, float *c, int ldc) {
-    if (order != ROW_MAJOR || m != 1 || ta == CONJ_TRANS || tb == CONJ_TRANS) {
+    bool plain = order == ROW_MAJOR && ta != CONJ_TRANS && tb != CONJ_TRANS;
+    if (plain && m <= MOST_ROWS && ta == NO_TRANS && tb == TRANS && alpha == 1 && beta == 0 &&
+        few_rows(m, n, k, a, lda, b, ldb, c, ldc))
+        return;
+    if (!plain || m != 1) {
         next_sgemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
         return;
     }

@@ -80,11 +80,13 @@ build_mlx_c() {
 }
 
 build_compat() {
-    local out="$mlx_dir/lib"
-    cc -O2 -Wall -fPIC -c "$here/compat.c" -o "$out/compat.o"
+    local out="$mlx_dir/lib" name
     rm -f "$out/libomlxcompat.a"
-    ar rcs "$out/libomlxcompat.a" "$out/compat.o"
-    rm "$out/compat.o"
+    for name in compat few_rows; do
+        cc -O2 -Wall -Wextra -fPIC -c "$here/$name.c" -o "$out/$name.o" || fail "$name.c did not compile"
+        ar rcs "$out/libomlxcompat.a" "$out/$name.o"
+        rm "$out/$name.o"
+    done
 }
 
 make_bindings() {
@@ -102,6 +104,7 @@ make_bindings() {
 
 write_cargo_override() {
     local target=x86_64-unknown-linux-gnu file="$root/.cargo/mlx-linux.toml" text
+    # cargo does not look into the static libraries; OMLX_COMPAT tells it that they are others.
     # OpenBLAS is linked into the executable so that its cblas_sgemm is found before the slow
     # reference BLAS of the wheel.
     text=$(cat <<EOF
@@ -116,7 +119,7 @@ rustflags = [
 [target.$target.mlx]
 rustc-link-search = ["native=$mlx_dir/lib", "native=$mlx_dir/wheel/mlx/lib"]
 rustc-link-lib = ["static=mlxc", "static=omlxcompat", "dylib=mlx", "dylib=stdc++"]
-rustc-env = { OUT_DIR = "$mlx_dir/bindings" }
+rustc-env = { OUT_DIR = "$mlx_dir/bindings", OMLX_COMPAT = "$compat" }
 EOF
     )
     # Left alone when equal, so that cargo does not rebuild.
@@ -144,10 +147,11 @@ for package in json.load(sys.stdin)["packages"]:
 
 mkdir -p "$mlx_dir"
 header=$(cksum <"$here/compat.h")
+compat=$(cat "$here"/{compat,few_rows}.c "$here/few_rows.h" | cksum)
 step wheel "$MLX_VERSION" fetch_wheel
 step bindgen "$BINDGEN_VERSION" build_bindgen
 step mlx-c "$mlx_c $MLX_VERSION $header" build_mlx_c
-step compat "$mlx_c $(cksum <"$here/compat.c")" build_compat
+step compat "$compat" build_compat
 step bindings "$mlx_c $BINDGEN_VERSION $header" make_bindings
 write_cargo_override
 say "MLX $MLX_VERSION is ready in .mlx/"

@@ -1,0 +1,176 @@
+/* Decoding is limited by how fast weights come from memory. A general product (GEMM) first repacks
+   them, which pays when many rows use them; here each weight is read once, straight into
+   multiplications with all rows, while the next ones are already asked for. */
+#define _GNU_SOURCE
+#include "few_rows.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+
+#ifdef __x86_64__
+
+typedef float lanes __attribute__((vector_size(32), aligned(4), may_alias));
+
+enum {
+    LANES = 8,
+    ROWS = 4, /* ROWS * COLUMNS sums and what they are made from fill the 16 registers */
+    COLUMNS = 3,
+    PIECE = 48,              /* columns of c that a thread takes at a time */
+    WORTH_SHARING = 100000,  /* weights; fewer take less time than waking another thread */
+    MOST_HELPERS = 3,
+    SPINS = 4000, /* about 0.2 ms, so that a helper is awake from one layer to the next */
+};
+
+#define AVX2 __attribute__((target("avx2,fma")))
+#define UNROLL _Pragma("GCC unroll 4")
+
+typedef struct {
+    int m, n, k, lda, ldb, ldc;
+    const float *a, *b;
+    float *c;
+} product;
+
+AVX2 static inline __attribute__((always_inline)) void
+dots(int rows, int columns, const product *p, const float *a, const float *b, float *c) {
+    lanes sums[ROWS][COLUMNS] = {0};
+    int i = 0;
+    for (; i + LANES <= p->k; i += LANES) {
+        lanes weights[COLUMNS];
+        UNROLL for (int j = 0; j < columns; j++) {
+            weights[j] = *(const lanes *)(b + (size_t)j * p->ldb + i);
+            __builtin_prefetch(b + (size_t)(j + columns) * p->ldb + i);
+        }
+        UNROLL for (int r = 0; r < rows; r++) {
+            lanes x = *(const lanes *)(a + (size_t)r * p->lda + i);
+            UNROLL for (int j = 0; j < columns; j++) sums[r][j] += x * weights[j];
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) {
+        UNROLL for (int j = 0; j < columns; j++) {
+            float sum = 0;
+            for (int lane = 0; lane < LANES; lane++) sum += sums[r][j][lane];
+            for (int rest = i; rest < p->k; rest++)
+                sum += a[(size_t)r * p->lda + rest] * b[(size_t)j * p->ldb + rest];
+            c[(size_t)r * p->ldc + j] = sum;
+        }
+    }
+}
+
+AVX2 static inline __attribute__((always_inline)) void
+all_rows(int columns, const product *p, const float *b, float *c) {
+    const float *a = p->a;
+    int rows = p->m;
+    for (; rows >= ROWS; rows -= ROWS) {
+        dots(ROWS, columns, p, a, b, c);
+        a += (size_t)ROWS * p->lda;
+        c += (size_t)ROWS * p->ldc;
+    }
+    switch (rows) { /* with a constant, the sums stay in registers */
+    case 3: dots(3, columns, p, a, b, c); break;
+    case 2: dots(2, columns, p, a, b, c); break;
+    case 1: dots(1, columns, p, a, b, c); break;
+    }
+}
+
+/* Columns `begin` to `end` of c. */
+AVX2 static void columns_of(const product *p, int begin, int end) {
+    int j = begin;
+    for (; j + COLUMNS <= end; j += COLUMNS)
+        all_rows(COLUMNS, p, p->b + (size_t)j * p->ldb, p->c + j);
+    for (; j < end; j++) all_rows(1, p, p->b + (size_t)j * p->ldb, p->c + j);
+}
+
+/* The product that helpers may join. One that comes too late finds it closed; only pieces already
+   begun are waited for, so a helper that the system keeps waiting costs nothing. */
+static struct {
+    pthread_mutex_t lock; /* guards all but the two counters that are polled */
+    pthread_cond_t opened;
+    bool open;
+    int sleeping;
+    product p;
+    atomic_int next;     /* the first column that nobody has taken */
+    atomic_uint rounds;  /* products opened so far */
+    atomic_int inside;   /* helpers at work */
+} shared = {.lock = PTHREAD_MUTEX_INITIALIZER, .opened = PTHREAD_COND_INITIALIZER};
+
+static void take_pieces(void) {
+    for (;;) {
+        int begin = atomic_fetch_add(&shared.next, PIECE);
+        if (begin >= shared.p.n) return;
+        columns_of(&shared.p, begin, shared.p.n - begin < PIECE ? shared.p.n : begin + PIECE);
+    }
+}
+
+static void *help(void *unused) {
+    unsigned seen = 0;
+    for (;;) {
+        for (int spin = 0; spin < SPINS && atomic_load(&shared.rounds) == seen; spin++)
+            __builtin_ia32_pause();
+        pthread_mutex_lock(&shared.lock);
+        while (!shared.open || atomic_load(&shared.rounds) == seen) {
+            shared.sleeping++;
+            pthread_cond_wait(&shared.opened, &shared.lock);
+            shared.sleeping--;
+        }
+        seen = atomic_load(&shared.rounds);
+        atomic_fetch_add(&shared.inside, 1);
+        pthread_mutex_unlock(&shared.lock);
+        take_pieces();
+        atomic_fetch_sub(&shared.inside, 1);
+    }
+    return unused;
+}
+
+int openblas_get_num_threads(void);
+
+/* As many threads as OpenBLAS may use, so that its variable OPENBLAS_NUM_THREADS holds here too. */
+static void start_helpers(void) {
+    int threads = openblas_get_num_threads();
+    for (int n = 1; n < threads && n <= MOST_HELPERS; n++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, help, NULL) == 0) pthread_detach(thread);
+    }
+}
+
+static void share(const product *p) {
+    pthread_mutex_lock(&shared.lock);
+    shared.p = *p;
+    atomic_store(&shared.next, 0);
+    shared.open = true;
+    atomic_fetch_add(&shared.rounds, 1);
+    if (shared.sleeping) pthread_cond_broadcast(&shared.opened);
+    pthread_mutex_unlock(&shared.lock);
+    take_pieces();
+    pthread_mutex_lock(&shared.lock);
+    shared.open = false;
+    pthread_mutex_unlock(&shared.lock);
+    while (atomic_load(&shared.inside)) __builtin_ia32_pause();
+}
+
+bool few_rows(int m, int n, int k, const float *a, int lda, const float *b, int ldb, float *c,
+              int ldc) {
+    static pthread_once_t started = PTHREAD_ONCE_INIT;
+    static pthread_mutex_t sharing = PTHREAD_MUTEX_INITIALIZER;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return false;
+    product p = {m, n, k, lda, ldb, ldc, a, b, c};
+    /* Of two threads that multiply at once, the second does its product alone. */
+    if ((size_t)n * k < WORTH_SHARING || pthread_mutex_trylock(&sharing) != 0) {
+        columns_of(&p, 0, n);
+        return true;
+    }
+    pthread_once(&started, start_helpers);
+    share(&p);
+    pthread_mutex_unlock(&sharing);
+    return true;
+}
+
+#else
+
+bool few_rows(int m, int n, int k, const float *a, int lda, const float *b, int ldb, float *c,
+              int ldc) {
+    (void)m, (void)n, (void)k, (void)a, (void)lda, (void)b, (void)ldb, (void)c, (void)ldc;
+    return false;
+}
+
+#endif
