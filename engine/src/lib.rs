@@ -8,6 +8,7 @@
 //!
 //! This crate knows nothing of HTTP, sockets or configuration files.
 
+mod attention;
 mod batch;
 mod bridge;
 mod cache;

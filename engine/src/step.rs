@@ -4,13 +4,13 @@
 //! computed segment by segment, each with its own cache and positions.
 
 use crate::error::Result;
-use mlx_rs::fast::ScaledDotProductAttentionMask as Mask;
+use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::take_axis;
-use mlx_rs::ops::{arange, concatenate, logical_and};
-use mlx_rs::{Array, Dtype, fast};
+use mlx_rs::{Array, Dtype};
 
+use crate::attention::Attend;
 use crate::bridge::slice;
-use crate::cache::{LayerKind, SequenceCache};
+use crate::cache::SequenceCache;
 use crate::rope::{Rope, Table};
 
 /// The tokens of one sequence in a step: they follow what its cache holds.
@@ -131,54 +131,6 @@ impl<'a> Rotary<'a> {
     }
 }
 
-/// Attention over a segment's cache.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Attend {
-    /// Multiplies the scores; 1 / sqrt(head_dim) as a rule.
-    pub(crate) scale: f32,
-    /// Each token sees this many tokens back, itself included; `None`: all of them.
-    pub(crate) window: Option<i32>,
-}
-
-impl Attend {
-    /// What a layer that attends so must keep.
-    pub(crate) fn layer_kind(&self) -> LayerKind {
-        self.window.map_or(LayerKind::Full, |window| LayerKind::Sliding { window })
-    }
-
-    /// q: [1, heads, T, head_dim]; k, v: [1, kv_heads, S, head_dim] of which the last T are the
-    /// queries' own (or, when `last_only`, q is the last token alone). Only distances count: with a
-    /// window, the keys may begin anywhere before it. Returns q's shape.
-    pub(crate) fn forward(&self, q: &Array, k: &Array, v: &Array) -> Result<Array> {
-        let length = q.shape()[2];
-        let [batch, heads, held, dim] = *k.shape() else {
-            return Err(mlx_rs::error::Exception::custom("keys must have four axes"));
-        };
-        let window = self.window.filter(|&window| window < held);
-        let sdpa = fast::scaled_dot_product_attention;
-        match (length, window) {
-            (1, None) => sdpa(q, k, v, self.scale, None, None),
-            (1, Some(window)) => {
-                let cut = |a| slice(a, &[0, 0, held - window, 0], &[batch, heads, held, dim]);
-                sdpa(q, &cut(k)?, &cut(v)?, self.scale, None, None)
-            }
-            (_, None) => sdpa(q, k, v, self.scale, Some(Mask::Causal), None),
-            (_, Some(window)) => {
-                let mask = window_mask(length, held, window)?;
-                sdpa(q, k, v, self.scale, Some(Mask::Array(&mask)), None)
-            }
-        }
-    }
-}
-
-/// [T, S] of booleans: query `held - length + i` sees key `j` when `0 <= query - j < window`.
-fn window_mask(length: i32, held: i32, window: i32) -> Result<Array> {
-    let queries = arange::<_, i32>(held - length, held, None)?.reshape(&[length, 1])?;
-    let keys = arange::<_, i32>(0, held, None)?.reshape(&[1, held])?;
-    let distance = queries.subtract(&keys)?;
-    logical_and(distance.ge(Array::from_int(0))?, distance.lt(Array::from_int(window))?)
-}
-
 /// [1, heads, T, head_dim] of all segments cut at the segments' borders along T.
 pub(crate) fn split_segments(x: &Array, lengths: &[i32]) -> Result<Vec<Array>> {
     if let [_] = lengths {
@@ -230,47 +182,4 @@ pub(crate) fn join_segments(parts: Vec<Array>) -> Result<Array> {
 /// Token ids as the models take them: [1, T].
 pub(crate) fn token_array(tokens: &[u32]) -> Array {
     Array::from_slice(tokens, &[1, tokens.len() as i32])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// [1, 1, T, 4] of values that differ by token.
-    fn tokens(from: i32, to: i32, salt: f32) -> Array {
-        let values = (from..to).flat_map(|t| (0..4).map(move |i| (t * 4 + i) as f32 * 0.7 + salt));
-        Array::from_iter(values.map(f32::sin), &[1, 1, to - from, 4])
-    }
-
-    /// Attention by its definition, one query at a time over the keys of its window.
-    fn by_definition(attend: Attend, from: i32, to: i32) -> Vec<f32> {
-        let whole = Attend { window: None, ..attend };
-        let rows = (from..to).flat_map(|at| {
-            let first = attend.window.map_or(0, |window| (at + 1 - window).max(0));
-            let (k, v) = (tokens(first, at + 1, 1.0), tokens(first, at + 1, 2.0));
-            let row = whole.forward(&tokens(at, at + 1, 0.0), &k, &v).unwrap();
-            row.contiguous().unwrap().as_slice::<f32>().to_vec()
-        });
-        rows.collect()
-    }
-
-    #[test]
-    fn a_window_sees_the_same_wherever_the_keys_begin() {
-        crate::bridge::init().unwrap();
-        let attend = Attend { scale: 0.5, window: Some(10) };
-        for (from, to) in [(0, 30), (25, 30), (29, 30), (3, 12)] {
-            let wanted = by_definition(attend, from, to);
-            for base in 0..=(from - 9).max(0) {
-                let (k, v) = (tokens(base, to, 1.0), tokens(base, to, 2.0));
-                for rows in [to - from, 1] {
-                    let q = tokens(to - rows, to, 0.0);
-                    let got = attend.forward(&q, &k, &v).unwrap().contiguous().unwrap();
-                    let wanted = &wanted[wanted.len() - 4 * rows as usize..];
-                    let pairs = got.as_slice::<f32>().iter().zip(wanted);
-                    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                    assert!(worst < 1e-5, "{from}..{to} from {base}, {rows} rows: {worst}");
-                }
-            }
-        }
-    }
 }

@@ -2,6 +2,7 @@
 //! with rotary positions and a SwiGLU feed-forward. The families differ in biases, in the norms on
 //! queries and keys, and in windows; each family's file says how.
 
+use crate::attention::Attend;
 use crate::error::Result;
 use mlx_rs::Array;
 use mlx_rs::ops::{broadcast_to, concatenate, multiply};
@@ -13,7 +14,7 @@ use crate::cache::LayerKind;
 use crate::error::LoadError;
 use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary, silu};
 use crate::rope::Rope;
-use crate::step::{Attend, Rotary, Step, take_rows};
+use crate::step::{Rotary, Step, take_rows};
 use crate::weights::Weights;
 
 /// What a family's config comes to.

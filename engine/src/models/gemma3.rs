@@ -5,6 +5,7 @@
 //! them and rotates by a long one. Each sublayer has a norm before and behind it, stored as its
 //! distance from 1.
 
+use crate::attention::Attend;
 use crate::error::Result;
 use mlx_rs::ops::{add, clip, multiply, power, tanh};
 use mlx_rs::{Array, Dtype};
@@ -17,7 +18,7 @@ use crate::cache::LayerKind;
 use crate::error::LoadError;
 use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary};
 use crate::rope::Rope;
-use crate::step::{Attend, Rotary, Step, take_rows};
+use crate::step::{Rotary, Step, take_rows};
 use crate::weights::Weights;
 
 /// What published configs of the text model leave out.

@@ -5,6 +5,7 @@
 //! fourth as a rule is attention with a gate on its output and rotary positions on a part of each
 //! head. Vision and multi-token prediction weights are left alone.
 
+use crate::attention::Attend;
 use crate::error::Result;
 use mlx_rs::Array;
 use mlx_rs::ops::{multiply, sigmoid};
@@ -19,7 +20,7 @@ use crate::cache::LayerKind;
 use crate::error::LoadError;
 use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary, silu};
 use crate::rope::Rope;
-use crate::step::{Attend, Rotary, Step, take_rows};
+use crate::step::{Rotary, Step, take_rows};
 use crate::weights::Weights;
 
 /// The keys of config.json that matter here.

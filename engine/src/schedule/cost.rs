@@ -7,6 +7,13 @@ use std::time::Duration;
 const NEWEST: f64 = 0.2;
 /// Without a target of its own, a step may take this many times what it takes without a prompt.
 const STALL_FACTOR: f64 = 2.0;
+/// Where that would hold a prompt below so many tokens a second, the step may take longer ..
+const SLOWEST_PROMPT: f64 = 200.0;
+/// .. but no longer than this many seconds. A mixture of experts needs it: each token of a small chunk
+/// reads experts of its own, so that small chunks cost nearly as much as large ones.
+const LONGEST_STALL: f64 = 0.250;
+/// The first chunk of a model, from which the cost of a prompt token is learned.
+const FIRST_CHUNK: f64 = 8.0;
 
 /// One step, as it was.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,15 +59,25 @@ impl CostModel {
         *average += (each - *average) * NEWEST;
     }
 
-    /// Prompt tokens with which a step of so many decoding rows takes no longer than `stall`.
-    pub(crate) fn chunk(&self, model: u64, decoding: usize, stall: Option<Duration>) -> usize {
-        // What is not known yet is found out with the smallest chunk.
-        let Some(costs) = self.models.get(&model) else { return 0 };
-        let (Some(alone), Some(each)) = (costs.decode(decoding), costs.prompt_token) else {
-            return 0;
+    /// Prompt tokens for a step of so many decoding rows: as many as keep it within `stall`, one at
+    /// least, so that a prompt gets on. A fraction of a token is one in some of the steps.
+    pub(crate) fn chunk(&self, model: u64, decoding: usize, stall: Option<Duration>) -> f64 {
+        let costs = self.models.get(&model);
+        let alone = costs.and_then(|costs| costs.decode(decoding));
+        let each = costs.and_then(|costs| costs.prompt_token);
+        let (Some(alone), Some(each)) = (alone, each) else { return FIRST_CHUNK };
+        let each = each.max(1e-9);
+        let within = |secs: f64| (secs - alone) / each;
+        let tokens = match stall {
+            Some(stall) => within(stall.as_secs_f64()),
+            None => {
+                // Tokens c for which c / (alone + c * each) is the slowest rate.
+                let rest = 1.0 - SLOWEST_PROMPT * each;
+                let needed = if rest > 0.0 { SLOWEST_PROMPT * alone / rest } else { f64::INFINITY };
+                within(alone * STALL_FACTOR).max(needed.min(within(LONGEST_STALL)))
+            }
         };
-        let limit = stall.map_or(alone * STALL_FACTOR, |stall| stall.as_secs_f64());
-        ((limit - alone).max(0.0) / each.max(1e-9)) as usize
+        tokens.max(1.0)
     }
 }
 
@@ -92,20 +109,50 @@ mod tests {
         StepCost { decoding, prompt_tokens, duration: Duration::from_millis(ms) }
     }
 
+    /// A model whose steps take `alone` ms, and `cost` of the prompt tokens more; returns the chunk at
+    /// which it settles.
+    fn settled(alone: f64, stall: Option<Duration>, cost: impl Fn(f64) -> f64) -> f64 {
+        let mut costs = CostModel::default();
+        let mut chunk = 0.0;
+        for _ in 0..200 {
+            let ms = |ms: f64| Duration::from_secs_f64(ms / 1e3);
+            costs.observe(1, StepCost { decoding: 1, prompt_tokens: 0, duration: ms(alone) });
+            chunk = costs.chunk(1, 1, stall).round();
+            let duration = ms(alone + cost(chunk));
+            costs.observe(1, StepCost { decoding: 1, prompt_tokens: chunk as usize, duration });
+        }
+        chunk
+    }
+
     #[test]
     fn a_chunk_is_cut_to_the_stall() {
         let mut costs = CostModel::default();
-        assert_eq!(costs.chunk(1, 1, None), 0, "nothing is known");
+        assert_eq!(costs.chunk(1, 1, None), FIRST_CHUNK, "nothing is known");
         for _ in 0..50 {
             costs.observe(1, step(1, 0, 10));
             costs.observe(1, step(1, 10, 30));
         }
         // 2 ms a token over 10 ms.
-        assert_eq!(costs.chunk(1, 1, None), 5);
-        assert_eq!(costs.chunk(1, 1, Some(Duration::from_millis(51))), 20);
-        assert_eq!(costs.chunk(1, 1, Some(Duration::from_millis(5))), 0);
-        assert_eq!(costs.chunk(1, 4, None), 5, "the nearest number of rows that is known");
-        assert_eq!(costs.chunk(2, 1, None), 0, "another model");
+        let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-6, "{got}, not {want}");
+        close(costs.chunk(1, 1, None), 5.0);
+        close(costs.chunk(1, 1, Some(Duration::from_millis(51))), 20.5);
+        close(costs.chunk(1, 1, Some(Duration::from_millis(5))), 1.0);
+        close(costs.chunk(1, 4, None), 5.0); // the nearest number of rows that is known
+        close(costs.chunk(2, 1, None), FIRST_CHUNK); // another model
+    }
+
+    #[test]
+    fn a_prompt_gets_on_where_small_chunks_are_dear() {
+        assert_eq!(settled(2.0, None, |tokens| 2.0 * tokens), 1.0, "cheap steps, dear tokens");
+        assert_eq!(settled(10.0, None, |tokens| 0.1 * tokens), 100.0, "twice the step");
+        // Experts: each token reads its own, until all have been read.
+        let experts = |tokens: f64| 4.0 * tokens.min(10.0) + 0.5 * tokens;
+        let chunk = settled(12.0, None, experts);
+        let rate = chunk / (12.0 + experts(chunk)) * 1e3;
+        assert!((180.0..300.0).contains(&rate), "{chunk} tokens, {rate} a second");
+        // No chunk is fast enough: as much as the longest stall holds.
+        assert_eq!(settled(50.0, None, |tokens| 8.0 * tokens), 25.0);
+        assert_eq!(settled(50.0, Some(Duration::from_millis(66)), |tokens| 8.0 * tokens), 2.0);
     }
 
     #[test]

@@ -38,8 +38,6 @@ const MAX_OVERTAKEN: u32 = 32;
 const OLDEST_CHUNK: u32 = 4;
 /// How long a request that does not fit waits for others to give memory back when nothing runs.
 const ROOM_WAIT: Duration = Duration::from_secs(20);
-/// The fewest prompt tokens in a step, so that a prompt gets on beside any decode.
-const MIN_CHUNK: usize = 8;
 /// A row's reservation grows by so many tokens at a time.
 pub(crate) const GROW_TOKENS: usize = 256;
 
@@ -466,7 +464,9 @@ impl Scheduler {
             return most;
         }
         let fits = self.costs.chunk(model, decoding, self.limits.decode_stall);
-        fits.clamp(MIN_CHUNK.min(most), most)
+        // A fraction is rounded up in as many of four chunks as it has quarters.
+        let quarter = f64::from(self.chunks % 4) / 4.0;
+        ((fits + quarter) as usize).min(most)
     }
 }
 
