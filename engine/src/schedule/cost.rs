@@ -8,9 +8,9 @@ const NEWEST: f64 = 0.2;
 /// Without a target of its own, a step may take this many times what it takes without a prompt.
 const STALL_FACTOR: f64 = 2.0;
 /// Where that would hold a prompt below so many tokens a second, the step may take longer ..
-const SLOWEST_PROMPT: f64 = 200.0;
-/// .. but no longer than this many seconds. A mixture of experts needs it: each token of a small chunk
-/// reads experts of its own, so that small chunks cost nearly as much as large ones.
+const SLOWEST_PROMPT: f64 = 50.0;
+/// .. but no longer than this many seconds. Behind a long context, and in a mixture of experts, a small
+/// chunk reads nearly as much as a large one.
 const LONGEST_STALL: f64 = 0.250;
 /// The first chunk of a model, from which the cost of a prompt token is learned.
 const FIRST_CHUNK: f64 = 8.0;
@@ -56,7 +56,7 @@ impl CostModel {
         let alone = costs.decode(step.decoding).unwrap_or(0.0);
         let each = (secs - alone).max(0.0) / step.prompt_tokens as f64;
         let average = costs.prompt_token.get_or_insert(each);
-        *average += (each - *average) * NEWEST;
+        *average += (each.min(*average * 2.0) - *average) * NEWEST;
     }
 
     /// Prompt tokens for a step of so many decoding rows: as many as keep it within `stall`, one at
@@ -145,13 +145,13 @@ mod tests {
     fn a_prompt_gets_on_where_small_chunks_are_dear() {
         assert_eq!(settled(2.0, None, |tokens| 2.0 * tokens), 1.0, "cheap steps, dear tokens");
         assert_eq!(settled(10.0, None, |tokens| 0.1 * tokens), 100.0, "twice the step");
-        // Experts: each token reads its own, until all have been read.
-        let experts = |tokens: f64| 4.0 * tokens.min(10.0) + 0.5 * tokens;
-        let chunk = settled(12.0, None, experts);
-        let rate = chunk / (12.0 + experts(chunk)) * 1e3;
-        assert!((180.0..300.0).contains(&rate), "{chunk} tokens, {rate} a second");
+        // Any chunk reads the same, as behind a long context.
+        let cost = |tokens: f64| 40.0 + 0.5 * tokens;
+        let chunk = settled(20.0, None, cost);
+        let rate = chunk / (20.0 + cost(chunk)) * 1e3;
+        assert!((SLOWEST_PROMPT * 0.8..70.0).contains(&rate), "{chunk} tokens, {rate} a second");
         // No chunk is fast enough: as much as the longest stall holds.
-        assert_eq!(settled(50.0, None, |tokens| 8.0 * tokens), 25.0);
+        assert_eq!(settled(50.0, None, |tokens| 25.0 * tokens), 8.0);
         assert_eq!(settled(50.0, Some(Duration::from_millis(66)), |tokens| 8.0 * tokens), 2.0);
     }
 

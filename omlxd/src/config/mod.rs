@@ -228,7 +228,8 @@ config! {
         /// Prompt tokens run at a time, between other requests' tokens.
         prefill_chunk: usize = 256, between(1, 65_536); Restart
         /// Longest step while answers are being generated and a prompt is computed beside them;
-        /// "auto" allows twice the time of a step without a prompt.
+        /// "auto" allows twice the time of a step without a prompt, and up to 250 ms where that would
+        /// hold the prompt below 50 tokens a second.
         decode_stall: AutoTime = "auto"; Restart
         /// Most requests that wait; one more is answered 503.
         max_queue: usize = 256, between(1, 65_536); Restart
