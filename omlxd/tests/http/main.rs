@@ -6,6 +6,7 @@ mod contract;
 mod dashboard;
 mod error_table;
 mod errors;
+mod fuzz;
 mod limits;
 mod metrics;
 mod models;
