@@ -59,10 +59,12 @@ soak: ## The long runs: kvstore with 10,000 seeds, 200 kills, 10,000 schedules; 
 
 FUZZ_SECS := 300
 .PHONY: fuzz
-fuzz: ## Fuzz the parsers of kvstore's records and of models' answers, FUZZ_SECS each (nightly Rust, cargo-fuzz). `make test` has short runs.
+fuzz: ## Fuzz what reads kvstore's records, models' answers and requests, and what writes streams, FUZZ_SECS each (nightly Rust, cargo-fuzz). `make test` has short runs.
 	cd kvstore && $(CARGO) +nightly fuzz run header -- -max_total_time=$(FUZZ_SECS)
 	cd kvstore && $(CARGO) +nightly fuzz run index -- -max_total_time=$(FUZZ_SECS)
 	cd engine && $(CARGO) +nightly fuzz run output -- -max_total_time=$(FUZZ_SECS)
+	cd omlxd && $(CARGO) +nightly fuzz run request -- -max_total_time=$(FUZZ_SECS)
+	cd omlxd && $(CARGO) +nightly fuzz run events -- -max_total_time=$(FUZZ_SECS)
 
 .PHONY: conformance
 conformance: build ## Try 2,000 requests that schemathesis makes from docs/openapi.json against the daemon.

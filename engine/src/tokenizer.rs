@@ -33,7 +33,10 @@ impl Tokenizer {
     }
 
     /// From the text of a tokenizer.json.
-    pub(crate) fn from_json(text: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// In words, when it is none.
+    pub fn from_json(text: &[u8]) -> Result<Self, String> {
         let mut inner =
             tokenizers::Tokenizer::from_bytes(text).map_err(|error| error.to_string())?;
         // A file saved for training may cut or pad every text; a prompt is taken as it is.

@@ -21,6 +21,7 @@ use omlxctl::protocol::{ApiKey, Models, Status};
 use crate::cli::Chat;
 use crate::commands::Context;
 use crate::exit::CommandError;
+use crate::output::dim;
 
 /// Longest line of the stream: far more than one token takes.
 const MAX_LINE_BYTES: usize = 1 << 20;
@@ -168,6 +169,8 @@ impl<'a> Conversation<'a> {
         }
         let mut lines = Lines::default();
         let mut answer = Answer { model: self.model.clone(), ..Answer::default() };
+        let mut screen =
+            Screen { is_terminal: io::stdout().is_terminal(), dim, is_thinking: false };
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| ClientError::Broken(error.to_string()))?;
             let Ok(data) = frame.into_data() else { continue };
@@ -176,13 +179,18 @@ impl<'a> Conversation<'a> {
                 if data.trim() == "[DONE]" {
                     return self.finish(answer);
                 }
-                self.chunk(data, &mut answer)?;
+                self.chunk(data, &mut answer, &mut screen)?;
             }
         }
         Err(CommandError::Failed("the answer ended early: the daemon closed the stream".into()))
     }
 
-    fn chunk(&self, data: &str, answer: &mut Answer) -> Result<(), CommandError> {
+    fn chunk(
+        &self,
+        data: &str,
+        answer: &mut Answer,
+        screen: &mut Screen,
+    ) -> Result<(), CommandError> {
         let value: Value = serde_json::from_str(data)
             .map_err(|error| ClientError::Broken(format!("a chunk is not JSON: {error}")))?;
         if value.get("error").is_some() {
@@ -197,7 +205,8 @@ impl<'a> Conversation<'a> {
             let text = choice.delta.content.unwrap_or_default();
             answer.content.push_str(&text);
             if !self.context.output.json {
-                print(&text)?;
+                let thoughts = choice.delta.reasoning_content.unwrap_or_default();
+                print(&screen.piece(&thoughts, &text))?;
             }
         }
         Ok(())
@@ -232,22 +241,50 @@ struct Choice {
 struct Delta {
     #[serde(default)]
     content: Option<String>,
+    #[serde(default)]
+    reasoning_content: Option<String>,
+}
+
+/// How an answer looks while it comes.
+struct Screen {
+    is_terminal: bool,
+    dim: fn(&str) -> String,
+    is_thinking: bool,
+}
+
+impl Screen {
+    /// What is printed of a piece. On a terminal, thoughts come first and dimmed, and control
+    /// characters are left out: what a model says must not move the cursor or change the terminal.
+    fn piece(&mut self, thoughts: &str, text: &str) -> String {
+        if !self.is_terminal {
+            return text.to_owned();
+        }
+        let plain = |text: &str| -> String {
+            text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+        };
+        let mut shown = String::new();
+        if !thoughts.is_empty() {
+            self.is_thinking = true;
+            shown.push_str(&(self.dim)(&plain(thoughts)));
+        }
+        if !text.is_empty() {
+            if std::mem::take(&mut self.is_thinking) {
+                shown.push_str("\n\n");
+            }
+            shown.push_str(&plain(text));
+        }
+        shown
+    }
 }
 
 fn message_of(value: &Value) -> Option<String> {
     Some(value.get("error")?.get("message")?.as_str()?.to_owned())
 }
 
-/// Prints a piece of an answer at once. On a terminal, control characters are left out: what a
-/// model says must not move the cursor or change the terminal.
+/// Prints at once.
 fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    if stdout.is_terminal() {
-        let plain = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-        stdout.write_all(text.chars().filter(plain).collect::<String>().as_bytes())?;
-    } else {
-        stdout.write_all(text.as_bytes())?;
-    }
+    stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
 
@@ -328,6 +365,18 @@ mod tests {
             assert_eq!(got, whole, "cut at {cut}");
         }
         assert!(Lines::default().feed(&vec![b'x'; MAX_LINE_BYTES + 1]).is_err());
+    }
+
+    #[test]
+    fn thoughts_are_dimmed_on_a_terminal_and_nowhere_else() {
+        let marked = |text: &str| format!("<{text}>");
+        let pieces = [("Hm\u{1b}[2J", ""), (",\n", ""), ("", "Hel\u{7}lo"), ("", " Ada.")];
+        let shown = |is_terminal| {
+            let mut screen = Screen { is_terminal, dim: marked, is_thinking: false };
+            pieces.map(|(thoughts, text)| screen.piece(thoughts, text)).concat()
+        };
+        assert_eq!(shown(true), "<Hm[2J><,\n>\n\nHello Ada.");
+        assert_eq!(shown(false), "Hel\u{7}lo Ada.");
     }
 
     #[test]

@@ -116,6 +116,11 @@ fn paint_with(style: Style, text: &str) -> String {
     if style.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
+/// What is beside the matter: dimmed, when standard output has colors.
+pub(crate) fn dim(text: &str) -> String {
+    if style().color { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
+}
+
 /// Writes names and values, a line each, values aligned.
 ///
 /// # Errors

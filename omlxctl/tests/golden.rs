@@ -45,7 +45,8 @@ fn generated(path: &str, request: &str) -> String {
     let usage = r#""usage":{"prompt_tokens":1300,"completion_tokens":8,"total_tokens":1308,"omlx":{"cached_tokens_ram":0,"cached_tokens_ssd":0,"restore_ms":0.0}}"#;
     let body = if path.ends_with("/chat/completions") {
         format!(
-            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"Hello\"}}}}]}}\n\n\
+            "data: {{\"choices\":[{{\"delta\":{{\"reasoning_content\":\"Who?\"}}}}]}}\n\n\
+             data: {{\"choices\":[{{\"delta\":{{\"content\":\"Hello\"}}}}]}}\n\n\
              data: {{\"choices\":[{{\"delta\":{{\"content\":\" Ada.\"}},\"finish_reason\":\"stop\"}}]}}\n\n\
              data: {{\"choices\":[],{usage}}}\n\ndata: [DONE]\n\n"
         )

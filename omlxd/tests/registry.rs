@@ -1,6 +1,9 @@
 //! The registry under everything that can happen at once. A process of its own: MLX's memory is the
 //! process's.
 
+#[path = "http/schemas.rs"]
+#[allow(dead_code)]
+mod schemas;
 #[path = "http/support.rs"]
 #[allow(dead_code)]
 mod support;

@@ -181,7 +181,7 @@ impl Endpoint for ChatRequest {
 
     fn reply(&self, identity: Identity, model: &Model) -> ChatReply {
         let reply = Reply::new(&identity, "chat.completion", &self.params);
-        ChatReply::new(reply, identity, model.clone())
+        ChatReply::new(reply, identity, model.tokenizer().clone())
     }
 }
 

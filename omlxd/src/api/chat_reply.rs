@@ -1,6 +1,6 @@
 //! Writing `chat.completion` and `chat.completion.chunk` objects.
 
-use engine::{Model, Part, TokenLogprob, TokenOutput};
+use engine::{Part, TokenLogprob, TokenOutput, Tokenizer};
 
 use super::reply::{Choice, Chunks, Ending, Identity, Reply, chosen, list, logprob, put, string};
 
@@ -8,15 +8,15 @@ use super::reply::{Choice, Chunks, Ending, Identity, Reply, chosen, list, logpro
 pub(super) struct ChatReply {
     reply: Reply,
     identity: Identity,
-    model: Model,
+    tokenizer: Tokenizer,
     /// For each choice, the call whose arguments are being written.
     calls: Vec<usize>,
 }
 
 impl ChatReply {
-    /// `model` names the tokens of log probabilities.
-    pub(super) fn new(reply: Reply, identity: Identity, model: Model) -> Self {
-        ChatReply { reply, identity, model, calls: Vec::new() }
+    /// `tokenizer` names the tokens of log probabilities.
+    pub(super) fn new(reply: Reply, identity: Identity, tokenizer: Tokenizer) -> Self {
+        ChatReply { reply, identity, tokenizer, calls: Vec::new() }
     }
 
     /// One chunk, with the fields of `delta` that `write` writes.
@@ -75,7 +75,7 @@ impl ChatReply {
     }
 
     fn entry(&self, out: &mut Vec<u8>, entry: TokenLogprob) {
-        let bytes = self.model.tokenizer().token_bytes(entry.id);
+        let bytes = self.tokenizer.token_bytes(entry.id);
         out.extend_from_slice(b"\"token\":");
         string(out, &String::from_utf8_lossy(&bytes));
         out.extend_from_slice(b",\"logprob\":");

@@ -171,7 +171,7 @@ impl Endpoint for CompletionsRequest {
 
     fn reply(&self, identity: Identity, model: &Model) -> CompletionsReply {
         let reply = Reply::new(&identity, "text_completion", &self.params);
-        CompletionsReply::new(reply, model.clone())
+        CompletionsReply::new(reply, model.tokenizer().clone())
     }
 }
 

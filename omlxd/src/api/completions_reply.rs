@@ -1,21 +1,21 @@
 //! Writing `text_completion` objects.
 
-use engine::{Model, Part, TokenOutput};
+use engine::{Part, TokenOutput, Tokenizer};
 
 use super::reply::{Choice, Chunks, Ending, Reply, chosen, list, logprob, put, string, token_key};
 
 /// Writes the answers to one completion request.
 pub(super) struct CompletionsReply {
     reply: Reply,
-    model: Model,
+    tokenizer: Tokenizer,
     /// For each choice, how many characters its tokens have made so far.
     offsets: Vec<usize>,
 }
 
 impl CompletionsReply {
-    /// `model` names the tokens of log probabilities.
-    pub(super) fn new(reply: Reply, model: Model) -> Self {
-        CompletionsReply { reply, model, offsets: Vec::new() }
+    /// `tokenizer` names the tokens of log probabilities.
+    pub(super) fn new(reply: Reply, tokenizer: Tokenizer) -> Self {
+        CompletionsReply { reply, tokenizer, offsets: Vec::new() }
     }
 
     fn write(
@@ -41,7 +41,7 @@ impl CompletionsReply {
         if !tokens.iter().any(|token| token.logprobs.is_some()) {
             return out.extend_from_slice(b"null");
         }
-        let tokenizer = self.model.tokenizer();
+        let tokenizer = &self.tokenizer;
         let entries: Vec<_> = tokens.iter().filter_map(chosen).collect();
         let keys: Vec<_> = entries.iter().map(|entry| token_key(tokenizer, entry.id)).collect();
         out.extend_from_slice(b"{\"tokens\":[");

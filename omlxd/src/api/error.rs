@@ -1,4 +1,4 @@
-//! Every refusal as an OpenAI error object. The rows `E1` to `E35` are those of `docs/api.md`.
+//! Every refusal as an OpenAI error object. The rows `E1` to `E39` are those of `docs/api.md`.
 
 use std::fmt::Display;
 
@@ -404,6 +404,17 @@ impl ApiError {
             self.0.message = self.0.message.replace(&format!("'{param}'"), &format!("'{name}'"));
             self.0.param = Some(name);
         }
+        self
+    }
+
+    /// Whether it is E13, the one refusal of a field that has no code.
+    pub(crate) fn is_bad_grammar(&self) -> bool {
+        self.0.code.is_none() && self.0.param.is_some()
+    }
+
+    /// The same refusal for an endpoint where it has a code.
+    pub(crate) fn with_code(mut self, code: &'static str) -> Self {
+        self.0.code = Some(code);
         self
     }
 

@@ -10,6 +10,7 @@ mod conversation;
 mod dialect;
 mod embeddings;
 pub mod error;
+pub mod fuzz;
 pub(crate) mod json;
 mod messages;
 pub(crate) mod models;

@@ -302,7 +302,8 @@ fn write_usage(out: &mut Vec<u8>, usage: &TotalUsage) {
         out,
         format_args!(
             "{{\"prompt_tokens\":{prompt_tokens},\"completion_tokens\":{completion_tokens},\
-             \"total_tokens\":{total},\"prompt_tokens_details\":{{\"cached_tokens\":{cached}}},"
+             \"total_tokens\":{total},\"prompt_tokens_details\":{{\"cached_tokens\":{cached},\
+             \"cache_write_tokens\":0,\"text_tokens\":{prompt_tokens}}},"
         ),
     );
     put(

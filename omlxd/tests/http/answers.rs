@@ -42,7 +42,9 @@ fn a_chat_answer_has_every_key_that_clients_need() {
     assert_eq!(usage["completion_tokens"], 5);
     let total = usage["prompt_tokens"].as_u64().unwrap() + 5;
     assert_eq!(usage["total_tokens"], total);
-    assert_eq!(usage["prompt_tokens_details"], json!({"cached_tokens": 0}));
+    let details = json!({"cached_tokens": 0, "cache_write_tokens": 0,
+                         "text_tokens": usage["prompt_tokens"]});
+    assert_eq!(usage["prompt_tokens_details"], details);
     let omlx = json!({"cached_tokens_ram": 0, "cached_tokens_ssd": 0, "restore_ms": 0});
     assert_eq!(usage["omlx"], omlx);
 }

@@ -3,7 +3,7 @@
 use omlx_tests::http;
 use serde_json::{Value, json};
 
-use crate::support::{KEY, LONG, Reply, SCRIPT, SMALL, Server, tools};
+use crate::support::{KEY, LONG, Reply, SCRIPT, SMALL, Server, tools, typed_events};
 
 fn body(messages: Value) -> Value {
     let tool = |(name, schema): (&str, Value)| json!({"name": name, "input_schema": schema});
@@ -222,7 +222,7 @@ fn refusals_have_anthropic_s_shape() {
     );
     let keyless = http::request(server.address, "POST", "/v1/messages", &[], b"{}").unwrap();
     is_error(&Reply::read(keyless), 401, "authentication_error");
-    is_error(&Reply::read(server.open("GET", "/v1/messages", "")), 405, "invalid_request_error");
+    is_error(&server.get("/v1/messages"), 405, "invalid_request_error");
     let headers = [("x-api-key", KEY), ("anthropic-version", "2023-06-01")];
     let body = question.to_string();
     let reply = http::request(server.address, "POST", "/v1/messages", &headers, body.as_bytes());
@@ -237,11 +237,8 @@ fn a_stream_that_fails_says_so_in_an_error_event() {
     let response = server.open("POST", "/v1/messages", &body.to_string());
     let id = response.header("x-request-id").unwrap().to_owned();
     assert!(server.app.requests.cancel(&id));
-    let text = response.text().unwrap();
-    let last = text.trim_end().rsplit("\n\n").next().unwrap();
-    let (kind, data) = last.split_once("\ndata: ").unwrap();
-    assert_eq!(kind, "event: error");
-    let error: Value = serde_json::from_str(data).unwrap();
+    let events = typed_events("/v1/messages", response);
+    let error = events.last().unwrap();
     assert_eq!(
         (&error["type"], &error["error"]["type"]),
         (&json!("error"), &json!("overloaded_error"))

@@ -9,7 +9,7 @@ use omlx_tests::http;
 use omlx_tests::sse::Event;
 use serde_json::json;
 
-use crate::support::{KEY, LONG, Reply, Server, chat_body, eventually};
+use crate::support::{CHAT, KEY, LONG, Reply, Server, chat_body, events, eventually};
 
 const HEAD: &str = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n";
 
@@ -168,12 +168,12 @@ fn a_request_ends_at_its_deadline() {
     // A stream has begun: the error is its last event. One that waited for its turn ends as well.
     let (running, waiting) = (server.endless(json!({})), server.endless(json!({})));
     for stream in [running, waiting] {
-        let events = crate::support::events(stream);
-        let error = events.iter().rev().find_map(|event| match event {
+        let seen = events(CHAT, stream);
+        let error = seen.iter().rev().find_map(|event| match event {
             Event::Data(data) if data.contains("request_deadline_exceeded") => Some(data),
             _ => None,
         });
-        assert!(error.is_some(), "{:?}", events.last());
+        assert!(error.is_some(), "{:?}", seen.last());
     }
     server.chat(json!({"max_tokens": 1})).ok();
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use omlx_tests::sse::Event;
 use serde_json::{Value, json};
 
-use crate::support::{KEY, LONG, Server, check_error, chunks, events, eventually};
+use crate::support::{CHAT, KEY, LONG, Server, check_error, chunks, events, eventually};
 
 #[test]
 fn running_requests_finish_and_new_ones_are_refused() {
@@ -24,7 +24,7 @@ fn running_requests_finish_and_new_ones_are_refused() {
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("\"shutting_down\"") && answer.contains("retry-after: 5"), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
-    let finished = chunks(&events(running));
+    let finished = chunks(&events(CHAT, running));
     assert_eq!(finished.last().unwrap()["choices"][0]["finish_reason"], "length");
     eventually("the port to close", || std::net::TcpStream::connect(server.address).is_err());
 }
@@ -34,7 +34,7 @@ fn what_outlives_the_drain_is_cut_with_an_error() {
     let server = Server::with(|config| config.server.drain = Duration::from_millis(100));
     let running = server.endless(json!({"model": LONG}));
     server.app.shutdown.cancel();
-    let events = events(running);
+    let events = events(CHAT, running);
     assert!(!events.contains(&Event::Data("[DONE]".to_owned())));
     let Event::Data(last) = events.last().unwrap() else { panic!("a comment at the end") };
     let error: Value = serde_json::from_str(last).unwrap();

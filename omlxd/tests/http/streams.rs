@@ -8,8 +8,9 @@ use omlx_tests::sse::{self, Event};
 use omlxd::config::KeepaliveMode;
 use serde_json::{Value, json};
 
+use crate::schemas;
 use crate::support::{
-    KEY, LONG, SMALL, Server, chat_body, check_error, chunks, events, eventually,
+    CHAT, KEY, LONG, SMALL, Server, chat_body, check_error, chunks, events, eventually,
 };
 
 #[test]
@@ -54,7 +55,7 @@ fn without_include_usage_no_chunk_has_usage() {
     let server = Server::start();
     let response = {
         let body = chat_body(json!({"stream": true, "max_tokens": 3}));
-        server.open("POST", "/v1/chat/completions", &body.to_string())
+        server.open("POST", CHAT, &body.to_string())
     };
     for (name, value) in [
         ("content-type", "text/event-stream"),
@@ -64,25 +65,22 @@ fn without_include_usage_no_chunk_has_usage() {
         assert_eq!(response.header(name), Some(value));
     }
     assert!(response.header("x-request-id").is_some());
-    assert!(chunks(&events(response)).iter().all(|chunk| chunk.get("usage").is_none()));
+    assert!(chunks(&events(CHAT, response)).iter().all(|chunk| chunk.get("usage").is_none()));
 }
 
 #[test]
 fn a_text_stream_repeats_the_prompt_first() {
     let server = Server::start();
     let body = json!({"model": SMALL, "prompt": ["one", "two"], "max_tokens": 4, "echo": true,
-                      "stream": true, "temperature": 0, "ignore_eos": true});
-    let response = server.open("POST", "/v1/completions", &body.to_string());
+                      "temperature": 0, "ignore_eos": true});
     let mut texts = [String::new(), String::new()];
-    for chunk in chunks(&events(response)) {
+    for chunk in chunks(&server.stream("/v1/completions", body.clone())) {
         assert_eq!(chunk["object"], "text_completion");
         let choice = &chunk["choices"][0];
         let index = choice["index"].as_u64().unwrap() as usize;
         texts[index].push_str(choice["text"].as_str().unwrap());
     }
     assert!(texts[0].starts_with("one") && texts[1].starts_with("two"));
-    let mut body = body;
-    body["stream"] = json!(false);
     let whole = server.post("/v1/completions", &body).ok();
     assert_eq!(whole["choices"][0]["text"], texts[0]);
     assert_eq!(whole["choices"][1]["text"], texts[1]);
@@ -125,7 +123,10 @@ fn waiting_streams_say_that_they_are_alive() {
         sse::for_each(waiting.body, |event| {
             let alive = match event {
                 Event::Comment(text) => is_comment && text == "keepalive",
-                Event::Data(data) => !is_comment && data.contains("\"choices\":[]"),
+                Event::Data(data) => {
+                    schemas::check_event(CHAT, &serde_json::from_str(&data).unwrap());
+                    !is_comment && data.contains("\"choices\":[]")
+                }
             };
             seen += usize::from(alive);
             seen < 3
@@ -241,7 +242,7 @@ fn an_administrator_can_cancel() {
     let id = response.header("x-request-id").unwrap().to_owned();
     first_token(&server);
     assert!(server.app.requests.cancel(&id));
-    let events = events(response);
+    let events = events(CHAT, response);
     let Event::Data(last) = events.last().unwrap() else { panic!("a comment at the end") };
     let error: Value = serde_json::from_str(last).unwrap();
     check_error(&error["error"], 503, Some("request_cancelled"), None);

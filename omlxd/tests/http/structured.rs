@@ -205,6 +205,23 @@ fn what_cannot_be_held_to_is_refused_before_any_token() {
             assert!(message.contains(words), "{message}");
         }
     }
+    // The Responses API has a code for it, and names the schema itself.
+    let format = |schema: &Value| json!({"format": {"type": "json_schema", "name": "order", "schema": schema}});
+    let strict = json!({"type": "function", "name": "bad", "strict": true, "parameters": bad});
+    for (changes, param) in [
+        (json!({"text": format(&bad)}), "text.format.schema"),
+        (json!({"text": format(&json!({"uniqueItems": true}))}), "text.format.schema"),
+        (json!({"tools": [strict], "tool_choice": "required"}), "tools[0].parameters"),
+    ] {
+        let mut body = json!({"model": MODEL, "input": "x"});
+        body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        for path in ["/v1/responses", "/v1/responses/input_tokens"] {
+            let code = Some("invalid_json_schema");
+            let message = server.post(path, &body).is_error(400, code, Some(param));
+            assert!(message.starts_with("Invalid schema for "), "{message}");
+        }
+    }
+
     // Nobody asked for it to be exact: what can be enforced is.
     let odd = json!({"type": "function", "function": {"name": "odd", "parameters":
         {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true,

@@ -19,7 +19,10 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+use crate::schemas;
+
 pub(crate) const KEY: &str = "sk-omlx-test-key-0123456789";
+pub(crate) const CHAT: &str = "/v1/chat/completions";
 /// A model with room for 256 tokens.
 pub(crate) const SMALL: &str = "test/small";
 /// The same model with room for more tokens than any test waits for.
@@ -93,42 +96,60 @@ impl Server {
         http::request(self.address, method, path, &headers, body.as_bytes()).unwrap()
     }
 
+    /// A whole answer, which is as the documents say.
+    #[track_caller]
+    pub(crate) fn reply(&self, method: &str, path: &str, body: &str) -> Reply {
+        let reply = Reply::read(self.open(method, path, body));
+        schemas::check_reply(method, path, &reply);
+        reply
+    }
+
+    #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Reply {
-        Reply::read(self.open("GET", path, ""))
+        self.reply("GET", path, "")
     }
 
+    #[track_caller]
     pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
-        Reply::read(self.open("POST", path, &body.to_string()))
+        self.reply("POST", path, &body.to_string())
     }
 
+    #[track_caller]
     pub(crate) fn chat(&self, fields: Value) -> Reply {
-        self.post("/v1/chat/completions", &chat_body(fields))
+        self.post(CHAT, &chat_body(fields))
     }
 
+    #[track_caller]
     pub(crate) fn complete(&self, fields: Value) -> Reply {
         self.post("/v1/completions", &completion_body(fields))
     }
 
     /// All events of a chat stream.
+    #[track_caller]
     pub(crate) fn chat_stream(&self, fields: Value) -> Vec<Event> {
-        let mut body = chat_body(fields);
+        self.stream(CHAT, chat_body(fields))
+    }
+
+    /// All events of a stream, each of which is as the documents say.
+    #[track_caller]
+    pub(crate) fn stream(&self, path: &str, mut body: Value) -> Vec<Event> {
         body["stream"] = json!(true);
-        let response = self.open("POST", "/v1/chat/completions", &body.to_string());
+        let response = self.open("POST", path, &body.to_string());
         assert_eq!(response.status, 200);
-        events(response)
+        events(path, response)
     }
 
     /// A stream that goes on until it is cancelled, after its first event.
     pub(crate) fn endless(&self, fields: Value) -> Response {
         let mut body = chat_body(json!({"model": LONG, "stream": true, "ignore_eos": true}));
         merge(&mut body, fields);
-        let response = self.open("POST", "/v1/chat/completions", &body.to_string());
+        let response = self.open("POST", CHAT, &body.to_string());
         assert_eq!(response.status, 200);
         response
     }
 
-    /// All events of a stream whose events have types; the type of each event stands in its data and
-    /// before it.
+    /// All events of a stream whose events have types.
+    #[track_caller]
     pub(crate) fn typed_stream(&self, path: &str, body: &Value) -> Vec<Value> {
         let mut body = body.clone();
         body["stream"] = json!(true);
@@ -137,20 +158,7 @@ impl Server {
             (response.status, response.header("content-type")),
             (200, Some("text/event-stream"))
         );
-        let text = response.text().unwrap();
-        let events =
-            text.split("\n\n").filter(|event| !event.is_empty() && !event.starts_with(':'));
-        let mut typed = Vec::new();
-        for event in events {
-            let Some((kind, data)) = event.split_once("\ndata: ") else {
-                assert_eq!(event, "data: [DONE]");
-                continue;
-            };
-            let data: Value = serde_json::from_str(data).unwrap();
-            assert_eq!(kind.strip_prefix("event: "), data["type"].as_str());
-            typed.push(data);
-        }
-        typed
+        typed_events(path, response)
     }
 
     /// Sends raw bytes on a connection of their own and reads the answer.
@@ -243,14 +251,42 @@ fn merge(body: &mut Value, fields: Value) {
     }
 }
 
-pub(crate) fn events(response: Response) -> Vec<Event> {
+/// All events of a stream, each of which is as the documents say of this path.
+#[track_caller]
+pub(crate) fn events(path: &str, response: Response) -> Vec<Event> {
     let mut events = Vec::new();
     sse::for_each(response.body, |event| {
         events.push(event);
         true
     })
     .unwrap();
+    schemas::check_events(path, &events);
     events
+}
+
+/// The same for events that have types; the type of each stands in its data and before it. Where
+/// `[DONE]` is sent, it is the end of a success.
+#[track_caller]
+pub(crate) fn typed_events(path: &str, response: Response) -> Vec<Value> {
+    let text = response.text().unwrap();
+    let events = text.split("\n\n").filter(|event| !event.is_empty() && !event.starts_with(':'));
+    let (mut typed, mut is_done) = (Vec::new(), false);
+    for event in events {
+        assert!(!is_done, "{event} after the end");
+        let Some((kind, data)) = event.split_once("\ndata: ") else {
+            assert_eq!(event, "data: [DONE]");
+            is_done = true;
+            continue;
+        };
+        let data: Value = serde_json::from_str(data).unwrap();
+        assert_eq!(kind.strip_prefix("event: "), data["type"].as_str());
+        schemas::check_event(path, &data);
+        typed.push(data);
+    }
+    let last = typed.last().expect("a stream has events");
+    let failed = last["type"] == "error" || last["type"] == "response.failed";
+    assert_eq!(is_done, path == "/v1/responses" && !failed);
+    typed
 }
 
 /// The chunks of a stream that ended as it should.

@@ -145,12 +145,14 @@ async function timeout() {
   await chat();
 }
 
-async function retries() {
-  const baseURL = process.env.OMLX_BUSY_BASE_URL;
+// A daemon that has no room for more than `count` requests refuses one; the SDK waits as it is told, and gets its
+// answer when there is room.
+async function waitsAsTold(which, count, kind, status, code) {
+  const baseURL = process.env[`OMLX_${which}_BASE_URL`];
   if (!baseURL) return;
   const attempts = [];
   const busy = new OpenAI({
-    baseURL, apiKey: process.env.OMLX_BUSY_API_KEY, maxRetries: 0,
+    baseURL, apiKey: process.env[`OMLX_${which}_API_KEY`], maxRetries: 0,
     fetch: async (url, options) => {
       const response = await fetch(url, options);
       attempts.push([Date.now(), response.status, response.headers.get("retry-after")]);
@@ -158,15 +160,27 @@ async function retries() {
     },
   });
   const { max_completion_tokens, ...endless } = request;
-  const hold = await busy.chat.completions.create({ ...endless, stream: true });
-  for await (const _ of hold.tee()[0]) break;
-  await rejects(OpenAI.RateLimitError, 429, "rate_limit_exceeded", null, busy.chat.completions.create(request));
+  const held = [];
+  while (held.length < count) held.push(await busy.chat.completions.create({ ...endless, stream: true }));
+  for await (const _ of held[0].tee()[0]) break;
+  await rejects(kind, status, code, null, busy.chat.completions.create(request));
   attempts.length = 0;
-  setTimeout(() => hold.controller.abort(), 500);
+  setTimeout(() => held.forEach((stream) => stream.controller.abort()), 500);
   await busy.chat.completions.create(request, { maxRetries: 5 });
-  assert.deepEqual(attempts[0].slice(1), [429, "1"]);
+  assert.equal(attempts[0][1], status);
   assert.equal(attempts.at(-1)[1], 200);
-  assert(attempts[1][0] - attempts[0][0] >= 1000, "it came back before Retry-After");
+  const told = Number(attempts[0][2]);
+  assert(told >= 1 && attempts[1][0] - attempts[0][0] >= told * 1000, "it came back before Retry-After");
+}
+
+// One request of a key at a time.
+async function retries() {
+  await waitsAsTold("BUSY", 1, OpenAI.RateLimitError, 429, "rate_limit_exceeded");
+}
+
+// One request runs, one waits.
+async function fullQueue() {
+  await waitsAsTold("FULL", 2, OpenAI.InternalServerError, 503, "server_overloaded");
 }
 
 async function cancel() {
@@ -179,7 +193,7 @@ async function cancel() {
 
 const checks = [
   models, chat, streamEqualsWhole, streamHelper, completions, errors, toolsRoundTrip, toolsStreamed, parallelTools,
-  parseWithSchema, timeout, retries, cancel,
+  parseWithSchema, timeout, retries, fullQueue, cancel,
 ];
 const wanted = process.argv.slice(2);
 for (const check of checks.filter(({ name }) => wanted.length === 0 || wanted.includes(name))) {

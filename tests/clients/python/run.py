@@ -226,28 +226,41 @@ def cancel():
     assert time.monotonic() - started < 30
 
 
-def retries():
-    """A daemon that allows one request at a time says 429, then answers: the SDK waits as it is told."""
-    base_url = os.environ.get("OMLX_BUSY_BASE_URL")
+def waits_as_told(which, held, kind, status, code):
+    """A daemon that has no room for more than `held` requests refuses one; the SDK waits as it is told, and gets
+    its answer when there is room."""
+    base_url = os.environ.get(f"OMLX_{which}_BASE_URL")
     if not base_url:
         return
     attempts = []
     http = openai.DefaultHttpxClient(event_hooks={"response": [
         lambda response: attempts.append((time.monotonic(), response.status_code, response.headers.get("retry-after")))]})
-    busy = client.with_options(base_url=base_url, api_key=os.environ["OMLX_BUSY_API_KEY"])
-    hold = busy.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, extra_body=ENDLESS)
-    next(iter(hold))
-    raises(openai.RateLimitError, 429, "rate_limit_exceeded", None,
+    busy = client.with_options(base_url=base_url, api_key=os.environ[f"OMLX_{which}_API_KEY"])
+    held = [busy.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, extra_body=ENDLESS)
+            for _ in range(held)]
+    next(iter(held[0]))
+    raises(kind, status, code, None,
            lambda: busy.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=2))
-    threading.Timer(0.5, hold.close).start()
+    threading.Timer(0.5, lambda: [stream.close() for stream in held]).start()
     patient = busy.with_options(max_retries=5, http_client=http)
     patient.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=2)
-    assert attempts[0][1:] == (429, "1") and attempts[-1][1] == 200, attempts
-    assert attempts[1][0] - attempts[0][0] >= 1, "it came back before Retry-After"
+    assert attempts[0][1] == status and attempts[-1][1] == 200, attempts
+    assert attempts[1][0] - attempts[0][0] >= int(attempts[0][2]) >= 1, "it came back before Retry-After"
+
+
+def retries():
+    """One request of a key at a time."""
+    waits_as_told("BUSY", 1, openai.RateLimitError, 429, "rate_limit_exceeded")
+
+
+def full_queue():
+    """One request runs, one waits."""
+    waits_as_told("FULL", 2, openai.InternalServerError, 503, "server_overloaded")
 
 
 CHECKS = (models, chat, stream_equals_whole, stream_without_usage, logprobs, several_choices, completions, errors,
-          tools_round_trip, tools_streamed, parallel_tools, parse_with_schema, timeout, retries, cancel)
+          tools_round_trip, tools_streamed, parallel_tools, parse_with_schema, timeout, retries, full_queue,
+          cancel)
 named = {check.__name__: check for check in CHECKS}
 for name in sys.argv[1:] or named:
     named[name]()

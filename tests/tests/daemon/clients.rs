@@ -42,9 +42,10 @@ fn world(config: &str) -> World {
     })
 }
 
-/// Runs a client's script; its output is the failure's message. A second daemon allows one request at a
-/// time, so that there is something to wait for.
+/// Runs a client's script; its output is the failure's message. A second daemon allows one request of a
+/// key at a time, a third has room for two requests, so that there is something to wait for.
 fn run(command: &mut Command, checks: &[&str]) {
+    let full = world("[scheduler]\nmax_batch = 1\nmax_queue = 1\n");
     let (world, busy) = (world(""), world("[limits]\nmax_requests_per_key = 1\n"));
     let root_of = |world: &World| format!("http://{}", world.daemon.address);
     let output = command
@@ -56,6 +57,9 @@ fn run(command: &mut Command, checks: &[&str]) {
         .env("OMLX_BUSY_BASE_URL", root_of(&busy) + "/v1")
         .env("OMLX_BUSY_ROOT_URL", root_of(&busy))
         .env("OMLX_BUSY_API_KEY", &busy.daemon.key)
+        .env("OMLX_FULL_BASE_URL", root_of(&full) + "/v1")
+        .env("OMLX_FULL_ROOT_URL", root_of(&full))
+        .env("OMLX_FULL_API_KEY", &full.daemon.key)
         .env("OMLX_MODEL", TINY)
         .env_remove("HTTP_PROXY")
         .env_remove("http_proxy")
@@ -100,6 +104,7 @@ fn openai_python() {
         "parse_with_schema",
         "timeout",
         "retries",
+        "full_queue",
         "cancel",
     ];
     python("run.py", &checks);
@@ -116,6 +121,7 @@ fn anthropic_python() {
         "errors",
         "timeout",
         "retries",
+        "full_queue",
         "cancel",
     ];
     python("run_anthropic.py", &checks);
@@ -136,6 +142,7 @@ fn openai_node() {
         "parseWithSchema",
         "timeout",
         "retries",
+        "fullQueue",
         "cancel",
     ];
     node("run.mjs", &checks);
@@ -151,6 +158,7 @@ fn vercel_ai_sdk() {
         "object",
         "errors",
         "retries",
+        "fullQueue",
         "cancel",
     ];
     node("run_ai.mjs", &checks);

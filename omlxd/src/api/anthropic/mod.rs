@@ -6,13 +6,16 @@ mod reply;
 mod request;
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use super::params::Reading;
+use super::reply::{Identity, Write};
 use super::{Answer, parse, run};
 use crate::auth::ApiCaller;
 use crate::http::Call;
-use request::MessagesRequest;
+use reply::MessagesReply;
+use request::{MessagesRequest, Thoughts};
 
 pub(crate) use error::body as error_body;
 
@@ -35,4 +38,14 @@ pub(crate) async fn count_tokens(
     let request = parse(call, body, false, MessagesRequest::read_any).await?;
     let tokens = run::count(caller, call, request).await?;
     Ok(Answer::Json(json!({"input_tokens": tokens}).to_string().into_bytes()))
+}
+
+/// Reads a body as [`messages`] does, for a fuzz target.
+pub(super) fn check(body: &Map<String, Value>, reading: &Reading) -> Result<(), ApiError> {
+    MessagesRequest::read(body, reading).map(drop)
+}
+
+/// What writes an answer, for a fuzz target.
+pub(super) fn writer(identity: &Identity, model: &str) -> impl Write + use<> {
+    MessagesReply::new(identity, model, Thoughts::Shown)
 }

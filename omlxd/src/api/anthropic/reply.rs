@@ -238,6 +238,7 @@ fn usage_of(usage: &TotalUsage) -> Value {
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached,
         "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
         "service_tier": "standard",
     })
 }

@@ -8,14 +8,19 @@ mod request;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use engine::{SamplingParams, Tokenizer};
+use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use super::params::Reading;
+use super::reply::{Identity, Write};
 use super::{Answer, parse, run};
 use crate::auth::ApiCaller;
 use crate::http::Call;
+use crate::response_store::ResponseStore;
 use archive::Archive;
-use request::ResponsesRequest;
+use reply::ResponsesReply;
+use request::{ResponsesRequest, Told};
 
 /// Answers `POST /v1/responses`.
 pub(crate) async fn create(
@@ -54,6 +59,26 @@ pub(crate) async fn delete(caller: ApiCaller, call: &Call, id: &str) -> Result<V
         Ok(json!({"id": id, "object": "response", "deleted": true}))
     });
     removed.await.map_err(|_| ApiError::internal())?
+}
+
+/// Reads a body as [`create`] does, for a fuzz target.
+pub(super) fn check(
+    body: &Map<String, Value>,
+    reading: &Reading,
+    store: &Arc<ResponseStore>,
+) -> Result<(), ApiError> {
+    let archive = Archive::new(Arc::clone(store), String::new());
+    ResponsesRequest::read(body, reading, archive).map(drop)
+}
+
+/// What writes an answer, for a fuzz target. `echo` is what it repeats of the request.
+pub(super) fn writer(
+    identity: &Identity,
+    echo: Map<String, Value>,
+    tokenizer: Tokenizer,
+) -> impl Write + use<> {
+    let told = Told { echo, seal: true, ..Told::default() };
+    ResponsesReply::new(identity, told, &SamplingParams::default(), tokenizer)
 }
 
 fn archive(caller: &ApiCaller, call: &Call) -> Archive {

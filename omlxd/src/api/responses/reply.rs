@@ -1,6 +1,6 @@
 //! Writing `response` objects and the events that build one.
 
-use engine::{Model, Part, SamplingParams, TokenOutput};
+use engine::{Part, SamplingParams, TokenOutput, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::seal;
@@ -18,7 +18,7 @@ pub(crate) struct ResponsesReply {
     /// Everything of the `response` object that does not change.
     head: Map<String, Value>,
     told: Told,
-    model: Model,
+    tokenizer: Tokenizer,
     /// Number of the next event.
     sequence: usize,
     /// Items that are complete.
@@ -54,7 +54,7 @@ impl ResponsesReply {
         identity: &Identity,
         told: Told,
         sampling: &SamplingParams,
-        model: Model,
+        tokenizer: Tokenizer,
     ) -> Self {
         let id = format!("resp_{}", identity.id);
         let start = json!({"id": id, "object": "response", "created_at": identity.created});
@@ -69,7 +69,7 @@ impl ResponsesReply {
             identity: identity.clone(),
             head,
             told,
-            model,
+            tokenizer,
             sequence: 0,
             output: Vec::new(),
             open: None,
@@ -82,7 +82,7 @@ impl ResponsesReply {
     fn response(&self, status: &str, rest: Map<String, Value>) -> Value {
         let mut response = self.head.clone();
         response.insert("status".to_owned(), json!(status));
-        for name in ["error", "incomplete_details", "usage"] {
+        for name in ["error", "incomplete_details"] {
             response.insert(name.to_owned(), Value::Null);
         }
         response.insert("output".to_owned(), Value::Array(self.output.clone()));
@@ -277,7 +277,7 @@ impl ResponsesReply {
 
     fn logprob(&self, token: &TokenOutput) -> Option<Value> {
         let entry = |id: u32, logprob: f32| {
-            let bytes = self.model.tokenizer().token_bytes(id);
+            let bytes = self.tokenizer.token_bytes(id);
             let text = String::from_utf8_lossy(&bytes).into_owned();
             json!({"token": text, "logprob": decimal(logprob.max(-9999.0)), "bytes": bytes})
         };
@@ -346,7 +346,7 @@ impl Write for ResponsesReply {
     fn fail(&mut self, out: &mut Vec<u8>, error: &ApiError) {
         error_event(out, self.sequence, error);
         self.sequence += 1;
-        let details = json!({"code": error.label(), "message": error.message()});
+        let details = json!({"code": failure(error), "message": error.message()});
         let response =
             self.response("failed", [("error".to_owned(), details)].into_iter().collect());
         self.response_event(out, "response.failed", &response);
@@ -393,6 +393,14 @@ fn error_event(out: &mut Vec<u8>, number: usize, error: &ApiError) {
              \"code\":\"{code}\",\"message\":{message},\"param\":{param}}}\n\n"
         ),
     );
+}
+
+/// The word for an error in a `response` object, which knows fewer than there are codes.
+fn failure(error: &ApiError) -> &'static str {
+    match error.status().is_client_error() {
+        true => "invalid_prompt",
+        false => "server_error",
+    }
 }
 
 /// The content part that an item begins with.

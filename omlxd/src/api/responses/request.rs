@@ -100,7 +100,7 @@ pub(crate) struct ResponsesRequest {
 }
 
 /// What the answer repeats or depends on besides the generation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Told {
     /// Fields of the request that the answer repeats, by name.
     pub echo: Map<String, Value>,
@@ -184,12 +184,15 @@ impl Endpoint for ResponsesRequest {
     }
 
     fn prompts(&self, model: &Model) -> Result<Vec<Prompt>, ApiError> {
-        self.chat.prompts(model).map_err(renamed)
+        self.chat.prompts(model).map_err(|error| match error.is_bad_grammar() {
+            true => bad_schema(error),
+            false => renamed(error),
+        })
     }
 
     fn reply(&self, identity: Identity, model: &Model) -> ResponsesReply {
         let sampling = self.params().sampling(model.sampling_defaults(), 0);
-        ResponsesReply::new(&identity, self.told.clone(), &sampling, model.clone())
+        ResponsesReply::new(&identity, self.told.clone(), &sampling, model.tokenizer().clone())
     }
 }
 
@@ -204,6 +207,15 @@ fn renamed(error: ApiError) -> ApiError {
         let found = NAMES.iter().find_map(|(from, to)| Some(format!("{to}{}", under(from)?)));
         found.unwrap_or(flat)
     })
+}
+
+/// E13 as this API tells it: with a code, and at the schema itself.
+fn bad_schema(error: ApiError) -> ApiError {
+    let error = error.with_code("invalid_json_schema");
+    match error.param() == Some("response_format") {
+        true => error.renamed(|_| "text.format.schema".to_owned()),
+        false => renamed(error),
+    }
 }
 
 /// Known parameters that are not supported: only a value that asks for something is refused (E7).
@@ -436,12 +448,26 @@ fn echo(fields: &Fields<'_, '_>, stored: bool) -> Map<String, Value> {
         "temperature": or("temperature", Value::Null),
         "text": text,
         "tool_choice": or("tool_choice", json!("auto")),
-        "tools": or("tools", json!([])),
+        "tools": tools_told(fields),
         "top_logprobs": or("top_logprobs", json!(0)),
         "top_p": or("top_p", Value::Null),
         "truncation": "disabled",
-        "user": or("user", Value::Null),
     });
-    let Value::Object(echo) = echo else { unreachable!("written as an object") };
+    let Value::Object(mut echo) = echo else { unreachable!("written as an object") };
+    if let Some(user) = fields.get("user") {
+        echo.insert("user".to_owned(), user.clone());
+    }
     echo
+}
+
+/// `tools` as an answer repeats them: a function's optional fields are there.
+fn tools_told(fields: &Fields<'_, '_>) -> Value {
+    let mut tools = fields.get("tools").cloned().unwrap_or_else(|| json!([]));
+    let functions = tools.as_array_mut().into_iter().flatten();
+    for function in functions.filter(|tool| tool["type"] == "function") {
+        let Some(function) = function.as_object_mut() else { continue };
+        function.entry("parameters").or_insert(Value::Null);
+        function.entry("strict").or_insert(json!(false));
+    }
+    tools
 }
