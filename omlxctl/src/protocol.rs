@@ -88,6 +88,10 @@ pub struct Status {
     pub pulls: usize,
     /// Whether the engine computes or loads something.
     pub busy: bool,
+    /// Whether the system is asked not to fall asleep: while something is computed or loaded, unless
+    /// `server.keep_awake` is off. On Linux nobody is asked.
+    #[serde(default)]
+    pub held_awake: bool,
     /// Time since the engine last finished a step or was idle.
     pub last_progress_seconds: f64,
     /// The KV cache; an older daemon does not tell.
