@@ -37,6 +37,38 @@ pub(crate) fn cache_limit_bytes() -> u64 {
     if metal_is_available() { METAL_CACHE_BYTES as u64 } else { CPU_CACHE_BYTES as u64 }
 }
 
+/// Has macOS keep up to `wanted_bytes` of MLX's memory wired, weights before all: without it, what
+/// rested for a while is compressed or paged out, and the next request waits for it. 0 lets go of it
+/// all. More than Metal recommends would be refused, and take from everybody else. Returns what is set
+/// now: 0 where there is no Metal, and where macOS refuses (before 15 it wires nothing).
+pub(crate) fn set_wired_limit(wanted_bytes: u64) -> u64 {
+    if !metal_is_available() {
+        return 0;
+    }
+    let limit = wanted_bytes.min(recommended_bytes());
+    mlx_rs::memory::set_wired_limit(limit as usize).map_or(0, |_| limit)
+}
+
+/// What Metal recommends a process to hold at most; 0 when it does not say.
+fn recommended_bytes() -> u64 {
+    let mut bytes = 0;
+    // SAFETY: device and info are made here and freed once; the key ends with a NUL; `bytes` outlives
+    // the call that writes it.
+    unsafe {
+        let gpu = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_GPU, 0);
+        let mut info = mlx_sys::mlx_device_info_new();
+        let key = c"max_recommended_working_set_size";
+        if mlx_sys::mlx_device_info_get(&raw mut info, gpu) != 0
+            || mlx_sys::mlx_device_info_get_size(&raw mut bytes, info, key.as_ptr()) != 0
+        {
+            bytes = 0;
+        }
+        mlx_sys::mlx_device_info_free(info);
+        mlx_sys::mlx_device_free(gpu);
+    }
+    bytes as u64
+}
+
 /// Whether arrays live on a Metal device. On Linux MLX runs on its CPU backend.
 pub fn metal_is_available() -> bool {
     let mut available = false;
@@ -333,6 +365,14 @@ mod tests {
         let b = slice_update(&a, &update, &[0, 0], &[1, 2]).unwrap();
         assert_eq!(&b.as_slice::<i32>()[..4], [100, 200, 2, 3]);
         assert_eq!(a.as_slice::<i32>()[0], 0, "the original is untouched");
+    }
+
+    #[test]
+    fn nothing_is_wired_without_metal() {
+        init().unwrap();
+        let wired = set_wired_limit(1 << 20);
+        assert_eq!(wired > 0, metal_is_available());
+        assert_eq!(set_wired_limit(0), 0);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(crate) struct SequenceCache {
     pub(crate) offset: i32,
     /// Tokens that the next growth makes room for at least.
     expected: i32,
+    /// What keys and values are kept in; `None`: in the type that they are computed in.
+    kv_dtype: Option<Dtype>,
 }
 
 /// The cache of one layer.
@@ -73,7 +75,13 @@ impl SequenceCache {
             }
             LayerKind::Recurrent => LayerCache::Recurrent(RecurrentCache::default()),
         };
-        Self { layers: kinds.iter().map(layer).collect(), offset: 0, expected: expected as i32 }
+        let layers = kinds.iter().map(layer).collect();
+        Self { layers, offset: 0, expected: expected as i32, kv_dtype: None }
+    }
+
+    /// The same, keeping keys and values in this type.
+    pub(crate) fn keeping(self, kv_dtype: Option<Dtype>) -> Self {
+        Self { kv_dtype, ..self }
     }
 
     /// Tokens that a buffer for `tokens` tokens has room for.
@@ -95,7 +103,7 @@ impl SequenceCache {
     /// Another sequence of the same tokens. Buffers are shared until one of the two writes, which
     /// copies them.
     pub(crate) fn fork(&self, expected: usize) -> Self {
-        Self { layers: self.layers.clone(), offset: self.offset, expected: expected as i32 }
+        Self { layers: self.layers.clone(), expected: expected as i32, ..*self }
     }
 
     /// Tells how many tokens the sequence will reach.
@@ -104,8 +112,8 @@ impl SequenceCache {
     }
 
     /// Adds a layer's keys and values ([1, kv_heads, T, head_dim]) behind the tokens seen; returns
-    /// all that the layer holds, [1, kv_heads, S, head_dim] with the new tokens last. S is
-    /// `offset + T`, in a sliding layer `window - 1 + T` at most.
+    /// all that the layer holds, [1, kv_heads, S, head_dim] with the new tokens last, in the type of
+    /// the new ones. S is `offset + T`, in a sliding layer `window - 1 + T` at most.
     /// `offset` moves only when the step is complete.
     pub(crate) fn update(
         &mut self,
@@ -113,12 +121,17 @@ impl SequenceCache {
         keys: &Array,
         values: &Array,
     ) -> Result<(Array, Array)> {
-        match &mut self.layers[layer] {
-            LayerCache::Kv(cache) => cache.update(keys, values, self.offset, self.expected),
-            LayerCache::Recurrent(_) => {
-                Err(Exception::custom(format!("layer {layer} is recurrent and takes no KV")))
-            }
-        }
+        let LayerCache::Kv(cache) = &mut self.layers[layer] else {
+            return Err(Exception::custom(format!("layer {layer} is recurrent and takes no KV")));
+        };
+        let Some(kept) = self.kv_dtype.filter(|kept| *kept != keys.dtype()) else {
+            return cache.update(keys, values, self.offset, self.expected);
+        };
+        let new = (keys.as_dtype(kept)?, values.as_dtype(kept)?);
+        let (all_keys, all_values) = cache.update(&new.0, &new.1, self.offset, self.expected)?;
+        // The new tokens too are seen as they are kept: a prompt computed in parts, or restored,
+        // comes out as one computed at once.
+        Ok((all_keys.as_dtype(keys.dtype())?, all_values.as_dtype(values.dtype())?))
     }
 
     /// The state of a recurrent layer.
@@ -258,6 +271,25 @@ mod tests {
         }
         assert_eq!(kv(&cache).keys.as_ref().unwrap().shape()[2], 512);
         assert_eq!(kv(&cache).base, 0);
+    }
+
+    #[test]
+    fn keys_and_values_are_kept_in_another_type() {
+        crate::bridge::init().unwrap();
+        let cache = SequenceCache::new(&[LayerKind::Full], 1);
+        let mut cache = cache.keeping(Some(Dtype::Float16));
+        for _ in 0..3 {
+            append_tokens(&mut cache, 100);
+        }
+        let third = Array::from_slice(&[1.0f32 / 3.0, 0.0], &[1, 1, 1, 2]);
+        let (keys, _) = cache.update(0, &third, &third).unwrap();
+        assert_eq!(keys.dtype(), Dtype::Float32, "attention sees the type that it computes in");
+        let keys = keys.contiguous().unwrap().as_slice::<f32>().to_vec();
+        let seen = keys[keys.len() - 2];
+        assert!(seen != 1.0 / 3.0 && (seen - 1.0 / 3.0).abs() < 1e-3, "{seen} was not rounded");
+        let held = &cache.fork(1);
+        assert_eq!(kv(held).keys.as_ref().unwrap().dtype(), Dtype::Float16);
+        assert_eq!(held.bytes(), 2 * 512 * 2 * 2);
     }
 
     #[test]

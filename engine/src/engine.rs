@@ -228,6 +228,8 @@ pub struct MemoryUse {
     pub step_bytes: u64,
     /// Of it, taken by weights, caches kept for later, and steps.
     pub used_bytes: u64,
+    /// What macOS may keep wired of MLX's memory while models are loaded; 0 without Metal.
+    pub wired_limit_bytes: u64,
     /// How the system's memory does.
     pub pressure: Pressure,
 }
@@ -269,6 +271,7 @@ pub(crate) struct Status {
     pub(crate) reserved_bytes: AtomicU64,
     pub(crate) used_bytes: AtomicU64,
     pub(crate) step_bytes: AtomicU64,
+    pub(crate) wired_limit_bytes: AtomicU64,
     pub(crate) pressure: AtomicU8,
     pub(crate) budget_bytes: AtomicU64,
     step: Mutex<Option<CurrentStep>>,
@@ -337,6 +340,7 @@ impl Engine {
             reserved_bytes: AtomicU64::new(0),
             used_bytes: AtomicU64::new(0),
             step_bytes: AtomicU64::new(bridge::cache_limit_bytes()),
+            wired_limit_bytes: AtomicU64::new(0),
             pressure: AtomicU8::new(0),
             budget_bytes: AtomicU64::new(config.memory_budget.unwrap_or(u64::MAX)),
             step: Mutex::default(),
@@ -463,6 +467,7 @@ impl Engine {
             running_bytes: self.shared.status.reserved_bytes.load(Ordering::Relaxed),
             step_bytes: self.shared.status.step_bytes.load(Ordering::Relaxed),
             used_bytes: self.shared.status.used_bytes.load(Ordering::Relaxed),
+            wired_limit_bytes: self.shared.status.wired_limit_bytes.load(Ordering::Relaxed),
             pressure: match self.shared.status.pressure.load(Ordering::Relaxed) {
                 0 => Pressure::Normal,
                 1 => Pressure::Warning,

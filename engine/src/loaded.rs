@@ -115,6 +115,7 @@ impl Loaded {
         digest.update(dtype.as_bytes());
         let digest = digest.finalize().to_hex().to_string();
         let cost = layout.cost();
+        let kv_dtype = layout.kv_dtype().map_or_else(|| dtype.clone(), dtype_name);
         // A model that can hold no prompt is of no use.
         room.holds(needed_bytes + cost.bytes(1))?;
         let reuse = Rc::new(ModelReuse {
@@ -124,6 +125,7 @@ impl Loaded {
             layout_text: format!("{layout:?}"),
             layout,
             kinds: architecture.layers(),
+            kv_dtype: folder.kv_dtype.dtype(),
             message_ends: Arc::clone(&folder.eos),
         });
         let loaded = Self {
@@ -144,6 +146,7 @@ impl Loaded {
             vocab_tokens: folder.vocab_tokens,
             quantization: loaded.weights.quantization(),
             dtype,
+            kv_dtype,
             digest,
             load_time: Duration::ZERO,
         };
@@ -170,7 +173,8 @@ fn try_out(
     folder: &Folder,
 ) -> Result<(String, Layout), LoadError> {
     let run = || -> Result<(bool, Dtype, Layout)> {
-        let mut cache = SequenceCache::new(&architecture.layers(), 1);
+        let cache = SequenceCache::new(&architecture.layers(), 1);
+        let mut cache = cache.keeping(folder.kv_dtype.dtype());
         let logits = forward(architecture, &mut cache, &token_array(&[0]), true)?;
         let logits = logits.ok_or_else(|| Exception::custom("no logits came out"))?;
         if logits.shape() != [1, 1, folder.vocab_tokens as i32] {
@@ -189,5 +193,9 @@ fn try_out(
         let what = format!("the model computes NaN: {what}");
         return Err(LoadError::Invalid { path: folder.dir.clone(), what });
     }
-    Ok((format!("{dtype:?}").to_lowercase(), layout))
+    Ok((dtype_name(dtype), layout))
+}
+
+fn dtype_name(dtype: Dtype) -> String {
+    format!("{dtype:?}").to_lowercase()
 }

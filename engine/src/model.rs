@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use mlx_rs::Dtype;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
@@ -51,6 +52,33 @@ pub struct LoadOptions {
     pub sampling: SamplingDefaults,
     /// Variables of the chat template; those of a request win.
     pub template_kwargs: Map<String, Value>,
+    /// What keys and values are kept in.
+    pub kv_dtype: KvDtype,
+}
+
+/// What a model's keys and values are kept in, in memory and on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvDtype {
+    /// The type that they are computed in.
+    #[default]
+    Computed,
+    /// 16 bits, 11 of them precise; beyond 65504 there is nothing.
+    Float16,
+    /// 16 bits, 8 of them precise.
+    Bfloat16,
+    /// 32 bits.
+    Float32,
+}
+
+impl KvDtype {
+    pub(crate) fn dtype(self) -> Option<Dtype> {
+        match self {
+            KvDtype::Computed => None,
+            KvDtype::Float16 => Some(Dtype::Float16),
+            KvDtype::Bfloat16 => Some(Dtype::Bfloat16),
+            KvDtype::Float32 => Some(Dtype::Float32),
+        }
+    }
 }
 
 /// What a model is and needs.
@@ -70,6 +98,8 @@ pub struct ModelInfo {
     pub quantization: Option<Quantization>,
     /// What the layers compute in, such as `float32`.
     pub dtype: String,
+    /// What keys and values are kept in.
+    pub kv_dtype: String,
     /// Hex digest over the config and the weight files' headers and sizes.
     pub digest: String,
     /// How long loading took.
@@ -207,6 +237,7 @@ pub(crate) struct Folder {
     pub(crate) chat_template: Option<ChatTemplate>,
     pub(crate) output_format: OutputFormat,
     pub(crate) sampling: SamplingDefaults,
+    pub(crate) kv_dtype: KvDtype,
     /// Every token that ends an answer.
     pub(crate) eos: Arc<[u32]>,
     pub(crate) context_tokens: usize,
@@ -243,6 +274,7 @@ impl Folder {
             output_format: OutputFormat::detect(chat_template.as_ref(), &tokenizer),
             chat_template,
             sampling: sampling_defaults(&generation),
+            kv_dtype: KvDtype::default(),
             eos,
             context_tokens,
             vocab_tokens,
@@ -255,7 +287,8 @@ impl Folder {
 
     /// With one's own settings over the folder's.
     pub(crate) fn with(mut self, options: LoadOptions) -> Self {
-        let LoadOptions { context_tokens, sampling, template_kwargs } = options;
+        let LoadOptions { context_tokens, sampling, template_kwargs, kv_dtype } = options;
+        self.kv_dtype = kv_dtype;
         if let Some(limit) = context_tokens {
             self.context_tokens = self.context_tokens.min(limit.max(2));
         }

@@ -283,6 +283,14 @@ impl Worker {
         // A request that still runs keeps the weights until it ends.
         drop(model);
         self.note_live();
+        self.wire();
+    }
+
+    /// While there are models, what the budget allows stays wired.
+    fn wire(&self) {
+        let wanted = if self.models.is_empty() { 0 } else { self.account.budget_bytes() };
+        let set = bridge::set_wired_limit(wanted);
+        self.status.wired_limit_bytes.store(set, Ordering::Relaxed);
     }
 
     fn load(
@@ -322,6 +330,7 @@ impl Worker {
                 self.account.model_here(&loaded, info.weight_bytes);
                 self.models.insert(id, loaded);
                 self.account_for_memory();
+                self.wire();
                 let over = self.account.over_bytes(self.scheduler.reserved_bytes());
                 if over > 0 {
                     self.reclaim(over);

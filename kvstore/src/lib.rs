@@ -34,6 +34,7 @@ mod chain;
 mod config;
 mod core;
 mod crypt;
+mod departures;
 pub mod disk;
 mod error;
 mod guard;

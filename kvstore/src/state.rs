@@ -5,6 +5,7 @@
 use crate::buffer::{MemoryGauge, MemoryShare};
 use crate::chain::ChainLru;
 use crate::config::StoreConfig;
+use crate::departures::Departures;
 use crate::inspect::Departure;
 use crate::key::{BlockId, IdHash, Key, Kind, Namespace};
 use crate::layout::Damage;
@@ -17,8 +18,6 @@ use std::time::Duration;
 
 /// Blocks remembered as dropped, so that the rest of their chain is counted under the same reason.
 const MAX_BROKEN: usize = 4096;
-/// Blocks remembered as gone, for whoever asks where one is.
-const MAX_DEPARTURES: usize = 16_384;
 /// A block that was read ahead stays for who wanted it at least this long, unless memory for a new
 /// block is needed.
 const AWAITED_SECS: u64 = 30;
@@ -249,13 +248,13 @@ impl State {
         }
         self.broken.insert(id, reason);
         // The newest reason is the one to tell.
-        self.departures.why.remove(&id);
+        self.departures.forget(&id);
     }
 
     /// Why a block is not here, as far as that is remembered.
     pub(crate) fn departure(&self, id: &BlockId) -> Option<Departure> {
         let dropped = || self.broken.get(id).copied().map(Departure::NotSaved);
-        self.departures.why.get(id).copied().or_else(dropped)
+        self.departures.why(id).or_else(dropped)
     }
 
     /// Adds a new block, to be saved (`queued`) or for the RAM tier only. False when it is for the
@@ -681,26 +680,6 @@ impl State {
             all.push(other);
         }
         all
-    }
-}
-
-/// Why blocks went that were here not long ago.
-#[derive(Debug, Default)]
-struct Departures {
-    why: HashMap<BlockId, Departure, IdHash>,
-    /// Oldest first; a block that went twice is here twice.
-    order: VecDeque<BlockId>,
-}
-
-impl Departures {
-    fn note(&mut self, id: BlockId, why: Departure) {
-        self.why.insert(id, why);
-        self.order.push_back(id);
-        if self.order.len() > MAX_DEPARTURES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.why.remove(&oldest);
-        }
     }
 }
 

@@ -391,13 +391,15 @@ impl Store {
         let now = self.core.now_secs();
         let config = &self.core.config;
         let state = self.core.state();
+        // Below the floor nothing would be saved, whether or not anything was tried since.
+        let below_floor = free_disk_bytes.is_some_and(|free| free < config.min_free_bytes);
         Stats {
             quota_bytes: config.quota_bytes,
             physical_bytes: state.ledger.physical(),
             unindexed_bytes: state.unindexed_bytes,
             free_disk_bytes,
             write_budget_remaining_bytes: state.ledger.write_budget_left(now),
-            saving_paused: state.paused_until.is_some(),
+            saving_paused: state.paused_until.is_some() || below_floor,
             ram_capacity_bytes: state.ram_budget,
             ram_used_bytes: state.ram_bytes,
             memory_bytes: state.gauge.live(),

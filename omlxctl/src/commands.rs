@@ -164,6 +164,9 @@ async fn status(context: &Context) -> Done {
             output::bytes(memory.cache_bytes),
             output::bytes(memory.peak_bytes)
         )?;
+        if status.held_awake {
+            writeln!(out, "awake     this machine is kept from falling asleep meanwhile")?;
+        }
         if let Some(cache) = &status.cache {
             writeln!(out, "cache     {}", cache::summary(cache))?;
         }

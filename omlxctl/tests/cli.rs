@@ -51,57 +51,60 @@ fn response(status: &str, version: &str, api: &str, body: &str) -> String {
 
 const OURS: &str = env!("CARGO_PKG_VERSION");
 
+/// Every command, in the order of the page.
+const COMMANDS: [&str; 45] = [
+    "",
+    "status",
+    "ps",
+    "models",
+    "models list",
+    "models show",
+    "models rm",
+    "pull",
+    "load",
+    "unload",
+    "pin",
+    "unpin",
+    "chat",
+    "requests",
+    "cancel",
+    "cache",
+    "cache stats",
+    "cache verify",
+    "cache demote",
+    "cache clear",
+    "cache explain",
+    "key",
+    "key show",
+    "key rotate",
+    "key list",
+    "key add",
+    "key revoke",
+    "config",
+    "config show",
+    "config check",
+    "logs",
+    "doctor",
+    "bench",
+    "top",
+    "service",
+    "service install",
+    "service uninstall",
+    "service start",
+    "service stop",
+    "service restart",
+    "service status",
+    "shutdown",
+    "version",
+    "completions",
+    "man",
+];
+
 #[test]
 fn the_page_shows_what_every_command_says_of_itself() {
     const MARK: &str = "<!-- What follows is what the commands print; a test keeps it so. -->\n";
     let mut shown = String::from(MARK);
-    for path in [
-        "",
-        "status",
-        "ps",
-        "models",
-        "models list",
-        "models show",
-        "models rm",
-        "pull",
-        "load",
-        "unload",
-        "pin",
-        "unpin",
-        "chat",
-        "requests",
-        "cancel",
-        "cache",
-        "cache stats",
-        "cache verify",
-        "cache demote",
-        "cache clear",
-        "cache explain",
-        "key",
-        "key show",
-        "key rotate",
-        "key list",
-        "key add",
-        "key revoke",
-        "config",
-        "config show",
-        "config check",
-        "logs",
-        "doctor",
-        "bench",
-        "top",
-        "service",
-        "service install",
-        "service uninstall",
-        "service start",
-        "service stop",
-        "service restart",
-        "service status",
-        "shutdown",
-        "version",
-        "completions",
-        "man",
-    ] {
+    for path in COMMANDS {
         let mut args: Vec<_> = path.split_whitespace().collect();
         args.push("--help");
         let output = omlxctl(&args);
@@ -125,42 +128,45 @@ fn the_page_shows_what_every_command_says_of_itself() {
     );
 }
 
+/// What needs a daemon.
+const NEED_A_DAEMON: [&[&str]; 30] = [
+    &["status"],
+    &["ps"],
+    &["models", "list"],
+    &["models", "show", "m"],
+    &["models", "rm", "m", "--yes"],
+    &["pull", "org/m"],
+    &["pull", "--cancel", "org/m"],
+    &["load", "m"],
+    &["unload", "m"],
+    &["pin", "m"],
+    &["unpin", "m"],
+    &["bench"],
+    &["top"],
+    &["cache", "demote"],
+    &["chat", "m", "hi"],
+    &["requests"],
+    &["cancel", "a"],
+    &["cache", "stats"],
+    &["cache", "verify"],
+    &["cache", "clear", "--yes"],
+    &["cache", "explain", "req_1"],
+    &["key", "show"],
+    &["key", "rotate"],
+    &["key", "list"],
+    &["key", "add", "laptop"],
+    &["key", "revoke", "laptop"],
+    &["config", "show"],
+    &["config", "check"],
+    &["shutdown"],
+    &["version"],
+];
+
 #[test]
 fn without_a_daemon_the_exit_code_is_3_and_the_next_step_is_named() {
     let temp = tempfile::tempdir().unwrap();
     let base = temp.path().to_str().unwrap();
-    for args in [
-        &["status"][..],
-        &["ps"],
-        &["models", "list"],
-        &["models", "show", "m"],
-        &["models", "rm", "m", "--yes"],
-        &["pull", "org/m"],
-        &["pull", "--cancel", "org/m"],
-        &["load", "m"],
-        &["unload", "m"],
-        &["pin", "m"],
-        &["unpin", "m"],
-        &["bench"],
-        &["top"],
-        &["cache", "demote"],
-        &["chat", "m", "hi"],
-        &["requests"],
-        &["cancel", "a"],
-        &["cache", "stats"],
-        &["cache", "verify"],
-        &["cache", "clear", "--yes"],
-        &["cache", "explain", "req_1"],
-        &["key", "show"],
-        &["key", "rotate"],
-        &["key", "list"],
-        &["key", "add", "laptop"],
-        &["key", "revoke", "laptop"],
-        &["config", "show"],
-        &["config", "check"],
-        &["shutdown"],
-        &["version"],
-    ] {
+    for args in NEED_A_DAEMON {
         let output = omlxctl(&[&["--base-dir", base], args].concat());
         assert_eq!(output.status.code(), Some(3), "{args:?}");
         let said = text(&output.stderr);
@@ -172,6 +178,40 @@ fn without_a_daemon_the_exit_code_is_3_and_the_next_step_is_named() {
     }
     let quiet = omlxctl(&["--base-dir", base, "-q", "status"]);
     assert_eq!(text(&quiet.stderr).lines().count(), 1, "no hint");
+}
+
+/// The commands that a help text lists.
+fn listed(help: &str) -> Vec<String> {
+    let list = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+    let lines = list.lines().take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
+/// No command can be added without its help on the page, its snapshot, and its failure.
+#[test]
+fn the_tests_know_every_command() {
+    // launchctl is what these need; their tests are beside them.
+    let elsewhere = ["service"];
+    let without = ["doctor", "logs", "completions", "man"];
+    let snapshots = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots");
+    let snapshots = fs::read_dir(snapshots).unwrap().map(|entry| entry.unwrap().file_name());
+    let snapshots: Vec<_> = snapshots.map(|name| name.into_string().unwrap()).collect();
+    for path in COMMANDS {
+        let words: Vec<&str> = path.split_whitespace().collect();
+        let below = listed(&text(&omlxctl(&[&words[..], &["--help"]].concat()).stdout));
+        for name in &below {
+            let below = format!("{path} {name}");
+            assert!(COMMANDS.contains(&below.trim()), "{below} is not on the page");
+        }
+        if !below.is_empty() || elsewhere.contains(&words[0]) {
+            continue;
+        }
+        let file = format!("golden__{}", words.join("_"));
+        assert!(snapshots.iter().any(|name| name.starts_with(&file)), "{path} has no snapshot");
+        let fails = NEED_A_DAEMON.iter().any(|args| args.starts_with(&words));
+        assert!(fails || without.contains(&words[0]), "{path} is not tried without a daemon");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use engine::{Engine, EngineConfig, GuardAction, Observer, StayAwake, StepReport};
@@ -44,6 +44,8 @@ pub struct App {
     pub requests: Requests,
     /// Cancelled once: no new requests, and those that run get `server.drain` to finish.
     pub shutdown: CancellationToken,
+    /// Keeps the machine from sleeping while there is something to compute.
+    pub awake: Arc<Awake>,
     /// When the daemon started.
     pub started: Instant,
     /// The daemon's version.
@@ -56,18 +58,39 @@ struct EngineObserver {
     metrics: Metrics,
     registry: OnceLock<Registry>,
     steps: StepFile,
-    keep_awake: bool,
-    awake: Mutex<Option<StayAwake>>,
+    awake: Arc<Awake>,
 }
 
-impl EngineObserver {
-    fn works(&self) {
-        if self.keep_awake {
-            self.awake
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert_with(StayAwake::now);
+/// Holds the machine awake from the first step or load until nothing is left to compute, unless
+/// `server.keep_awake` is off.
+#[derive(Debug)]
+pub struct Awake {
+    wanted: bool,
+    held: Mutex<Option<StayAwake>>,
+}
+
+impl Awake {
+    fn new(wanted: bool) -> Self {
+        Awake { wanted, held: Mutex::default() }
+    }
+
+    /// Whether the machine is held awake now.
+    pub fn is_held(&self) -> bool {
+        self.held().as_ref().is_some_and(StayAwake::is_held)
+    }
+
+    fn hold(&self) {
+        if self.wanted {
+            self.held().get_or_insert_with(StayAwake::now);
         }
+    }
+
+    fn let_go(&self) {
+        *self.held() = None;
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<StayAwake>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,19 +100,19 @@ impl Observer for EngineObserver {
     }
 
     fn begins(&self, model: &str, decoding: usize, prompt_tokens: usize) {
-        self.works();
+        self.awake.hold();
         self.steps.write(&format!(
             "a step of {model}: {decoding} rows decoding, {prompt_tokens} prompt tokens"
         ));
     }
 
     fn loads(&self, model: &str) {
-        self.works();
+        self.awake.hold();
         self.steps.write(&format!("loading {model}"));
     }
 
     fn rests(&self) {
-        *self.awake.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.awake.let_go();
         self.steps.write("nothing was computed");
     }
 
@@ -134,12 +157,12 @@ impl App {
     ) -> io::Result<Self> {
         let metrics = Metrics::new();
         let cache = Cache::open(&config);
+        let awake = Arc::new(Awake::new(config.server.keep_awake));
         let observer = Arc::new(EngineObserver {
             metrics: metrics.clone(),
             registry: OnceLock::new(),
             steps,
-            keep_awake: config.server.keep_awake,
-            awake: Mutex::default(),
+            awake: awake.clone(),
         });
         let engine = Engine::start(EngineConfig {
             prefill_chunk: config.scheduler.prefill_chunk,
@@ -162,6 +185,7 @@ impl App {
             registry,
             requests: Requests::default(),
             shutdown: CancellationToken::new(),
+            awake,
             started: Instant::now(),
             ignored: Mutex::default(),
             responses: Arc::new(ResponseStore::open(&config)),

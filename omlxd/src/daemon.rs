@@ -218,6 +218,8 @@ async fn serve(
         },
         () = signals.stop() => {
             tracing::warn!("stopped at once by a second signal");
+            // Whoever drops the last handle would wait for the engine.
+            std::mem::forget(app);
             return Ok(Exit::Interrupted);
         }
     }
@@ -228,7 +230,10 @@ async fn serve(
             written = written => if !written.unwrap_or(false) {
                 tracing::warn!("the cache had more to write than {CACHE_GRACE:?} allow");
             },
-            () = signals.stop() => return Ok(Exit::Interrupted),
+            () = signals.stop() => {
+                std::mem::forget(app);
+                return Ok(Exit::Interrupted);
+            }
         }
     }
     Ok(Exit::Ok)

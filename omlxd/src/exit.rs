@@ -1,7 +1,5 @@
 //! How a run of omlxd ends.
 
-use std::process::ExitCode;
-
 /// The exit codes, which service managers and scripts rely on. Those from 64 on are those of
 /// `sysexits.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +21,9 @@ pub enum Exit {
     Interrupted = 130,
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        ExitCode::from(exit as u8)
+impl Exit {
+    /// Ends the process, whatever its other threads do.
+    pub fn now(self) -> ! {
+        engine::end_process(self as u8)
     }
 }

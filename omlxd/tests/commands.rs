@@ -265,7 +265,11 @@ fn another_user_cannot_use_the_socket() {
     // Where the build put omlxctl, the other user may have no way to.
     let outside = daemon.base.parent().unwrap();
     let copy = outside.join("omlxctl");
-    fs::copy(daemon.ctl_command(&[]).get_program(), &copy).unwrap();
+    // Not by this process: a program that it writes cannot be run while a child of another test, forked
+    // meanwhile, still has the file open.
+    let mut cp = Command::new("cp");
+    cp.arg(daemon.ctl_command(&[]).get_program()).arg(&copy);
+    assert!(cp.status().unwrap().success());
     open(outside, 0o755);
     open(&copy, 0o755);
     let as_nobody = || -> Output {

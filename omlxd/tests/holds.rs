@@ -183,6 +183,26 @@ fn a_full_disk() {
 }
 
 #[test]
+fn a_disk_that_is_nearly_full() {
+    let script = "$omlxd --base-dir $dir --port 0 2>/dev/null & pid=$!\n\
+         n=0; until [ -f $dir/run/omlxd.json ] || [ $n -gt 600 ]; do n=$((n+1)); sleep 0.1; done\n\
+         $ctl --base-dir $dir --json doctor --no-generate; echo exit $?\n\
+         $ctl --base-dir $dir status; kill $pid; wait $pid";
+    // Enough to run, and less than cache.ssd_min_free: it is told, and nothing else is wrong with it.
+    let Some(output) = on_a_small_disk("64m", script) else { return };
+    let said = text(&output.stdout);
+    let (doctor, status) = said.split_once("exit 0\n").unwrap_or_else(|| panic!("{said}"));
+    let doctor = Output { stdout: doctor.as_bytes().to_vec(), ..output };
+    let disk = diagnosis(&doctor, "disk");
+    assert_eq!(disk["result"], "warn", "{disk}");
+    assert!(disk["fix"].as_str().unwrap().contains("omlxctl models rm"), "{disk}");
+    let cache = diagnosis(&doctor, "cache");
+    assert_eq!(cache["result"], "warn", "{cache}");
+    assert!(cache["detail"].as_str().unwrap().contains("nothing is saved"), "{cache}");
+    assert!(status.contains("saving is paused"), "{status}");
+}
+
+#[test]
 fn a_disk_that_fills_up_stops_no_request() {
     // Logs, steps and the cache all meet the end of the disk; the answer comes all the same.
     let script = "$omlxd --base-dir $dir --port 0 2>/dev/null & pid=$!\n\
@@ -221,14 +241,20 @@ fn stream(daemon: &Daemon, tokens: usize) -> TcpStream {
     stream
 }
 
-#[test]
-fn sigterm_under_load_drains_within_its_budget() {
+/// A daemon with this drain that answers four endless requests.
+fn under_load(drain: &str) -> (Daemon, Vec<TcpStream>) {
     let mut daemon = Daemon::new();
     fs::create_dir(&daemon.base).unwrap();
-    let config = "[server]\ndrain = \"500ms\"\n[limits]\nmax_requests_per_key = 8\n";
+    let config = format!("[server]\ndrain = {drain:?}\n[limits]\nmax_requests_per_key = 8\n");
     fs::write(daemon.base.join("config.toml"), config).unwrap();
     daemon.start(&[]);
-    let mut streams: Vec<_> = (0..4).map(|_| stream(&daemon, 100_000)).collect();
+    let streams = (0..4).map(|_| stream(&daemon, 100_000)).collect();
+    (daemon, streams)
+}
+
+#[test]
+fn sigterm_under_load_drains_within_its_budget_and_a_second_signal_ends_at_once() {
+    let (mut daemon, mut streams) = under_load("500ms");
     let asked = Instant::now();
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.log());
@@ -242,6 +268,40 @@ fn sigterm_under_load_drains_within_its_budget() {
         assert!(text(&rest).contains("shutting_down"), "{}", text(&rest));
     }
     assert!(daemon.log().contains("the drain is over"), "{}", daemon.log());
+
+    for second in [Signal::TERM, Signal::INT] {
+        let (mut daemon, streams) = under_load("10m");
+        daemon.signal(Signal::TERM);
+        eventually("the drain", || daemon.log().contains("stopping: no new").then_some(()));
+        assert_eq!(daemon.ctl_json(&["status"])["state"], "stopping");
+        let asked = Instant::now();
+        daemon.signal(second);
+        assert_eq!(daemon.wait().code(), Some(130), "{}", daemon.log());
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        drop(streams);
+    }
+}
+
+#[test]
+fn the_machine_is_held_awake_while_a_request_runs() {
+    for wanted in [true, false] {
+        let mut daemon = Daemon::new();
+        fs::create_dir(&daemon.base).unwrap();
+        let config = format!("[server]\nkeep_awake = {wanted}\n");
+        fs::write(daemon.base.join("config.toml"), config).unwrap();
+        daemon.start(&[]);
+        let is_held = || daemon.ctl_json(&["status"])["held_awake"] == true;
+        assert!(!is_held(), "nothing runs yet");
+        let running = stream(&daemon, 100_000);
+        assert_eq!(is_held(), wanted);
+        let shown = text(&daemon.ctl(&["status"]).stdout);
+        assert_eq!(shown.contains("kept from falling asleep"), wanted, "{shown}");
+        drop(running);
+        eventually("the rest", || {
+            let status = daemon.ctl_json(&["status"]);
+            (status["busy"] == false && status["held_awake"] == false).then_some(())
+        });
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvstore::{Guard, Key, Kind, Miss, Namespace, RecordShape, Store, Whereabouts};
+use mlx_rs::Dtype;
 
 pub use explain::{Divergence, MissReason, ReuseReport};
 pub(crate) use identity::Chain;
@@ -78,6 +79,8 @@ pub(crate) struct ModelReuse {
     /// The layout as a namespace covers it.
     pub(crate) layout_text: String,
     pub(crate) kinds: Vec<LayerKind>,
+    /// What keys and values are kept in, when not in the type that they are computed in.
+    pub(crate) kv_dtype: Option<Dtype>,
     /// Tokens that end a message.
     pub(crate) message_ends: Arc<[u32]>,
 }
@@ -213,7 +216,8 @@ impl Reuse {
             track.chain = chain;
             (cache, track)
         } else {
-            (SequenceCache::new(&model.kinds, expected), Track::new(chain, needs, salt))
+            let cache = SequenceCache::new(&model.kinds, expected).keeping(model.kv_dtype);
+            (cache, Track::new(chain, needs, salt))
         };
         let last_message = prompt[..limit].iter().rposition(|t| model.message_ends.contains(t));
         track.message_end = last_message.map(|at| at + 1);
@@ -661,6 +665,7 @@ impl Reader<'_> {
             ssd_tokens += if from_ssd.last() == Some(&true) { range.len() } else { 0 };
         }
         let cache = rebuild.finish(&model.kinds, expected).map_err(not_a_record)?;
+        let cache = cache.keeping(model.kv_dtype);
         Ok((cache, plan.tokens - ssd_tokens, ssd_tokens))
     }
 

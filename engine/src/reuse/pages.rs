@@ -93,6 +93,14 @@ impl Layout {
         self.layers.iter().any(windowed)
     }
 
+    /// What keys are kept in; `None` when no layer attends.
+    pub(crate) fn kv_dtype(&self) -> Option<Dtype> {
+        self.layers.iter().find_map(|layer| match layer {
+            LayerLayout::Kv { keys, .. } => Some(keys.dtype),
+            LayerLayout::State(_) => None,
+        })
+    }
+
     /// What a sequence's caches take in memory.
     pub(crate) fn cost(&self) -> KvCost {
         let mut cost = KvCost { fixed_bytes: self.state_bytes() as u64, ..KvCost::default() };

@@ -39,6 +39,7 @@ pub(super) fn status(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
         budget: Some(Budget { budget_bytes: room.budget_bytes, used_bytes: room.used_bytes }),
         pulls: app.pulls.list().len(),
         busy: progress.busy || progress.loading,
+        held_awake: app.awake.is_held(),
         last_progress_seconds: progress.since_last_step.as_secs_f64(),
         cache: Some(cache::status(daemon)),
         last_crash: daemon.crash.clone(),

@@ -7,7 +7,7 @@ use engine::{LoadOptions, SamplingDefaults};
 use serde_json::{Map, Value, json};
 use toml::de::DeValue;
 
-use super::value::{FromToml, Raw, expected, integer};
+use super::value::{FromToml, KvDtype, Raw, expected, integer};
 
 /// A model's own settings.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -24,6 +24,8 @@ pub struct ModelSettings {
     pub sampling: SamplingDefaults,
     /// Variables of the chat template where a request does not set them.
     pub chat_template_kwargs: Map<String, Value>,
+    /// What its keys and values are kept in.
+    pub kv_dtype: engine::KvDtype,
 }
 
 impl ModelSettings {
@@ -33,6 +35,7 @@ impl ModelSettings {
             context_tokens: self.context_limit,
             sampling: self.sampling,
             template_kwargs: self.chat_template_kwargs.clone(),
+            kv_dtype: self.kv_dtype,
         }
     }
 }
@@ -127,6 +130,17 @@ pub const MODEL_KEYS: &[ModelKey] = &[
         kind: "number, 0.01 to 100",
         doc: "The same.",
         set: |model, raw| number(&mut model.sampling.repetition_penalty, raw, 0.01, 100.0),
+    },
+    ModelKey {
+        name: "kv_dtype",
+        kind: KvDtype::KIND,
+        doc: "What its keys and values are kept in; \"auto\": the type that they are computed in. 16 bits \
+              take half the room of float32 in memory and on SSD, are less exact, and are converted in each \
+              step. A change starts a new cache for it.",
+        set: |model, raw| {
+            model.kv_dtype = KvDtype::from_toml(raw)?.into();
+            Ok(())
+        },
     },
     ModelKey {
         name: "chat_template_kwargs",

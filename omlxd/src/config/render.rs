@@ -30,7 +30,7 @@ pub fn default_file() -> String {
         if section.name == "models" {
             text.push_str(
                 "\n# What one model has of its own: alias, pin, idle_ttl, context_limit, temperature, \
-                 top_p,\n# top_k, min_p, repetition_penalty, chat_template_kwargs.\n\
+                 top_p,\n# top_k, min_p, repetition_penalty, kv_dtype, chat_template_kwargs.\n\
                  #[models.\"org/name\"]\n#alias = \"agent\"\n",
             );
         }

@@ -107,6 +107,17 @@ words! {
         /// The checkpoint's own.
         Stored = "stored"
     }
+    /// The type that keys and values are kept in.
+    KvDtype {
+        /// The type that they are computed in.
+        Auto = "auto",
+        /// 16 bits, the more precise ones.
+        Float16 = "float16",
+        /// 16 bits, the ones that reach further.
+        Bfloat16 = "bfloat16",
+        /// 32 bits.
+        Float32 = "float32"
+    }
     /// The shape of log lines.
     LogFormat {
         /// Text on a terminal, JSON otherwise.
@@ -136,6 +147,17 @@ impl From<ComputeDtype> for engine::ComputeDtype {
         match dtype {
             ComputeDtype::Auto => engine::ComputeDtype::Auto,
             ComputeDtype::Stored => engine::ComputeDtype::Stored,
+        }
+    }
+}
+
+impl From<KvDtype> for engine::KvDtype {
+    fn from(dtype: KvDtype) -> Self {
+        match dtype {
+            KvDtype::Auto => engine::KvDtype::Computed,
+            KvDtype::Float16 => engine::KvDtype::Float16,
+            KvDtype::Bfloat16 => engine::KvDtype::Bfloat16,
+            KvDtype::Float32 => engine::KvDtype::Float32,
         }
     }
 }

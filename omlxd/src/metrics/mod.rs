@@ -1,4 +1,4 @@
-//! Everything that `/metrics` shows. Names and meanings are in `docs/api.md`; labels hold no
+//! Everything that `/metrics` shows. Names and meanings are in `docs/metrics.md`; labels hold no
 //! key, user, prompt or request id.
 
 mod buckets;
@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use engine::{GuardAction, ModelInfo, Pressure, StepReport};
 use omlxctl::protocol::Activity;
 use prometheus::{
-    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, Encoder, Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 pub use cache::CacheSnapshot;
@@ -89,7 +89,7 @@ struct Shared {
     guard_actions: IntCounterVec,
     pressure: IntGauge,
     last_progress: Gauge,
-    memory: [IntGauge; 3],
+    memory: [IntGauge; 4],
     process: process::ProcessMetrics,
 }
 
@@ -168,7 +168,8 @@ impl Metrics {
         }
         let guard_actions = make.counters(
             "omlx_memory_guard_actions_total",
-            "What was done because memory was short.",
+            "Done because memory was short: pause, in each second that the system was short of it; \
+             evict_model, idle models unloaded; shrink_cache, caches given up; abort, a request ended.",
             &["action"],
         );
         for action in GUARD_ACTIONS {
@@ -178,6 +179,10 @@ impl Metrics {
             ("omlx_mlx_active_bytes", "Memory of MLX's live arrays."),
             ("omlx_mlx_cache_bytes", "Memory that MLX keeps for reuse."),
             ("omlx_mlx_peak_bytes", "The most memory of live arrays so far."),
+            (
+                "omlx_wired_limit_bytes",
+                "What macOS may keep wired of MLX's memory while models are loaded; 0 without Metal.",
+            ),
         ];
         let shared = Shared {
             model_info: make.gauges(
@@ -242,7 +247,7 @@ impl Metrics {
         let context = info.context_tokens.to_string();
         let revision = info.digest.get(..12).unwrap_or(&info.digest);
         let block = block_tokens.to_string();
-        let labels = [model, revision, &quant, &info.dtype, &block, &context];
+        let labels = [model, revision, &quant, &info.kv_dtype, &block, &context];
         self.shared.model_info.with_label_values(&labels).set(1);
         let labels = labels.map(str::to_owned);
         lock(&self.shared.model_infos).insert(model.to_owned(), labels);
@@ -335,7 +340,8 @@ impl Metrics {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         shared.last_progress.set(now.saturating_sub(snapshot.since_progress).as_secs_f64());
         let memory = &snapshot.memory;
-        let bytes = [memory.active_bytes, memory.cache_bytes, memory.peak_bytes];
+        let bytes =
+            [memory.active_bytes, memory.cache_bytes, memory.peak_bytes, memory.wired_limit_bytes];
         for (gauge, bytes) in shared.memory.iter().zip(bytes) {
             gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
@@ -435,6 +441,10 @@ impl Make<'_> {
         let series = made.expect("a valid metric");
         self.registry.register(Box::new(series.clone())).expect("a name used once");
         series
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Counter {
+        self.register(Counter::new(name, help))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {

@@ -1,7 +1,9 @@
 //! The process itself: the `prometheus` crate's own collector knows Linux only, and Macs matter.
 
+use std::sync::{Mutex, PoisonError};
+
 use engine::{MemorySensor, SystemSensor};
-use prometheus::{Gauge, IntGauge};
+use prometheus::{Counter, IntGauge};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::Make;
@@ -9,24 +11,26 @@ use super::Make;
 /// Series of the process, read at each scrape.
 #[derive(Debug)]
 pub(super) struct ProcessMetrics {
-    cpu_seconds: Gauge,
+    cpu_seconds: Counter,
     resident_bytes: IntGauge,
     start_time: IntGauge,
     open_fds: IntGauge,
-    written_bytes: IntGauge,
+    written_bytes: Counter,
     footprint_bytes: IntGauge,
+    /// Counters are brought up to the system's totals by one scrape at a time.
+    reading: Mutex<()>,
 }
 
 impl ProcessMetrics {
     pub(super) fn new(make: &Make<'_>) -> Self {
         ProcessMetrics {
-            cpu_seconds: make.float_gauge("process_cpu_seconds_total", "User and system CPU time."),
+            cpu_seconds: make.counter("process_cpu_seconds_total", "User and system CPU time."),
             resident_bytes: make
                 .gauge("process_resident_memory_bytes", "Resident memory of the process."),
             start_time: make
                 .gauge("process_start_time_seconds", "When the process started, since 1970."),
             open_fds: make.gauge("process_open_fds", "Open file descriptors."),
-            written_bytes: make.gauge(
+            written_bytes: make.counter(
                 "omlx_process_disk_written_bytes_total",
                 "What the process had the system write to disks.",
             ),
@@ -35,6 +39,7 @@ impl ProcessMetrics {
                 "Memory that the system cannot take back: what macOS calls the footprint; on Linux, \
                  what no file stands behind.",
             ),
+            reading: Mutex::default(),
         }
     }
 
@@ -46,10 +51,14 @@ impl ProcessMetrics {
         system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, wanted);
         let Some(process) = system.process(pid) else { return };
         let gauge = |gauge: &IntGauge, value| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        self.cpu_seconds.set(process.accumulated_cpu_time() as f64 / 1e3);
+        let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let counter = |counter: &Counter, total: f64| {
+            counter.inc_by((total - counter.get()).max(0.0));
+        };
+        counter(&self.cpu_seconds, process.accumulated_cpu_time() as f64 / 1e3);
+        counter(&self.written_bytes, process.disk_usage().total_written_bytes as f64);
         gauge(&self.resident_bytes, process.memory());
         gauge(&self.start_time, process.start_time());
-        gauge(&self.written_bytes, process.disk_usage().total_written_bytes);
         if let Some(footprint) = SystemSensor.footprint() {
             gauge(&self.footprint_bytes, footprint);
         }

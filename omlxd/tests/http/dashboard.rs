@@ -80,15 +80,20 @@ fn every_query_of_the_dashboard_finds_series() {
     let variables = dashboard["templating"]["list"].as_array().unwrap().iter();
     let variables = variables.filter_map(|variable| variable["definition"].as_str());
     for query in queries.iter().copied().chain(variables) {
-        let selectors = selectors(query);
-        assert!(!selectors.is_empty(), "{query} asks for nothing of ours");
-        for selector in &selectors {
-            let found: Vec<&str> = scrape.lines().filter(|line| matches(line, selector)).collect();
-            assert!(!found.is_empty(), "{query}: nothing is {selector:?}");
-            for label in grouped(query) {
-                let known = found.iter().any(|line| line.contains(&format!("{label}=\"")));
-                assert!(known, "{query}: {} has no label {label}", selector.name);
-            }
+        assert_answered(query, &scrape);
+    }
+}
+
+/// Whatever a query asks for is in the scrape, with the labels that it groups by.
+pub(crate) fn assert_answered(query: &str, scrape: &str) {
+    let selectors = selectors(query);
+    assert!(!selectors.is_empty(), "{query} asks for nothing of ours");
+    for selector in &selectors {
+        let found: Vec<&str> = scrape.lines().filter(|line| matches(line, selector)).collect();
+        assert!(!found.is_empty(), "{query}: nothing is {selector:?}");
+        for label in grouped(query) {
+            let known = found.iter().any(|line| line.contains(&format!("{label}=\"")));
+            assert!(known, "{query}: {} has no label {label}", selector.name);
         }
     }
 }

@@ -1,8 +1,13 @@
 //! `/metrics`.
 
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
 use omlx_tests::http;
 use serde_json::json;
 
+use crate::dashboard::assert_answered;
 use crate::support::{KEY, SMALL, Server, sum};
 
 #[test]
@@ -107,6 +112,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("omlx_mlx_active_bytes", &[]),
     ("omlx_mlx_cache_bytes", &[]),
     ("omlx_mlx_peak_bytes", &[]),
+    ("omlx_wired_limit_bytes", &[]),
     ("omlx_memory_pressure_level", &[]),
     ("omlx_memory_guard_actions_total", &["action"]),
     ("omlx_http_requests_total", &["method", "route", "status"]),
@@ -144,6 +150,143 @@ fn every_family_is_in_a_scrape_with_its_labels() {
         sorted.sort_unstable();
         sorted.dedup_by_key(|line| line.rsplit_once(' ').map(|(series, _)| series));
         assert_eq!(sorted.len(), series.len(), "{name} has a series twice");
+    }
+}
+
+/// The parts of the page, and the names that belong to each.
+const PARTS: &[(&str, &[&str])] = &[
+    (
+        "Requests",
+        &[
+            "omlx_request",
+            "omlx_prompt_",
+            "omlx_generation_",
+            "omlx_preemptions",
+            "omlx_constrained_",
+        ],
+    ),
+    ("Reuse", &["omlx_prefix_", "omlx_live_", "omlx_kv_cache_"]),
+    ("The store", &["omlx_kvstore_"]),
+    ("Models", &["omlx_model_"]),
+    (
+        "Engine and memory",
+        &["omlx_engine_", "omlx_scheduler_", "omlx_mlx_", "omlx_memory_", "omlx_wired_"],
+    ),
+    ("HTTP", &["omlx_http_", "omlx_auth_"]),
+    ("Process", &["omlx_build_", "omlx_process_", "process_"]),
+];
+
+/// Labels whose values are not to be listed: they name what this machine has, or are many.
+const OPEN_LABELS: [&str; 15] = [
+    "status",
+    "model",
+    "revision",
+    "quant",
+    "kv_dtype",
+    "block_size",
+    "max_model_len",
+    "version",
+    "commit",
+    "mlx_version",
+    "chip",
+    "os",
+    "arch",
+    "route",
+    "code",
+];
+
+fn unit(name: &str) -> &'static str {
+    let name = name.trim_end_matches("_total");
+    match name {
+        "omlx_memory_pressure_level" => "1, 2 or 4",
+        _ if name.ends_with("timestamp_seconds") || name.ends_with("start_time_seconds") => {
+            "seconds since 1970"
+        }
+        _ if name.ends_with("_seconds") => "seconds",
+        _ if name.ends_with("_bytes") => "bytes",
+        _ if name.ends_with("_tokens") || name.ends_with("_tokens_cached") => "tokens",
+        _ if name.ends_with("_info") => "1",
+        _ if ["_state", "_enabled", "_problem", "_paused"].iter().any(|e| name.ends_with(e)) => {
+            "0 or 1"
+        }
+        _ if name.starts_with("omlx_kvstore_io_errors") => "errors",
+        _ if name.starts_with("omlx_kvstore_") || name.ends_with("_blocks") => "records",
+        _ if name.contains("requests") || name.starts_with("omlx_request_err") => "requests",
+        _ => "number",
+    }
+}
+
+/// The labels of a series line.
+fn labels(series: &str) -> Vec<(&str, &str)> {
+    let inside = series.split_once('{').map_or("", |(_, inside)| inside.trim_end_matches('}'));
+    let pairs = inside.split("\",").filter_map(|pair| pair.split_once("=\""));
+    pairs.map(|(key, value)| (key, value.trim_end_matches('"'))).collect()
+}
+
+/// The tables of docs/metrics.md, from a scrape.
+fn tables(scrape: &str) -> String {
+    let mut rows: BTreeMap<usize, String> = BTreeMap::new();
+    let families = scrape.split("# HELP ").skip(1);
+    for family in families {
+        let mut lines = family.lines();
+        let (name, help) = lines.next().unwrap().split_once(' ').unwrap();
+        let kind = lines.next().unwrap().rsplit(' ').next().unwrap();
+        let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for line in lines.filter(|line| !line.is_empty()) {
+            let (series, _) = line.rsplit_once(' ').unwrap();
+            for (label, value) in labels(series) {
+                let known = values.entry(label).or_default();
+                if !known.contains(&value) {
+                    known.push(value);
+                }
+            }
+        }
+        values.remove("le");
+        let shown = values.iter().map(|(label, values)| {
+            let list = values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>();
+            match OPEN_LABELS.contains(label) {
+                true => format!("`{label}`"),
+                false => format!("`{label}`: {}", list.join(" ")),
+            }
+        });
+        let shown = shown.collect::<Vec<_>>().join("; ");
+        let fits = |(_, starts): &(&str, &[&str])| starts.iter().any(|s| name.starts_with(s));
+        let part = PARTS.iter().position(fits).unwrap_or_else(|| panic!("{name} is in no part"));
+        let help = help.replace("\\\"", "\"").replace('|', "\\|");
+        let row = format!("| `{name}` | {kind} | {} | {shown} | {help} |\n", unit(name));
+        rows.entry(part).or_default().push_str(&row);
+    }
+    let mut page = String::new();
+    for (part, rows) in rows {
+        let head = "| name | type | unit | labels | what it is |\n|---|---|---|---|---|";
+        let _ = write!(page, "\n## {}\n\n{head}\n{rows}", PARTS[part].0);
+    }
+    page
+}
+
+#[test]
+fn the_page_has_every_metric_and_its_queries_find_series() {
+    const MARK: &str = "<!-- What follows is made from a scrape; a test keeps it so. -->\n";
+    let server = Server::start();
+    server.chat(json!({"max_tokens": 2})).ok();
+    let scrape = server.get("/metrics").text;
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+    let page = std::fs::read_to_string(&file).unwrap();
+    let (head, written) = page.split_at(page.find(MARK).expect("the mark") + MARK.len());
+    let made = tables(&scrape);
+    if std::env::var_os("OMLX_UPDATE").is_some() {
+        std::fs::write(&file, format!("{head}{made}")).unwrap();
+    } else {
+        assert!(
+            written == made,
+            "run `OMLX_UPDATE=1 cargo test -p omlxd --test http page`; the page should have\n{made}"
+        );
+    }
+    let blocks = head.split("```promql\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let queries: Vec<&str> = blocks.flat_map(str::lines).collect();
+    assert!(queries.len() > 15, "{queries:?}");
+    for query in queries {
+        assert_answered(query, &scrape);
     }
 }
 

@@ -126,6 +126,28 @@ fn settings_of_a_model_reach_its_requests() {
 }
 
 #[test]
+fn kv_is_kept_in_the_type_that_a_model_asks_for() {
+    let bytes = |kv_dtype: engine::KvDtype, label: &str| {
+        let server = Server::with(|config| {
+            let settings = ModelSettings { kv_dtype, ..ModelSettings::default() };
+            config.per_model.insert(SMALL.to_owned(), settings);
+        });
+        let prompt = json!({"max_tokens": 4, "temperature": 0, "messages": [
+            {"role": "user", "content": "word ".repeat(30)}
+        ]});
+        let first = server.chat(prompt.clone()).ok();
+        let again = server.chat(prompt).ok();
+        assert_eq!(first["choices"], again["choices"], "reused KV answers as computed KV does");
+        let label = format!("kv_dtype=\"{label}\"");
+        assert_eq!(server.metric("omlx_model_info", &[SMALL, &label]), 1.0, "{label}");
+        server.app.registry.loaded_model(SMALL).unwrap().kv_bytes(1024)
+    };
+    let whole = bytes(engine::KvDtype::Computed, "float32");
+    assert_eq!(bytes(engine::KvDtype::Float16, "float16") * 2, whole);
+    assert_eq!(bytes(engine::KvDtype::Bfloat16, "bfloat16") * 2, whole);
+}
+
+#[test]
 fn an_idle_model_leaves_and_comes_back() {
     let server = server(3, |config| config.models.idle_ttl = Some(Duration::from_millis(300)));
     server.app.registry.pin("test/two", true);

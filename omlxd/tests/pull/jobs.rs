@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use omlx_tests::fixtures::Case;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::common::{Daemon, eventually};
@@ -32,12 +32,21 @@ fn a_pull_goes_on_without_its_client_and_is_joined() {
     hub.fault("model.safetensors", [Fault::Slow(2048, Duration::from_millis(10))]);
     daemon.start(&[]);
     let mut first = daemon.ctl_command(&["--json", "pull", "org/model"]);
-    let mut first = first.stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = first.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(first.stdout.take().unwrap()).lines();
     let begun: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     assert_eq!((&begun["event"], &begun["id"]), (&"progress".into(), &"org/model".into()));
-    first.kill().unwrap();
-    first.wait().unwrap();
+    // Ctrl-C leaves the daemon to it, and says how to come back.
+    let pid = Pid::from_raw(first.id().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    drop(lines);
+    let first = first.wait_with_output().unwrap();
+    assert_eq!(first.status.code(), Some(0), "{first:?}");
+    let said = String::from_utf8_lossy(&first.stderr).into_owned();
+    assert!(said.contains("org/model is still being pulled by the daemon"), "{said}");
+    for next in ["`omlxctl pull org/model` shows it again", "`omlxctl pull --cancel org/model`"] {
+        assert!(said.contains(next), "{said}");
+    }
     let shown = daemon.ctl(&["models", "list"]);
     assert!(String::from_utf8_lossy(&shown.stdout).contains("pulling"), "{shown:?}");
     let refused = daemon.ctl(&["models", "rm", "org/model", "--yes"]);

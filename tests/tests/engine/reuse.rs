@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{
-    ComputeDtype, Engine, EngineConfig, Event, GenerateRequest, MissReason, Model, ReuseConfig,
-    ReuseReport, TokenOutput, Usage,
+    ComputeDtype, Engine, EngineConfig, Event, GenerateRequest, KvDtype, LoadOptions, MissReason,
+    Model, ReuseConfig, ReuseReport, TokenOutput, Usage,
 };
 use kvstore::{Store, StoreConfig};
 use omlx_tests::fixtures::{Case, FIRST_ORDINARY_TOKEN, VOCAB_TOKENS};
@@ -242,6 +242,49 @@ async fn the_same_chunks_give_the_same_bits() {
             assert_eq!(answer.usage.cached_tokens_ssd, system.len(), "{name}, {blocks} blocks");
             assert_eq!(answer.bits(), expected[0].bits(), "{name}, {blocks} blocks from SSD");
         }
+    }
+}
+
+/// KV that is kept in another type than it is computed in is seen as it is kept from the first token
+/// on, so that it is no different when it comes back from SSD.
+#[tokio::test]
+async fn kv_kept_in_16_bits_gives_the_same_bits() {
+    for name in ["llama-default-f32", "llama-sliding-f32", "qwen3_5-default-f32"] {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        Case::named(name).write(&folder.path().join("model")).expect("fixture");
+        let load = async |world: &World, kv_dtype| {
+            let options = LoadOptions { kv_dtype, ..LoadOptions::default() };
+            let dir = folder.path().join("model");
+            world.engine.load_with(&dir, name, options).await.expect("a model")
+        };
+        let mut system = tokens(11, 5 * BLOCK);
+        system.retain(|token| *token != END_OF_MESSAGE);
+        system.resize(5 * BLOCK - 1, FIRST_ORDINARY_TOKEN);
+        system.push(END_OF_MESSAGE);
+        let [one, two] = [31, 32].map(|seed| [system.clone(), tokens(seed, 21)].concat());
+        let mut sizes = Vec::new();
+        for kv_dtype in [KvDtype::Computed, KvDtype::Float16, KvDtype::Bfloat16] {
+            let world = World::open(folder.path(), COLD);
+            let model = load(&world, kv_dtype).await;
+            let expected = ask(&model, request(&two)).await;
+            let world = World::open(folder.path(), SSD);
+            let model = load(&world, kv_dtype).await;
+            ask(&model, request(&one)).await;
+            world.flush();
+            world.close();
+            let world = World::open(folder.path(), SSD);
+            let model = load(&world, kv_dtype).await;
+            let answer = ask(&model, request(&two)).await;
+            assert_eq!(answer.usage.cached_tokens_ssd, system.len(), "{name}, {kv_dtype:?}");
+            assert_eq!(answer.bits(), expected.bits(), "{name}, {kv_dtype:?}");
+            sizes.push((model.kv_bytes(4096) - model.kv_bytes(2048), answer.bits()));
+            world.close();
+        }
+        let [(whole, exact), (half, rounded), (other_half, _)] = &sizes[..] else { unreachable!() };
+        if name != "llama-sliding-f32" {
+            assert_eq!((half * 2, other_half * 2), (*whole, *whole), "{name}");
+        }
+        assert_ne!(exact, rounded, "{name}: nothing was rounded");
     }
 }
 

@@ -1,0 +1,36 @@
+//! Why blocks went that were here not long ago, for whoever asks where one is.
+
+use crate::inspect::Departure;
+use crate::key::{BlockId, IdHash};
+use std::collections::{HashMap, VecDeque};
+
+/// Blocks remembered.
+const MAX_DEPARTURES: usize = 16_384;
+
+/// The last blocks that went.
+#[derive(Debug, Default)]
+pub(crate) struct Departures {
+    why: HashMap<BlockId, Departure, IdHash>,
+    /// Oldest first; a block that went twice is here twice.
+    order: VecDeque<BlockId>,
+}
+
+impl Departures {
+    pub(crate) fn note(&mut self, id: BlockId, why: Departure) {
+        self.why.insert(id, why);
+        self.order.push_back(id);
+        if self.order.len() > MAX_DEPARTURES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.why.remove(&oldest);
+        }
+    }
+
+    pub(crate) fn forget(&mut self, id: &BlockId) {
+        self.why.remove(id);
+    }
+
+    pub(crate) fn why(&self, id: &BlockId) -> Option<Departure> {
+        self.why.get(id).copied()
+    }
+}
