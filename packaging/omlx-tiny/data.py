@@ -236,13 +236,17 @@ class Talk:
         self.user(self.rng.choice(("Repeat: ", "Repeat after me: ", "Say: ", "Echo: ")) + text)
         self.assistant(text, "I repeat the text.")
 
-    def call(self) -> None:
-        """A request that one of the listed tools serves, its result and the final answer."""
+    def request(self) -> None:
+        """A request that one of the listed tools serves, and the call."""
         tool = self.rng.choice(self.tools)
         asked, arguments = toolkit.request(self.rng, tool, self.held)
         self.user(asked)
         call = {"name": tool.name, "arguments": arguments}
         self.assistant("", f"The tool {tool.name} does this.", tool_calls=[{"function": call}])
+
+    def call(self) -> None:
+        """A request, the call, its result and the final answer."""
+        self.request()
         returned, answer, _ = toolkit.result(self.rng, self.held)
         self.messages.append({"role": "tool", "content": returned})
         self.assistant(answer, "The tool has answered.")
@@ -251,14 +255,15 @@ class Talk:
 # How often each kind of turn comes, per stage of training.
 MIXES: dict[str, dict[str, float]] = {
     "main": {"repeat": 0.5, "tell": 2, "ask": 8, "fact": 8, "small_talk": 1.2, "call": 14, "notes": 0.6},
-    "calls": {"repeat": 0.2, "tell": 1.5, "ask": 8, "fact": 7, "small_talk": 1, "call": 18, "notes": 0.8},
+    "calls": {"repeat": 0.2, "tell": 1.5, "ask": 6, "fact": 3, "small_talk": 0.6, "call": 8, "request": 18, "notes": 0.5},
+    "recall": {"tell": 3, "ask": 20, "fact": 1, "small_talk": 0.5, "notes": 1},
     "facts": {"tell": 1, "ask": 2, "fact": 16, "small_talk": 2},
     "long": {"repeat": 0.1, "tell": 0.5, "ask": 16, "fact": 3, "small_talk": 0.5, "call": 6, "notes": 0.1},
 }
 
 
 # How often a conversation has tools.
-WITH_TOOLS = {"main": 0.6, "calls": 0.8, "facts": 0.0, "long": 0.6}
+WITH_TOOLS = {"main": 0.6, "calls": 0.95, "recall": 0.1, "facts": 0.0, "long": 0.6}
 
 
 def conversation(rng: random.Random, mix: str, length: int) -> Talk:
@@ -275,7 +280,7 @@ def conversation(rng: random.Random, mix: str, length: int) -> Talk:
         talk.messages.append({"role": "system", "content": system})
     weights = dict(MIXES[mix])
     if not talk.tools:
-        weights.pop("call", None)
+        weights = {kind: share for kind, share in weights.items() if kind not in ("call", "request")}
     if mix == "long":
         talk.notes(rng.choice((6, 10, 16)), int(length * rng.uniform(0.4, 0.75) / 27))
     budget = length * 3

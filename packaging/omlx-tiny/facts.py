@@ -77,6 +77,8 @@ omlxctl logs|prints the log of the daemon
 omlxctl logs -f|follows the log of the daemon
 omlxctl doctor|looks for common problems and says how to cure them
 omlxctl bench|measures the speed of a model on this machine
+omlxctl top|shows tokens, requests, models and memory as they change
+omlxctl service|has launchd run the daemon on a Mac
 omlxctl shutdown|drains and stops the daemon
 omlxctl completions|prints completions for a shell
 omlxctl man|prints the manual page
@@ -273,8 +275,8 @@ omlx_prefix_cache_miss_total|counts cache misses by reason
 omlx_request_time_to_first_token_seconds|measures the wait for the first token
 omlx_request_inter_token_latency_seconds|measures the time between tokens
 omlx_engine_batch_size|tells how many requests share a step
-omlx_kvstore_quota_bytes|tells the quota of the disk cache
-omlx_kvstore_physical_bytes|tells the bytes that the disk cache really uses
+omlx_kvstore_hits_total|counts blocks found in the cache
+omlx_kvstore_free_disk_bytes|tells the free disk space
 omlx_kvstore_dropped_total|counts blocks that were not saved
 omlx_kvstore_evictions_total|counts blocks that were evicted
 omlx_kvstore_verify_failures_total|counts blocks that failed their check
@@ -286,7 +288,7 @@ omlx_mlx_active_bytes|tells the memory that MLX uses
 
 # Everyday wordings, all trained: subject|question|question...
 ASKED = """
-the default port|Which port does omlx use?|On which port does omlxd listen?|What is the default port of omlx?
+the default port|Which port does omlx use?|On which port does omlxd listen?|What is the default port of omlx?|Which port does omlxd listen on?|What port does omlxd listen on?|What port does omlx use?
 the default host|Which address does omlxd listen on?|Can other machines connect?
 the base directory|Where does omlx keep its files?|Where is the base directory?
 config.toml|Where is the config file?|How do I configure omlx?
@@ -307,6 +309,8 @@ omlxctl logs|How do I see the log?|Which command prints the log?
 omlxctl doctor|Something is broken, what can I do?|How do I find problems?
 omlxctl shutdown|How do I stop the daemon?|Which command stops the daemon?
 omlxctl bench|How do I measure the speed?|Which command measures speed?
+omlxctl top|How do I watch the daemon?|Which command shows a live view?
+omlxctl service|How do I start the daemon at login?|How do I install the service?
 SIGHUP|How do I reload the config?|Which signal reloads the config?
 SIGTERM|Which signal stops the daemon?
 the block size|How many tokens are in a block?|How large is a block?

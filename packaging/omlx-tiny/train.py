@@ -70,17 +70,17 @@ class Stage:
 
 
 FACTS, SHORT, MIDDLE = Rows(384, 5, "facts"), Rows(384, 5, "main"), Rows(768, 3, "calls")
-LONG, LONGEST = Rows(2048, 1, "long"), Rows(4608, 1, "long")
+RECALL, LONG, LONGEST = Rows(768, 3, "recall"), Rows(2048, 1, "long"), Rows(4608, 1, "long")
 # What the layers add grows as they learn, and the circuit's share of the sum shrinks; it is raised after
 # the first steps.
 STAGES = (
-    Stage(1000, (SHORT,), (1.0, 0.857), 1.0),
-    Stage(550, (SHORT, MIDDLE, SHORT, MIDDLE, LONG), (0.9, 0.625), 1.0),
-    Stage(400, (SHORT, MIDDLE, SHORT, MIDDLE, LONG), (0.8, 0.612), 5.0),
-    Stage(550, (FACTS, MIDDLE, SHORT, MIDDLE, LONG, MIDDLE), (0.7, 0.5075), 5.0),
-    Stage(300, (FACTS, MIDDLE, SHORT, MIDDLE, LONG, MIDDLE), (0.5, 0.3286), 20.0),
-    Stage(180, (MIDDLE, FACTS, LONG, MIDDLE, MIDDLE, LONG, MIDDLE, FACTS, MIDDLE, LONGEST), (0.3, 0.0), 20.0),
-    Stage(300, (MIDDLE, FACTS, MIDDLE, LONG, FACTS, MIDDLE, SHORT, MIDDLE, FACTS, LONG), (0.35, 0.0), 20.0),
+    Stage(800, (SHORT,), (1.0, 0.9), 1.0),
+    Stage(600, (SHORT, MIDDLE, SHORT, MIDDLE, LONG), (0.9, 0.75), 1.0),
+    Stage(600, (SHORT, MIDDLE, RECALL, MIDDLE, LONG, MIDDLE), (0.75, 0.7), 5.0),
+    Stage(700, (FACTS, MIDDLE, SHORT, MIDDLE, RECALL, MIDDLE, LONG), (0.7, 0.6), 5.0),
+    Stage(1300, (FACTS, MIDDLE, SHORT, MIDDLE, RECALL, MIDDLE, LONG), (0.6, 0.4), 20.0),
+    Stage(1300, (FACTS, MIDDLE, FACTS, MIDDLE, RECALL, MIDDLE, LONG, SHORT, MIDDLE, LONGEST), (0.4, 0.0), 20.0),
+    Stage(400, (LONGEST, MIDDLE, LONG, MIDDLE, LONGEST, RECALL, MIDDLE, FACTS), (0.3, 0.0), 20.0),
 )
 WARM_UP_STEPS = 40
 LOG_STEPS, SAVE_STEPS = 3, 50
