@@ -161,8 +161,12 @@ async function waitsAsTold(which, count, kind, status, code) {
   });
   const { max_completion_tokens, ...endless } = request;
   const held = [];
-  while (held.length < count) held.push(await busy.chat.completions.create({ ...endless, stream: true }));
-  for await (const _ of held[0].tee()[0]) break;
+  while (held.length < count) {
+    held.push(await busy.chat.completions.create({ ...endless, stream: true }));
+    if (held.length > 1) continue;
+    // With its first text it has left the queue.
+    for await (const chunk of held[0].tee()[0]) if (chunk.choices[0]?.delta.content) break;
+  }
   await rejects(kind, status, code, null, busy.chat.completions.create(request));
   attempts.length = 0;
   setTimeout(() => held.forEach((stream) => stream.controller.abort()), 500);

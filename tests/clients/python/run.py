@@ -226,8 +226,8 @@ def cancel():
     assert time.monotonic() - started < 30
 
 
-def waits_as_told(which, held, kind, status, code):
-    """A daemon that has no room for more than `held` requests refuses one; the SDK waits as it is told, and gets
+def waits_as_told(which, count, kind, status, code):
+    """A daemon that has no room for more than `count` requests refuses one; the SDK waits as it is told, and gets
     its answer when there is room."""
     base_url = os.environ.get(f"OMLX_{which}_BASE_URL")
     if not base_url:
@@ -236,9 +236,11 @@ def waits_as_told(which, held, kind, status, code):
     http = openai.DefaultHttpxClient(event_hooks={"response": [
         lambda response: attempts.append((time.monotonic(), response.status_code, response.headers.get("retry-after")))]})
     busy = client.with_options(base_url=base_url, api_key=os.environ[f"OMLX_{which}_API_KEY"])
-    held = [busy.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, extra_body=ENDLESS)
-            for _ in range(held)]
-    next(iter(held[0]))
+    held = [busy.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, extra_body=ENDLESS)]
+    # With its first text it has left the queue.
+    next(chunk for chunk in held[0] if chunk.choices and chunk.choices[0].delta.content)
+    held += [busy.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, extra_body=ENDLESS)
+             for _ in range(count - 1)]
     raises(kind, status, code, None,
            lambda: busy.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=2))
     threading.Timer(0.5, lambda: [stream.close() for stream in held]).start()

@@ -127,8 +127,8 @@ def timeout():
     raise AssertionError("no timeout")
 
 
-def waits_as_told(which, held, kind, status, error_type):
-    """A daemon that has no room for more than `held` requests refuses one; the SDK waits as it is told, and gets
+def waits_as_told(which, count, kind, status, error_type):
+    """A daemon that has no room for more than `count` requests refuses one; the SDK waits as it is told, and gets
     its answer when there is room."""
     base_url = os.environ.get(f"OMLX_{which}_ROOT_URL")
     if not base_url:
@@ -137,9 +137,11 @@ def waits_as_told(which, held, kind, status, error_type):
     http = anthropic.DefaultHttpxClient(event_hooks={"response": [
         lambda response: attempts.append((time.monotonic(), response.status_code, response.headers.get("retry-after")))]})
     busy = client.with_options(base_url=base_url, api_key=os.environ[f"OMLX_{which}_API_KEY"])
-    held = [busy.messages.create(
-        model=MODEL, max_tokens=100_000, messages=MESSAGES, stream=True, extra_body=ENDLESS) for _ in range(held)]
-    next(iter(held[0]))
+    endless = {"model": MODEL, "max_tokens": 100_000, "messages": MESSAGES, "stream": True, "extra_body": ENDLESS}
+    held = [busy.messages.create(**endless)]
+    # With its first text it has left the queue.
+    next(event for event in held[0] if event.type == "content_block_delta")
+    held += [busy.messages.create(**endless) for _ in range(count - 1)]
     raises(kind, status, error_type, lambda: busy.messages.create(model=MODEL, max_tokens=2, messages=MESSAGES))
     threading.Timer(0.5, lambda: [stream.close() for stream in held]).start()
     patient = busy.with_options(max_retries=5, http_client=http)
