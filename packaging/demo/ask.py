@@ -62,7 +62,7 @@ def main() -> None:
     if again:
         return ask_long(client)
     messages = []
-    for question in ["Hello! What are you?", "Which port does omlxd listen on?"]:
+    for question in ["Hello! What are you?", "What port does omlx use?"]:
         print(f"> {question}")
         messages.append({"role": "user", "content": question})
         messages.append({"role": "assistant", "content": stream(client, messages)})
