@@ -34,16 +34,20 @@ impl Attend {
             return Err(mlx_rs::error::Exception::custom("keys must have four axes"));
         };
         let window = self.window.filter(|&window| window < held);
+        // A single token sees all that is in its window: what is not is cut off, not masked.
+        let (k, v, window) = match (length, window) {
+            (1, Some(window)) => {
+                let cut = |a| slice(a, &[0, 0, held - window, 0], &[batch, heads, held, dim]);
+                (&cut(k)?, &cut(v)?, None)
+            }
+            _ => (k, v, window),
+        };
         if q.dtype() == Dtype::Float32 && !metal_is_available() {
             return self.by_products(q, k, v, window);
         }
         let sdpa = fast::scaled_dot_product_attention;
         match (length, window) {
-            (1, None) => sdpa(q, k, v, self.scale, None, None),
-            (1, Some(window)) => {
-                let cut = |a| slice(a, &[0, 0, held - window, 0], &[batch, heads, held, dim]);
-                sdpa(q, &cut(k)?, &cut(v)?, self.scale, None, None)
-            }
+            (1, _) => sdpa(q, k, v, self.scale, None, None),
             (_, None) => sdpa(q, k, v, self.scale, Some(Mask::Causal), None),
             (_, Some(window)) => {
                 let mask = window_mask(length, held, window)?;
@@ -63,7 +67,7 @@ impl Attend {
         let q = q.multiply(Array::from_f32(self.scale * LOG2_E))?;
         let q = q.reshape(&[batch, kv_heads, shared * length, dim])?;
         let mut scores = matmul(&q, k.swap_axes(-1, -2)?)?; // [batch, kv_heads, shared * T, S]
-        if length > 1 || window.is_some() {
+        if length > 1 {
             let apart = scores.reshape(&[batch, kv_heads, shared, length, held])?;
             let masked = apart.add(hiding_mask(length, held, window.unwrap_or(held)))?;
             scores = masked.reshape(&[batch, kv_heads, shared * length, held])?;
@@ -155,7 +159,7 @@ mod tests {
                 let mask = Some(Mask::Array(&mask));
                 let fused = fast::scaled_dot_product_attention(&q, &k, &v, 0.35, mask, None);
                 let fused = fused.unwrap().contiguous().unwrap();
-                let ours = attend.by_products(&q, &k, &v, window).unwrap();
+                let ours = attend.forward(&q, &k, &v).unwrap();
                 assert_eq!(ours.shape(), fused.shape());
                 let ours = ours.contiguous().unwrap();
                 let pairs = ours.as_slice::<f32>().iter().zip(fused.as_slice::<f32>());

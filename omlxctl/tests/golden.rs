@@ -15,6 +15,10 @@ use std::thread;
 
 use tempfile::TempDir;
 
+use asked::ASKED;
+
+mod asked;
+
 /// What the golden documents say of the HTTP API's address.
 const ADDRESS: &str = "127.0.0.1:1337";
 
@@ -142,41 +146,10 @@ fn measured(text: &str) -> String {
     format!("{masked}[exit{exit}")
 }
 
-const COMMANDS: [&[&str]; 28] = [
-    &["status"],
-    &["ps"],
-    &["models", "list"],
-    &["models", "show", "acme/agent"],
-    &["models", "rm", "acme/agent", "--yes", "--cache"],
-    &["pull", "acme/new"],
-    &["pull", "acme/gone"],
-    &["pull", "--cancel", "acme/new"],
-    &["load", "acme/agent"],
-    &["unload", "acme/agent"],
-    &["pin", "acme/agent"],
-    &["unpin", "acme/agent"],
-    &["requests"],
-    &["cancel", "req_1"],
-    &["cache", "stats"],
-    &["cache", "verify"],
-    &["cache", "demote"],
-    &["cache", "clear", "--yes"],
-    &["cache", "explain", "req_1"],
-    &["key", "show"],
-    &["key", "rotate"],
-    &["key", "list"],
-    &["key", "add", "laptop"],
-    &["key", "revoke", "laptop"],
-    &["config", "show"],
-    &["config", "check"],
-    &["shutdown"],
-    &["version"],
-];
-
 #[test]
 fn every_command_prints_its_document_as_a_table_and_as_json() {
     let daemon = Daemon::start();
-    for command in COMMANDS {
+    for command in ASKED {
         let name = command.iter().filter(|word| !word.starts_with("--")).copied();
         let name: String = name.collect::<Vec<_>>().join("_").replace('/', "-");
         let name = if command.contains(&"--cancel") { format!("{name}_cancel") } else { name };

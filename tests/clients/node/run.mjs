@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
+import { Attempts } from "./attempts.mjs";
 
 const model = process.env.OMLX_MODEL;
 const messages = [{ role: "user", content: "Say something, anything at all." }];
@@ -150,14 +151,10 @@ async function timeout() {
 async function waitsAsTold(which, count, kind, status, code) {
   const baseURL = process.env[`OMLX_${which}_BASE_URL`];
   if (!baseURL) return;
-  const attempts = [];
+  const attempts = new Attempts();
   const busy = new OpenAI({
     baseURL, apiKey: process.env[`OMLX_${which}_API_KEY`], maxRetries: 0,
-    fetch: async (url, options) => {
-      const response = await fetch(url, options);
-      attempts.push([Date.now(), response.status, response.headers.get("retry-after")]);
-      return response;
-    },
+    fetch: attempts.fetch,
   });
   const { max_completion_tokens, ...endless } = request;
   const held = [];
@@ -168,13 +165,10 @@ async function waitsAsTold(which, count, kind, status, code) {
     for await (const chunk of held[0].tee()[0]) if (chunk.choices[0]?.delta.content) break;
   }
   await rejects(kind, status, code, null, busy.chat.completions.create(request));
-  attempts.length = 0;
+  attempts.all.length = 0;
   setTimeout(() => held.forEach((stream) => stream.controller.abort()), 500);
   await busy.chat.completions.create(request, { maxRetries: 5 });
-  assert.equal(attempts[0][1], status);
-  assert.equal(attempts.at(-1)[1], 200);
-  const told = Number(attempts[0][2]);
-  assert(told >= 1 && attempts[1][0] - attempts[0][0] >= told * 1000, "it came back before Retry-After");
+  attempts.assertWaited(status);
 }
 
 // One request of a key at a time.

@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { APICallError, generateObject, generateText, stepCountIs, streamText, tool } from "ai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { z } from "zod";
+import { Attempts } from "./attempts.mjs";
 
 const endpoint = (changes = {}) => createOpenAICompatible({
   name: "omlx", baseURL: process.env.OPENAI_BASE_URL, apiKey: process.env.OPENAI_API_KEY,
@@ -86,14 +87,10 @@ async function errors() {
 async function waitsAsTold(which, count, status) {
   const baseURL = process.env[`OMLX_${which}_BASE_URL`];
   if (!baseURL) return;
-  const attempts = [];
+  const attempts = new Attempts();
   const busy = endpoint({
     baseURL, apiKey: process.env[`OMLX_${which}_API_KEY`],
-    fetch: async (url, options) => {
-      const response = await fetch(url, options);
-      attempts.push([Date.now(), response.status, response.headers.get("retry-after")]);
-      return response;
-    },
+    fetch: attempts.fetch,
   });
   const holder = new AbortController();
   for (let held = 0; held < count; held++) {
@@ -105,16 +102,13 @@ async function waitsAsTold(which, count, status) {
     // What waits says nothing: its headers tell that it was taken.
     const first = pieces.next();
     if (held === 0) await first;
-    while (attempts.length <= held) await new Promise((resolve) => setTimeout(resolve, 10));
+    while (attempts.all.length <= held) await new Promise((resolve) => setTimeout(resolve, 10));
   }
   await rejects(status, true, generateText({ ...short, model: busy }));
-  attempts.length = 0;
+  attempts.all.length = 0;
   setTimeout(() => holder.abort(), 500);
   await generateText({ ...short, model: busy, maxRetries: 4 });
-  assert.equal(attempts[0][1], status);
-  assert.equal(attempts.at(-1)[1], 200);
-  const told = Number(attempts[0][2]);
-  assert(told >= 1 && attempts[1][0] - attempts[0][0] >= told * 1000, "it came back before Retry-After");
+  attempts.assertWaited(status);
 }
 
 // One request of a key at a time.

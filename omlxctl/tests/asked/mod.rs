@@ -1,0 +1,33 @@
+//! Commands as they are typed.
+
+/// One of each that asks the daemon for a document and prints it.
+pub(crate) const ASKED: [&[&str]; 28] = [
+    &["status"],
+    &["ps"],
+    &["models", "list"],
+    &["models", "show", "acme/agent"],
+    &["models", "rm", "acme/agent", "--yes", "--cache"],
+    &["pull", "acme/new"],
+    &["pull", "acme/gone"],
+    &["pull", "--cancel", "acme/new"],
+    &["load", "acme/agent"],
+    &["unload", "acme/agent"],
+    &["pin", "acme/agent"],
+    &["unpin", "acme/agent"],
+    &["requests"],
+    &["cancel", "req_1"],
+    &["cache", "stats"],
+    &["cache", "verify"],
+    &["cache", "demote"],
+    &["cache", "clear", "--yes"],
+    &["cache", "explain", "req_1"],
+    &["key", "show"],
+    &["key", "rotate"],
+    &["key", "list"],
+    &["key", "add", "laptop"],
+    &["key", "revoke", "laptop"],
+    &["config", "show"],
+    &["config", "check"],
+    &["shutdown"],
+    &["version"],
+];
