@@ -10,6 +10,9 @@ use crate::bridge::{metal_is_available, slice};
 use crate::cache::LayerKind;
 use crate::error::Result;
 
+/// Up to so many scores, the number of operations is what attention costs, not what is in them.
+const FEW_SCORES: i32 = 2000;
+
 /// Attention over a segment's cache.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attend {
@@ -42,7 +45,8 @@ impl Attend {
             }
             _ => (k, v, window),
         };
-        if q.dtype() == Dtype::Float32 && !metal_is_available() {
+        let scores = q.shape()[1] * length * held;
+        if q.dtype() == Dtype::Float32 && !metal_is_available() && scores > FEW_SCORES {
             return self.by_products(q, k, v, window);
         }
         let sdpa = fast::scaled_dot_product_attention;
@@ -148,7 +152,7 @@ mod tests {
             Array::from_iter((0..count).map(|i| (i as f32 * 1.3 + salt).sin() * 3.0), shape)
         };
         for (heads, kv_heads, length, held) in
-            [(4, 4, 1, 9), (6, 2, 1, 40), (6, 2, 7, 40), (4, 1, 12, 12)]
+            [(4, 4, 1, 509), (6, 2, 1, 400), (6, 2, 7, 60), (4, 1, 24, 24)]
         {
             let q = noise(&[1, heads, length, 8], 0.0);
             let k = noise(&[1, kv_heads, held, 8], 1.0);

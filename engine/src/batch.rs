@@ -31,8 +31,10 @@ pub(crate) struct Built {
     pub(crate) sampled: Option<Sampled>,
     /// Rows that decode.
     pub(crate) decoding: usize,
-    /// Prompt tokens.
+    /// Prompt tokens ..
     pub(crate) prompt_tokens: usize,
+    /// .. behind so many of the same prompt.
+    pub(crate) depth: usize,
     /// Caches that no token depends on, to be evaluated with the step. Given away before the next
     /// one is, so that MLX can write into them in place.
     pub(crate) caches: Vec<Array>,
@@ -74,6 +76,7 @@ pub(crate) fn build(
     let mut lazy: Vec<u32> = Vec::new();
     let mut known: Vec<u32> = Vec::new();
     let mut lengths: Vec<(usize, bool)> = Vec::with_capacity(rows.len());
+    let mut depth = 0;
     for (_, row, part) in rows.iter_mut() {
         let target = row.job.request.prompt.len() + row.generated.len();
         let Row { sequence, job, generated, .. } = row;
@@ -92,6 +95,7 @@ pub(crate) fn build(
             }
             (Part::Prompt { most }, Next::Prompt) => {
                 let from = sequence.track.tokens.len();
+                depth = from;
                 let end = chunk_end(sequence, from, most, grid).min(target);
                 let prompt = job.request.prompt.iter().chain(generated.iter());
                 let chunk: Vec<u32> = prompt.skip(from).take(end - from).copied().collect();
@@ -147,6 +151,7 @@ pub(crate) fn build(
         sampled,
         decoding: rows.len() - usize::from(prompt.is_some()),
         prompt_tokens,
+        depth,
         caches: caches.unwrap_or_default(),
         begin,
         build: begin.elapsed(),

@@ -35,8 +35,8 @@ __attribute__((constructor)) static void find_next_sgemm(void) {
 void cblas_sgemm(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a,
                  int lda, const float *b, int ldb, float beta, float *c, int ldc) {
     bool plain = order == ROW_MAJOR && ta != CONJ_TRANS && tb != CONJ_TRANS;
-    if (plain && m <= MOST_ROWS && ta == NO_TRANS && tb == TRANS && alpha == 1 && beta == 0 &&
-        few_rows(m, n, k, a, lda, b, ldb, c, ldc))
+    if (plain && m <= MOST_ROWS && ta == NO_TRANS && alpha == 1 && beta == 0 &&
+        few_rows(tb == TRANS, m, n, k, a, lda, b, ldb, c, ldc))
         return;
     if (!plain || m != 1) {
         next_sgemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);

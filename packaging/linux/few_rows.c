@@ -1,5 +1,5 @@
-/* Decoding is limited by how fast weights come from memory. A general product (GEMM) first repacks
-   them, which pays when many rows use them; here each weight is read once, straight into
+/* Decoding is limited by how fast weights, keys and values come from memory. A general product (GEMM)
+   first repacks them, which pays when many rows use them; here each is read once, straight into
    multiplications with all rows, while the next ones are already asked for. */
 #define _GNU_SOURCE
 #include "few_rows.h"
@@ -16,8 +16,11 @@ enum {
     LANES = 8,
     ROWS = 4, /* ROWS * COLUMNS sums and what they are made from fill the 16 registers */
     COLUMNS = 3,
-    PIECE = 48,              /* columns of c that a thread takes at a time */
-    WORTH_SHARING = 100000,  /* weights; fewer take less time than waking another thread */
+    DOT_PIECE = 48,          /* columns of c that a thread takes at a time, b transposed */
+    SUM_LANES = 2,           /* of b's columns, as it is: one line of the cache */
+    SUM_PIECE = SUM_LANES * LANES,
+    AHEAD = 16,              /* rows of b that are asked for before they are needed */
+    WORTH_SHARING = 100000,  /* elements of b; fewer take less time than waking another thread */
     MOST_HELPERS = 3,
     SPINS = 4000, /* about 0.2 ms, so that a helper is awake from one layer to the next */
 };
@@ -26,6 +29,7 @@ enum {
 #define UNROLL _Pragma("GCC unroll 4")
 
 typedef struct {
+    bool transposed; /* b */
     int m, n, k, lda, ldb, ldc;
     const float *a, *b;
     float *c;
@@ -73,12 +77,47 @@ all_rows(int columns, const product *p, const float *b, float *c) {
     }
 }
 
+/* With b as it is: `groups` * LANES columns of c from `j`. */
+AVX2 static inline __attribute__((always_inline)) void
+sums_of(int rows, int groups, const product *p, int first, int j) {
+    lanes sums[ROWS][SUM_LANES] = {0};
+    const float *a = p->a + (size_t)first * p->lda, *b = p->b + j;
+    for (int i = 0; i < p->k; i++, b += p->ldb) {
+        __builtin_prefetch(b + (size_t)AHEAD * p->ldb);
+        lanes values[SUM_LANES];
+        UNROLL for (int g = 0; g < groups; g++) values[g] = *(const lanes *)(b + g * LANES);
+        UNROLL for (int r = 0; r < rows; r++) {
+            float x = a[(size_t)r * p->lda + i];
+            UNROLL for (int g = 0; g < groups; g++) sums[r][g] += x * values[g];
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int g = 0; g < groups; g++)
+            *(lanes *)(p->c + (size_t)(first + r) * p->ldc + j + g * LANES) = sums[r][g];
+}
+
+AVX2 static inline __attribute__((always_inline)) void
+all_rows_of(int groups, const product *p, int j) {
+    int first = 0;
+    for (; first + ROWS <= p->m; first += ROWS) sums_of(ROWS, groups, p, first, j);
+    switch (p->m - first) {
+    case 3: sums_of(3, groups, p, first, j); break;
+    case 2: sums_of(2, groups, p, first, j); break;
+    case 1: sums_of(1, groups, p, first, j); break;
+    }
+}
+
 /* Columns `begin` to `end` of c. */
 AVX2 static void columns_of(const product *p, int begin, int end) {
     int j = begin;
-    for (; j + COLUMNS <= end; j += COLUMNS)
-        all_rows(COLUMNS, p, p->b + (size_t)j * p->ldb, p->c + j);
-    for (; j < end; j++) all_rows(1, p, p->b + (size_t)j * p->ldb, p->c + j);
+    if (p->transposed) {
+        for (; j + COLUMNS <= end; j += COLUMNS)
+            all_rows(COLUMNS, p, p->b + (size_t)j * p->ldb, p->c + j);
+        for (; j < end; j++) all_rows(1, p, p->b + (size_t)j * p->ldb, p->c + j);
+        return;
+    }
+    for (; j + SUM_PIECE <= end; j += SUM_PIECE) all_rows_of(SUM_LANES, p, j);
+    for (; j + LANES <= end; j += LANES) all_rows_of(1, p, j);
 }
 
 /* The product that helpers may join. One that comes too late finds it closed; only pieces already
@@ -95,10 +134,11 @@ static struct {
 } shared = {.lock = PTHREAD_MUTEX_INITIALIZER, .opened = PTHREAD_COND_INITIALIZER};
 
 static void take_pieces(void) {
+    int piece = shared.p.transposed ? DOT_PIECE : SUM_PIECE;
     for (;;) {
-        int begin = atomic_fetch_add(&shared.next, PIECE);
+        int begin = atomic_fetch_add(&shared.next, piece);
         if (begin >= shared.p.n) return;
-        columns_of(&shared.p, begin, shared.p.n - begin < PIECE ? shared.p.n : begin + PIECE);
+        columns_of(&shared.p, begin, shared.p.n - begin < piece ? shared.p.n : begin + piece);
     }
 }
 
@@ -148,12 +188,13 @@ static void share(const product *p) {
     while (atomic_load(&shared.inside)) __builtin_ia32_pause();
 }
 
-bool few_rows(int m, int n, int k, const float *a, int lda, const float *b, int ldb, float *c,
-              int ldc) {
+bool few_rows(bool transposed, int m, int n, int k, const float *a, int lda, const float *b,
+              int ldb, float *c, int ldc) {
     static pthread_once_t started = PTHREAD_ONCE_INIT;
     static pthread_mutex_t sharing = PTHREAD_MUTEX_INITIALIZER;
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return false;
-    product p = {m, n, k, lda, ldb, ldc, a, b, c};
+    if (!transposed && n % LANES != 0) return false;
+    product p = {transposed, m, n, k, lda, ldb, ldc, a, b, c};
     /* Of two threads that multiply at once, the second does its product alone. */
     if ((size_t)n * k < WORTH_SHARING || pthread_mutex_trylock(&sharing) != 0) {
         columns_of(&p, 0, n);
@@ -167,9 +208,9 @@ bool few_rows(int m, int n, int k, const float *a, int lda, const float *b, int 
 
 #else
 
-bool few_rows(int m, int n, int k, const float *a, int lda, const float *b, int ldb, float *c,
-              int ldc) {
-    (void)m, (void)n, (void)k, (void)a, (void)lda, (void)b, (void)ldb, (void)c, (void)ldc;
+bool few_rows(bool transposed, int m, int n, int k, const float *a, int lda, const float *b,
+              int ldb, float *c, int ldc) {
+    (void)transposed, (void)m, (void)n, (void)k, (void)a, (void)lda, (void)b, (void)ldb, (void)c, (void)ldc;
     return false;
 }
 

@@ -1,10 +1,16 @@
 //! How long steps take, learned from those that were.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Weight of the newest step in the averages.
+/// So many steps that decode are remembered. What else the machine does holds single steps up, and a long
+/// prompt's arrival dozens in a row: it is read while others decode, and then nothing is computed without
+/// it for minutes. So the lower quartile counts, not an average that would keep what these steps took.
+const DECODE_STEPS: usize = 100;
+/// Weight of the newest chunk in the average cost of a prompt's tokens ..
 const NEWEST: f64 = 0.2;
+/// .. behind as many others, to within so many: what a token costs grows with what it sees.
+const DEPTH_TOKENS: usize = 1024;
 /// Without a target of its own, a step may take this many times what it takes without a prompt.
 const STALL_FACTOR: f64 = 2.0;
 /// Where that would hold a prompt below so many tokens a second, the step may take longer ..
@@ -20,13 +26,15 @@ const FIRST_CHUNK: f64 = 8.0;
 pub(crate) struct StepCost {
     /// Rows that decoded.
     pub(crate) decoding: usize,
-    /// Prompt tokens beside them.
+    /// Prompt tokens beside them ..
     pub(crate) prompt_tokens: usize,
+    /// .. behind so many of the same prompt.
+    pub(crate) depth: usize,
     /// From the end of the step before, or from its own beginning after a pause.
     pub(crate) duration: Duration,
 }
 
-/// Averages for each model.
+/// What is known of each model.
 #[derive(Debug, Default)]
 pub(crate) struct CostModel {
     models: BTreeMap<u64, ModelCosts>,
@@ -35,36 +43,61 @@ pub(crate) struct CostModel {
 #[derive(Debug, Default)]
 struct ModelCosts {
     /// Seconds of a step in which so many rows decode and no prompt is computed.
-    decode: BTreeMap<usize, f64>,
-    /// Seconds that a prompt token adds.
-    prompt_token: Option<f64>,
+    decode: BTreeMap<usize, DecodeSteps>,
+    /// Seconds that a prompt token adds, by what is before it in units of [`DEPTH_TOKENS`].
+    prompt_token: BTreeMap<usize, f64>,
+}
+
+/// The newest [`DECODE_STEPS`], in seconds, oldest first.
+#[derive(Debug, Default)]
+struct DecodeSteps(VecDeque<f64>);
+
+impl DecodeSteps {
+    fn note(&mut self, secs: f64) {
+        if self.0.len() == DECODE_STEPS {
+            self.0.pop_front();
+        }
+        self.0.push_back(secs);
+    }
+
+    fn lower_quartile(&self) -> Option<f64> {
+        let mut steps: Vec<f64> = self.0.iter().copied().collect();
+        let place = steps.len().checked_sub(1)? / 4;
+        Some(*steps.select_nth_unstable_by(place, f64::total_cmp).1)
+    }
 }
 
 impl CostModel {
     pub(crate) fn observe(&mut self, model: u64, step: StepCost) {
         let costs = self.models.entry(model).or_default();
         let secs = step.duration.as_secs_f64();
-        if step.prompt_tokens == 0 {
-            if step.decoding > 0 {
-                let average = costs.decode.entry(step.decoding).or_insert(secs);
-                // A step that was held up by something else must not count as what steps take.
-                let secs = secs.min(*average * 2.0);
-                *average += (secs - *average) * NEWEST;
-            }
-            return;
+        if step.prompt_tokens > 0 {
+            let alone = costs.decode(step.decoding).unwrap_or(0.0);
+            let each = (secs - alone).max(0.0) / step.prompt_tokens as f64;
+            let depth = step.depth / DEPTH_TOKENS;
+            // A prompt that gets on takes along what its last chunks cost.
+            let before = depth.checked_sub(1).and_then(|depth| costs.prompt_token.get(&depth));
+            let before = before.copied().unwrap_or(each);
+            let average = costs.prompt_token.entry(depth).or_insert(before);
+            *average += (each.min(*average * 2.0) - *average) * NEWEST;
+        } else if step.decoding > 0 {
+            costs.decode.entry(step.decoding).or_default().note(secs);
         }
-        let alone = costs.decode(step.decoding).unwrap_or(0.0);
-        let each = (secs - alone).max(0.0) / step.prompt_tokens as f64;
-        let average = costs.prompt_token.get_or_insert(each);
-        *average += (each.min(*average * 2.0) - *average) * NEWEST;
     }
 
-    /// Prompt tokens for a step of so many decoding rows: as many as keep it within `stall`, one at
-    /// least, so that a prompt gets on. A fraction of a token is one in some of the steps.
-    pub(crate) fn chunk(&self, model: u64, decoding: usize, stall: Option<Duration>) -> f64 {
+    /// Tokens of a prompt, behind `depth` of it, for a step of so many decoding rows: as many as keep it
+    /// within `stall`, one at least, so that a prompt gets on. A fraction of a token is one in some of
+    /// the steps.
+    pub(crate) fn chunk(
+        &self,
+        model: u64,
+        decoding: usize,
+        depth: usize,
+        stall: Option<Duration>,
+    ) -> f64 {
         let costs = self.models.get(&model);
         let alone = costs.and_then(|costs| costs.decode(decoding));
-        let each = costs.and_then(|costs| costs.prompt_token);
+        let each = costs.and_then(|costs| costs.prompt_token(depth));
         let (Some(alone), Some(each)) = (alone, each) else { return FIRST_CHUNK };
         let each = each.max(1e-9);
         let within = |secs: f64| (secs - alone) / each;
@@ -85,20 +118,20 @@ impl ModelCosts {
     /// Seconds of a step in which so many rows decode: as it was, or as it was with the nearest
     /// number of rows.
     fn decode(&self, rows: usize) -> Option<f64> {
-        let below = self.decode.range(..=rows).next_back();
-        let above = self.decode.range(rows..).next();
-        let nearest = match (below, above) {
-            (Some((low, a)), Some((high, b))) => {
-                if rows - low <= high - rows {
-                    Some(a)
-                } else {
-                    Some(b)
-                }
-            }
-            (one, other) => one.or(other).map(|(_, secs)| secs),
-        };
-        nearest.copied()
+        nearest(&self.decode, rows)?.lower_quartile()
     }
+
+    /// Seconds that a prompt token adds behind `depth` others, or behind the nearest number of them.
+    fn prompt_token(&self, depth: usize) -> Option<f64> {
+        nearest(&self.prompt_token, depth / DEPTH_TOKENS).copied()
+    }
+}
+
+/// The value whose key is the nearest to `key`.
+fn nearest<T>(map: &BTreeMap<usize, T>, key: usize) -> Option<&T> {
+    let below = map.range(..=key).next_back();
+    let above = map.range(key..).next();
+    below.into_iter().chain(above).min_by_key(|(at, _)| at.abs_diff(key)).map(|(_, value)| value)
 }
 
 #[cfg(test)]
@@ -106,7 +139,7 @@ mod tests {
     use super::*;
 
     fn step(decoding: usize, prompt_tokens: usize, ms: u64) -> StepCost {
-        StepCost { decoding, prompt_tokens, duration: Duration::from_millis(ms) }
+        StepCost { decoding, prompt_tokens, depth: 0, duration: Duration::from_millis(ms) }
     }
 
     /// A model whose steps take `alone` ms, and `cost` of the prompt tokens more; returns the chunk at
@@ -116,10 +149,10 @@ mod tests {
         let mut chunk = 0.0;
         for _ in 0..200 {
             let ms = |ms: f64| Duration::from_secs_f64(ms / 1e3);
-            costs.observe(1, StepCost { decoding: 1, prompt_tokens: 0, duration: ms(alone) });
-            chunk = costs.chunk(1, 1, stall).round();
+            costs.observe(1, StepCost { duration: ms(alone), ..step(1, 0, 0) });
+            chunk = costs.chunk(1, 1, 0, stall).round();
             let duration = ms(alone + cost(chunk));
-            costs.observe(1, StepCost { decoding: 1, prompt_tokens: chunk as usize, duration });
+            costs.observe(1, StepCost { duration, ..step(1, chunk as usize, 0) });
         }
         chunk
     }
@@ -127,18 +160,18 @@ mod tests {
     #[test]
     fn a_chunk_is_cut_to_the_stall() {
         let mut costs = CostModel::default();
-        assert_eq!(costs.chunk(1, 1, None), FIRST_CHUNK, "nothing is known");
+        assert_eq!(costs.chunk(1, 1, 0, None), FIRST_CHUNK, "nothing is known");
         for _ in 0..50 {
             costs.observe(1, step(1, 0, 10));
             costs.observe(1, step(1, 10, 30));
         }
         // 2 ms a token over 10 ms.
         let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-6, "{got}, not {want}");
-        close(costs.chunk(1, 1, None), 5.0);
-        close(costs.chunk(1, 1, Some(Duration::from_millis(51))), 20.5);
-        close(costs.chunk(1, 1, Some(Duration::from_millis(5))), 1.0);
-        close(costs.chunk(1, 4, None), 5.0); // the nearest number of rows that is known
-        close(costs.chunk(2, 1, None), FIRST_CHUNK); // another model
+        close(costs.chunk(1, 1, 0, None), 5.0);
+        close(costs.chunk(1, 1, 0, Some(Duration::from_millis(51))), 20.5);
+        close(costs.chunk(1, 1, 0, Some(Duration::from_millis(5))), 1.0);
+        close(costs.chunk(1, 4, 0, None), 5.0); // the nearest number of rows that is known
+        close(costs.chunk(2, 1, 0, None), FIRST_CHUNK); // another model
     }
 
     #[test]
@@ -156,10 +189,32 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_step_changes_little() {
+    fn a_token_costs_what_it_did_as_far_into_a_prompt() {
         let mut costs = CostModel::default();
         (0..50).for_each(|_| costs.observe(1, step(1, 0, 10)));
-        costs.observe(1, step(1, 0, 10_000));
-        assert!(costs.models[&1].decode[&1] < 0.013);
+        for depth in (0..50_000).step_by(20) {
+            let each = 1 + depth as u64 / 10_000;
+            costs.observe(1, StepCost { depth, ..step(1, 10, 10 + 10 * each) });
+        }
+        let chunk = |depth| costs.chunk(1, 1, depth, Some(Duration::from_millis(70)));
+        for (depth, tokens) in [(0, 60.0), (5_000, 60.0), (45_000, 12.0), (190_000, 12.0)] {
+            let got = chunk(depth);
+            assert!((got / tokens - 1.0).abs() < 0.01, "{depth}: {got}, not {tokens}");
+        }
+    }
+
+    #[test]
+    fn a_few_slow_steps_change_nothing() {
+        let mut costs = CostModel::default();
+        (0..50).for_each(|_| costs.observe(1, step(1, 0, 10)));
+        let chunk = |costs: &mut CostModel| {
+            costs.observe(1, step(1, 10, 30));
+            costs.chunk(1, 1, 0, None)
+        };
+        let before = chunk(&mut costs);
+        (0..50).for_each(|_| costs.observe(1, step(1, 0, 100)));
+        assert_eq!(chunk(&mut costs), before);
+        (0..DECODE_STEPS).for_each(|_| costs.observe(1, step(1, 0, 20)));
+        assert_ne!(chunk(&mut costs), before, "that is what steps take now");
     }
 }

@@ -9,8 +9,8 @@
 //!   only so many times.
 //! - **A step** is one token for every row that decodes, and at most one chunk of one prompt. While
 //!   others decode, the chunk is cut so that the step takes no longer than the stall allowed.
-//! - **Among prompts** the one with the least left to compute goes first; every fourth chunk goes to
-//!   the one that has waited longest.
+//! - **Among prompts** the one with the least left to compute goes first. After a while, every fourth
+//!   chunk goes to the one that has waited longest.
 //! - **Memory** is reserved before it is used. When a row cannot grow, whatever can be given back is;
 //!   then the youngest row is put back into the queue, to be resumed later.
 
@@ -19,6 +19,7 @@ mod memory;
 #[cfg(test)]
 mod simulation;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -34,8 +35,11 @@ pub(crate) type Tenant = u64;
 
 /// Others may be admitted before a request that does not fit now, but no more than this many.
 const MAX_OVERTAKEN: u32 = 32;
-/// Every so many chunks, one goes to the prompt that has waited longest.
+/// Where prompts contend for long, one of so many chunks goes to the one that has waited longest.
 const OLDEST_CHUNK: u32 = 4;
+/// Before that, so many chunks may go to shorter prompts: a short question is not held up by a long
+/// prompt even where a chunk is a token or two. Chunks of the one that waited earn this again.
+const SHORT_CHUNKS: u32 = 100;
 /// How long a request that does not fit waits for others to give memory back when nothing runs.
 const ROOM_WAIT: Duration = Duration::from_secs(20);
 /// A row's reservation grows by so many tokens at a time.
@@ -109,6 +113,17 @@ struct Entry {
     state: State,
 }
 
+/// A prompt that is to be computed, or its rest.
+#[derive(Debug, Clone, Copy)]
+struct Prompt {
+    id: RowId,
+    computed: usize,
+    left: usize,
+    passed: u32,
+    /// It was passed over for long enough.
+    is_overdue: bool,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 enum State {
     Waiting,
@@ -144,6 +159,8 @@ pub(crate) struct Scheduler {
     /// Time that each model computed, since it had work.
     turns: BTreeMap<u64, Duration>,
     chunks: u32,
+    /// Chunks that may still pass over the prompt that has waited longest.
+    may_pass: u32,
 }
 
 impl Scheduler {
@@ -163,6 +180,7 @@ impl Scheduler {
             costs: CostModel::default(),
             turns: BTreeMap::new(),
             chunks: 0,
+            may_pass: SHORT_CHUNKS,
         }
     }
 
@@ -423,47 +441,58 @@ impl Scheduler {
         }
         let decode: Vec<RowId> =
             rows.iter().filter(|(_, e)| e.prompt_left() == 0).map(|(id, _)| *id).collect();
-        let prefill = self.pick_prefill(&rows);
-        let prefill = prefill.map(|id| (id, self.chunk(model, decode.len())));
-        if let Some((id, _)) = prefill {
-            self.pass_over(model, id);
-        }
+        let prefill = self.pick_prefill(&rows).map(|chosen| {
+            self.pass_over(model, &chosen);
+            (chosen.id, self.chunk(model, decode.len(), chosen.computed))
+        });
         Decision::Step(StepPlan { model, decode, prefill })
     }
 
-    /// The prompt with the least to compute; now and then the one that has waited longest.
-    fn pick_prefill(&self, rows: &[(RowId, &Entry)]) -> Option<RowId> {
-        let prompts = rows.iter().filter(|(_, entry)| entry.prompt_left() > 0);
-        let waited = |entry: &Entry| match entry.state {
-            State::Running { passed, .. } => passed,
-            State::Waiting => 0,
-        };
-        let overdue = prompts.clone().filter(|(_, entry)| waited(entry) + 1 >= OLDEST_CHUNK);
-        let overdue = overdue.max_by_key(|(id, entry)| (waited(entry), std::cmp::Reverse(*id)));
-        let shortest = || prompts.clone().min_by_key(|(id, entry)| (entry.prompt_left(), *id));
-        overdue.or_else(shortest).map(|(id, _)| *id)
+    /// The prompt with the least to compute, or the one that has waited longest.
+    fn pick_prefill(&self, rows: &[(RowId, &Entry)]) -> Option<Prompt> {
+        let prompts = rows.iter().filter_map(|(id, entry)| match entry.state {
+            State::Running { computed, passed, .. } if entry.prompt_left() > 0 => Some(Prompt {
+                id: *id,
+                computed,
+                left: entry.prompt_left(),
+                passed,
+                is_overdue: false,
+            }),
+            _ => None,
+        });
+        let shortest = prompts.clone().min_by_key(|prompt| (prompt.left, prompt.id))?;
+        let oldest = prompts.max_by_key(|prompt| (prompt.passed, Reverse(prompt.id)))?;
+        let is_overdue = self.may_pass == 0 && oldest.passed + 1 >= OLDEST_CHUNK;
+        Some(if is_overdue { Prompt { is_overdue, ..oldest } } else { shortest })
     }
 
-    fn pass_over(&mut self, model: u64, chosen: RowId) {
+    /// The chosen prompt has a chunk, the others of its model do not.
+    fn pass_over(&mut self, model: u64, chosen: &Prompt) {
         self.chunks = self.chunks.wrapping_add(1);
+        let mut passes = false;
         for (&id, entry) in &mut self.entries {
             let is_prompt = entry.asking.model == model && entry.prompt_left() > 0;
             if let State::Running { passed, .. } = &mut entry.state
                 && is_prompt
-                && id != chosen
+                && id != chosen.id
             {
+                passes = !chosen.is_overdue;
                 *passed = passed.saturating_add(1);
             }
         }
+        self.may_pass = match passes {
+            true => self.may_pass.saturating_sub(1),
+            false => (self.may_pass + OLDEST_CHUNK - 1).min(SHORT_CHUNKS),
+        };
     }
 
-    /// Prompt tokens that a step may hold beside so many rows that decode.
-    fn chunk(&self, model: u64, decoding: usize) -> usize {
+    /// Tokens of a prompt, behind `depth` of it, that a step may hold beside so many rows that decode.
+    fn chunk(&self, model: u64, decoding: usize, depth: usize) -> usize {
         let most = self.memory.chunk(self.limits.prefill_chunk);
         if decoding == 0 {
             return most;
         }
-        let fits = self.costs.chunk(model, decoding, self.limits.decode_stall);
+        let fits = self.costs.chunk(model, decoding, depth, self.limits.decode_stall);
         // A fraction is rounded up in as many of four chunks as it has quarters.
         let quarter = f64::from(self.chunks % 4) / 4.0;
         ((fits + quarter) as usize).min(most)

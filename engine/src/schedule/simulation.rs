@@ -166,12 +166,13 @@ impl World {
             self.scheduler.computing(*id, 1);
             *self.clients.get_mut(id).unwrap().cached.as_mut().expect("it runs") += 1;
         }
-        let mut prompt_tokens = 0;
+        let (mut prompt_tokens, mut depth) = (0, 0);
         if let Some((id, most)) = plan.prefill {
             assert!((1..=self.limits.prefill_chunk).contains(&most));
             let client = self.clients.get_mut(&id).unwrap();
             let cached = client.cached.as_mut().expect("it runs");
             let target = client.asking.tokens;
+            depth = *cached;
             prompt_tokens = most.min(target - *cached);
             assert!(prompt_tokens > 0);
             *cached += prompt_tokens;
@@ -183,7 +184,7 @@ impl World {
         }
         let duration = Duration::from_micros(500 + 100 * tokens as u64);
         self.now += duration;
-        let cost = StepCost { decoding: plan.decode.len(), prompt_tokens, duration };
+        let cost = StepCost { decoding: plan.decode.len(), prompt_tokens, depth, duration };
         self.scheduler.observe(plan.model, cost);
         for id in given {
             let client = self.clients.get_mut(&id).unwrap();
@@ -324,17 +325,24 @@ fn a_key_with_many_requests_does_not_keep_another_out() {
 #[test]
 fn a_short_prompt_goes_before_a_long_one_that_still_gets_on() {
     let mut scheduler = Scheduler::new(limits(), roomy());
-    scheduler.arrive(0, asking(1, 12_000, 5));
-    scheduler.arrive(1, asking(1, 2000, 5));
-    admit(&mut scheduler);
-    let mut chosen = Vec::new();
-    for _ in 0..8 {
+    let chunk = |scheduler: &mut Scheduler| {
         let Decision::Step(plan) = scheduler.step() else { panic!("there is work") };
         let (id, tokens) = plan.prefill.unwrap();
         scheduler.computing(id, tokens);
-        chosen.push(id);
-    }
-    assert_eq!(chosen, [1, 1, 1, 0, 1, 1, 1, 0]);
+        id
+    };
+    scheduler.arrive(0, asking(1, 1_000_000, 5));
+    scheduler.arrive(1, asking(1, 100_000, 5));
+    admit(&mut scheduler);
+    let first = (0..SHORT_CHUNKS).map(|_| chunk(&mut scheduler)).all(|id| id == 1);
+    assert!(first, "the short one is not held up");
+    let chosen: Vec<RowId> = (0..8).map(|_| chunk(&mut scheduler)).collect();
+    assert_eq!(chosen, [0, 1, 1, 1, 0, 1, 1, 1]);
+    scheduler.end(1);
+    (0..SHORT_CHUNKS).for_each(|_| assert_eq!(chunk(&mut scheduler), 0));
+    scheduler.arrive(2, asking(1, 10_000, 5));
+    admit(&mut scheduler);
+    assert!((0..39).all(|_| chunk(&mut scheduler) == 2), "its own chunks earned it again");
 }
 
 #[test]

@@ -133,11 +133,11 @@ impl Worker {
 
     /// A step is complete.
     fn report(&mut self, step: &UnderWay, duration: Duration, waited: Duration, idle: Duration) {
-        let Built { model, decoding, prompt_tokens, ref outputs, build, .. } = step.built;
+        let Built { model, decoding, prompt_tokens, depth, ref outputs, build, .. } = step.built;
         self.last_end = Some(Instant::now());
         self.status.step_done();
         self.status.alive();
-        self.scheduler.observe(model, StepCost { decoding, prompt_tokens, duration });
+        self.scheduler.observe(model, StepCost { decoding, prompt_tokens, depth, duration });
         if prompt_tokens > 0 {
             self.account.note_staging();
         }

@@ -150,7 +150,12 @@ fn host_time_of_a_token_at_eight_rows() {
     let logits = mlx_rs::ops::zeros::<f32>(&[1, ROWS as i32, VOCAB as i32]).unwrap();
     logits.eval().unwrap();
     let (mut now, mut times) = (Duration::ZERO, Vec::new());
-    let step = StepCost { decoding: ROWS, prompt_tokens: 0, duration: Duration::from_millis(10) };
+    let step = StepCost {
+        decoding: ROWS,
+        prompt_tokens: 0,
+        depth: 0,
+        duration: Duration::from_millis(10),
+    };
     while times.len() < 500 {
         now += step.duration;
         let begin = Instant::now();
