@@ -396,38 +396,50 @@ mod tests {
         (0..count).map(|_| next()).collect()
     }
 
-    /// Every count of rows, and shapes that no vector width divides, against sums in float64; and a
-    /// row's numbers are the same bits alone and beside others.
+    /// Every count of rows, weights of any shape and values of whole vectors, against sums in float64;
+    /// and a row's numbers are the same bits alone and beside others.
     #[test]
     fn a_row_of_a_product_does_not_depend_on_its_neighbours() {
         for (n, k) in [(1, 1), (5, 7), (50, 64), (97, 129), (700, 515)] {
-            let weights = numbers(n * k, 1);
-            let b = Array::from_slice(&weights, &[n as i32, k as i32]);
-            let mut alone: Vec<Vec<f32>> = Vec::new();
-            for m in 1..=34 {
-                let rows = numbers(m * k, 2);
-                let a = Array::from_slice(&rows, &[m as i32, k as i32]);
-                let product = matmul(&a, b.t()).unwrap();
-                product.eval().unwrap();
-                let product = product.as_slice::<f32>();
-                for (r, row) in product.chunks_exact(n).enumerate() {
-                    for (j, &got) in row.iter().enumerate() {
-                        let pairs = rows[r * k..][..k].iter().zip(&weights[j * k..][..k]);
-                        let exact: f64 = pairs.map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
-                        let error = (f64::from(got) - exact).abs();
-                        assert!(error < 1e-6 * k as f64, "{m}x{n}x{k}: row {r}, column {j}");
-                    }
-                    // More rows than this are another kernel's.
-                    if m <= 32 && r + 1 < m {
-                        assert_eq!(row, alone[r], "{m}x{n}x{k}: row {r}");
-                    }
+            rows_do_not_depend_on_their_neighbours(n, k, true);
+        }
+        for (n, k) in [(8, 1), (16, 7), (24, 64), (64, 129), (520, 515)] {
+            rows_do_not_depend_on_their_neighbours(n, k, false);
+        }
+    }
+
+    /// Products with a matrix of n columns and k rows, or with its transpose.
+    fn rows_do_not_depend_on_their_neighbours(n: usize, k: usize, transposed: bool) {
+        let matrix = numbers(n * k, 1);
+        let b = match transposed {
+            true => Array::from_slice(&matrix, &[n as i32, k as i32]).t(),
+            false => Array::from_slice(&matrix, &[k as i32, n as i32]),
+        };
+        let at = |i: usize, j: usize| matrix[if transposed { j * k + i } else { i * n + j }];
+        let case = |m: usize| format!("{m}x{n}x{k}, transposed: {transposed}");
+        let mut alone: Vec<Vec<f32>> = Vec::new();
+        for m in 1..=34 {
+            let rows = numbers(m * k, 2);
+            let a = Array::from_slice(&rows, &[m as i32, k as i32]);
+            let product = matmul(&a, &b).unwrap();
+            product.eval().unwrap();
+            let product = product.as_slice::<f32>();
+            for (r, row) in product.chunks_exact(n).enumerate() {
+                for (j, &got) in row.iter().enumerate() {
+                    let products = (0..k).map(|i| f64::from(rows[r * k + i]) * f64::from(at(i, j)));
+                    let error = (f64::from(got) - products.sum::<f64>()).abs();
+                    assert!(error < 1e-6 * k as f64, "{}: row {r}, column {j}", case(m));
                 }
-                // Row r of `numbers` is the same for every m, so the last row here was never seen.
-                let last = Array::from_slice(&rows[(m - 1) * k..], &[1, k as i32]);
-                let last = matmul(&last, b.t()).unwrap();
-                last.eval().unwrap();
-                alone.push(last.as_slice::<f32>().to_vec());
+                // More rows than this are another kernel's.
+                if m <= 32 && r + 1 < m {
+                    assert_eq!(row, alone[r], "{}: row {r}", case(m));
+                }
             }
+            // Row r of `numbers` is the same for every m, so the last row here was never seen.
+            let last = Array::from_slice(&rows[(m - 1) * k..], &[1, k as i32]);
+            let last = matmul(&last, &b).unwrap();
+            last.eval().unwrap();
+            alone.push(last.as_slice::<f32>().to_vec());
         }
     }
 }

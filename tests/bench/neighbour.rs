@@ -43,8 +43,11 @@ pub(crate) fn run(
     let cell = format!("{:.2}x", ours.0 / theirs.0);
     report.row("  beside 8 streams", [&ms(ours.0), &ms(theirs.0), &cell, ""], None)?;
     let ratio = ours.1 / theirs.1;
-    let cells = [&*ms(ours.1), &ms(theirs.1), &format!("{ratio:.2}x"), "<= 1.0x"];
-    report.row("  p99", cells, Some(ratio <= 1.0))
+    let period = PERIOD.as_secs_f64();
+    let cells =
+        [&*ms(ours.1), &ms(theirs.1), &format!("{ratio:.2}x"), &format!("< {}", ms(period))];
+    // The next frame is due then: one that takes longer is missed.
+    report.row("  p99", cells, Some(ours.1 < period))
 }
 
 /// Frames while streams are answered, again and again.
