@@ -26,6 +26,7 @@ mod harmony;
 mod input;
 mod json;
 mod json_calls;
+mod lost;
 mod mistral;
 mod pairs;
 mod reader;
@@ -46,6 +47,7 @@ use format::{CallFormat, Thinking};
 pub use format::{CallIds, OutputFormat};
 use harmony::Harmony;
 use input::{Input, Marker, Sought};
+pub use lost::LostThought;
 use reader::Reader;
 use tools::Tools;
 
