@@ -47,7 +47,7 @@ pub struct EngineConfig {
     pub memory_budget: Option<u64>,
     /// Says how the system's memory does.
     pub sensor: Arc<dyn MemorySensor>,
-    /// Requests that may wait; more are refused.
+    /// Requests beyond `max_batch` that may wait; more are refused.
     pub max_queue: usize,
     /// How long a request may stand still because nobody reads its tokens.
     pub slow_reader: Duration,
@@ -250,6 +250,7 @@ struct Shared {
     commands: SyncSender<Command>,
     status: Arc<Status>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    max_batch: usize,
     max_queue: usize,
     next_model: AtomicU64,
 }
@@ -263,6 +264,8 @@ pub(crate) struct Status {
     pub(crate) loading: AtomicBool,
     pub(crate) stopping: AtomicBool,
     pub(crate) running: AtomicUsize,
+    /// Requests that were submitted and have not ended: see [`Place`].
+    places: AtomicUsize,
     pub(crate) live_sessions: AtomicUsize,
     pub(crate) live_bytes: AtomicUsize,
     /// Counted up by the submitter and down by the engine thread.
@@ -320,13 +323,35 @@ impl Status {
     }
 }
 
+/// A request's place among those that may run or wait, from its submission to the end of its
+/// computation. What is on its way to the engine thread has one as well, so that requests which come
+/// together are not refused while there is room.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<Status>);
+
+impl Place {
+    /// `None` when `limit` others have one.
+    fn take(status: &Arc<Status>, limit: usize) -> Option<Self> {
+        let one_more = |places: usize| (places < limit).then_some(places + 1);
+        status.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(Self(Arc::clone(status)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.places.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Engine {
     /// Starts the thread. MLX is not touched before the first load.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(config: EngineConfig) -> std::io::Result<Self> {
-        let (commands, receiver) = sync_channel(config.max_queue + CONTROL_COMMANDS);
+        let (commands, receiver) =
+            sync_channel(config.max_batch + config.max_queue + CONTROL_COMMANDS);
         let status = Arc::new(Status {
             started: Instant::now(),
             last_step_ms: AtomicU64::new(0),
@@ -335,6 +360,7 @@ impl Engine {
             running: AtomicUsize::new(0),
             live_sessions: AtomicUsize::new(0),
             live_bytes: AtomicUsize::new(0),
+            places: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             preemptions: AtomicU64::new(0),
             reserved_bytes: AtomicU64::new(0),
@@ -346,7 +372,7 @@ impl Engine {
             step: Mutex::default(),
             namespaces: Mutex::default(),
         });
-        let max_queue = config.max_queue;
+        let (max_batch, max_queue) = (config.max_batch, config.max_queue);
         let thread = std::thread::Builder::new().name("engine".into()).spawn({
             let status = Arc::clone(&status);
             // Made on its own thread: arrays never leave it.
@@ -356,6 +382,7 @@ impl Engine {
             commands,
             status,
             thread: Mutex::new(Some(thread)),
+            max_batch,
             max_queue,
             next_model: AtomicU64::new(0),
         };
@@ -506,29 +533,26 @@ impl Engine {
         tokenizer: Tokenizer,
         eos: Arc<[u32]>,
     ) -> Result<Generation, SubmitError> {
-        let Shared { status, commands, max_queue, .. } = &*self.shared;
-        let waiting = status.waiting.fetch_add(1, Ordering::Relaxed);
-        let refuse = |error| {
-            status.waiting.fetch_sub(1, Ordering::Relaxed);
-            Err(error)
-        };
-        if waiting >= *max_queue {
-            return refuse(SubmitError::QueueFull { waiting });
-        }
+        let Shared { status, commands, max_batch, max_queue, .. } = &*self.shared;
+        let full = SubmitError::QueueFull { waiting: *max_queue };
+        let Some(place) = Place::take(status, max_batch + max_queue) else { return Err(full) };
         let (events, receiver) = mpsc::channel(TOKEN_CHANNEL);
         let Ok(last) = events.clone().try_reserve_owned() else {
-            return refuse(SubmitError::ShuttingDown);
+            return Err(SubmitError::ShuttingDown);
         };
         let phase = Arc::new(PhaseCell::default());
         let generation = Generation::new(receiver, &request, tokenizer, eos, Arc::clone(&phase));
         let constraint = request.grammar.as_ref().map(Grammar::begin).map(Box::new);
         let submitted = Instant::now();
-        let job = Job { model, request, constraint, events, last, phase, submitted };
-        match commands.try_send(Command::Submit(Box::new(job))) {
-            Ok(()) => Ok(generation),
-            Err(TrySendError::Full(_)) => refuse(SubmitError::QueueFull { waiting }),
-            Err(TrySendError::Disconnected(_)) => refuse(SubmitError::ShuttingDown),
-        }
+        let job = Job { model, request, constraint, events, last, phase, submitted, place };
+        status.waiting.fetch_add(1, Ordering::Relaxed);
+        let refused = match commands.try_send(Command::Submit(Box::new(job))) {
+            Ok(()) => return Ok(generation),
+            Err(TrySendError::Full(_)) => full,
+            Err(TrySendError::Disconnected(_)) => SubmitError::ShuttingDown,
+        };
+        status.waiting.fetch_sub(1, Ordering::Relaxed);
+        Err(refused)
     }
 
     pub(crate) fn unload(&self, model: ModelId) {

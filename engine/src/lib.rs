@@ -59,11 +59,11 @@ pub use grammar::{
 pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use memory::{MemorySensor, Pressure, SystemSensor};
 pub use model::{KvDtype, LoadOptions, Model, ModelInfo};
-pub use output::{Call, CallIds, Expected, OutputFormat, OutputParser, Part, fuzz};
+pub use output::{Call, CallIds, Expected, LostThought, OutputFormat, OutputParser, Part, fuzz};
 pub use panic_text::panic_text;
 pub use platform::{Severity, StayAwake, end_process, system_log};
 pub use quantization::Quantization;
-pub use reuse::{Divergence, MissReason, ReuseConfig, ReuseReport};
+pub use reuse::{Cause, Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};
 pub use template::{ChatInputs, ChatTemplate, template_json};
 pub use thoughts::ThinkingBudget;

@@ -127,6 +127,7 @@ impl Loaded {
             kinds: architecture.layers(),
             kv_dtype: folder.kv_dtype.dtype(),
             message_ends: Arc::clone(&folder.eos),
+            user_opening: Arc::clone(&folder.user_opening),
         });
         let loaded = Self {
             architecture,

@@ -240,6 +240,8 @@ pub(crate) struct Folder {
     pub(crate) kv_dtype: KvDtype,
     /// Every token that ends an answer.
     pub(crate) eos: Arc<[u32]>,
+    /// Tokens that a user's message begins with; empty when that is not known.
+    pub(crate) user_opening: Arc<[u32]>,
     pub(crate) context_tokens: usize,
     pub(crate) vocab_tokens: usize,
 }
@@ -268,6 +270,8 @@ impl Folder {
         let tokenizer = Tokenizer::load(dir)?;
         let eos = eos_tokens([&config, &text_config, &generation], dir, &tokenizer, vocab_tokens)?;
         let chat_template = ChatTemplate::load(dir)?;
+        let user_opening = chat_template.as_ref().and_then(ChatTemplate::user_opening);
+        let user_opening = user_opening.map(|text| user_tokens(&text, &eos, &tokenizer));
         Ok(Self {
             dir: dir.to_owned(),
             quantization,
@@ -276,6 +280,7 @@ impl Folder {
             sampling: sampling_defaults(&generation),
             kv_dtype: KvDtype::default(),
             eos,
+            user_opening: user_opening.unwrap_or_default(),
             context_tokens,
             vocab_tokens,
             tokenizer,
@@ -354,6 +359,16 @@ fn eos_tokens(
     Ok(ids.into())
 }
 
+/// The tokens of what a user's message begins with, from the first token of its own on: what ends the
+/// message before is not part of it.
+fn user_tokens(opening: &str, eos: &[u32], tokenizer: &Tokenizer) -> Arc<[u32]> {
+    let tokens = tokenizer.encode(opening, false).unwrap_or_default();
+    let before = tokens.split_last().map_or(&[][..], |(_, before)| before);
+    let end = before.iter().rposition(|id| eos.contains(id)).map_or(0, |at| at + 1);
+    let mut own = tokens[end..].iter();
+    own.position(|id| tokenizer.is_added(*id)).map_or(&[][..], |at| &tokens[end + at..]).into()
+}
+
 fn sampling_defaults(generation: &Map<String, Value>) -> SamplingDefaults {
     let number = |key: &str| generation.get(key).and_then(Value::as_f64).map(|n| n as f32);
     let within = |n: Option<f32>, low: f32, high: f32| n.filter(|n| (low..=high).contains(n));
@@ -367,5 +382,28 @@ fn sampling_defaults(generation: &Map<String, Value>) -> SamplingDefaults {
         top_k: generation.get("top_k").and_then(Value::as_u64).map(|k| k as usize),
         min_p: within(number("min_p"), 0.0, 1.0),
         repetition_penalty: within(number("repetition_penalty"), 0.01, 100.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_message_begins_behind_the_end_of_the_one_before() {
+        let tokenizer = include_bytes!("../../tests/fixtures/tokenizer.json");
+        let tokenizer = Tokenizer::from_json(tokenizer).unwrap();
+        let (start, end) = (tokenizer.token_id("<|im_start|>"), tokenizer.token_id("<|im_end|>"));
+        let (start, end) = (start.unwrap(), end.unwrap());
+        let own = tokenizer.encode("<|im_start|>user", false).unwrap();
+        for text in ["<|im_start|>user", "<|im_end|>\n<|im_start|>user", "s>\n<|im_start|>user"] {
+            assert_eq!(*user_tokens(text, &[end], &tokenizer), own, "{text:?}");
+        }
+        // A token that ends an answer because it begins what follows.
+        assert_eq!(*user_tokens("<|im_start|>", &[start], &tokenizer), [start]);
+        assert!(
+            user_tokens("User:", &[end], &tokenizer).is_empty(),
+            "nothing is sure to stay whole"
+        );
     }
 }

@@ -188,12 +188,13 @@ impl Row {
 
     /// Ends the request with an error.
     pub(crate) fn fail(self, error: GenerateError) {
-        self.job.last.send(Raw::Failed(error));
+        self.job.fail(error);
     }
 
     /// The request is computed; what is left is to say so.
     pub(crate) fn leave(self, finish: FinishReason) -> Leaving {
-        Leaving { job: self.job, mail: self.mail, finish }
+        let Job { events, last, .. } = *self.job;
+        Leaving { events, last, mail: self.mail, finish }
     }
 }
 
@@ -217,7 +218,8 @@ impl Mail {
 /// A request that computes no more and whose reader is behind.
 #[derive(Debug)]
 pub(crate) struct Leaving {
-    job: Box<Job>,
+    events: mpsc::Sender<Raw>,
+    last: mpsc::OwnedPermit<Raw>,
     mail: Mail,
     finish: FinishReason,
 }
@@ -226,12 +228,12 @@ impl Leaving {
     /// Sends what is left; itself again when the reader has no room for all of it. One that reads
     /// nothing for `limit` fails.
     pub(crate) fn send(mut self, limit: Duration) -> Option<Self> {
-        if self.mail.flush(&self.job.events) {
-            self.job.last.send(Raw::Done(self.finish));
+        if self.mail.flush(&self.events) {
+            self.last.send(Raw::Done(self.finish));
             return None;
         }
         if self.mail.blocked_since.is_some_and(|since| since.elapsed() > limit) {
-            self.job.last.send(Raw::Failed(GenerateError::SlowReader(limit.as_secs())));
+            self.last.send(Raw::Failed(GenerateError::SlowReader(limit.as_secs())));
             return None;
         }
         Some(self)
@@ -239,7 +241,7 @@ impl Leaving {
 
     /// Ends the request with an error.
     pub(crate) fn fail(self, error: GenerateError) {
-        self.job.last.send(Raw::Failed(error));
+        self.last.send(Raw::Failed(error));
     }
 }
 

@@ -19,7 +19,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value as JinjaValue};
 use minijinja::{Environment, Error, ErrorKind};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{LoadError, TemplateError};
 use crate::small_file;
@@ -171,6 +171,30 @@ impl ChatTemplate {
         template.render(JinjaValue::from_pairs(variables)).map_err(failed)
     }
 
+    /// What stands right before a user's text, in a first message as well as in a later one: such as
+    /// `<|im_start|>user`, with whatever always stands before that. `None` when there is nothing that
+    /// is the same for both.
+    pub(crate) fn user_opening(&self) -> Option<String> {
+        const TEXTS: [(&str, &str); 3] =
+            [("user", "First-question."), ("assistant", "Answer."), ("user", "Second-question.")];
+        let messages = TEXTS.map(|(role, content)| json!({"role": role, "content": content}));
+        let rendered = self.render(&ChatInputs {
+            messages: &messages,
+            tools: None,
+            add_generation_prompt: false,
+            kwargs: &Map::new(),
+            now: SystemTime::UNIX_EPOCH,
+        });
+        let rendered = rendered.ok()?;
+        let (before_first, rest) = rendered.split_once(TEXTS[0].1)?;
+        let (_, rest) = rest.split_once(TEXTS[1].1)?;
+        let (before_second, _) = rest.split_once(TEXTS[2].1)?;
+        let pairs = before_first.chars().rev().zip(before_second.chars().rev());
+        let shared = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum::<usize>();
+        let opening = before_first[before_first.len() - shared..].trim();
+        (!opening.is_empty()).then(|| opening.to_owned())
+    }
+
     /// Whether the template's source holds `name` (a variable or a role that it may know).
     pub fn mentions(&self, name: &str) -> bool {
         self.inner.sources.contains(name)
@@ -305,7 +329,6 @@ mod corpus_tests;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn render(source: &str, messages: Value) -> Result<String, TemplateError> {
         let tokens = special_tokens(json!({"bos_token": {"content": "<s>"}}).as_object().unwrap());
@@ -392,6 +415,27 @@ mod tests {
         let messages: Vec<Value> = turn.iter().cycle().take(40_000).cloned().collect();
         let rendered = render(source, Value::from(messages)).unwrap();
         assert!(rendered.len() > 4_000_000);
+    }
+
+    #[test]
+    fn what_a_users_message_begins_with_is_asked_of_the_template() {
+        let opening = |source: &str| {
+            let named = vec![(DEFAULT_NAME.to_owned(), source.to_owned())];
+            ChatTemplate::new(named, Map::new()).unwrap().user_opening()
+        };
+        let chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+                      {% endfor %}";
+        assert_eq!(opening(chatml).as_deref(), Some("<|im_start|>user"));
+        // What always stands before it cannot be told from it here.
+        let with_system = format!("<|im_start|>system\nBe kind.<|im_end|>\n{chatml}");
+        assert_eq!(opening(&with_system).as_deref(), Some("<|im_end|>\n<|im_start|>user"));
+        let mistral = "<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} \
+                       [/INST]{% else %}{{ m.content }}</s>{% endif %}{% endfor %}";
+        // Nor can the end of a token that has nothing to do with it.
+        assert_eq!(opening(mistral).as_deref(), Some("s>[INST]"));
+        let folded = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
+        assert_eq!(opening(folded), None);
+        assert_eq!(opening("{{ raise_exception('no') }}"), None);
     }
 
     #[test]

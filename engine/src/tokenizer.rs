@@ -111,6 +111,11 @@ impl Tokenizer {
         added.get(&id).is_some_and(|token| token.special)
     }
 
+    /// Whether a token is no piece of a text but has a content of its own, special or not.
+    pub(crate) fn is_added(&self, id: u32) -> bool {
+        self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
+    }
+
     /// The id of a token by its content.
     pub(crate) fn token_id(&self, content: &str) -> Option<u32> {
         self.inner.token_to_id(content)

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::Built;
 use crate::bridge;
-use crate::engine::{EngineConfig, GuardAction, ModelId, Status};
+use crate::engine::{EngineConfig, GuardAction, ModelId, Place, Status};
 use crate::error::{GenerateError, LoadError, Result};
 use crate::generation::{FinishReason, GenerateRequest, PhaseCell, Raw, RowPhase};
 use crate::grammar::{Constraint, Held as HeldConstraint, Masks};
@@ -72,6 +72,7 @@ pub(crate) struct Job {
     pub(crate) last: mpsc::OwnedPermit<Raw>,
     pub(crate) phase: Arc<PhaseCell>,
     pub(crate) submitted: Instant,
+    pub(crate) place: Place,
 }
 
 /// The thread's state.
@@ -360,7 +361,7 @@ impl Worker {
     fn arrive(&mut self, job: Box<Job>) {
         let Some(model) = self.models.get(&job.model) else {
             self.status.waiting.fetch_sub(1, Ordering::Relaxed);
-            return job.last_word(GenerateError::ShuttingDown);
+            return job.fail(GenerateError::ShuttingDown);
         };
         let row = Row::new(job, Rc::clone(model));
         let id = self.next_row;
@@ -561,9 +562,12 @@ impl Worker {
 }
 
 impl Job {
-    /// Ends the request before it began.
-    fn last_word(self: Box<Self>, error: GenerateError) {
-        self.last.send(Raw::Failed(error));
+    /// Ends the request with an error.
+    pub(crate) fn fail(self: Box<Self>, error: GenerateError) {
+        let Self { last, place, .. } = *self;
+        // Who reads the error may ask again at once.
+        drop(place);
+        last.send(Raw::Failed(error));
     }
 }
 

@@ -279,7 +279,8 @@ fn explain_prompt(out: &mut dyn Write, prompt: &PromptReuse) -> io::Result<()> {
     )?;
     writeln!(out, "  before  {:?}", at.before)?;
     writeln!(out, "  earlier {:?}", at.earlier)?;
-    writeln!(out, "  now     {:?}", at.now)
+    writeln!(out, "  now     {:?}", at.now)?;
+    at.cause.iter().try_for_each(|cause| writeln!(out, "cause     {cause}"))
 }
 
 #[cfg(test)]
@@ -340,6 +341,7 @@ mod tests {
                 before: "a\n".to_owned(),
                 earlier: "c".to_owned(),
                 now: "bd".to_owned(),
+                cause: Some("a date".to_owned()),
             }),
         };
         let mut out = Vec::new();
@@ -351,7 +353,8 @@ mod tests {
              differs   at token 70 (\"b\", id 7, was 9), in block 2 of 32 tokens each\n\
              \x20 before  \"a\\n\"\n\
              \x20 earlier \"c\"\n\
-             \x20 now     \"bd\"\n"
+             \x20 now     \"bd\"\n\
+             cause     a date\n"
         );
     }
 }

@@ -33,12 +33,13 @@ const FEW_FILES: u64 = 1024;
 /// Looks at everything, prints it, and fails when something does not work.
 pub(crate) async fn run(context: &Context, base: &Path, options: Doctor) -> Done {
     let mut checks = vec![base_dir(base), key_file(base), socket_path(context.client.socket())];
-    let (config, address) = config(base);
+    let status = context.client.get::<Status>("/status").await;
+    let running = status.as_ref().ok().map(|answer| answer.value.http.as_str());
+    let (config, address) = config(base, running);
     checks.extend([config, disk(base), open_files(), last_run(base)]);
     if cfg!(target_os = "macos") {
         checks.push(launchd(&Site::here()));
     }
-    let status = context.client.get::<Status>("/status").await;
     match &status {
         Ok(answer) => {
             checks.push(daemon(&answer.value, &answer.daemon_version));
@@ -171,7 +172,8 @@ fn socket_path(socket: &Path) -> Check {
 }
 
 /// What `omlxd check-config` says, and the address that it names: only the daemon knows its keys.
-fn config(base: &Path) -> (Check, Option<String>) {
+/// `running`: the address of the daemon that runs, which its command line may have named.
+fn config(base: &Path, running: Option<&str>) -> (Check, Option<String>) {
     const NAME: &str = "configuration";
     let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("omlxd"));
     let omlxd = beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("omlxd"));
@@ -182,12 +184,24 @@ fn config(base: &Path) -> (Check, Option<String>) {
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', "; ");
     if output.status.success() {
-        let said = text(&output.stdout);
-        let address = said.rsplit_once(" serves on ").map(|(_, address)| address.to_owned());
-        return (pass(NAME, said), address);
+        return configured(NAME, text(&output.stdout), running);
     }
     let fix = "edit the line that it names; docs/configuration.md has every key";
     (check(NAME, CheckResult::Fail, text(&output.stderr), Some(fix)), None)
+}
+
+/// `said`: what `omlxd check-config` says of a configuration without problems.
+fn configured(name: &str, said: String, running: Option<&str>) -> (Check, Option<String>) {
+    let address = said.rsplit_once(" serves on ").map(|(_, address)| address.to_owned());
+    let detail = match (running, &address) {
+        (Some(running), Some(address)) if running != address => {
+            format!(
+                "{said} unless its command line says otherwise; the one that runs serves on {running}"
+            )
+        }
+        _ => said,
+    };
+    (pass(name, detail), address)
 }
 
 fn disk(base: &Path) -> Check {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use engine::{ReuseConfig, ReuseReport, Tokenizer};
+use engine::{ChatTemplate, Model, OutputFormat, ReuseConfig, ReuseReport, Tokenizer};
 use kvstore::{MIN_QUOTA_BYTES, Store, StoreConfig};
 
 use crate::config::Config;
@@ -31,6 +31,10 @@ pub struct RequestReport {
     pub prompts: Vec<ReuseReport>,
     /// Turns token ids back into text.
     pub tokenizer: Tokenizer,
+    /// How the model writes thoughts.
+    pub format: OutputFormat,
+    /// What may leave them out.
+    pub template: Option<ChatTemplate>,
 }
 
 /// The cache.
@@ -91,7 +95,7 @@ impl Cache {
     }
 
     /// Remembers what was reused of one prompt of a request.
-    pub(crate) fn note(&self, id: &str, model: &str, tokenizer: &Tokenizer, report: &ReuseReport) {
+    pub(crate) fn note(&self, id: &str, model: &Model, report: &ReuseReport) {
         let mut reports = self.reports();
         if let Some(known) = reports.iter_mut().rfind(|known| known.id == id) {
             known.prompts.push(report.clone());
@@ -102,9 +106,11 @@ impl Cache {
         }
         reports.push_back(RequestReport {
             id: id.to_owned(),
-            model: model.to_owned(),
+            model: model.name().to_owned(),
             prompts: vec![report.clone()],
-            tokenizer: tokenizer.clone(),
+            tokenizer: model.tokenizer().clone(),
+            format: model.output_format().clone(),
+            template: model.chat_template().cloned(),
         });
     }
 

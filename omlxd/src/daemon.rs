@@ -202,41 +202,37 @@ async fn serve(
     let cause = daemon.wait(&mut signals).await;
     tracing::info!(cause, "stopping: no new requests, running ones may finish");
     app.shutdown.cancel();
-    let drained = async {
-        let _ = serving.await;
-        admin_stop.cancel();
-        let _ = admin.await;
-        app.engine.stop();
-        let engine = app.engine.clone();
-        let _ = tokio::task::spawn_blocking(move || engine.join()).await;
-    };
     let limit = app.config.server.drain + STOP_GRACE;
-    tokio::select! {
-        ended = tokio::time::timeout(limit, drained) => match ended {
+    let ending = async {
+        let drained = async {
+            let _ = serving.await;
+            admin_stop.cancel();
+            let _ = admin.await;
+            app.engine.stop();
+            let engine = app.engine.clone();
+            let _ = tokio::task::spawn_blocking(move || engine.join()).await;
+        };
+        match tokio::time::timeout(limit, drained).await {
             Ok(()) => tracing::info!("stopped"),
             Err(_) => tracing::warn!("stopped; what still ran after the drain was cut"),
-        },
-        () = signals.stop() => {
-            tracing::warn!("stopped at once by a second signal");
-            // Whoever drops the last handle would wait for the engine.
-            std::mem::forget(app);
-            return Ok(Exit::Interrupted);
         }
-    }
-    if let Some(store) = app.cache.store.clone() {
-        // A second signal need not wait for it: what is not written is computed again.
-        let written = tokio::task::spawn_blocking(move || store.flush(CACHE_GRACE));
-        tokio::select! {
-            written = written => if !written.unwrap_or(false) {
+        if let Some(store) = app.cache.store.clone() {
+            let written = tokio::task::spawn_blocking(move || store.flush(CACHE_GRACE)).await;
+            if !written.unwrap_or(false) {
                 tracing::warn!("the cache had more to write than {CACHE_GRACE:?} allow");
-            },
-            () = signals.stop() => {
-                std::mem::forget(app);
-                return Ok(Exit::Interrupted);
             }
         }
+    };
+    tokio::select! {
+        () = ending => Ok(Exit::Ok),
+        () = signals.stop() => {
+            tracing::warn!("stopped at once by a second signal");
+            // Whoever drops the last handle would wait for the engine. What the cache has not
+            // written is computed again.
+            std::mem::forget(app);
+            Ok(Exit::Interrupted)
+        }
     }
-    Ok(Exit::Ok)
 }
 
 /// The running daemon, as signals and the admin socket see it.

@@ -70,18 +70,21 @@ impl Grammar {
         vocabulary: &Vocabulary,
         pattern: &Pattern,
     ) -> Result<Self, GrammarError> {
+        on_large_stack(|| Self::build(vocabulary, pattern))
+    }
+
+    /// The same on this thread, whose stack must be large.
+    fn build(vocabulary: &Vocabulary, pattern: &Pattern) -> Result<Self, GrammarError> {
         pattern.check()?;
-        on_large_stack(|| {
-            let grammar = pattern.to_grammar(vocabulary)?;
-            let matcher = Matcher::new(vocabulary.factory().create_parser(grammar));
-            if let Some(error) = matcher.get_error() {
-                return Err(compile_error(&error));
-            }
-            let mut constraint =
-                Constraint { matcher, vocab: vocabulary.vocab(), allowed: Allowed::End };
-            constraint.look().map_err(|error| compile_error(&error))?;
-            Ok(Self { first: Arc::new(Mutex::new(constraint)) })
-        })
+        let grammar = pattern.to_grammar(vocabulary)?;
+        let matcher = Matcher::new(vocabulary.factory().create_parser(grammar));
+        if let Some(error) = matcher.get_error() {
+            return Err(compile_error(&error));
+        }
+        let mut constraint =
+            Constraint { matcher, vocab: vocabulary.vocab(), allowed: Allowed::End };
+        constraint.look().map_err(|error| compile_error(&error))?;
+        Ok(Self { first: Arc::new(Mutex::new(constraint)) })
     }
 
     /// The constraint of an answer that has not begun.

@@ -161,9 +161,11 @@ fn pairs(open: Marker, layout: &Layout, name: &str, arguments: &Pattern) -> Opti
     }
     for (key, field) in fields {
         let value = value(layout, schema, field, *exactly);
+        // Where a value is marked as text or not, it is what its schema says.
+        let mark = layout.prefix.map(|_| format!(" string=\"{}\"", is_text(field)));
         let parameter = Pattern::All(vec![
             marker(layout.key.0),
-            Pattern::Text(quote(key, layout.key.0)),
+            Pattern::Text(quote(key, layout.key.0) + &mark.unwrap_or_default()),
             marker(layout.key.1),
             layout.value.map_or(Pattern::text(""), |begin| {
                 Pattern::All(vec![Pattern::text("\n"), marker(begin)])
@@ -185,10 +187,7 @@ fn pairs(open: Marker, layout: &Layout, name: &str, arguments: &Pattern) -> Opti
 fn value(layout: &Layout, schema: &Value, field: &Value, exactly: bool) -> Pattern {
     let line = if layout.lines { "\n" } else { "" };
     let end = marker(layout.value_end);
-    let choices = field.get("enum").and_then(Value::as_array);
-    let texts: Option<Vec<String>> =
-        choices.and_then(|all| all.iter().map(|text| text.as_str().map(str::to_owned)).collect());
-    let what = match texts {
+    let what = match text_choices(field) {
         Some(texts) => Pattern::Choice(texts),
         None if may_be_text(field) => {
             let until = Pattern::Until(format!("{line}{}", layout.value_end.text));
@@ -206,6 +205,17 @@ fn value(layout: &Layout, schema: &Value, field: &Value, exactly: bool) -> Patte
         }
     };
     Pattern::All(vec![Pattern::text(line), what, Pattern::text(line), end])
+}
+
+/// The values that a schema names, where they are texts all.
+fn text_choices(field: &Value) -> Option<Vec<String>> {
+    let choices = field.get("enum").and_then(Value::as_array)?;
+    choices.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+}
+
+/// Whether [`value`] holds a field to a text, not to JSON.
+fn is_text(field: &Value) -> bool {
+    text_choices(field).is_some() || may_be_text(field)
 }
 
 /// Whether a value of this schema may be a string, as far as its type says.

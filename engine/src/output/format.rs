@@ -13,6 +13,8 @@ use crate::tokenizer::Tokenizer;
 
 /// What Qwen3-Coder sometimes begins a call with, leaving `<tool_call>` out.
 const QWEN_FUNCTION: Marker = Marker::spelled("<function=");
+/// What every marker of DeepSeek V3.2 holds; a token of its own.
+const DSML: &str = "\u{ff5c}DSML\u{ff5c}";
 
 /// How a model writes its thoughts and its calls. Clones share it.
 #[derive(Debug, Clone)]
@@ -56,9 +58,9 @@ pub(super) enum CallFormat {
     Tagged { open: Marker, close: Marker },
     /// Llama 3: JSON objects, bare at the start of an answer or after a marker.
     Llama { open: Marker },
-    /// Qwen3-Coder, MiniMax, GLM: a name and parameters.
+    /// Qwen3-Coder, MiniMax, GLM, DeepSeek V3.2: a name and parameters.
     Pairs { open: Marker, layout: Layout },
-    /// DeepSeek, Kimi K2.
+    /// DeepSeek up to V3.1, Kimi K2.
     Sectioned { markers: sectioned::Markers, is_kimi: bool },
     /// Mistral.
     Mistral { open: Marker, args: Marker, id: Marker },
@@ -143,6 +145,15 @@ fn call_format(
             quote: marker("<escape>"),
             close: marker("<end_function_call>"),
         }
+    } else if says(DSML) {
+        let (open, close) = match says("tool_calls>") && !says("function_calls>") {
+            true => ("<\u{ff5c}DSML\u{ff5c}tool_calls>", "</\u{ff5c}DSML\u{ff5c}tool_calls>"),
+            false => {
+                ("<\u{ff5c}DSML\u{ff5c}function_calls>", "</\u{ff5c}DSML\u{ff5c}function_calls>")
+            }
+        };
+        let layout = dsml_layout(Marker::spelled(close), marker(DSML));
+        CallFormat::Pairs { open: Marker::spelled(open), layout }
     } else if says("<\u{ff5c}tool\u{2581}calls\u{2581}begin\u{ff5c}>") {
         CallFormat::Sectioned { markers: deepseek_markers(marker), is_kimi: false }
     } else if says("<|tool_calls_section_begin|>") {
@@ -207,6 +218,7 @@ fn qwen_layout(marker: &impl Fn(&'static str) -> Marker) -> Layout {
         function_end: Some(Marker::spelled("</function>")),
         close: marker("</tool_call>"),
         lines: true,
+        prefix: None,
     }
 }
 
@@ -219,6 +231,7 @@ fn minimax_layout(marker: &impl Fn(&'static str) -> Marker) -> Layout {
         function_end: Some(Marker::spelled("</invoke>")),
         close: marker("</minimax:tool_call>"),
         lines: false,
+        prefix: None,
     }
 }
 
@@ -231,6 +244,21 @@ fn glm_layout(marker: &impl Fn(&'static str) -> Marker) -> Layout {
         function_end: None,
         close: marker("</tool_call>"),
         lines: false,
+        prefix: None,
+    }
+}
+
+fn dsml_layout(close: Marker, prefix: Marker) -> Layout {
+    let end = Marker::spelled(">");
+    Layout {
+        name: Some((Marker::spelled("<\u{ff5c}DSML\u{ff5c}invoke name="), end)),
+        key: (Marker::spelled("<\u{ff5c}DSML\u{ff5c}parameter name="), end),
+        value: None,
+        value_end: Marker::spelled("</\u{ff5c}DSML\u{ff5c}parameter>"),
+        function_end: Some(Marker::spelled("</\u{ff5c}DSML\u{ff5c}invoke>")),
+        close,
+        lines: false,
+        prefix: Some(prefix),
     }
 }
 
@@ -264,6 +292,14 @@ impl CallFormat {
                 layout.name.map(|(open, _)| open).filter(|open| *open == QWEN_FUNCTION)
             }
             _ => None,
+        }
+    }
+
+    /// The line breaks that stand between a text and its calls and belong to neither.
+    pub(super) fn gap(&self) -> &'static str {
+        match self {
+            Self::Pairs { layout: Layout { prefix: Some(_), .. }, .. } => "\n\n",
+            _ => "\n",
         }
     }
 

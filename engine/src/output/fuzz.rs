@@ -11,10 +11,11 @@ use crate::tokenizer::Tokenizer;
 /// What tells a format: words of the template, tokens of the vocabulary.
 type Family = (&'static str, &'static [&'static str]);
 
-const FAMILIES: [Family; 10] = [
+const FAMILIES: [Family; 11] = [
     ("<think> </think> <tool_call>", &["<tool_call>", "</tool_call>", "<think>", "</think>"]),
     ("<tool_call> <function= <parameter=", &["<tool_call>", "</tool_call>"]),
     ("<minimax:tool_call>", &["<minimax:tool_call>", "</minimax:tool_call>"]),
+    ("\u{ff5c}DSML\u{ff5c} </think>", &["\u{ff5c}DSML\u{ff5c}", "<think>", "</think>"]),
     ("<tool_call> <arg_key>", &["<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"]),
     ("<|start_header_id|> \"parameters\": ", &["<|python_tag|>"]),
     ("[TOOL_CALLS] [/THINK]", &["[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]"]),
@@ -47,6 +48,14 @@ const FRAGMENTS: &[&str] = &[
     "<invoke name=\"look\">",
     "<parameter name=\"city\">",
     "</invoke>",
+    "\u{ff5c}DSML\u{ff5c}",
+    "<\u{ff5c}DSML\u{ff5c}function_calls>",
+    "</\u{ff5c}DSML\u{ff5c}function_calls>",
+    "<\u{ff5c}DSML\u{ff5c}invoke name=\"look\">",
+    "<\u{ff5c}DSML\u{ff5c}parameter name=\"city\" string=\"true\">",
+    "<\u{ff5c}DSML\u{ff5c}parameter name=\"days\" string=\"false\">",
+    "</\u{ff5c}DSML\u{ff5c}parameter>",
+    "</\u{ff5c}DSML\u{ff5c}invoke>",
     "<arg_key>",
     "</arg_key>",
     "<arg_value>",

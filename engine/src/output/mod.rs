@@ -11,7 +11,8 @@
 //!   begin. Its arguments then go out as they come, and concatenate to one JSON object.
 //! - An answer that ends inside a call which was announced is cut, see [`OutputParser::is_cut`].
 //! - What stands between the parts is no part: line breaks around thoughts, one line break before a
-//!   call, and blank space between calls and after the last. Templates write those themselves.
+//!   call (two where the format has two), and blank space between calls and after the last. Templates
+//!   write those themselves.
 //! - Without tools the markers of calls are text like any other.
 
 mod arguments;
@@ -25,6 +26,7 @@ mod harmony;
 mod input;
 mod json;
 mod json_calls;
+mod lost;
 mod mistral;
 mod pairs;
 mod reader;
@@ -45,6 +47,7 @@ use format::{CallFormat, Thinking};
 pub use format::{CallIds, OutputFormat};
 use harmony::Harmony;
 use input::{Input, Marker, Sought};
+pub use lost::LostThought;
 use reader::Reader;
 use tools::Tools;
 
@@ -385,7 +388,7 @@ impl OutputParser {
         seen.ends_with('\n') || (begins && seen.trim_start().is_empty())
     }
 
-    /// How much of the text seen is given out before a call: not the line break that a template
+    /// How much of the text seen is given out before a call: not the line breaks that a template
     /// writes there, nor space that only separates two calls.
     fn before_call(&self) -> usize {
         let seen = self.input.seen();
@@ -394,7 +397,11 @@ impl OutputParser {
         }
         match self.state {
             State::Text { lead: Lead::AfterCall } if seen.trim_start().is_empty() => 0,
-            _ => seen.strip_suffix('\n').unwrap_or(seen).len(),
+            _ => {
+                let gap = self.format.calls.as_ref().map_or("\n", CallFormat::gap);
+                let before = seen.strip_suffix(gap).or_else(|| seen.strip_suffix('\n'));
+                before.unwrap_or(seen).len()
+            }
         }
     }
 

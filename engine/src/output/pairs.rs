@@ -1,13 +1,15 @@
 //! Calls written as a name and parameters one by one, whose values are not JSON but plain text:
-//! Qwen3-Coder and its heirs, MiniMax M2, GLM 4.5 and later.
+//! Qwen3-Coder and its heirs, MiniMax M2, GLM 4.5 and later, DeepSeek V3.2.
 //!
 //! ```text
 //! Qwen     <tool_call>\n<function=NAME>\n<parameter=KEY>\nVALUE\n</parameter>\n</function>\n</tool_call>
 //! MiniMax  <minimax:tool_call>\n<invoke name="NAME">\n<parameter name="KEY">VALUE</parameter>\n</invoke>..
 //! GLM      <tool_call>NAME\n<arg_key>KEY</arg_key>\n<arg_value>VALUE</arg_value>\n</tool_call>
+//! DeepSeek <DSML:function_calls>\n<DSML:invoke name="NAME">\n<DSML:parameter name="KEY" string="true">VALUE..
 //! ```
+//! (where `DSML:` stands for `\u{ff5c}DSML\u{ff5c}`).
 //!
-//! What a value is follows from the tool's schema. A string goes out as it comes; anything else when
+//! What a value is follows from the tool's schema; DeepSeek's `string="false"` marks JSON. A string goes out as it comes; anything else when
 //! its end is there.
 
 use super::Progress;
@@ -35,14 +37,19 @@ pub(super) struct Layout {
     pub(super) close: Marker,
     /// Whether a value stands on lines of its own.
     pub(super) lines: bool,
+    /// A token that the other markers are spelled with.
+    pub(super) prefix: Option<Marker>,
 }
+
+/// After a key in quotes: whether its value is text. What follows is `true"` or `false"`.
+const IS_TEXT: &str = "\" string=\"";
 
 impl Layout {
     pub(super) fn markers(&self) -> Vec<Marker> {
-        let Self { name, key, value, value_end, function_end, close, .. } = *self;
+        let Self { name, key, value, value_end, function_end, close, prefix, .. } = *self;
         let names = name.into_iter().flat_map(|(open, end)| [open, end]);
         let one = [key.0, key.1, value_end, close];
-        names.chain(one).chain(value).chain(function_end).collect()
+        names.chain(one).chain(value).chain(function_end).chain(prefix).collect()
     }
 }
 
@@ -243,10 +250,15 @@ impl Pairs {
             }
         }
         input.take();
-        let kinds = out.tools().kinds(&self.function, &key);
+        let (key, marked) = match key.split_once(IS_TEXT) {
+            Some((key, "true")) => (key, Some(Kinds::TEXT)),
+            Some((key, "false")) => (key, Some(Kinds::JSON)),
+            _ => (key.as_str(), None),
+        };
+        let kinds = marked.unwrap_or_else(|| out.tools().kinds(&self.function, key));
         let comma = if self.parameters > 0 { ", " } else { "" };
         self.parameters += 1;
-        out.arguments(&format!("{comma}{}: ", quoted(&key)));
+        out.arguments(&format!("{comma}{}: ", quoted(key)));
         if kinds.is_text() {
             out.arguments("\"");
         }

@@ -55,6 +55,13 @@ impl Kinds {
     const NULL: u8 = 1 << 3;
     const OBJECT: u8 = 1 << 4;
     const ARRAY: u8 = 1 << 5;
+    /// A string is written as in JSON, too.
+    const QUOTED: u8 = 1 << 6;
+
+    /// Those of a value that is marked as text.
+    pub(super) const TEXT: Self = Self(Self::STRING);
+    /// Those of a value that is marked as JSON.
+    pub(super) const JSON: Self = Self(u8::MAX >> 1);
 
     fn of_type(name: &str) -> u8 {
         match name {
@@ -105,7 +112,9 @@ impl Kinds {
             word => word,
         };
         let allows = |json: &String| self.0 & Self::of_json(json) != 0;
-        let said = whole_value(word).filter(|json| !json.starts_with('"') && allows(json));
+        let is_quoted = self.0 & Self::QUOTED != 0;
+        let said =
+            whole_value(word).filter(|json| (is_quoted || !json.starts_with('"')) && allows(json));
         let inner = || {
             // In quotes where no string may be.
             let inner: String = serde_json::from_str(word).ok().filter(|_| self.0 & 1 == 0)?;

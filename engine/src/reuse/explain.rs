@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use kvstore::Namespace;
 
 use super::live::common_prefix;
+use crate::output::{LostThought, OutputFormat};
+use crate::tokenizer::Tokenizer;
 
 /// Prompts remembered.
 const MAX_PROMPTS: usize = 64;
@@ -75,6 +77,33 @@ pub struct Divergence {
     pub earlier: Vec<u32>,
     /// This prompt from there.
     pub now: Vec<u32>,
+    /// It lies before the first message of a user.
+    pub is_in_head: bool,
+}
+
+/// Why two prompts differ, where that can be told for certain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// What stands before the first message of a user: the system message, the tools, and what the
+    /// template writes beside them.
+    Head,
+    /// The earlier prompt goes on with a thought that this one lacks.
+    Thought(LostThought),
+}
+
+impl Divergence {
+    /// Why they differ. `None`: for a reason that does not show here, such as another question.
+    pub fn cause(&self, tokenizer: &Tokenizer, format: &OutputFormat) -> Option<Cause> {
+        if self.is_in_head {
+            return Some(Cause::Head);
+        }
+        let text = |tokens: &[u32]| {
+            let bytes: Vec<u8> = tokens.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let lost = format.lost_thought(&text(&self.before), &text(&self.earlier), &text(&self.now));
+        lost.map(Cause::Thought)
+    }
 }
 
 /// What was reused of a prompt, and why not more.
@@ -124,6 +153,8 @@ pub(crate) struct Asker<'a> {
     pub(crate) model: &'a str,
     pub(crate) salt: &'a str,
     pub(crate) namespace: &'a Namespace,
+    /// What a user's message begins with; empty when that is not known.
+    pub(crate) user_opening: &'a [u32],
 }
 
 impl History {
@@ -185,6 +216,7 @@ impl History {
                 before: prompt[position.saturating_sub(SHOWN_TOKENS)..position].to_vec(),
                 earlier: upto(&seen.tokens),
                 now: upto(prompt),
+                is_in_head: is_in_head(asker.user_opening, prompt, position),
             });
         }
         // The last token is always computed, and a block is the grain of what is stored.
@@ -209,12 +241,24 @@ impl History {
     }
 }
 
+/// Whether `position` lies before the end of the first `opening`, which has to be there.
+fn is_in_head(opening: &[u32], prompt: &[u32], position: usize) -> bool {
+    let mut first = prompt.windows(opening.len().max(1));
+    first.position(|tokens| tokens == opening).is_some_and(|at| position < at + opening.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const HERE: Namespace = Namespace([1; 32]);
     const THERE: Namespace = Namespace([2; 32]);
+
+    const USER: [u32; 2] = [500, 501];
+
+    fn asker<'a>(salt: &'a str, namespace: &'a Namespace) -> Asker<'a> {
+        Asker { model: "m", salt, namespace, user_opening: &USER }
+    }
 
     fn explain(history: &History, prompt: &[u32], reused: usize) -> ReuseReport {
         let mut report = ReuseReport {
@@ -223,14 +267,13 @@ mod tests {
             block_tokens: 4,
             ..ReuseReport::default()
         };
-        let asker = Asker { model: "m", salt: "", namespace: &HERE };
-        history.explain(asker, prompt, None, &mut report);
+        history.explain(asker("", &HERE), prompt, None, &mut report);
         report
     }
 
     fn history(namespace: &Namespace, salt: &str, tokens: &[u32]) -> History {
         let mut history = History::default();
-        history.remember(Asker { model: "m", salt, namespace }, tokens);
+        history.remember(asker(salt, namespace), tokens);
         history
     }
 
@@ -273,11 +316,26 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_before_the_first_user_is_the_head() {
+        let prompt = [numbers(0, 10), USER.to_vec(), numbers(10, 20), USER.to_vec()].concat();
+        let is_in_head = |position: usize| {
+            let mut earlier = prompt.clone();
+            earlier[position] = 99;
+            let report = explain(&history(&HERE, "", &earlier), &prompt, 0);
+            report.divergence.is_some_and(|at| at.position == position && at.is_in_head)
+        };
+        assert!([1, 9, 10, 11].into_iter().all(is_in_head));
+        assert!(![12, 20, 22].into_iter().any(is_in_head));
+        // A text without messages has no head.
+        assert!(!super::is_in_head(&USER, &numbers(0, 20), 4));
+        assert!(!super::is_in_head(&[], &prompt, 4));
+    }
+
+    #[test]
     fn history_is_bounded() {
         let mut history = History::default();
         for i in 0..200 {
-            let asker = Asker { model: "m", salt: "", namespace: &HERE };
-            history.remember(asker, &[vec![i], vec![7; 100_000]].concat());
+            history.remember(asker("", &HERE), &[vec![i], vec![7; 100_000]].concat());
         }
         assert!(history.tokens <= MAX_TOKENS && history.seen.len() <= MAX_PROMPTS);
         assert_eq!(history.tokens, history.seen.iter().map(|s| s.tokens.len()).sum::<usize>());

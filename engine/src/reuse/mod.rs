@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use kvstore::{Guard, Key, Kind, Miss, Namespace, RecordShape, Store, Whereabouts};
 use mlx_rs::Dtype;
 
-pub use explain::{Divergence, MissReason, ReuseReport};
+pub use explain::{Cause, Divergence, MissReason, ReuseReport};
 pub(crate) use identity::Chain;
 pub(crate) use live::{Checkpoint, Donor, common_prefix};
 pub(crate) use pages::Layout;
@@ -83,11 +83,17 @@ pub(crate) struct ModelReuse {
     pub(crate) kv_dtype: Option<Dtype>,
     /// Tokens that end a message.
     pub(crate) message_ends: Arc<[u32]>,
+    /// Tokens that a user's message begins with; empty when that is not known.
+    pub(crate) user_opening: Arc<[u32]>,
 }
 
 impl ModelReuse {
     pub(crate) fn namespace(&self, block_tokens: usize, salt: &str) -> Namespace {
         identity::namespace(&self.digest, &self.layout_text, block_tokens, salt)
+    }
+
+    fn asker<'a>(&'a self, salt: &'a str, namespace: &'a Namespace) -> Asker<'a> {
+        Asker { model: &self.name, salt, namespace, user_opening: &self.user_opening }
     }
 }
 
@@ -224,7 +230,7 @@ impl Reuse {
         track.stops = self.stops(model, prompt, &track);
         // What could not be stored in an earlier turn is tried again.
         track.broken = false;
-        let asker = Asker { model: &model.name, salt, namespace: &namespace };
+        let asker = model.asker(salt, &namespace);
         self.history.explain(asker, prompt, failed, &mut report);
         self.history.remember(asker, prompt);
         Begun { cache, track, report, took: started.elapsed() }
@@ -408,8 +414,7 @@ impl Reuse {
         track.chain.extend(&track.tokens);
         self.seal_blocks(&model, &cache, &mut track)?;
         let namespace = *track.chain.namespace();
-        let asker = Asker { model: &model.name, salt: &track.salt, namespace: &namespace };
-        self.history.remember(asker, &track.tokens);
+        self.history.remember(model.asker(&track.salt, &namespace), &track.tokens);
         let last_used = Instant::now();
         let session = Session { model, cache, track, prompt_tokens, last_used, is_saved: false };
         if session.bytes() > self.config.live_bytes {

@@ -231,4 +231,7 @@ pub struct Divergence {
     pub earlier: String,
     /// This prompt's text from there.
     pub now: String,
+    /// What they differ in and what to do about it, in a sentence, where that can be told.
+    #[serde(default)]
+    pub cause: Option<String>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use engine::{MissReason, ReuseReport, Tokenizer};
+use engine::{Cause, LostThought, MissReason, ReuseReport};
 use hyper::StatusCode;
 use kvstore::stats::{DropReason, EvictReason, Op};
 use kvstore::{Damage, Kind, Namespace, Stats, VerifyReport};
@@ -14,6 +14,7 @@ use omlxctl::protocol::{
 };
 
 use super::{AdminError, AdminPeer, Answer, Asked, Events, json};
+use crate::cache::RequestReport;
 use crate::daemon::Daemon;
 
 /// Pause between two reports of progress.
@@ -224,14 +225,16 @@ pub(super) fn explain(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {
         );
         return Err(AdminError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message));
     };
-    let prompts = report.prompts.iter().map(|prompt| prompt_reuse(prompt, &report.tokenizer));
-    json(&Explanation { id: report.id.clone(), model: report.model, prompts: prompts.collect() })
+    let prompts = report.prompts.iter().map(|prompt| prompt_reuse(prompt, &report)).collect();
+    json(&Explanation { id: report.id, model: report.model, prompts })
 }
 
-fn prompt_reuse(report: &ReuseReport, tokenizer: &Tokenizer) -> PromptReuse {
+fn prompt_reuse(report: &ReuseReport, request: &RequestReport) -> PromptReuse {
+    let RequestReport { tokenizer, format, template, .. } = request;
     let text = |tokens: &[u32]| {
         readable(&tokens.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect::<Vec<u8>>())
     };
+    let says = |word: &str| template.as_ref().is_some_and(|template| template.mentions(word));
     let divergence = report.divergence.as_ref().and_then(|at| {
         Some(Divergence {
             position: at.position,
@@ -242,6 +245,7 @@ fn prompt_reuse(report: &ReuseReport, tokenizer: &Tokenizer) -> PromptReuse {
             before: text(&at.before),
             earlier: text(&at.earlier),
             now: text(&at.now),
+            cause: at.cause(tokenizer, format).map(|cause| cause_text(cause, says)),
         })
     });
     PromptReuse {
@@ -313,6 +317,51 @@ fn because(report: &ReuseReport) -> String {
     sentence.to_owned()
 }
 
+/// Variables by which templates keep the thoughts of earlier turns, and their values for that.
+const KEEP_THOUGHTS: [(&str, bool); 3] =
+    [("preserve_thinking", true), ("clear_thinking", false), ("truncate_history_thinking", false)];
+/// Where templates look for a message's thoughts.
+const THOUGHT_FIELDS: [&str; 3] = ["reasoning_content", ".thinking", ".reasoning"];
+
+/// What two prompts differ in, and what to do about it. The model's template `says` what it holds.
+fn cause_text(cause: Cause, says: impl Fn(&str) -> bool) -> String {
+    let Cause::Thought(lost) = cause else {
+        return "it lies before the first user message: the system message, the tools, or what the \
+                chat template writes beside them (a date, for one) is not the same; keep what \
+                changes behind what does not"
+            .to_owned();
+    };
+    let variable = KEEP_THOUGHTS.iter().find(|(name, _)| says(name));
+    let (what, thoughts) = match lost {
+        LostThought::Written if !THOUGHT_FIELDS.iter().any(|field| says(field)) => {
+            return "the model's thoughts follow in the earlier prompt and not in this one: this \
+                    model's chat template has no place for those of earlier turns, so what comes \
+                    after them is computed again"
+                .to_owned();
+        }
+        LostThought::Written => (
+            "the model's thoughts follow in the earlier prompt and not in this one; send them back \
+             as reasoning_content of the assistant's messages",
+            "thoughts",
+        ),
+        LostThought::Empty => (
+            "an empty thought, which tells a model not to think, follows in the earlier prompt and \
+             not in this one",
+            "it",
+        ),
+    };
+    match variable {
+        Some((name, value)) => format!(
+            "{what}; chat_template_kwargs {{\"{name}\": {value}}} lets this model's chat template \
+             keep {thoughts}"
+        ),
+        None => format!(
+            "{what}; this model's chat template is not known to have a variable that keeps \
+             {thoughts} in earlier turns"
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,6 +370,25 @@ mod tests {
     fn broken_text_stays_readable() {
         assert_eq!(readable("é\n".as_bytes()), "é\n");
         assert_eq!(readable(b"a\xc3b\xff"), "a\\xC3b\\xFF");
+    }
+
+    #[test]
+    fn a_cause_says_what_to_do_with_this_template() {
+        let text =
+            |lost, template: &str| cause_text(Cause::Thought(lost), |word| template.contains(word));
+        let keeps = "{{ message.reasoning_content if preserve_thinking }}";
+        let kept = text(LostThought::Written, keeps);
+        assert!(kept.contains("send them back as reasoning_content"), "{kept}");
+        assert!(kept.contains("{\"preserve_thinking\": true} lets"), "{kept}");
+        let drops = text(LostThought::Written, "{{ message.reasoning_content }}");
+        assert!(drops.ends_with("a variable that keeps thoughts in earlier turns"), "{drops}");
+        let never = text(LostThought::Written, "{{ message.content }}");
+        assert!(never.contains("has no place for") && !never.contains("send"), "{never}");
+        let empty = text(LostThought::Empty, "{% if not clear_thinking %}");
+        assert!(
+            empty.ends_with("{\"clear_thinking\": false} lets this model's chat template keep it")
+        );
+        assert!(cause_text(Cause::Head, |_| false).contains("before the first user message"));
     }
 
     #[test]

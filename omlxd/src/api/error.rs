@@ -40,6 +40,8 @@ struct Refusal {
     can_retry: bool,
     close: bool,
     header: Option<(HeaderName, HeaderValue)>,
+    /// It is E13.
+    is_bad_grammar: bool,
 }
 
 impl ApiError {
@@ -61,6 +63,7 @@ impl ApiError {
             can_retry,
             close: false,
             header: None,
+            is_bad_grammar: false,
         }))
     }
 
@@ -181,6 +184,7 @@ impl ApiError {
         let message = format!("Invalid {subject}: {what}.");
         let mut error = Self::new(StatusCode::BAD_REQUEST, INVALID, None, message);
         error.0.param = Some(param.to_owned());
+        error.0.is_bad_grammar = true;
         error
     }
 
@@ -407,9 +411,9 @@ impl ApiError {
         self
     }
 
-    /// Whether it is E13, the one refusal of a field that has no code.
+    /// Whether it is E13, which has a code on some endpoints only.
     pub(crate) fn is_bad_grammar(&self) -> bool {
-        self.0.code.is_none() && self.0.param.is_some()
+        self.0.is_bad_grammar
     }
 
     /// The same refusal for an endpoint where it has a code.

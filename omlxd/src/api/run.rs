@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use engine::{GenerateRequest, Grammar, Model, OutputParser, SubmitError, Tokenizer};
+use engine::{GenerateRequest, Grammar, Model, OutputParser, SubmitError};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::Answer;
@@ -177,7 +177,6 @@ struct Prepared<W> {
     echoes: Vec<String>,
     prompt_tokens: usize,
     writer: W,
-    tokenizer: Tokenizer,
     lease: Lease,
 }
 
@@ -185,7 +184,7 @@ impl<W> Prepared<W> {
     fn admitted(self, mut tally: Tally) -> Admitted<W> {
         tally.submitted(self.prompt_tokens, &self.running, self.choices_per_prompt);
         Admitted {
-            session: Session::new(self.running, self.tokenizer, tally, self.lease),
+            session: Session::new(self.running, tally, self.lease),
             echoes: self.echoes,
             writer: self.writer,
         }
@@ -229,7 +228,6 @@ async fn prepare<E: Endpoint>(
     }
     Ok(Prepared {
         running,
-        tokenizer: model.tokenizer().clone(),
         choices_per_prompt: params.n,
         echoes,
         prompt_tokens,

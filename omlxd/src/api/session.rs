@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use engine::{
-    Delta, Event, FinishReason, GenerateError, Generation, Outcome, OutputParser, Part,
-    TokenOutput, Tokenizer,
+    Delta, Event, FinishReason, GenerateError, Generation, Model, Outcome, OutputParser, Part,
+    TokenOutput,
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -52,21 +52,15 @@ pub(crate) struct Running {
 pub(crate) struct Session {
     /// `None` where a choice is complete.
     running: Vec<Option<Running>>,
-    tokenizer: Tokenizer,
     tally: Tally,
     /// After the generations: the model stays until the last one is gone.
-    _lease: Lease,
+    lease: Lease,
 }
 
 impl Session {
-    pub(crate) fn new(
-        running: Vec<Running>,
-        tokenizer: Tokenizer,
-        tally: Tally,
-        lease: Lease,
-    ) -> Self {
+    pub(crate) fn new(running: Vec<Running>, tally: Tally, lease: Lease) -> Self {
         let running = running.into_iter().map(Some).collect();
-        Session { running, tokenizer, tally, _lease: lease }
+        Session { running, tally, lease }
     }
 
     /// What happens next. Losing this future to a `select!` loses nothing: events are only taken at
@@ -87,7 +81,7 @@ impl Session {
                 let was_thinking = running.parser.is_thinking();
                 let parts = running.parser.push(&delta);
                 let thinks = was_thinking || running.parser.is_thinking();
-                self.tally.delta(index, &delta, &running.generation, &self.tokenizer);
+                self.tally.delta(index, &delta, &running.generation, &self.lease);
                 self.tally.usage.reasoning_tokens += if thinks { delta.tokens.len() } else { 0 };
                 Turn::Delta(index, parts, delta.tokens)
             }
@@ -228,7 +222,7 @@ impl Tally {
     }
 
     /// A choice has more tokens.
-    fn delta(&mut self, index: usize, delta: &Delta, generation: &Generation, texts: &Tokenizer) {
+    fn delta(&mut self, index: usize, delta: &Delta, generation: &Generation, model: &Model) {
         let tokens = delta.tokens.len();
         if tokens == 0 {
             return;
@@ -245,7 +239,7 @@ impl Tally {
         if is_first && index.is_multiple_of(self.choices_per_prompt) {
             let report = generation.reuse();
             self.series.reused(report);
-            self.app.cache.note(&self.id, self.ticket.model(), texts, report);
+            self.app.cache.note(&self.id, model, report);
         }
         let choice = &mut self.choices[index];
         choice.tokens += tokens;

@@ -231,7 +231,7 @@ config! {
         /// "auto" allows twice the time of a step without a prompt, and up to 250 ms where that would
         /// hold the prompt below 50 tokens a second.
         decode_stall: AutoTime = "auto"; Restart
-        /// Most requests that wait; one more is answered 503.
+        /// Most requests that wait beyond `max_batch`; one more is answered 503.
         max_queue: usize = 256, between(1, 65_536); Restart
         /// Percent of the time that the engine computes while it has something to; the rest is left
         /// to other programs.

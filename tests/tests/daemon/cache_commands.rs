@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use omlx_tests::script::Script;
 use serde_json::{Value, json};
 
 use crate::cached::{
@@ -198,6 +199,52 @@ fn explain_names_the_reason_and_the_first_token_that_differs() {
     let unknown = place.ctl(&["cache", "explain", "req_0"]);
     assert_eq!(unknown.status.code(), Some(1));
     assert!(text(&unknown.stderr).contains("nothing is known of request req_0"));
+}
+
+#[test]
+fn explain_names_a_thought_that_was_left_out_and_a_head_that_changed() {
+    let place = Place::new();
+    let call = Script::call("look", &json!({}));
+    let says: [&str; 3] = ["<think>\nI should look", " at it.\n</think>\n\n", &call];
+    let script = Script::new(&[&says, &["It is", " blue."]], &["Bye"]);
+    script.write(&place.models().join("omlx/script")).expect("a model");
+    let daemon = place.start("");
+    let chat = |messages: &[&Value], about: &str| {
+        let parameters = json!({"type": "object", "properties": {}});
+        let function = json!({"name": "look", "description": about, "parameters": parameters});
+        let tools = json!([{"type": "function", "function": function}]);
+        let body = json!({
+            "model": "omlx/script", "messages": messages, "tools": tools, "temperature": 0,
+        });
+        let answer = daemon.request("POST", "/v1/chat/completions", &body.to_string());
+        let answer = answer.expect("an answer");
+        let id = answer.header("x-request-id").expect("an id").to_owned();
+        let body: Value = serde_json::from_str(&answer.text().expect("text")).expect("JSON");
+        (body["choices"][0]["message"].clone(), place.explain_request(&id)["divergence"].clone())
+    };
+    let user = json!({"role": "user", "content": "What colour does the sky have today?"});
+    let (called, cold) = chat(&[&user], "Looks up.");
+    assert_eq!(
+        (&called["reasoning_content"], &cold),
+        (&json!("I should look at it."), &json!(null))
+    );
+    let id = &called["tool_calls"][0]["id"];
+    let result = json!({"role": "tool", "tool_call_id": id, "content": "blue"});
+
+    let mut forgetful = called.clone();
+    forgetful.as_object_mut().expect("a message").remove("reasoning_content");
+    let (_, lost) = chat(&[&user, &forgetful, &result], "Looks up.");
+    let cause = lost["cause"].as_str().expect("a cause");
+    assert!(cause.contains("send them back as reasoning_content"), "{lost}");
+    let (answer, kept) = chat(&[&user, &called, &result], "Looks up.");
+    assert_eq!((&answer["content"], &kept), (&json!("It is blue."), &json!(null)));
+
+    let (_, head) = chat(&[&user, &called, &result], "Looks upwards.");
+    let cause = head["cause"].as_str().expect("a cause");
+    assert!(cause.contains("before the first user message"), "{head}");
+    let other = json!({"role": "user", "content": "What is a cloud?"});
+    let (_, other) = chat(&[&other], "Looks up.");
+    assert_eq!((&other["cause"], other["now"].is_string()), (&Value::Null, true));
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Place {
         self.dir.path().join("base")
     }
 
-    fn models(&self) -> PathBuf {
+    pub(crate) fn models(&self) -> PathBuf {
         self.dir.path().join("models")
     }
 
@@ -91,8 +91,13 @@ impl Place {
 
     /// What `omlxctl cache explain` says of an answer's only prompt.
     pub(crate) fn explain(&self, answer: &Answer) -> Value {
-        let explained = self.ctl_json(&["cache", "explain", &answer.id], 0);
-        assert_eq!(explained["id"], answer.id);
+        self.explain_request(&answer.id)
+    }
+
+    /// What it says of a request's only prompt.
+    pub(crate) fn explain_request(&self, id: &str) -> Value {
+        let explained = self.ctl_json(&["cache", "explain", id], 0);
+        assert_eq!(explained["id"], id);
         explained["prompts"][0].clone()
     }
 

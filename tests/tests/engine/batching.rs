@@ -407,3 +407,32 @@ async fn requests_that_begin_alike_compute_the_beginning_once() {
         assert!(computed <= 900 + 6 * 2, "{name}: {computed} prompt tokens");
     }
 }
+
+#[tokio::test]
+async fn requests_that_come_together_are_refused_only_when_every_place_is_taken() {
+    // Nobody reads, so that none of them ends.
+    let slow_reader = Duration::from_secs(3600);
+    let engine =
+        start(EngineConfig { max_batch: 2, max_queue: 1, slow_reader, ..EngineConfig::default() });
+    let model = load(&engine, &roomy("qwen3-default-f32")).await;
+    let ask = || model.generate(greedy(&[70, 71, 72], 10_000));
+    let mut held: Vec<_> = (0..3).map(|_| ask().expect("a place")).collect();
+    let refused = ask().expect_err("one too many");
+    assert!(matches!(refused, SubmitError::QueueFull { waiting: 1 }), "{refused}");
+    held.pop();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while ask().is_err() {
+        assert!(Instant::now() < deadline, "the place of one that left stays taken");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whoever reads the end of an answer may ask again at once.
+#[tokio::test]
+async fn an_answer_that_ended_has_no_place() {
+    let engine = start(EngineConfig { max_batch: 1, max_queue: 0, ..EngineConfig::default() });
+    let model = load(&engine, &roomy("qwen3-default-f32")).await;
+    for _ in 0..50 {
+        assert_eq!(ids(&model, greedy(&[70, 71, 72], 2)).await.len(), 2);
+    }
+}

@@ -20,6 +20,17 @@ pub(super) const ALL: &[(&Family, &[Case])] = &[
     (&LLAMA, LLAMA_CALLS),
     (&MISTRAL, MISTRAL_CALLS),
     (&DEEPSEEK, DEEPSEEK_CALLS),
+    (&DSML, DSML_CALLS),
+    (&DSML_SPELLED, DSML_CALLS),
+    (
+        &DSML_TOOL_CALLS,
+        &[case(
+            "",
+            "<\u{ff5c}DSML\u{ff5c}tool_calls>\n<\u{ff5c}DSML\u{ff5c}invoke name=\"stop\">\n</\u{ff5c}DSML\u{ff5c}invoke>\n\
+         </\u{ff5c}DSML\u{ff5c}tool_calls>",
+            "stop({})",
+        )],
+    ),
     (&KIMI, KIMI_CALLS),
     (&GEMMA, GEMMA_CALLS),
     (&FUNCTION_GEMMA, FUNCTION_GEMMA_CALLS),
@@ -387,6 +398,66 @@ const MISTRAL_CALLS: &[Case] = &[
         "",
         r#"[TOOL_CALLS]look[ARGS]{"city": "[TOOL_CALLS]"#,
         r#"look({"city": "[TOOL_CALLS])..."#,
+    ),
+];
+
+/// DeepSeek V3.2.
+const DSML: Family = Family {
+    template: "<\u{ff5c}DSML\u{ff5c}function_calls> </think>",
+    tokens: &["\u{ff5c}DSML\u{ff5c}", "<think>", "</think>"],
+};
+
+/// The same where the vocabulary has no tokens for it.
+const DSML_SPELLED: Family = Family { tokens: &[], ..DSML };
+
+/// V4 has another word around the calls.
+const DSML_TOOL_CALLS: Family =
+    Family { template: "<\u{ff5c}DSML\u{ff5c}tool_calls> </think>", ..DSML };
+
+const DSML_CALLS: &[Case] = &[
+    case(
+        "<think>",
+        "Hm</think>I look.\n\n<\u{ff5c}DSML\u{ff5c}function_calls>\n<\u{ff5c}DSML\u{ff5c}invoke name=\"look\">\n\
+         <\u{ff5c}DSML\u{ff5c}parameter name=\"city\" string=\"true\">Rome \"x\"\n</\u{ff5c}DSML\u{ff5c}parameter>\n\
+         <\u{ff5c}DSML\u{ff5c}parameter name=\"days\" string=\"false\">2</\u{ff5c}DSML\u{ff5c}parameter>\n\
+         </\u{ff5c}DSML\u{ff5c}invoke>\n<\u{ff5c}DSML\u{ff5c}invoke name=\"stop\">\n</\u{ff5c}DSML\u{ff5c}invoke>\n\
+         </\u{ff5c}DSML\u{ff5c}function_calls>",
+        "think(Hm)text(I look.)look({\"city\": \"Rome \\\"x\\\"\\n\", \"days\": 2})stop({})",
+    ),
+    // The mark decides, not the schema; without one the schema does.
+    case(
+        "",
+        "<\u{ff5c}DSML\u{ff5c}function_calls>\n<\u{ff5c}DSML\u{ff5c}invoke name=\"look\">\n\
+         <\u{ff5c}DSML\u{ff5c}parameter name=\"days\" string=\"true\">2</\u{ff5c}DSML\u{ff5c}parameter>\n\
+         <\u{ff5c}DSML\u{ff5c}parameter name=\"city\" string=\"false\">\"Rome\"</\u{ff5c}DSML\u{ff5c}parameter>\n\
+         <\u{ff5c}DSML\u{ff5c}parameter name=\"list\" string=\"false\">[1, {\"a\": null}]</\u{ff5c}DSML\u{ff5c}parameter>\n\
+         <\u{ff5c}DSML\u{ff5c}parameter name=\"flag\">true</\u{ff5c}DSML\u{ff5c}parameter>\n\
+         <\u{ff5c}DSML\u{ff5c}parameter name=\"either\" string=\"false\">none at all</\u{ff5c}DSML\u{ff5c}parameter>\n\
+         </\u{ff5c}DSML\u{ff5c}invoke>\n</\u{ff5c}DSML\u{ff5c}function_calls>",
+        "look({\"days\": \"2\", \"city\": \"Rome\", \"list\": [1, {\"a\": null}], \"flag\": true, \
+         \"either\": \"none at all\"})",
+    ),
+    // Markers inside a value, and prose about them.
+    case(
+        "",
+        "<\u{ff5c}DSML\u{ff5c}function_calls>\n<\u{ff5c}DSML\u{ff5c}invoke name=\"look\">\n\
+         <\u{ff5c}DSML\u{ff5c}parameter name=\"city\" string=\"true\">a</\u{ff5c}DSML\u{ff5c}parameter>b \
+         </\u{ff5c}DSML\u{ff5c}invoke>c</\u{ff5c}DSML\u{ff5c}function_calls></\u{ff5c}DSML\u{ff5c}parameter>\n\
+         </\u{ff5c}DSML\u{ff5c}invoke>\n</\u{ff5c}DSML\u{ff5c}function_calls>",
+        "look({\"city\": \"a</\u{ff5c}DSML\u{ff5c}parameter>b </\u{ff5c}DSML\u{ff5c}invoke>c\
+         </\u{ff5c}DSML\u{ff5c}function_calls>\"})",
+    ),
+    case(
+        "",
+        "<\u{ff5c}DSML\u{ff5c}function_calls>\n<\u{ff5c}DSML\u{ff5c}invoke name=\"nope\">\n</\u{ff5c}DSML\u{ff5c}invoke>",
+        "text(<\u{ff5c}DSML\u{ff5c}function_calls>\n<\u{ff5c}DSML\u{ff5c}invoke name=\"nope\">\n</\u{ff5c}DSML\u{ff5c}invoke>)",
+    ),
+    case("", "I write \u{ff5c}DSML\u{ff5c}.\n\n", "text(I write \u{ff5c}DSML\u{ff5c}.\n\n)"),
+    case(
+        "",
+        "<\u{ff5c}DSML\u{ff5c}function_calls>\n<\u{ff5c}DSML\u{ff5c}invoke name=\"look\">\n\
+         <\u{ff5c}DSML\u{ff5c}parameter name=\"city\" string=\"true\">Ro",
+        "look({\"city\": \"Ro)...",
     ),
 ];
 

@@ -105,7 +105,7 @@ fn delta(atoms: &[(String, Option<u32>)]) -> Delta {
     delta
 }
 
-fn tokenizer(tokens: &[&str]) -> Tokenizer {
+pub(super) fn tokenizer(tokens: &[&str]) -> Tokenizer {
     let json = include_str!("../../../../tests/fixtures/tokenizer.json");
     let mut json: Value = serde_json::from_str(json).unwrap();
     let list = json["added_tokens"].as_array_mut().unwrap();
