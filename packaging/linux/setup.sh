@@ -104,7 +104,8 @@ make_bindings() {
 
 write_cargo_override() {
     local target=x86_64-unknown-linux-gnu file="$root/.cargo/mlx-linux.toml" text
-    # cargo does not look into the static libraries; OMLX_COMPAT tells it that they are others.
+    # cargo does not look into the static libraries; `compat` tells it that they are others. It stands apart
+    # because cargo takes the variables of rustc-env in any order, and builds again when it is another one.
     # OpenBLAS is linked into the executable so that its cblas_sgemm is found before the slow
     # reference BLAS of the wheel.
     text=$(cat <<EOF
@@ -119,7 +120,8 @@ rustflags = [
 [target.$target.mlx]
 rustc-link-search = ["native=$mlx_dir/lib", "native=$mlx_dir/wheel/mlx/lib"]
 rustc-link-lib = ["static=mlxc", "static=omlxcompat", "dylib=mlx", "dylib=stdc++"]
-rustc-env = { OUT_DIR = "$mlx_dir/bindings", OMLX_COMPAT = "$compat" }
+rustc-env = { OUT_DIR = "$mlx_dir/bindings" }
+compat = "$compat"
 EOF
     )
     # Left alone when equal, so that cargo does not rebuild.
