@@ -57,17 +57,12 @@ soak: ## The long runs: kvstore with 10,000 seeds, 200 kills, 10,000 schedules; 
 	OMLX_CYCLES=100 $(CARGO) test -p omlxd --locked --test holds -- starts_and_stops
 	OMLX_SOAK_SECS=1200 $(CARGO) test -p omlx-tests --locked --test daemon soak -- --nocapture
 
-FUZZ_SECS := 300
 .PHONY: fuzz
-fuzz: ## Fuzz what reads kvstore's records, models' answers and requests, and what writes streams, FUZZ_SECS each (nightly Rust, cargo-fuzz). `make test` has short runs.
-	cd kvstore && $(CARGO) +nightly fuzz run header -- -max_total_time=$(FUZZ_SECS)
-	cd kvstore && $(CARGO) +nightly fuzz run index -- -max_total_time=$(FUZZ_SECS)
-	cd engine && $(CARGO) +nightly fuzz run output -- -max_total_time=$(FUZZ_SECS)
-	cd omlxd && $(CARGO) +nightly fuzz run request -- -max_total_time=$(FUZZ_SECS)
-	cd omlxd && $(CARGO) +nightly fuzz run events -- -max_total_time=$(FUZZ_SECS)
+fuzz: setup ## Fuzz what reads kvstore's records, models' answers and requests, and what writes streams, FUZZ_SECS each (nightly Rust, cargo-fuzz). `make test` has short runs.
+	@tests/fuzz/run.sh
 
 .PHONY: conformance
-conformance: build ## Try 2,000 requests that schemathesis makes from docs/openapi.json against the daemon.
+conformance: build ## Try thousands of requests that schemathesis makes from docs/openapi.json against the daemon.
 	@tests/conformance/run.sh
 
 .PHONY: agents
