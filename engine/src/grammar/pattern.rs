@@ -2,7 +2,7 @@
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::{JsonCompileOptions, regex_to_lark};
-use serde_json::{Value, json};
+use serde_json::{Number, Value, json};
 
 use super::GrammarError;
 use super::vocabulary::Vocabulary;
@@ -86,7 +86,8 @@ impl Pattern {
             Self::Json { schema, .. } => {
                 within("levels of nesting in a schema", depth(schema), MAX_SCHEMA_DEPTH)?;
                 within("bytes of schema", schema.to_string().len(), MAX_SCHEMA_BYTES)?;
-                numbers(schema)
+                numbers(schema)?;
+                divisors(schema)
             }
             Self::Regex(regex) => text(regex),
             Self::Lark(lark) => text(lark),
@@ -226,23 +227,17 @@ fn escaped(text: &str) -> String {
     regex
 }
 
+/// Of these keywords the values are no schemas.
+const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
+
 /// Refuses bounds that a float does not hold exactly: they would be enforced wrongly.
 fn numbers(schema: &Value) -> Result<(), GrammarError> {
-    const BOUNDS: [&str; 5] =
-        ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
-    /// Of these the values are no schemas.
-    const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
-    /// Remainders are counted: a larger divisor would not fit.
-    const MAX_DIVISOR: f64 = 1e6;
+    const BOUNDS: [&str; 4] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
     match schema {
         Value::Array(items) => items.iter().try_for_each(numbers),
         Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
             let bound = value.as_f64().filter(|_| BOUNDS.contains(&name.as_str()));
             match bound {
-                Some(divisor) if name == "multipleOf" && divisor > MAX_DIVISOR => {
-                    let what = format!("multipleOf {value} is beyond what can be enforced (10^6)");
-                    Err(GrammarError::Invalid(what))
-                }
                 Some(bound) if bound.abs() > 2f64.powi(53) => {
                     let what = format!("{name} {value} is beyond what can be enforced (2^53)");
                     Err(GrammarError::Invalid(what))
@@ -253,6 +248,74 @@ fn numbers(schema: &Value) -> Result<(), GrammarError> {
         }),
         _ => Ok(()),
     }
+}
+
+/// Refuses divisors that would take too long: llguidance looks at each remainder, without a limit of
+/// its own. Several may have to hold at once, where schemas are put together.
+fn divisors(schema: &Value) -> Result<(), GrammarError> {
+    /// A second of computing.
+    const MAX_DIVISOR: u128 = 100_000;
+    let (mut found, mut are_combined) = (Vec::new(), false);
+    collect_divisors(schema, &mut found, &mut are_combined);
+    let refused = |what: &str| {
+        let what = format!("{what}: what can be enforced is more than 0 and has up to 5 digits");
+        Err(GrammarError::Invalid(what))
+    };
+    let mut all = Vec::new();
+    for number in found {
+        match decimal(number).filter(|(units, _)| (1..=MAX_DIVISOR).contains(units)) {
+            Some(divisor) => all.push(divisor),
+            None => return refused(&format!("multipleOf {number}")),
+        }
+    }
+    let scale = all.iter().map(|(_, scale)| *scale).max().unwrap_or(0);
+    let multiple = all.iter().try_fold(1, |multiple: u128, (units, own)| {
+        let units = units.checked_mul(10_u128.checked_pow(scale - own)?)?;
+        Some(multiple / gcd(multiple, units) * units).filter(|multiple| *multiple <= MAX_DIVISOR)
+    });
+    match are_combined && multiple.is_none() {
+        true => refused("the least common multiple of all multipleOf"),
+        false => Ok(()),
+    }
+}
+
+/// Finds every `multipleOf`, and whether there is anything by which two may hold for one number.
+fn collect_divisors<'a>(schema: &'a Value, found: &mut Vec<&'a Number>, are_combined: &mut bool) {
+    match schema {
+        Value::Array(items) => {
+            items.iter().for_each(|item| collect_divisors(item, found, are_combined));
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields.iter().filter(|(name, _)| !DATA.contains(&name.as_str())) {
+                *are_combined |= ["allOf", "anyOf", "oneOf", "$ref", "patternProperties"]
+                    .contains(&name.as_str());
+                match value {
+                    Value::Number(number) if name == "multipleOf" => found.push(number),
+                    _ => collect_divisors(value, found, are_combined),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A number as so many units of ten to the minus so many. `None` for those that are negative or too
+/// long.
+fn decimal(number: &Number) -> Option<(u128, u32)> {
+    let text = number.to_string();
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let fraction = fraction.trim_end_matches('0');
+    let units: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let scale = fraction.len() as i32 - exponent.parse::<i32>().ok()?;
+    match u32::try_from(scale) {
+        Ok(scale) => Some((units, scale)),
+        Err(_) => Some((units.checked_mul(10_u128.checked_pow(scale.unsigned_abs())?)?, 0)),
+    }
+}
+
+fn gcd(a: u128, b: u128) -> u128 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// How deeply a value is nested.

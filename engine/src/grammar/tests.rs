@@ -303,6 +303,29 @@ fn what_is_too_large_is_refused() {
     }
 }
 
+#[test]
+fn divisors_that_cannot_be_counted_are_refused() {
+    let is_refused = |wanted: Value| match compile(&schema(wanted)) {
+        Err(GrammarError::Invalid(what)) => what.contains("what can be enforced"),
+        Err(error) => panic!("{error}"),
+        Ok(_) => false,
+    };
+    let multiple = |n: Value| json!({"type": "number", "multipleOf": n});
+    for n in [json!(0), json!(-3), json!(-0.5), json!(100_001), json!(1e16), json!(1.234_567)] {
+        assert!(is_refused(multiple(n.clone())), "{n}");
+    }
+    for n in [json!(1), json!(1000.0), json!(0.25), json!(0.01), json!(1e-7), json!(86_400)] {
+        assert!(!is_refused(multiple(n.clone())), "{n}");
+    }
+    // Each alone, and both of one number.
+    let (one, other) = (multiple(json!(9973)), multiple(json!(9967)));
+    assert!(!is_refused(json!({"type": "object", "properties": {"a": one, "b": other}})));
+    assert!(is_refused(json!({"allOf": [one, other]})));
+    assert!(!is_refused(json!({"allOf": [multiple(json!(0.5)), multiple(json!(15))]})));
+    // What is data is no keyword.
+    assert!(!is_refused(json!({"enum": [{"multipleOf": -1}]})));
+}
+
 /// What this thread has computed so far: a busy machine does not change it.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
@@ -347,6 +370,10 @@ fn hostile_grammars_take_bounded_time() {
         schema(json!({"type": "integer", "minimum": -1e300, "maximum": 1e300})),
         schema(json!({"type": "number", "multipleOf": 1e-300})),
         schema(json!({"type": "integer", "multipleOf": 999_999_937})),
+        schema(json!({"type": "integer", "multipleOf": -103_302_571})),
+        schema(json!({"type": "integer", "multipleOf": 99_991})),
+        schema(json!({"type": "number", "multipleOf": 12_345.678_9})),
+        schema(json!({"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]})),
         schema(json!({"type": "string", "pattern": "(a{1,1000}){1,1000}"})),
         schema(json!({"type": "string", "pattern": "(.*a){64}.{1000}"})),
         schema(json!({"type": "string", "pattern": "^(((((a?){9}){9}){9}){9}){9}$"})),

@@ -81,13 +81,15 @@ fn a_model_in_use_stays_and_who_wants_its_room_waits() {
 fn what_has_no_room_in_time_is_e28_and_what_never_fits_is_e29() {
     let one = server(1, |config| config.models.max_wait = Duration::from_millis(200));
     one.app.registry.pin("test/one", true);
-    one.chat(json!({"model": "test/one", "max_tokens": 1})).ok();
+    // On a busy machine a load takes longer than the wait, and goes on after it.
+    let is_served = |model: &str| one.chat(json!({"model": model, "max_tokens": 1})).status == 200;
+    eventually("test/one is loaded", || is_served("test/one"));
     let refused = one.chat(json!({"model": "test/two"}));
     let message = refused.is_error(503, Some("insufficient_memory"), Some("model"));
     assert!(message.contains("in use or pinned"), "{message}");
     assert!(refused.header("retry-after").is_some() && refused.header("x-should-retry").is_none());
     one.app.registry.pin("test/one", false);
-    one.chat(json!({"model": "test/two", "max_tokens": 1})).ok();
+    eventually("test/two is loaded", || is_served("test/two"));
     assert_eq!(one.metric("omlx_requests_rejected_total", &["test/two", "memory"]), 1.0);
 
     let none = server(0, |_| {});
