@@ -1,7 +1,7 @@
 //! The architecture's table, enforced: who may depend on whom, where `unsafe` may stand, and what
 //! lies at the top of the tree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -99,6 +99,42 @@ fn no_package_depends_on_what_it_may_not_know() {
             let on = dependency["name"].as_str().expect("name");
             assert!(!ours.contains(on) || may_know.contains(&on), "{name} depends on {on}");
             assert!(!may_not.contains(&on), "{name} depends on {on}");
+        }
+    }
+}
+
+/// The packages that a Cargo.lock names, each with what it depends on.
+fn locked(lock: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let text = fs::read_to_string(lock).expect("a lock");
+    let packages = text.split("[[package]]").skip(1).map(|package| {
+        let (_, name) = package.split_once("name = \"").expect("a name");
+        let (name, _) = name.split_once('"').expect("a name's end");
+        let list = package.split_once("dependencies = [").map_or("", |(_, list)| list);
+        let names = list.lines().filter_map(|line| line.trim().strip_prefix('"'));
+        // A version follows where there are several of the name.
+        let names = names.map(|name| name.split([' ', '"']).next().expect("a name").to_owned());
+        (name.to_owned(), names.collect())
+    });
+    packages.collect()
+}
+
+/// They are workspaces of their own, so that nothing else would notice a dependency that they lack.
+#[test]
+fn the_fuzz_targets_lock_what_our_packages_depend_on() {
+    let packages = packages();
+    for fuzzed in ["engine", "kvstore", "omlxd"] {
+        let locked = locked(&root().join(fuzzed).join("fuzz/Cargo.lock"));
+        assert!(locked.contains_key(fuzzed), "{fuzzed}");
+        for package in &packages {
+            let name = package["name"].as_str().expect("name");
+            let Some(theirs) = locked.get(name) else { continue };
+            let ours = dependencies(package).into_iter().filter_map(|one| one["name"].as_str());
+            let ours: BTreeSet<String> = ours.map(str::to_owned).collect();
+            assert_eq!(
+                *theirs, ours,
+                "{fuzzed}/fuzz/Cargo.lock has other dependencies of {name}: run `cargo update --workspace \
+                 --manifest-path {fuzzed}/fuzz/Cargo.toml`"
+            );
         }
     }
 }
