@@ -180,6 +180,5 @@ fn host_time_of_a_token_at_eight_rows() {
     }
     times.sort_unstable();
     let median = times[times.len() / 2] / ROWS as u32;
-    eprintln!("{median:?} of host time a token at {ROWS} rows");
     assert!(median <= Duration::from_micros(50), "{median:?} of host time a token");
 }
