@@ -10,8 +10,9 @@ use crate::bridge::{metal_is_available, slice};
 use crate::cache::LayerKind;
 use crate::error::Result;
 
-/// Up to so many scores, the number of operations is what attention costs, not what is in them.
-const FEW_SCORES: i32 = 2000;
+/// On the CPU backend, up to so many scores, the number of operations is what attention costs, not what is
+/// in them.
+const FEW_SCORES: i64 = 2000;
 
 /// Attention over a segment's cache.
 #[derive(Debug, Clone, Copy)]
@@ -45,8 +46,7 @@ impl Attend {
             }
             _ => (k, v, window),
         };
-        let scores = q.shape()[1] * length * held;
-        if q.dtype() == Dtype::Float32 && !metal_is_available() && scores > FEW_SCORES {
+        if q.dtype() == Dtype::Float32 && !metal_is_available() && !has_few_scores(q, held) {
             return self.by_products(q, k, v, window);
         }
         let sdpa = fast::scaled_dot_product_attention;
@@ -81,6 +81,13 @@ impl Attend {
         let mixed = matmul(&weights, v)?.divide(weights.sum_axis(-1, true)?)?;
         mixed.reshape(&[batch, heads, length, dim])
     }
+}
+
+/// q: [1, heads, T, head_dim], over `held` keys.
+fn has_few_scores(q: &Array, held: i32) -> bool {
+    // 64 heads, chunks of 256 tokens and a context of 200,000 are more than an i32 holds.
+    let [heads, length] = [q.shape()[1], q.shape()[2]].map(i64::from);
+    heads * length * i64::from(held) <= FEW_SCORES
 }
 
 /// [T, S] of booleans: query `held - length + i` sees key `j` when `0 <= query - j < window`.
@@ -141,6 +148,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_long_context_has_many_scores() {
+        crate::bridge::init().unwrap();
+        let queries = |length| mlx_rs::ops::zeros::<f32>(&[1, 64, length, 8]).unwrap();
+        assert!(has_few_scores(&queries(1), 31));
+        assert!(!has_few_scores(&queries(1), 32));
+        assert!(!has_few_scores(&queries(256), 200_000));
+        assert!(!has_few_scores(&queries(256), 262_144));
     }
 
     /// Shared key heads, prompts and single tokens, with a window and without: what MLX computes.
