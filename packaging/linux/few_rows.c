@@ -26,6 +26,7 @@ enum {
 };
 
 #define AVX2 __attribute__((target("avx2,fma")))
+#define INLINE AVX2 static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 4")
 
 typedef struct {
@@ -35,9 +36,11 @@ typedef struct {
     float *c;
 } product;
 
-AVX2 static inline __attribute__((always_inline)) void
-dots(int rows, int columns, const product *p, const float *a, const float *b, float *c) {
+/* With b transposed: `columns` of c from `column`, in `rows` from `row`. */
+INLINE void dot_block(int rows, int columns, const product *p, int row, int column) {
     lanes sums[ROWS][COLUMNS] = {0};
+    const float *a = p->a + (size_t)row * p->lda, *b = p->b + (size_t)column * p->ldb;
+    float *c = p->c + (size_t)row * p->ldc + column;
     int i = 0;
     for (; i + LANES <= p->k; i += LANES) {
         lanes weights[COLUMNS];
@@ -61,27 +64,11 @@ dots(int rows, int columns, const product *p, const float *a, const float *b, fl
     }
 }
 
-AVX2 static inline __attribute__((always_inline)) void
-all_rows(int columns, const product *p, const float *b, float *c) {
-    const float *a = p->a;
-    int rows = p->m;
-    for (; rows >= ROWS; rows -= ROWS) {
-        dots(ROWS, columns, p, a, b, c);
-        a += (size_t)ROWS * p->lda;
-        c += (size_t)ROWS * p->ldc;
-    }
-    switch (rows) { /* with a constant, the sums stay in registers */
-    case 3: dots(3, columns, p, a, b, c); break;
-    case 2: dots(2, columns, p, a, b, c); break;
-    case 1: dots(1, columns, p, a, b, c); break;
-    }
-}
-
-/* With b as it is: `groups` * LANES columns of c from `j`. */
-AVX2 static inline __attribute__((always_inline)) void
-sums_of(int rows, int groups, const product *p, int first, int j) {
+/* With b as it is: `groups` times LANES columns of c from `column`, in `rows` from `row`. */
+INLINE void sum_block(int rows, int groups, const product *p, int row, int column) {
     lanes sums[ROWS][SUM_LANES] = {0};
-    const float *a = p->a + (size_t)first * p->lda, *b = p->b + j;
+    const float *a = p->a + (size_t)row * p->lda, *b = p->b + column;
+    float *c = p->c + (size_t)row * p->ldc + column;
     for (int i = 0; i < p->k; i++, b += p->ldb) {
         __builtin_prefetch(b + (size_t)AHEAD * p->ldb);
         lanes values[SUM_LANES];
@@ -93,17 +80,19 @@ sums_of(int rows, int groups, const product *p, int first, int j) {
     }
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int g = 0; g < groups; g++)
-            *(lanes *)(p->c + (size_t)(first + r) * p->ldc + j + g * LANES) = sums[r][g];
+            *(lanes *)(c + (size_t)r * p->ldc + g * LANES) = sums[r][g];
 }
 
-AVX2 static inline __attribute__((always_inline)) void
-all_rows_of(int groups, const product *p, int j) {
-    int first = 0;
-    for (; first + ROWS <= p->m; first += ROWS) sums_of(ROWS, groups, p, first, j);
-    switch (p->m - first) {
-    case 3: sums_of(3, groups, p, first, j); break;
-    case 2: sums_of(2, groups, p, first, j); break;
-    case 1: sums_of(1, groups, p, first, j); break;
+typedef void block(int rows, int width, const product *p, int row, int column);
+
+/* With constants for the block, its rows and its width, its sums stay in registers. */
+INLINE void all_rows(block *of, int width, const product *p, int column) {
+    int row = 0;
+    for (; row + ROWS <= p->m; row += ROWS) of(ROWS, width, p, row, column);
+    switch (p->m - row) {
+    case 3: of(3, width, p, row, column); break;
+    case 2: of(2, width, p, row, column); break;
+    case 1: of(1, width, p, row, column); break;
     }
 }
 
@@ -111,13 +100,12 @@ all_rows_of(int groups, const product *p, int j) {
 AVX2 static void columns_of(const product *p, int begin, int end) {
     int j = begin;
     if (p->transposed) {
-        for (; j + COLUMNS <= end; j += COLUMNS)
-            all_rows(COLUMNS, p, p->b + (size_t)j * p->ldb, p->c + j);
-        for (; j < end; j++) all_rows(1, p, p->b + (size_t)j * p->ldb, p->c + j);
-        return;
+        for (; j + COLUMNS <= end; j += COLUMNS) all_rows(dot_block, COLUMNS, p, j);
+        for (; j < end; j++) all_rows(dot_block, 1, p, j);
+    } else {
+        for (; j + SUM_PIECE <= end; j += SUM_PIECE) all_rows(sum_block, SUM_LANES, p, j);
+        for (; j < end; j += LANES) all_rows(sum_block, 1, p, j);
     }
-    for (; j + SUM_PIECE <= end; j += SUM_PIECE) all_rows_of(SUM_LANES, p, j);
-    for (; j + LANES <= end; j += LANES) all_rows_of(1, p, j);
 }
 
 /* The product that helpers may join. One that comes too late finds it closed; only pieces already
@@ -210,7 +198,8 @@ bool few_rows(bool transposed, int m, int n, int k, const float *a, int lda, con
 
 bool few_rows(bool transposed, int m, int n, int k, const float *a, int lda, const float *b,
               int ldb, float *c, int ldc) {
-    (void)transposed, (void)m, (void)n, (void)k, (void)a, (void)lda, (void)b, (void)ldb, (void)c, (void)ldc;
+    (void)transposed, (void)m, (void)n, (void)k, (void)a, (void)lda, (void)b, (void)ldb;
+    (void)c, (void)ldc;
     return false;
 }
 
