@@ -5,7 +5,8 @@ FOLDER/bench-60m: about 60 M parameters (12 layers, hidden 512), float32.
 FOLDER/bench-wide: as many in 4 layers of hidden 1024 with 4 query heads and one key head of 128. Beside
 its weights a context costs what it costs in models that people run: 16 heads in all for 230 MB (in
 Qwen3.6-35B-A3B 160 for 1.7 GB), and 12,000 tokens of keys and values take 0.2 of the weights' bytes (in
-Llama 3.1 8B of 4 bits 0.35). In the other two they take 5.8 and 2.5 times as much.
+Llama 3.1 8B of 4 bits 0.35). In the other two they take 5.8 and 2.5 times the
+weights' bytes.
 Random weights (tests/oracle/fixtures.py). Their tokenizer gives one token for a letter pair and one
 for the space before it, so a prompt's length is known; special tokens and single bytes are never
 the likeliest, so that no answer ends early and every token has text.

@@ -9,8 +9,8 @@
 //! ```
 //! (where `DSML:` stands for `\u{ff5c}DSML\u{ff5c}`).
 //!
-//! What a value is follows from the tool's schema; DeepSeek's `string="false"` marks JSON. A string goes out as it comes; anything else when
-//! its end is there.
+//! What a value is follows from the tool's schema; DeepSeek's `string="false"` marks JSON. A string goes
+//! out as it comes; anything else when its end is there.
 
 use super::Progress;
 use super::emit::Emitter;
