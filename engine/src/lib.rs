@@ -19,6 +19,7 @@ mod gated_delta;
 mod generation;
 mod grammar;
 mod inspect;
+pub mod limits;
 mod loaded;
 mod memory;
 mod model;

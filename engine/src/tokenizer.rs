@@ -4,10 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{LoadError, TokenizeError};
-use crate::small_file;
-
-/// The largest tokenizer.json that is read; real ones are under 40 MB.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+use crate::{limits, small_file};
 
 /// A model's tokenizer. Clones share it.
 #[derive(Clone)]
@@ -25,7 +22,7 @@ impl Tokenizer {
     /// Reads `tokenizer.json` of a model folder.
     pub(crate) fn load(dir: &Path) -> Result<Self, LoadError> {
         let path = dir.join("tokenizer.json");
-        let Some(text) = small_file::read(&path, MAX_FILE_BYTES)? else {
+        let Some(text) = small_file::read(&path, limits::TOKENIZER_FILE_BYTES)? else {
             let hint = "the model's tokenizer; a model without one cannot run here";
             return Err(LoadError::Missing { path, hint });
         };
@@ -157,6 +154,19 @@ pub(crate) fn byte_of_level(c: char) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tokenizer_file_at_its_limit() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let file = std::fs::File::create(temp.path().join("tokenizer.json")).expect("a file");
+        let refusal = |bytes: u64| {
+            file.set_len(bytes).expect("a hole");
+            Tokenizer::load(temp.path()).expect_err("no tokenizer").to_string()
+        };
+        let too_large = format!("more than {} bytes", limits::TOKENIZER_FILE_BYTES);
+        assert!(!refusal(limits::TOKENIZER_FILE_BYTES).contains(&too_large));
+        assert!(refusal(limits::TOKENIZER_FILE_BYTES + 1).contains(&too_large));
+    }
 
     #[test]
     fn the_byte_level_table() {

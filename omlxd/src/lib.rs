@@ -13,6 +13,7 @@ pub mod exit;
 pub mod home;
 pub mod http;
 mod key_file;
+pub mod limits;
 mod log_file;
 pub mod logging;
 mod memory;
