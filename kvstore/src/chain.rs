@@ -28,8 +28,8 @@ pub(crate) struct ChainLru {
     nodes: HashMap<BlockId, Node, IdHash>,
     /// Children whose parent is not here, counted by parent.
     orphans: HashMap<BlockId, u32, IdHash>,
-    /// Nodes without children, by namespace and tick.
-    leaves: Vec<BTreeSet<(u64, Key)>>,
+    /// Nodes without children, by tick.
+    leaves: BTreeSet<(u64, BlockId)>,
     tick: u64,
 }
 
@@ -62,7 +62,7 @@ impl ChainLru {
                 Some(above) => {
                     above.children += 1;
                     let tick = above.tick;
-                    self.leaf_set(parent.space).remove(&(tick, parent.key));
+                    self.leaves.remove(&(tick, parent));
                 }
                 None => *self.orphans.entry(parent).or_default() += 1,
             }
@@ -73,7 +73,7 @@ impl ChainLru {
 
     pub(crate) fn remove(&mut self, id: &BlockId) {
         let Some(node) = self.nodes.remove(id) else { return };
-        self.leaf_set(id.space).remove(&(node.tick, id.key));
+        self.leaves.remove(&(node.tick, *id));
         if node.children > 0 {
             self.orphans.insert(*id, node.children);
         }
@@ -99,28 +99,16 @@ impl ChainLru {
             node.uses = (node.uses + 1).min(MAX_USES);
         }
         if node.children == 0 {
-            self.leaf_set(id.space).remove(&(old, id.key));
-            self.leaf_set(id.space).insert((tick, id.key));
+            self.leaves.remove(&(old, *id));
+            self.leaves.insert((tick, *id));
         }
     }
 
-    /// The next block to go, of one namespace or of all, that `may_go` does not refuse.
-    pub(crate) fn victim(
-        &mut self,
-        space: Option<u32>,
-        may_go: impl Fn(&BlockId) -> bool,
-    ) -> Option<BlockId> {
+    /// The next block to go that `may_go` does not refuse.
+    pub(crate) fn victim(&mut self, may_go: impl Fn(&BlockId) -> bool) -> Option<BlockId> {
         // Every turn halves the uses of some leaf, so this ends.
         loop {
-            let id = match space {
-                Some(space) => self.oldest_leaf(space, &may_go)?.1,
-                None => {
-                    (0..self.leaves.len() as u32)
-                        .filter_map(|space| self.oldest_leaf(space, &may_go))
-                        .min_by_key(|(tick, _)| *tick)?
-                        .1
-                }
-            };
+            let id = self.leaves.iter().map(|&(_, id)| id).find(&may_go)?;
             let node = self.nodes.get_mut(&id)?;
             if node.uses == 0 {
                 return Some(id);
@@ -141,30 +129,12 @@ impl ChainLru {
         self.nodes.get(id).is_some_and(|node| node.children == 0)
     }
 
-    fn oldest_leaf(
-        &self,
-        space: u32,
-        may_go: &impl Fn(&BlockId) -> bool,
-    ) -> Option<(u64, BlockId)> {
-        let leaves = self.leaves.get(space as usize)?;
-        leaves.iter().map(|&(tick, key)| (tick, BlockId { space, key })).find(|(_, id)| may_go(id))
-    }
-
     /// Lists a node among the leaves if it is one.
     fn file(&mut self, id: &BlockId) {
         let node = &self.nodes[id];
         if node.children == 0 {
-            let tick = node.tick;
-            self.leaf_set(id.space).insert((tick, id.key));
+            self.leaves.insert((node.tick, *id));
         }
-    }
-
-    fn leaf_set(&mut self, space: u32) -> &mut BTreeSet<(u64, Key)> {
-        let space = space as usize;
-        if self.leaves.len() <= space {
-            self.leaves.resize_with(space + 1, BTreeSet::new);
-        }
-        &mut self.leaves[space]
     }
 }
 
@@ -188,7 +158,7 @@ mod tests {
 
     fn drain(lru: &mut ChainLru) -> Vec<u8> {
         std::iter::from_fn(|| {
-            let victim = lru.victim(None, |_| true)?;
+            let victim = lru.victim(|_| true)?;
             lru.remove(&victim);
             Some(victim.key.0[0])
         })
@@ -228,7 +198,7 @@ mod tests {
     fn a_refused_block_stays_and_so_does_what_is_above_it() {
         let mut lru = ChainLru::default();
         chain(&mut lru, None, &[1, 2]);
-        assert_eq!(lru.victim(None, |leaf| *leaf != id(2)), None);
+        assert_eq!(lru.victim(|leaf| *leaf != id(2)), None);
         assert_eq!(drain(&mut lru), [2, 1]);
     }
 
@@ -267,7 +237,7 @@ mod tests {
                 let gone_before = |key: Key| order[..place].contains(&key.0[0]);
                 prop_assert!(!parents[n].is_some_and(gone_before), "{n} went after its parent");
             }
-            prop_assert!(lru.orphans.is_empty() && lru.leaves.iter().all(BTreeSet::is_empty));
+            prop_assert!(lru.orphans.is_empty() && lru.leaves.is_empty());
         }
     }
 }

@@ -13,8 +13,6 @@ pub struct StoreConfig {
     pub ram_budget_bytes: u64,
     /// Most physical bytes under the root, whatever they are.
     pub quota_bytes: u64,
-    /// Most physical bytes of one namespace.
-    pub namespace_quota_bytes: Option<u64>,
     /// Saving stops while the medium has less free space than this.
     pub min_free_bytes: u64,
     /// Most bytes written in one day (UTC).
@@ -41,7 +39,6 @@ impl StoreConfig {
             root: root.into(),
             ram_budget_bytes: 1 << 30,
             quota_bytes,
-            namespace_quota_bytes: None,
             min_free_bytes: 10 << 30,
             writes_per_day_bytes: None,
             queue_bytes: 512 << 20,

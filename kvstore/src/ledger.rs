@@ -8,7 +8,6 @@ const DAY_SECS: u64 = 24 * 60 * 60;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DiskLimits {
     pub(crate) quota: u64,
-    pub(crate) namespace_quota: Option<u64>,
     pub(crate) writes_per_day: Option<u64>,
 }
 
@@ -17,8 +16,6 @@ pub(crate) struct DiskLimits {
 pub(crate) enum Refusal {
     /// The root is full; anything may go to make room.
     Quota,
-    /// The namespace is full; only its own blocks make room.
-    NamespaceQuota,
     /// Enough was written today.
     WriteBudget,
 }
@@ -77,10 +74,6 @@ impl Ledger {
             return Err(Refusal::Quota);
         }
         if let Some(space) = space {
-            let used = self.space_physical(space);
-            if self.limits.namespace_quota.is_some_and(|limit| used.saturating_add(bytes) > limit) {
-                return Err(Refusal::NamespaceQuota);
-            }
             self.space(space).reserved += bytes;
         }
         self.reserved += bytes;
@@ -88,16 +81,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether `bytes` would fit once everything that may go is gone: all records, or those of
-    /// `space`, and `removable` bytes besides. If not, nothing should go for them.
-    pub(crate) fn could_fit(&self, space: Option<u32>, bytes: u64, removable: u64) -> bool {
+    /// Whether `bytes` would fit once everything that may go is gone: all records, and `removable`
+    /// bytes besides. If not, nothing should go for them.
+    pub(crate) fn could_fit(&self, bytes: u64, removable: u64) -> bool {
         let records: u64 = self.spaces.iter().map(|space| space.settled).sum();
         let fixed = self.physical().saturating_sub(records + removable);
-        let own = space.and_then(|space| self.spaces.get(space as usize));
-        let own_fixed = own.map_or(0, |space| space.reserved);
         fixed.saturating_add(bytes) <= self.limits.quota
-            && (space.is_none()
-                || self.limits.namespace_quota.is_none_or(|limit| own_fixed + bytes <= limit))
     }
 
     /// Ends a write: of `reserved` bytes, `kept` are on the medium and `written` wore it.
@@ -172,14 +161,13 @@ mod tests {
     use super::*;
 
     fn ledger() -> Ledger {
-        Ledger::new(DiskLimits { quota: 100, namespace_quota: Some(60), writes_per_day: Some(150) })
+        Ledger::new(DiskLimits { quota: 100, writes_per_day: Some(150) })
     }
 
     #[test]
     fn reservations_in_flight_count() {
         let mut ledger = ledger();
         assert_eq!(ledger.reserve(Some(0), 60, 0), Ok(()));
-        assert_eq!(ledger.reserve(Some(0), 1, 0), Err(Refusal::NamespaceQuota));
         assert_eq!(ledger.reserve(Some(1), 40, 0), Ok(()));
         assert_eq!(ledger.reserve(None, 1, 0), Err(Refusal::Quota));
         ledger.settle(Some(1), 40, 30, 35);
@@ -195,10 +183,9 @@ mod tests {
         let mut ledger = ledger();
         ledger.found(None, 50);
         ledger.found(Some(0), 40);
-        assert!(ledger.could_fit(Some(1), 50, 0));
-        assert!(!ledger.could_fit(Some(1), 51, 0));
-        assert!(ledger.could_fit(Some(1), 51, 10));
-        assert!(!ledger.could_fit(Some(1), 61, 50), "namespace quota");
+        assert!(ledger.could_fit(50, 0));
+        assert!(!ledger.could_fit(51, 0));
+        assert!(ledger.could_fit(51, 10));
     }
 
     #[test]

@@ -276,11 +276,8 @@ impl Writer {
             }
         }
         // The quota may be smaller than last time, or foreign files have grown.
-        let spaces = core.state().spaces.len() as u32;
-        for space in (0..spaces).map(Some).chain([None]) {
-            // Refused when nothing may go; then nothing is saved either.
-            let _ = self.make_room(core, space, 0);
-        }
+        // Refused when nothing may go; then nothing is saved either.
+        let _ = self.make_room(core, None, 0);
     }
 
     // ---- entering ----------------------------------------------------------------------------

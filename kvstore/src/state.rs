@@ -123,18 +123,14 @@ pub(crate) struct State {
     pub(crate) scanned: bool,
     /// A scan is under way.
     pub(crate) scanning: bool,
-    pub(crate) rescan_wanted: bool,
     pub(crate) writer_busy: bool,
     pub(crate) stopping: bool,
 }
 
 impl State {
     pub(crate) fn new(config: &StoreConfig) -> State {
-        let limits = DiskLimits {
-            quota: config.quota_bytes,
-            namespace_quota: config.namespace_quota_bytes,
-            writes_per_day: config.writes_per_day_bytes,
-        };
+        let limits =
+            DiskLimits { quota: config.quota_bytes, writes_per_day: config.writes_per_day_bytes };
         State {
             blocks: HashMap::default(),
             spaces: Vec::new(),
@@ -160,7 +156,6 @@ impl State {
             counters: Counters::default(),
             scanned: false,
             scanning: true,
-            rescan_wanted: false,
             writer_busy: false,
             stopping: false,
         }
@@ -485,7 +480,7 @@ impl State {
             let free = block.resident.as_ref().is_some_and(|own| Arc::strong_count(own) == 1);
             free && !pins.contains_key(id) && (even_awaited || block.awaited_until <= now_secs)
         };
-        let Some(id) = self.ram_order.victim(None, idle) else { return false };
+        let Some(id) = self.ram_order.victim(idle) else { return false };
         self.forget_resident(&id, now_secs);
         self.counters.demotions += 1;
         true
@@ -513,9 +508,9 @@ impl State {
     }
 
     /// Chooses the block on disk to go next, and forgets that it is there.
-    pub(crate) fn evict_one(&mut self, space: Option<u32>, now_secs: u64) -> Option<Delete> {
+    pub(crate) fn evict_one(&mut self, now_secs: u64) -> Option<Delete> {
         let (blocks, pins) = (&self.blocks, &self.pins);
-        let id = self.disk_order.victim(space, |id| {
+        let id = self.disk_order.victim(|id| {
             let stored = blocks.get(id).is_some_and(|block| block.on_disk == OnDisk::Stored);
             stored && !pins.contains_key(id)
         })?;
@@ -627,7 +622,7 @@ impl State {
     /// True while the writer has something to do now.
     pub(crate) fn writer_has_work(&self) -> bool {
         let may_save = self.scanned && !self.saves.is_empty();
-        may_save || self.scanning || self.rescan_wanted || !self.deletes.is_empty()
+        may_save || self.scanning || !self.deletes.is_empty()
     }
 
     /// True when nothing is queued or under way.

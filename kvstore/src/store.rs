@@ -437,12 +437,6 @@ impl Store {
         true
     }
 
-    /// Looks again at everything under the root, in the background.
-    pub fn rescan(&self) {
-        self.core.state().rescan_wanted = true;
-        self.core.wake.notify_all();
-    }
-
     pub(crate) fn core(&self) -> &Core {
         &self.core
     }

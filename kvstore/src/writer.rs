@@ -79,9 +79,7 @@ impl Writer {
 
     fn next_job(&mut self, core: &Core) -> Option<Job> {
         let mut state = core.state();
-        if self.scan.is_none() && (state.rescan_wanted || core.clock.monotonic() >= self.next_scan)
-        {
-            state.rescan_wanted = false;
+        if self.scan.is_none() && core.clock.monotonic() >= self.next_scan {
             state.scanning = true;
             self.scan = Some(Scan::new(core.clock.monotonic()));
         }
@@ -185,17 +183,11 @@ impl Writer {
                 match state.ledger.reserve(space, bytes, now) {
                     Ok(()) => return Ok(()),
                     Err(Refusal::WriteBudget) => return Err(Refusal::WriteBudget),
-                    Err(refusal) if !state.ledger.could_fit(space, bytes, damaged) => {
+                    Err(refusal) if !state.ledger.could_fit(bytes, damaged) => {
                         return Err(refusal);
                     }
                     Err(Refusal::Quota) if !self.damaged.is_empty() => None,
-                    Err(refusal) => {
-                        let within = match refusal {
-                            Refusal::NamespaceQuota => space,
-                            _ => None,
-                        };
-                        Some(state.evict_one(within, now).ok_or(refusal)?)
-                    }
+                    Err(refusal) => Some(state.evict_one(now).ok_or(refusal)?),
                 }
             };
             match victim {
@@ -228,7 +220,7 @@ impl Writer {
         let space = Some(save.id.space);
         self.make_room(core, space, need).map_err(|refusal| match refusal {
             Refusal::WriteBudget => DropReason::WriteBudget,
-            Refusal::Quota | Refusal::NamespaceQuota => DropReason::Admission,
+            Refusal::Quota => DropReason::Admission,
         })?;
         let started = core.clock.monotonic();
         let dirs = paths::fan_dir(&namespace, &save.id.key);

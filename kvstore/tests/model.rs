@@ -84,7 +84,6 @@ impl World {
             config.key_file = Some(key_file.into());
         }
         if !calm {
-            config.namespace_quota_bytes = rng.one_in(3).then_some(400_000);
             config.writes_per_day_bytes = rng.one_in(4).then_some(3 << 20);
             config.max_idle = rng.one_in(4).then_some(Duration::from_secs(5000));
         }
@@ -338,7 +337,7 @@ impl World {
             29 if rough => match self.rng.below(5) {
                 0 => drop(self.store().clear(None)),
                 1 => drop(self.store().remove_namespace(&namespace(0))),
-                2 => self.store().rescan(),
+                2 => self.clock.advance(60 * 60),
                 3 => self.invalidate(chain, position),
                 _ => {
                     self.store().verify(|_| ControlFlow::Continue(()));
