@@ -250,6 +250,45 @@ fn warm_read(table: &mut Table, root: &Path, payload: &[u8], keys: &[Key], block
     table.ratio(&what, &ours, &plain, payload.len(), 0.8);
 }
 
+/// What encryption costs: the same blocks written and read into RAM with a key and without one. No goal,
+/// but a measure.
+fn encrypted(dir: &Path, payload: &[u8], block: usize) {
+    let stores = [("kv-plain", None), ("kv-encrypted", Some(dir.join("key")))];
+    let (mut writes, mut reads) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
+    for _ in 0..ROUNDS {
+        for (index, (name, key_file)) in stores.iter().enumerate() {
+            let root = dir.join(name);
+            let _ = fs::remove_dir_all(&root);
+            let config = || StoreConfig { key_file: key_file.clone(), ..config(&root) };
+            let store = Store::open(config()).expect("open");
+            assert!(store.flush(LONG));
+            let (secs, keys) = timed(|| {
+                let keys = put_all(&store, payload, block);
+                assert!(store.flush(LONG));
+                keys
+            });
+            writes[index].push(secs);
+            store.close();
+            let store = Store::open(config()).expect("open");
+            assert!(store.flush(LONG));
+            let (secs, ()) = timed(|| {
+                store.prefetch(&NS, &keys);
+                for key in &keys {
+                    store.get(&NS, key, &[7; 1024]).expect("stored").check().expect("intact");
+                }
+            });
+            reads[index].push(secs);
+            store.close();
+        }
+    }
+    for (what, [plain, sealed]) in [("write", &writes), ("read to RAM", &reads)] {
+        let (plain, sealed) = (median(plain), median(sealed));
+        let rate = payload.len() as f64 / MIB as f64 / sealed;
+        let what = format!("  {what}, encrypted, {} MiB blocks", block / MIB);
+        println!("{what:<44} {rate:>14.0} MiB/s = {:.0} % of plain", 100.0 * plain / sealed);
+    }
+}
+
 fn space(table: &mut Table, root: &Path, payload: &[u8], block: usize) {
     let on_disk: u64 =
         files_below(root).iter().map(|path| path.metadata().expect("a file").blocks() * 512).sum();
@@ -355,6 +394,7 @@ fn main() -> ExitCode {
         cold_read(&mut table, &root, &payload, &flat, &keys, block);
         warm_read(&mut table, &root, &payload, &keys, block);
     }
+    encrypted(&dir, &payload, 4 * MIB);
     open_many(&mut table, &dir);
     fs::remove_dir_all(&dir).expect("the bench folder can be removed");
     println!("{}", if table.0 { "all goals met" } else { "some goals were missed" });

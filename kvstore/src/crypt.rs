@@ -28,9 +28,14 @@ impl Cipher {
         let error = |what: &str| OpenError::KeyFile { path: path.into(), what: what.into() };
         let io_error = |source: io::Error| error(&format!("{source}; check its owner and folder"));
         let mut key = Zeroizing::new([0; KEY_LEN]);
-        match OpenOptions::new().read(true).open(path) {
+        // Opening a pipe must not wait for somebody to write to it.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        match OpenOptions::new().read(true).custom_flags(flags).open(path) {
             Ok(mut file) => {
                 let meta = file.metadata().map_err(io_error)?;
+                if !meta.is_file() {
+                    return Err(error("it is not a regular file"));
+                }
                 if meta.mode() & 0o077 != 0 {
                     return Err(error("others may read it; run chmod 600 on it"));
                 }

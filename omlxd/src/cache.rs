@@ -17,6 +17,9 @@ use crate::metrics::CacheSnapshot;
 pub(crate) const MAX_REPORTS: usize = 256;
 /// The most that "auto" gives the SSD tier.
 const MAX_AUTO_QUOTA_BYTES: u64 = 200 << 30;
+/// The file in the base directory with the key that encrypts the SSD tier. It does not lie in the
+/// cache's folder, which may be on a disk that travels.
+const KEY_FILE: &str = "cache-key";
 /// What is assumed of a disk or a machine that does not say.
 const UNKNOWN_BYTES: u64 = 8 << 30;
 
@@ -133,6 +136,8 @@ fn store_config(config: &Config, dir: &Path, ram: u64) -> StoreConfig {
         ram_budget_bytes: of(settings.ram_budget, ram, ram / 16),
         min_free_bytes: of(settings.ssd_min_free, total, 10 << 30),
         writes_per_day_bytes: Some(of(settings.ssd_write_budget_per_day, quota, quota)),
+        max_idle: settings.max_idle,
+        key_file: settings.encrypt.then(|| config.base_dir.join(KEY_FILE)),
         ..StoreConfig::new(dir, quota)
     }
 }

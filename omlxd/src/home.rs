@@ -21,8 +21,17 @@ pub const SOCKET_PATH_BYTES: usize = 104;
 pub const KEY_PREFIX: &str = "sk-omlx-";
 
 /// What a base directory holds (and what Finder leaves in any folder).
-const OURS: [&str; 8] =
-    ["config.toml", "api-key", "models", "cache", "responses", "run", "logs", ".DS_Store"];
+const OURS: [&str; 9] = [
+    "config.toml",
+    "api-key",
+    "cache-key",
+    "models",
+    "cache",
+    "responses",
+    "run",
+    "logs",
+    ".DS_Store",
+];
 
 /// Bytes of randomness in a key: 43 characters of URL-safe base64.
 const KEY_RANDOM_BYTES: usize = 32;

@@ -220,6 +220,13 @@ config! {
         /// Most bytes written in a day, which spares the SSD; "auto" is as much as the
         /// quota.
         ssd_write_budget_per_day: Size = "auto"; Restart
+        /// Remove a block from the second tier when no prompt has used it for this long; "off" keeps
+        /// it until its room is needed.
+        max_idle: Option<Duration> = "off", at_least_if_on(Duration::from_secs(3600)); Restart
+        /// Encrypt the second tier with a key of this machine (cache-key in the base directory, mode
+        /// 0600). Blocks are then copied and decrypted instead of mapped. Changing it makes the blocks
+        /// that are stored unusable; they go as room is needed.
+        encrypt: bool = false; Restart
     }
     /// How requests share the machine.
     scheduler: Scheduler {

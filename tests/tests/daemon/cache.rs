@@ -1,6 +1,7 @@
 //! What happens to the cache's files must not change an answer, nor end the daemon.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,35 @@ fn what_was_saved_is_served_from_ssd_after_kill_9() {
     assert_eq!(metric(&daemon, "omlx_kvstore_verify_failures_total", &[]), 0.0);
     // Reading and answering wrote nothing new.
     assert_eq!(metric(&daemon, "omlx_kvstore_write_bytes_total", &[]), 0.0);
+}
+
+#[test]
+fn an_encrypted_cache_is_served_after_kill_9_and_to_nobody_without_its_key() {
+    let (place, prompts) = (Place::new(), prompts(2));
+    let truth = place.truth(MODEL, &prompts);
+    let encrypted = format!("{SSD_ONLY}encrypt = true\n");
+    let cached = |settings: &str| {
+        let daemon = place.start(settings);
+        let answers: Vec<_> = prompts.iter().map(|prompt| ask(&daemon, MODEL, prompt)).collect();
+        assert!(answers.iter().map(|answer| &answer.tokens).eq(&truth));
+        wait_until_saved(&daemon, 2 * IN_BLOCKS / BLOCK);
+        answers.iter().map(|answer| answer.cached_ssd).collect::<Vec<_>>()
+    };
+    assert_eq!(cached(&encrypted), [0, 0]);
+    let key = place.base().join("cache-key");
+    assert_eq!(fs::metadata(&key).expect("a key").permissions().mode() & 0o777, 0o600);
+    // A record's witness is its token ids.
+    let ids: Vec<u8> = prompts[0][..4].iter().flat_map(|id| id.to_le_bytes()).collect();
+    for record in place.records() {
+        let bytes = fs::read(record).expect("a record");
+        assert!(!bytes.windows(ids.len()).any(|window| window == ids), "token ids in the clear");
+    }
+    assert_eq!(cached(&encrypted), [IN_BLOCKS, IN_BLOCKS]);
+    fs::remove_file(&key).expect("removed");
+    assert_eq!(cached(&encrypted), [0, 0]);
+    // Without encryption, the encrypted records are of no use and are replaced.
+    assert_eq!(cached(SSD_ONLY), [0, 0]);
+    assert_eq!(cached(SSD_ONLY), [IN_BLOCKS, IN_BLOCKS]);
 }
 
 #[test]
