@@ -10,7 +10,6 @@ root=$(cd "$here/../.." && pwd)
 mlx_dir="$root/.mlx"
 
 MLX_VERSION=0.32.2   # what mlx-sys pins: check with each upgrade of mlx-rs
-BINDGEN_VERSION=0.72.1
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
@@ -59,13 +58,6 @@ fetch_wheel() {
         "mlx-cpu==$MLX_VERSION" || fail "pip could not install mlx-cpu==$MLX_VERSION: is PyPI reachable?"
 }
 
-build_bindgen() {
-    say "building bindgen $BINDGEN_VERSION"
-    (cd "$mlx_dir" && CARGO_TARGET_DIR="$mlx_dir/bindgen-target" cargo install --quiet --locked \
-        --root "$mlx_dir" "bindgen-cli@$BINDGEN_VERSION") || fail "bindgen-cli did not build"
-    rm -rf "$mlx_dir/bindgen-target"
-}
-
 build_mlx_c() {
     say "building mlx-c"
     local out="$mlx_dir/lib"
@@ -92,10 +84,12 @@ build_compat() {
 make_bindings() {
     say "generating bindings"
     mkdir -p "$mlx_dir/bindings"
-    local all="$mlx_dir/bindings/all.h" libclang
+    local all="$mlx_dir/bindings/all.h" libclang sizes=()
     (cd "$mlx_c" && printf '#include "%s"\n' mlx/c/*.h) >"$all"
     libclang=$(dirname "$(compgen -G "$LIBCLANG" | sort -V | tail -n 1)")
-    LIBCLANG_PATH=$libclang "$mlx_dir/bin/bindgen" "$all" --rust-target 1.73 \
+    # Releases before 0.61 make size_t another type than usize unless they are told not to.
+    if bindgen --help | grep -q -e ' --size_t-is-usize'; then sizes=(--size_t-is-usize); fi
+    LIBCLANG_PATH=$libclang bindgen "$all" "${sizes[@]}" \
         --blocklist-function malloc --blocklist-function realloc --blocklist-type float16_t \
         --raw-line '#[repr(C)] #[derive(Clone, Copy, Debug, Default)] pub struct float16_t(pub u16);' \
         -o "$mlx_dir/bindings/bindings.rs" -- -DOMLX_BINDGEN -include "$here/compat.h" -I"$mlx_c" \
@@ -136,6 +130,7 @@ need_packages \
     "libfmt-dev=/usr/include/fmt/format.h" \
     "libopenblas-dev=/usr/lib/x86_64-linux-gnu/libopenblas.so" \
     "libclang-14-dev=$LIBCLANG" \
+    "bindgen=/usr/bin/bindgen" \
     "ruby=/usr/bin/ruby"
 
 cd "$root"
@@ -151,9 +146,8 @@ mkdir -p "$mlx_dir"
 header=$(cksum <"$here/compat.h")
 compat=$(cat "$here"/{compat,few_rows}.c "$here/few_rows.h" | cksum)
 step wheel "$MLX_VERSION" fetch_wheel
-step bindgen "$BINDGEN_VERSION" build_bindgen
 step mlx-c "$mlx_c $MLX_VERSION $header" build_mlx_c
 step compat "$compat" build_compat
-step bindings "$mlx_c $BINDGEN_VERSION $header" make_bindings
+step bindings "$mlx_c $(bindgen --version) $header" make_bindings
 write_cargo_override
 say "MLX $MLX_VERSION is ready in .mlx/"
