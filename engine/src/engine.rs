@@ -51,7 +51,7 @@ pub struct EngineConfig {
     pub max_queue: usize,
     /// How long a request may stand still because nobody reads its tokens.
     pub slow_reader: Duration,
-    /// What unquantized models compute in.
+    /// What models compute in that are stored in 16 bits.
     pub compute_dtype: ComputeDtype,
     /// How prefixes are reused.
     pub reuse: ReuseConfig,
@@ -93,7 +93,7 @@ impl std::fmt::Debug for EngineConfig {
     }
 }
 
-/// What an unquantized bf16 or f16 model computes in.
+/// What a model computes in that is stored in bf16 or f16, packed or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ComputeDtype {
     /// The stored type on Metal; float32 on MLX's CPU backend, where it is far faster.

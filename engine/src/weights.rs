@@ -192,6 +192,15 @@ impl Weights {
         self.tensors.get(name).and_then(|slot| dtype(slot.info.dtype))
     }
 
+    /// Whether a tensor whose name `wanted` picks is float16 or bfloat16.
+    pub(crate) fn has_16_bit_floats(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        self.tensors.iter().any(|(name, slot)| {
+            let is_narrow =
+                matches!(slot.info.dtype, safetensors::Dtype::F16 | safetensors::Dtype::BF16);
+            is_narrow && wanted(name)
+        })
+    }
+
     /// What the tensors whose names `wanted` picks take in memory, and their parameters, without
     /// reading one: floating-point ones as `compute` when that is given.
     pub(crate) fn predict(
