@@ -95,23 +95,21 @@ fn head_path(weights: &Weights) -> &'static str {
     }
 }
 
-/// Keys that say one thing in older and newer ways. Where `text_config` has one of a row, those of the
-/// row at the top belong to something else.
-const ALIASES: [&[&str]; 3] = [
-    &[
-        "rope_parameters",
-        "rope_scaling",
-        "rope_theta",
-        "rope_local_base_freq",
-        "partial_rotary_factor",
-    ],
-    &[
-        "layer_types",
-        "sliding_window_pattern",
-        "_sliding_window_pattern",
-        "full_attention_interval",
-    ],
-    &["num_experts", "num_local_experts"],
+/// Keys of which some say one thing in older and newer ways. Beside a `text_config`, those at the top
+/// describe something else, as for mlx-lm: an older key that is nested must not lose to a newer one at
+/// the top.
+const NESTED_ONLY: [&str; 11] = [
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "rope_local_base_freq",
+    "partial_rotary_factor",
+    "layer_types",
+    "sliding_window_pattern",
+    "_sliding_window_pattern",
+    "full_attention_interval",
+    "num_experts",
+    "num_local_experts",
 ];
 
 /// The fields that describe the text model: those of `text_config`, where a multimodal model's
@@ -120,10 +118,7 @@ const ALIASES: [&[&str]; 3] = [
 pub(crate) fn text_fields(config: &Map<String, Value>) -> Map<String, Value> {
     let mut fields = config.clone();
     if let Some(Value::Object(text)) = fields.remove("text_config") {
-        let is_given = |key: &&str| text.get(*key).is_some_and(|value| !value.is_null());
-        for row in ALIASES.iter().filter(|row| row.iter().any(is_given)) {
-            row.iter().for_each(|key| drop(fields.remove(*key)));
-        }
+        fields.retain(|key, _| !NESTED_ONLY.contains(&key.as_str()));
         let given = text.into_iter().filter(|(key, value)| key != "model_type" && !value.is_null());
         fields.extend(given);
     }
