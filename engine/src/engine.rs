@@ -1,6 +1,7 @@
 //! The engine's handle: what other threads hold of the one that owns MLX.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -9,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvstore::Namespace;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::bridge;
 use crate::error::{LoadError, Result, SubmitError};
@@ -18,9 +19,10 @@ use crate::grammar::Grammar;
 use crate::loaded::Held;
 use crate::memory::{MemorySensor, Pressure, SystemSensor};
 use crate::model::{Folder, LoadOptions, Model, ModelInfo};
+use crate::panic_text;
 use crate::reuse::ReuseConfig;
 use crate::tokenizer::Tokenizer;
-use crate::worker::{Command, Job, Worker};
+use crate::worker::{self, Command, Job, Worker};
 
 /// Tokens that may wait for a slow reader before its row pauses.
 const TOKEN_CHANNEL: usize = 64;
@@ -51,7 +53,7 @@ pub struct EngineConfig {
     pub max_queue: usize,
     /// How long a request may stand still because nobody reads its tokens.
     pub slow_reader: Duration,
-    /// What unquantized models compute in.
+    /// What models compute in that are stored in 16 bits.
     pub compute_dtype: ComputeDtype,
     /// How prefixes are reused.
     pub reuse: ReuseConfig,
@@ -93,7 +95,7 @@ impl std::fmt::Debug for EngineConfig {
     }
 }
 
-/// What an unquantized bf16 or f16 model computes in.
+/// What a model computes in that is stored in bf16 or f16, packed or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ComputeDtype {
     /// The stored type on Metal; float32 on MLX's CPU backend, where it is far faster.
@@ -182,6 +184,8 @@ pub enum Phase {
 /// Whether the engine gets on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
+    /// The thread ended by a panic, see [`Engine::failed`].
+    pub failed: bool,
     /// A request is running.
     pub busy: bool,
     /// A model is being loaded, which no step interrupts.
@@ -277,6 +281,8 @@ pub(crate) struct Status {
     pub(crate) wired_limit_bytes: AtomicU64,
     pub(crate) pressure: AtomicU8,
     pub(crate) budget_bytes: AtomicU64,
+    /// Why the thread ended, when it was not told to.
+    failure: watch::Sender<Option<String>>,
     step: Mutex<Option<CurrentStep>>,
     /// Where the KV of each model name was looked for.
     namespaces: Mutex<BTreeMap<String, BTreeSet<Namespace>>>,
@@ -292,6 +298,11 @@ pub(crate) struct CurrentStep {
 }
 
 impl Status {
+    /// The thread ends by a panic.
+    pub(crate) fn fail(&self, why: String) {
+        self.failure.send_replace(Some(why));
+    }
+
     pub(crate) fn step_begins(&self, step: CurrentStep) {
         *self.step.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
     }
@@ -369,6 +380,7 @@ impl Engine {
             wired_limit_bytes: AtomicU64::new(0),
             pressure: AtomicU8::new(0),
             budget_bytes: AtomicU64::new(config.memory_budget.unwrap_or(u64::MAX)),
+            failure: watch::Sender::new(None),
             step: Mutex::default(),
             namespaces: Mutex::default(),
         });
@@ -376,7 +388,7 @@ impl Engine {
         let thread = std::thread::Builder::new().name("engine".into()).spawn({
             let status = Arc::clone(&status);
             // Made on its own thread: arrays never leave it.
-            move || Worker::new(receiver, config, status).run()
+            move || worker::supervise(Worker::new(receiver, config, Arc::clone(&status)), &status)
         })?;
         let shared = Shared {
             commands,
@@ -417,7 +429,13 @@ impl Engine {
         let commands = self.shared.commands.clone();
         // Tokenizers take a while to parse: not on an async thread, and not on the engine's.
         let read = move || {
-            let folder = match Folder::read(&dir) {
+            // A tokenizer or a template may panic in a library's hands.
+            let read = catch_unwind(AssertUnwindSafe(|| Folder::read(&dir)));
+            let read = read.unwrap_or_else(|panic| {
+                let what = format!("reading it panicked: {}", panic_text(&*panic));
+                Err(LoadError::Invalid { path: dir, what })
+            });
+            let folder = match read {
                 Ok(folder) => Arc::new(folder.with(options)),
                 Err(error) => return drop(reply.send(Err(error))),
             };
@@ -436,6 +454,19 @@ impl Engine {
         Ok(Model::new(self.clone(), id, name, (info, cost), folder, gone))
     }
 
+    /// Completes when the thread has ended by a panic, and says which. Nothing is computed any more then:
+    /// what ran has failed, and what is asked for is refused.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.shared.status.failure.subscribe();
+        let why =
+            failure.wait_for(Option::is_some).await.map(|why| why.clone().unwrap_or_default());
+        match why {
+            Ok(why) => why,
+            // The sender is `self`'s own.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Whether the engine gets on.
     pub fn progress(&self) -> Progress {
         let status = &self.shared.status;
@@ -443,6 +474,7 @@ impl Engine {
         let last = Duration::from_millis(status.last_step_ms.load(Ordering::Relaxed));
         let running = status.running.load(Ordering::Relaxed);
         Progress {
+            failed: status.failure.borrow().is_some(),
             busy: running > 0,
             loading: status.loading.load(Ordering::Relaxed),
             since_last_step: now.saturating_sub(last),
@@ -583,7 +615,7 @@ impl Shared {
     fn join(&self) {
         let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
         if let Some(thread) = thread {
-            // The thread catches its panics; there is nothing to tell from how it ended.
+            // How it ended is told by its status.
             let _ = thread.join();
         }
     }

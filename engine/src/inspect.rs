@@ -63,12 +63,8 @@ pub fn inspect(dir: &Path, compute: ComputeDtype) -> Result<ModelFacts, LoadErro
     let facts = config_facts(&path, &config)?;
     let quantization = quantization(&path, &config)?;
     let weights = Weights::open(dir, quantization)?;
-    let root = models::root(&weights);
-    // Packed, its scales have the type that the layers compute in.
-    let stored = ["scales", "weight"]
-        .iter()
-        .find_map(|kind| weights.dtype_of(&format!("{root}.embed_tokens.{kind}")));
-    let converted = will_convert(&weights, stored, compute).then_some(Dtype::Float32);
+    let stored = stored_dtype(&weights);
+    let converted = widened(&weights, compute);
     let (weight_bytes, parameters) =
         weights.predict(|tensor| models::is_text(&weights, tensor), converted);
     Ok(ModelFacts {
@@ -80,16 +76,19 @@ pub fn inspect(dir: &Path, compute: ComputeDtype) -> Result<ModelFacts, LoadErro
     })
 }
 
-/// Whether the engine computes in float32 what is stored in 16 bits.
-pub(crate) fn will_convert(
-    weights: &Weights,
-    stored: Option<Dtype>,
-    compute: ComputeDtype,
-) -> bool {
-    compute == ComputeDtype::Auto
-        && matches!(stored, Some(Dtype::Float16 | Dtype::Bfloat16))
-        && weights.quantization().is_none()
-        && !bridge::metal_is_available()
+/// The type that the weights are stored in; of packed ones, their scales, which layers compute in.
+pub(crate) fn stored_dtype(weights: &Weights) -> Option<Dtype> {
+    let root = models::root(weights);
+    let of = |kind: &&str| weights.dtype_of(&format!("{root}.embed_tokens.{kind}"));
+    ["scales", "weight"].iter().find_map(of)
+}
+
+/// What the engine computes in where any of the model is stored in 16 bits: float32 on MLX's CPU backend,
+/// which is many times faster there. Packed weights stay packed, their scales and biases do not.
+pub(crate) fn widened(weights: &Weights, compute: ComputeDtype) -> Option<Dtype> {
+    let is_narrow = || weights.has_16_bit_floats(|tensor| models::is_text(weights, tensor));
+    let is_widened = compute == ComputeDtype::Auto && !bridge::metal_is_available() && is_narrow();
+    is_widened.then_some(Dtype::Float32)
 }
 
 fn config_facts(path: &Path, config: &Map<String, Value>) -> Result<ConfigFacts, LoadError> {

@@ -76,6 +76,20 @@ macro_rules! limits {
 }
 
 limits! {
+    /// The size of a JSON file of a model folder that describes the model, such as config.json.
+    CONFIG_BYTES: u64 = 16 << 20, Bytes, ModelFolder, "the model is refused", "a_config_at_its_limit";
+    /// Any size that config.json gives, such as hidden_size or vocab_size: every product of two is within 64 bits, and every length within what MLX's 32-bit shapes can say.
+    CONFIG_SIZE: i32 = 1 << 24, Count, ModelFolder, "the model is refused", "a_size_of_a_config_at_its_limit";
+    /// The layers of a model. Published models have up to 126.
+    LAYERS: i32 = 4096, Count, ModelFolder, "the model is refused", "layers_at_their_limit";
+    /// The experts of a layer. Published models have up to 512.
+    EXPERTS: i32 = 4096, Count, ModelFolder, "the model is refused", "experts_at_their_limit";
+    /// The tokens of a model's context.
+    CONTEXT_TOKENS: usize = 1 << 26, Count, ModelFolder, "the model is refused", "a_context_at_its_limit";
+    /// The header of a file of weights. Real ones are under 20 MB.
+    WEIGHTS_HEADER_BYTES: u64 = 100_000_000, Bytes, ModelFolder, "the model is refused", "a_header_of_weights_at_its_limit";
+    /// The index of shards. A thousand layers have well under 10 MB.
+    WEIGHTS_INDEX_BYTES: u64 = 64 << 20, Bytes, ModelFolder, "the model is refused", "an_index_of_weights_at_its_limit";
     /// The size of tokenizer.json. Real ones are under 40 MB.
     TOKENIZER_FILE_BYTES: u64 = 256 << 20, Bytes, ModelFolder, "the model is refused", "a_tokenizer_file_at_its_limit";
 }

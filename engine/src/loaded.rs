@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::cache::SequenceCache;
 use crate::engine::{ComputeDtype, ModelId};
 use crate::error::{LoadError, Result};
-use crate::inspect::will_convert;
+use crate::inspect::{stored_dtype, widened};
 use crate::model::{Folder, ModelInfo};
 use crate::models::{self, Architecture};
 use crate::reuse::{Layout, ModelReuse};
@@ -92,10 +92,16 @@ impl Loaded {
     ) -> Result<(Self, ModelInfo, KvCost), LoadError> {
         let config = folder.config_file();
         let mut weights = Weights::open(&folder.dir, folder.quantization.clone())?;
-        let stored = weights.dtype_of(&format!("{}.embed_tokens.weight", models::root(&weights)));
-        let converted = will_convert(&weights, stored, compute).then_some(Dtype::Float32);
+        let stored = stored_dtype(&weights);
+        let converted = widened(&weights, compute);
         if let Some(dtype) = converted {
             weights.convert_to(dtype);
+            tracing::info!(
+                model = name,
+                stored = stored.map(dtype_name),
+                computed = dtype_name(dtype),
+                "widened: MLX's CPU backend is slow in 16 bits; models.compute_dtype = \"stored\" keeps them"
+            );
         }
         let text = |tensor: &str| models::is_text(&weights, tensor);
         let (needed_bytes, _) = weights.predict(text, converted);

@@ -12,17 +12,14 @@ use crate::engine::{Engine, ModelId};
 use crate::error::{LoadError, SubmitError};
 use crate::generation::{GenerateRequest, Generation};
 use crate::grammar::{Grammar, GrammarError, Pattern, Vocabulary};
-use crate::models::{ConfigFile, text_fields};
+use crate::models::{ConfigFile, rope_type, text_fields};
 use crate::output::OutputFormat;
 use crate::quantization::{Quantization, QuantizationConfig};
 use crate::sampling::SamplingDefaults;
 use crate::schedule::KvCost;
-use crate::small_file;
 use crate::template::{ChatTemplate, parse_object};
 use crate::tokenizer::Tokenizer;
-
-/// The largest config.json that is read.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
+use crate::{limits, small_file};
 
 /// A handle to a loaded model. When the last clone is dropped, the engine frees the weights.
 #[derive(Debug, Clone)]
@@ -263,12 +260,15 @@ impl Folder {
         let vocab_tokens = text_config
             .get("vocab_size")
             .and_then(Value::as_u64)
-            .filter(|&vocab| (1..=1 << 24).contains(&vocab))
-            .ok_or_else(|| file.invalid("\"vocab_size\" is not a number from 1 to 16777216"))?;
+            .filter(|&vocab| (1..=limits::CONFIG_SIZE as u64).contains(&vocab))
+            .ok_or_else(|| {
+                let most = limits::CONFIG_SIZE;
+                file.invalid(format!("\"vocab_size\" is not a number from 1 to {most}"))
+            })?;
         let vocab_tokens = vocab_tokens as usize;
         let generation = read_object(&dir.join("generation_config.json"))?.unwrap_or_default();
         let tokenizer = Tokenizer::load(dir)?;
-        let eos = eos_tokens([&config, &text_config, &generation], dir, &tokenizer, vocab_tokens)?;
+        let eos = eos_tokens([&config, &text_config], &generation, dir, &tokenizer, vocab_tokens)?;
         let chat_template = ChatTemplate::load(dir)?;
         let user_opening = chat_template.as_ref().and_then(ChatTemplate::user_opening);
         let user_opening = user_opening.map(|text| user_tokens(&text, &eos, &tokenizer));
@@ -309,7 +309,7 @@ impl Folder {
 }
 
 pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, LoadError> {
-    let text = small_file::read_text(path, MAX_CONFIG_BYTES)?;
+    let text = small_file::read_text(path, limits::CONFIG_BYTES)?;
     text.map(|text| parse_object(path, &text)).transpose()
 }
 
@@ -319,7 +319,7 @@ pub(crate) fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> 
     let number = |fields: &Map<String, Value>, key| fields.get(key).and_then(Value::as_u64);
     let positions = number(file.fields, "max_position_embeddings").unwrap_or(2048);
     let scaling = file.rope_scaling();
-    let kind = scaling.and_then(|s| s.get("type").or(s.get("rope_type"))).and_then(Value::as_str);
+    let kind = scaling.and_then(rope_type).and_then(Value::as_str);
     let factor = scaling.and_then(|s| s.get("factor")).and_then(Value::as_f64).unwrap_or(1.0);
     let is_stretched = file.architecture()?.starts_with("gemma3");
     let stretched = match kind.filter(|_| !is_stretched) {
@@ -330,25 +330,33 @@ pub(crate) fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> 
         }
         _ => positions as f64,
     };
-    if !(2.0..=f64::from(1 << 26)).contains(&stretched) {
+    if !(2.0..=limits::CONTEXT_TOKENS as f64).contains(&stretched) {
         let what = format!("\"max_position_embeddings\" comes to {stretched} tokens");
         return Err(file.invalid(what));
     }
     Ok(stretched as usize)
 }
 
-/// Every end of sequence that any file of the model names.
+/// Every token that ends an answer: what generation_config.json names, else config.json, and what
+/// tokenizer_config.json names. What config.json names beside generation_config.json ends an answer only
+/// where it is no ordinary text: class defaults such as 2 stand in configs whose vocabulary has a word
+/// there.
 fn eos_tokens(
-    files: [&Map<String, Value>; 3],
+    configs: [&Map<String, Value>; 2],
+    generation: &Map<String, Value>,
     dir: &Path,
     tokenizer: &Tokenizer,
     vocab: usize,
 ) -> Result<Arc<[u32]>, LoadError> {
-    let mut ids: Vec<u32> = Vec::new();
-    for value in files.into_iter().filter_map(|file| file.get("eos_token_id")) {
+    let named = |file: &Map<String, Value>| -> Vec<u32> {
+        let Some(value) = file.get("eos_token_id") else { return Vec::new() };
         let many = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        ids.extend(many.iter().filter_map(Value::as_u64).map(|id| id as u32));
-    }
+        many.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
+    };
+    let mut ids = named(generation);
+    let wins = !ids.is_empty();
+    let older = configs.into_iter().flat_map(named);
+    ids.extend(older.filter(|id| !wins || tokenizer.is_added(*id)));
     let tokenizer_config = read_object(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
     let named = tokenizer_config.get("eos_token");
     let content = named.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));

@@ -28,7 +28,7 @@ enum Matrix {
 
 impl Matrix {
     fn load(weights: &mut Weights, path: &str, shape: [i32; 2]) -> Result<Self, LoadError> {
-        match weights.quantization_of(path) {
+        match weights.quantization_of(path, shape[1]) {
             None => Ok(Self::plain(weights.float(&format!("{path}.weight"), &shape)?)),
             Some(quantization) => {
                 let [weight, scales, biases] = weights.packed(path, &shape, quantization)?;

@@ -15,6 +15,24 @@ pub struct Quantization {
     pub group_size: i32,
 }
 
+/// The bits and group sizes that there are.
+const BITS: [i64; 6] = [2, 3, 4, 5, 6, 8];
+const GROUP_SIZES: [i64; 3] = [32, 64, 128];
+
+/// What a layer's path may begin with, in a checkpoint or in the keys of its config, which need not
+/// agree: alone, and within a multimodal model as published and as mlx-lm converts it.
+const ROOTS: [&str; 5] =
+    ["language_model.model.", "model.language_model.", "language_model.", "model.", ""];
+
+impl Quantization {
+    /// `None` when there is no such packing.
+    pub(crate) fn of(bits: usize, group_size: usize) -> Option<Self> {
+        let (bits, group_size) = (bits as i64, group_size as i64);
+        let is_one = BITS.contains(&bits) && GROUP_SIZES.contains(&group_size);
+        is_one.then_some(Self { bits: bits as i32, group_size: group_size as i32 })
+    }
+}
+
 impl std::fmt::Display for Quantization {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}-bit, groups of {}", self.bits, self.group_size)
@@ -36,7 +54,10 @@ impl QuantizationConfig {
     pub(crate) fn from_config(config: &Map<String, Value>) -> Result<Self, String> {
         let (field, value) = match (config.get("quantization"), config.get("quantization_config")) {
             (Some(value), _) if !value.is_null() => ("quantization", value),
-            (_, Some(value)) if !value.is_null() => ("quantization_config", value),
+            // Empty, it says as little as when it is absent.
+            (_, Some(value)) if !value.is_null() && *value != Value::Object(Map::new()) => {
+                ("quantization_config", value)
+            }
             _ => return Ok(<Self as Default>::default()),
         };
         let object = value.as_object().ok_or_else(|| format!("\"{field}\" is not an object"))?;
@@ -58,9 +79,12 @@ impl QuantizationConfig {
         Ok(config)
     }
 
-    /// How the layer at `path` is packed, given whether the weights hold scales for it.
+    /// How the layer at `path` is packed, given whether the weights hold scales for it. An override under
+    /// this very path wins over one of the same layer under another root.
     pub(crate) fn of_layer(&self, path: &str, has_scales: bool) -> Option<Quantization> {
-        match self.layers.get(path) {
+        let layer = ROOTS.iter().find_map(|root| path.strip_prefix(root)).unwrap_or(path);
+        let under = |root: &&str| self.layers.get(&format!("{root}{layer}"));
+        match self.layers.get(path).or_else(|| ROOTS.iter().find_map(under)) {
             Some(quantization) => *quantization,
             None => self.default.filter(|_| has_scales),
         }
@@ -84,8 +108,8 @@ fn entry(field: &str, object: &Map<String, Value>) -> Result<Quantization, Strin
             .ok_or_else(|| format!("\"{field}.{key}\" is {}; supported: {allowed:?}", object[key]))
     };
     Ok(Quantization {
-        bits: number("bits", &[2, 3, 4, 5, 6, 8], 4)?,
-        group_size: number("group_size", &[32, 64, 128], 64)?,
+        bits: number("bits", &BITS, 4)?,
+        group_size: number("group_size", &GROUP_SIZES, 64)?,
     })
 }
 
@@ -108,6 +132,31 @@ mod tests {
         assert_eq!(config.of_layer("b", true), None);
         assert_eq!(config.of_layer("c", true), Some(Quantization { bits: 4, group_size: 64 }));
         assert_eq!(config.of_layer("c", false), None);
+    }
+
+    #[test]
+    fn an_override_counts_under_any_root() {
+        let config = parse(
+            r#"{"quantization": {"group_size": 64, "bits": 4,
+                "model.language_model.layers.0.a": {"group_size": 32, "bits": 8},
+                "language_model.model.layers.0.b": false,
+                "layers.0.c": {"group_size": 32, "bits": 6},
+                "model.layers.0.d": false, "language_model.model.layers.0.d": {"bits": 8},
+                "lm_head": {"bits": 8}, "vision_tower.layers.0.e": {"bits": 8}}}"#,
+        )
+        .unwrap();
+        let packing = |bits, group_size| Some(Quantization { bits, group_size });
+        for root in ["language_model.model", "model.language_model", "model"] {
+            let of = |layer: &str| config.of_layer(&format!("{root}.layers.0.{layer}"), true);
+            assert_eq!(of("a"), packing(8, 32), "{root}");
+            assert_eq!(of("b"), None, "{root}");
+            assert_eq!(of("c"), packing(6, 32), "{root}");
+            assert_eq!(of("e"), packing(4, 64), "{root}");
+        }
+        assert_eq!(config.of_layer("model.layers.0.d", true), None);
+        assert_eq!(config.of_layer("model.language_model.layers.0.d", true), packing(8, 64));
+        assert_eq!(config.of_layer("language_model.lm_head", true), packing(8, 64));
+        assert_eq!(parse(r#"{"quantization_config": {}}"#).unwrap().default(), None);
     }
 
     #[test]

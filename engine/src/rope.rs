@@ -11,6 +11,7 @@ use mlx_rs::{Array, Dtype, fast};
 use serde_json::{Map, Value};
 
 use crate::bridge::slice;
+use crate::models::rope_type;
 
 /// The rotary embedding of one model.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ impl Rope {
             return Err(format!("rope over {dims} dimensions with theta {theta} is not possible"));
         }
         let Some(scaling) = scaling else { return Ok(plain) };
-        let kind = scaling.get("type").or(scaling.get("rope_type"));
+        let kind = rope_type(scaling);
         match kind.map_or(Some("default"), Value::as_str) {
             // Multimodal rope gives text the same position on each of its axes.
             Some("default" | "mrope") => Ok(plain),

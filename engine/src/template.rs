@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::{LoadError, TemplateError};
-use crate::small_file;
+use crate::{python_json, small_file};
 
 /// Instructions that one rendering may take: a third of a second of an endless loop. A conversation of
 /// 200,000 tokens in messages of twenty takes less than a quarter of it.
@@ -319,8 +319,7 @@ fn read_optional(path: &Path) -> Result<Option<String>, LoadError> {
 
 /// A JSON file that must hold an object.
 pub(crate) fn parse_object(path: &Path, text: &str) -> Result<Map<String, Value>, LoadError> {
-    serde_json::from_str(text)
-        .map_err(|error| LoadError::Invalid { path: path.to_owned(), what: error.to_string() })
+    python_json::object(path, text)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! taken, straight into memory that MLX adopts. Nothing is mapped, so a file that shrinks meanwhile
 //! is an error and not a signal.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
@@ -16,13 +17,12 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use crate::bridge::{PageBuffer, item_bytes};
 use crate::error::LoadError;
 use crate::quantization::{Quantization, QuantizationConfig};
-use crate::small_file;
+use crate::{limits, small_file};
 
-/// The largest safetensors header that is read; real ones are under 20 MB.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// The largest index of shards that is read; a thousand layers have well under 10 MB.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
-const INDEX_FILE: &str = "model.safetensors.index.json";
+mod files;
+
+use files::weight_files;
+pub use files::{NoWeightFiles, WeightFiles, choose_weight_files};
 
 /// The checked headers of a model folder, and where each tensor's bytes lie.
 #[derive(Debug)]
@@ -63,8 +63,14 @@ impl Weights {
             parameters: 0,
             digest: blake3::Hasher::new(),
         };
-        for path in weight_files(dir)? {
+        let (needed, spare) = weight_files(dir)?;
+        for path in needed {
             weights.add_file(path)?;
+        }
+        for path in spare {
+            if let Err(error) = weights.add_file(path) {
+                tracing::warn!(%error, "a file beside the model's weights is left out");
+            }
         }
         Ok(weights)
     }
@@ -72,23 +78,33 @@ impl Weights {
     fn add_file(&mut self, path: PathBuf) -> Result<(), LoadError> {
         let io = |source| LoadError::Io { path: path.clone(), source };
         let invalid = |what: String| LoadError::Invalid { path: path.clone(), what };
-        small_file::check_regular(&path)?;
-        let file = File::open(&path).map_err(io)?;
+        let Some(file) = small_file::open(&path)? else {
+            return Err(LoadError::Missing {
+                path,
+                hint: "a file of weights that was there just now",
+            });
+        };
         let file_bytes = file.metadata().map_err(io)?.len();
         let mut length = [0; 8];
         file.read_exact_at(&mut length, 0)
             .map_err(|_| invalid(format!("{file_bytes} bytes are too few for a header")))?;
         let header_bytes = u64::from_le_bytes(length);
-        if header_bytes > MAX_HEADER_BYTES || header_bytes > file_bytes.saturating_sub(8) {
+        // The number itself is not told: of a file of another kind it is the first bytes.
+        if header_bytes > file_bytes.saturating_sub(8) {
             return Err(invalid(format!(
-                "its header claims {header_bytes} bytes in a file of {file_bytes}"
+                "its header does not fit into its {file_bytes} bytes: it is cut short, or is no \
+                 safetensors file; download it again"
             )));
+        }
+        if header_bytes > limits::WEIGHTS_HEADER_BYTES {
+            let most = limits::WEIGHTS_HEADER_BYTES;
+            return Err(invalid(format!("its header is longer than {most} bytes")));
         }
         let mut header = vec![0; header_bytes as usize];
         file.read_exact_at(&mut header, 8).map_err(io)?;
-        let metadata: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| invalid(format!("its header does not parse: {error}")))?;
-        self.digest.update(&file_bytes.to_le_bytes()).update(&length).update(&header);
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
+            invalid(format!("its header is not that of a safetensors file{}", place(&error)))
+        })?;
         let data_start = 8 + header_bytes;
         let data_bytes = file_bytes - data_start;
         if metadata.data_len() as u64 != data_bytes {
@@ -99,12 +115,22 @@ impl Weights {
             )));
         }
         let index = self.files.len();
+        let (before, mut repeated) = (self.tensors.len(), 0);
         for (name, info) in metadata.tensors() {
             check_extent(&name, info, data_bytes).map_err(&invalid)?;
-            let slot = Slot { file: index, info: info.clone(), taken: false };
-            if self.tensors.insert(name.clone(), slot).is_some() {
-                return Err(invalid(format!("tensor {name} is in two files")));
+            match self.tensors.entry(name) {
+                Entry::Vacant(place) => {
+                    place.insert(Slot { file: index, info: info.clone(), taken: false });
+                }
+                Entry::Occupied(_) => repeated += 1,
             }
+        }
+        if repeated > 0 {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            tracing::warn!(%file, repeated, "tensors are in two files; the first file's are taken");
+        }
+        if self.tensors.len() > before || metadata.tensors().is_empty() {
+            self.digest.update(&file_bytes.to_le_bytes()).update(&length).update(&header);
         }
         self.files.push(WeightFile { path, file, data_start });
         Ok(())
@@ -124,9 +150,36 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
-    /// How the matrix `{path}.weight` is packed; `None` when it is not.
-    pub(crate) fn quantization_of(&self, path: &str) -> Option<Quantization> {
-        self.quantization.of_layer(path, self.contains(&format!("{path}.scales")))
+    /// How the matrix `{path}.weight` of so many `columns` is packed; `None` when it is not. Where what
+    /// config.json says does not fit the tensors' shapes, the shapes tell.
+    pub(crate) fn quantization_of(&self, path: &str, columns: i32) -> Option<Quantization> {
+        let named = self.named_quantization(path)?;
+        let last = |part: &str| self.shape_of(&format!("{path}.{part}"))?.last().copied();
+        let (words, groups) = (last("weight")?, last("scales")?);
+        let columns = usize::try_from(columns).ok().filter(|columns| *columns > 0)?;
+        let (bits, group_size) = (words * 32 / columns, columns.checked_div(groups)?);
+        Some(Quantization::of(bits, group_size).unwrap_or(named))
+    }
+
+    /// What config.json says about the packing of a layer that has scales.
+    fn named_quantization(&self, path: &str) -> Option<Quantization> {
+        if !self.contains(&format!("{path}.scales")) {
+            return None;
+        }
+        let is_packed = || self.dtype_of(&format!("{path}.weight")) == Some(Dtype::Uint32);
+        let default = self.quantization.default();
+        self.quantization.of_layer(path, true).or_else(|| default.filter(|_| is_packed()))
+    }
+
+    /// Bits of a weight of a packed layer. Without the number of its columns, its shapes tell only bits
+    /// times group size.
+    fn likely_bits(&self, path: &str, named: Quantization) -> u64 {
+        let last = |part: &str| self.shape_of(&format!("{path}.{part}"))?.last().copied();
+        let product = || (last("weight")? * 32).checked_div(last("scales")?);
+        let fitting = product().and_then(|product| {
+            Quantization::of(product / named.group_size as usize, named.group_size as usize)
+        });
+        fitting.unwrap_or(named).bits as u64
     }
 
     /// The stored shape of a tensor.
@@ -137,6 +190,15 @@ impl Weights {
     /// The stored dtype of a tensor.
     pub(crate) fn dtype_of(&self, name: &str) -> Option<Dtype> {
         self.tensors.get(name).and_then(|slot| dtype(slot.info.dtype))
+    }
+
+    /// Whether a tensor whose name `wanted` picks is float16 or bfloat16.
+    pub(crate) fn has_16_bit_floats(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        self.tensors.iter().any(|(name, slot)| {
+            let is_narrow =
+                matches!(slot.info.dtype, safetensors::Dtype::F16 | safetensors::Dtype::BF16);
+            is_narrow && wanted(name)
+        })
     }
 
     /// What the tensors whose names `wanted` picks take in memory, and their parameters, without
@@ -151,18 +213,16 @@ impl Weights {
             let (start, end) = slot.info.data_offsets;
             let count = slot.info.shape.iter().map(|&n| n as u64).product::<u64>();
             let stored = dtype(slot.info.dtype);
-            let is_float =
-                matches!(stored, Some(Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16));
-            bytes += match compute.filter(|_| is_float) {
+            bytes += match compute.filter(|_| stored.is_some_and(is_float)) {
                 Some(dtype) => count * item_bytes(dtype) as u64,
                 None => (end - start) as u64,
             };
             parameters += match name.rsplit_once('.') {
-                Some((path, "weight")) => match self.quantization_of(path) {
-                    Some(packing) => count * 32 / packing.bits as u64,
+                Some((path, "weight")) => match self.named_quantization(path) {
+                    Some(named) => count * 32 / self.likely_bits(path, named),
                     None => count,
                 },
-                Some((path, "scales" | "biases")) if self.quantization_of(path).is_some() => 0,
+                Some((path, "scales" | "biases")) if self.named_quantization(path).is_some() => 0,
                 _ => count,
             };
         }
@@ -178,11 +238,16 @@ impl Weights {
     /// Reads a floating-point tensor that must have `shape`.
     pub(crate) fn float(&mut self, name: &str, shape: &[i32]) -> Result<Array, LoadError> {
         let (array, path) = self.read(name, shape)?;
-        if !matches!(array.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) {
+        if !is_float(array.dtype()) {
             let what = format!("tensor {name} is {:?}, not a floating-point type", array.dtype());
             return Err(LoadError::Invalid { path, what });
         }
         self.parameters += array.size() as u64;
+        self.converted(array, path)
+    }
+
+    /// A tensor in the type that is computed in.
+    fn converted(&mut self, array: Array, path: PathBuf) -> Result<Array, LoadError> {
         let array = match self.compute_dtype {
             Some(dtype) if dtype != array.dtype() => {
                 // Evaluated now, so that the stored bytes are released before the next tensor.
@@ -217,12 +282,17 @@ impl Weights {
             return Err(LoadError::Invalid { path: file, what });
         }
         self.parameters += shape.iter().map(|&n| n as u64).product::<u64>();
-        let (scales, _) = self.read(&format!("{path}.scales"), &groups)?;
-        let (biases, _) = self.read(&format!("{path}.biases"), &groups)?;
-        for array in [&weight, &scales, &biases] {
-            self.memory_bytes += array.nbytes() as u64;
-        }
-        Ok([weight, scales, biases])
+        self.memory_bytes += weight.nbytes() as u64;
+        let mut part = |kind: &str| {
+            let (array, file) = self.read(&format!("{path}.{kind}"), &groups)?;
+            if !is_float(array.dtype()) {
+                let dtype = array.dtype();
+                let what = format!("tensor {path}.{kind} is {dtype:?}, not a floating-point type");
+                return Err(LoadError::Invalid { path: file, what });
+            }
+            self.converted(array, file)
+        };
+        Ok([weight, part("scales")?, part("biases")?])
     }
 
     fn read(&mut self, name: &str, shape: &[i32]) -> Result<(Array, PathBuf), LoadError> {
@@ -346,6 +416,10 @@ fn check_extent(name: &str, info: &TensorInfo, data_bytes: u64) -> Result<(), St
     }
 }
 
+fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
+}
+
 fn dtype(stored: safetensors::Dtype) -> Option<Dtype> {
     Some(match stored {
         safetensors::Dtype::F32 => Dtype::Float32,
@@ -359,57 +433,11 @@ fn dtype(stored: safetensors::Dtype) -> Option<Dtype> {
     })
 }
 
-/// The files to read, in a stable order: those that the index names, else `model*.safetensors`, else
-/// every `*.safetensors`.
-fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
-    let index = dir.join(INDEX_FILE);
-    if index.exists() {
-        return indexed_files(dir, &index);
+/// Where an error of JSON is, without what stands there: of a file that is none of weights, nothing is
+/// told.
+fn place(error: &serde_json::Error) -> String {
+    match error.line() {
+        0 => String::new(),
+        line => format!(" (line {line}, column {})", error.column()),
     }
-    let io = |source| LoadError::Io { path: dir.to_owned(), source };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    let named_model = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("model"))
-    };
-    if files.iter().any(named_model) {
-        files.retain(named_model);
-    }
-    if files.is_empty() {
-        return Err(LoadError::Missing {
-            path: dir.join("model.safetensors"),
-            hint: "the model's weights; is the download complete?",
-        });
-    }
-    Ok(files)
-}
-
-fn indexed_files(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, LoadError> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: HashMap<String, String>,
-    }
-    let invalid = |what: String| LoadError::Invalid { path: index.to_owned(), what };
-    let text = small_file::read(index, MAX_INDEX_BYTES)?.unwrap_or_default();
-    let parsed: Index =
-        serde_json::from_slice(&text).map_err(|error| invalid(format!("{error}")))?;
-    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
-    let mut files = Vec::with_capacity(names.len());
-    for name in names {
-        if Path::new(&name).file_name() != Some(name.as_ref()) {
-            return Err(invalid(format!("\"{name}\" is not a plain file name")));
-        }
-        let path = dir.join(&name);
-        if !path.exists() {
-            return Err(LoadError::Missing { path, hint: "a shard that the index names" });
-        }
-        files.push(path);
-    }
-    Ok(files)
 }

@@ -147,7 +147,7 @@ impl Worker {
     }
 
     /// Runs until the engine stops or its handles are gone.
-    pub(crate) fn run(mut self) {
+    fn run(&mut self) {
         kvstore::set_intent(kvstore::Intent::Compute);
         while !self.status.stopping.load(Ordering::Relaxed) && self.take_commands() {
             self.look_after();
@@ -186,7 +186,7 @@ impl Worker {
         self.shut_down();
     }
 
-    fn shut_down(mut self) {
+    fn shut_down(&mut self) {
         self.drain();
         let ids: Vec<RowId> = self.rows.keys().copied().collect();
         for id in ids {
@@ -198,6 +198,24 @@ impl Worker {
         self.rest(true);
         self.tell_rest();
         self.tell_status();
+    }
+
+    /// After a panic that nothing caught, nobody knows what state this is in: whoever waits for an answer
+    /// has an error, and nothing else is done.
+    fn abandon(&mut self) {
+        for leaving in self.leaving.drain(..) {
+            leaving.fail(GenerateError::Internal);
+        }
+        for (_, row) in std::mem::take(&mut self.rows) {
+            row.fail(GenerateError::Internal);
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            // Dropped, a load says that the engine is gone.
+            if let Command::Submit(job) = command {
+                job.fail(GenerateError::Internal);
+            }
+        }
+        self.under_way = None;
     }
 
     fn tell_rest(&mut self) {
@@ -569,6 +587,20 @@ impl Job {
         drop(place);
         last.send(Raw::Failed(error));
     }
+}
+
+/// The life of the thread. A panic outside of what is guarded ends it: `status` then says why, before
+/// those who wait are told.
+pub(crate) fn supervise(mut worker: Worker, status: &Status) {
+    let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.run())) else { return };
+    let why = panic_text(&*panic);
+    tracing::error!(
+        panic = why,
+        "the engine's thread ended by a panic; nothing is computed any more"
+    );
+    status.fail(why);
+    guarded("telling those who wait for the engine", || worker.abandon());
+    guarded("letting go of what the engine held", || drop(worker));
 }
 
 /// Whether a waiting request may start. One that begins like a prompt being computed waits until

@@ -22,6 +22,10 @@ use crate::response_store::ResponseStore;
 /// Most different names of ignored fields that are logged; a client may send any.
 const MAX_IGNORED_NAMES: usize = 256;
 
+/// A step of a model whose name begins so panics where nothing catches it.
+#[cfg(test)]
+pub(crate) const PANICKING_MODEL: &str = "panics-on-demand";
+
 /// The daemon's parts.
 pub struct App {
     /// The settings in effect since the start.
@@ -101,19 +105,19 @@ impl Observer for EngineObserver {
 
     fn begins(&self, model: &str, decoding: usize, prompt_tokens: usize) {
         self.awake.hold();
-        self.steps.write(&format!(
-            "a step of {model}: {decoding} rows decoding, {prompt_tokens} prompt tokens"
-        ));
+        self.steps.step(model, decoding, prompt_tokens);
+        #[cfg(test)]
+        assert!(!model.starts_with(PANICKING_MODEL), "a panic on demand");
     }
 
     fn loads(&self, model: &str) {
         self.awake.hold();
-        self.steps.write(&format!("loading {model}"));
+        self.steps.loading(model);
     }
 
     fn rests(&self) {
         self.awake.let_go();
-        self.steps.write("nothing was computed");
+        self.steps.rests();
     }
 
     fn room_wanted(&self, bytes: u64) {

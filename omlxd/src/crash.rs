@@ -1,13 +1,14 @@
 //! What a run leaves behind for the next one when it does not end by itself: an abort of MLX, a kill,
-//! the machine's end. Nothing runs then any more, so it is written beforehand: the step under way goes
-//! to `run/step`, a panic to `run/panic`. Both go with a clean end. What the next start finds of them
-//! it keeps as a note in `logs/crashes.json`.
+//! the machine's end, a panic of the engine's thread. Nothing may run then any more, so it is written
+//! beforehand: the step under way goes to `run/step`, a panic to `run/panic`. Both go with a clean end.
+//! What the next start finds of them it keeps as a note in `logs/crashes.json`.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use omlxctl::protocol::{CrashNote, RunInfo};
@@ -24,35 +25,151 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 /// Where a panic is noted, once there is a run to note it for.
 static PANIC: OnceLock<PathBuf> = OnceLock::new();
 
-/// The file that tells what the engine does.
+/// What the engine does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Doing {
+    #[default]
+    Nothing,
+    Loading(String),
+    Step {
+        model: String,
+        decoding: usize,
+        prompt_tokens: usize,
+    },
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Doing::Nothing => f.write_str("nothing was computed"),
+            Doing::Loading(model) => write!(f, "loading {model}"),
+            Doing::Step { model, decoding, prompt_tokens } => write!(
+                f,
+                "a step of {model}: {decoding} rows decoding, {prompt_tokens} prompt tokens"
+            ),
+        }
+    }
+}
+
+/// Tells what the engine does in a file, which outlives the process. The engine's thread only says so in
+/// memory, and only when it changes: another thread writes, for which a disk may take its time.
 #[derive(Debug)]
-pub(crate) struct StepFile(Option<File>);
+pub(crate) struct StepFile {
+    note: Option<Arc<Note>>,
+}
+
+/// What the writing thread waits for.
+#[derive(Debug, Default)]
+struct Note {
+    state: Mutex<NoteState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct NoteState {
+    doing: Doing,
+    is_written: bool,
+    /// Nobody will say more.
+    is_over: bool,
+}
 
 impl StepFile {
     /// Begins it. Without one there is only less to tell.
     pub(crate) fn create(home: &Home) -> StepFile {
         let mut options = fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
-        let file = StepFile(options.open(home.step()).ok());
-        file.write("nothing was computed");
-        file
+        let Ok(file) = options.open(home.step()) else { return StepFile::none() };
+        write(&file, &Doing::Nothing.to_string());
+        let note = Arc::new(Note::default());
+        let thread = std::thread::Builder::new().name("step-note".into()).spawn({
+            let note = Arc::clone(&note);
+            move || note.keep_written(&file)
+        });
+        StepFile { note: thread.is_ok().then_some(note) }
     }
 
     /// One that writes nothing.
     pub(crate) fn none() -> StepFile {
-        StepFile(None)
+        StepFile { note: None }
     }
 
-    /// Notes what begins now. The system has it at once, so that it outlives the process.
-    pub(crate) fn write(&self, text: &str) {
-        let Some(file) = &self.0 else { return };
-        let mut line = [b' '; STEP_BYTES];
-        let text = &text.as_bytes()[..text.len().min(STEP_BYTES - 1)];
-        line[..text.len()].copy_from_slice(text);
-        line[STEP_BYTES - 1] = b'\n';
-        // On a full disk the old text stays, or none.
-        let _ = file.write_all_at(&line, 0);
+    /// A step of this model begins.
+    pub(crate) fn step(&self, model: &str, decoding: usize, prompt_tokens: usize) {
+        self.tell(|doing| match doing {
+            Doing::Step { model: before, decoding: rows, prompt_tokens: tokens }
+                if before == model =>
+            {
+                let is_new = (*rows, *tokens) != (decoding, prompt_tokens);
+                (*rows, *tokens) = (decoding, prompt_tokens);
+                is_new
+            }
+            _ => {
+                *doing = Doing::Step { model: model.to_owned(), decoding, prompt_tokens };
+                true
+            }
+        });
     }
+
+    /// This model begins to be loaded.
+    pub(crate) fn loading(&self, model: &str) {
+        self.tell(|doing| {
+            *doing = Doing::Loading(model.to_owned());
+            true
+        });
+    }
+
+    /// There is nothing left to do.
+    pub(crate) fn rests(&self) {
+        self.tell(|doing| std::mem::take(doing) != Doing::Nothing);
+    }
+
+    /// `change` says whether it changed anything.
+    fn tell(&self, change: impl FnOnce(&mut Doing) -> bool) {
+        let Some(note) = &self.note else { return };
+        let mut state = note.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if change(&mut state.doing) {
+            state.is_written = false;
+            note.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for StepFile {
+    fn drop(&mut self) {
+        if let Some(note) = &self.note {
+            note.state.lock().unwrap_or_else(PoisonError::into_inner).is_over = true;
+            note.changed.notify_one();
+        }
+    }
+}
+
+impl Note {
+    /// Writes each change, or the newest of several.
+    fn keep_written(&self, file: &File) {
+        loop {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let idle = |state: &mut NoteState| state.is_written && !state.is_over;
+            let state = self.changed.wait_while(state, idle);
+            let mut state = state.unwrap_or_else(PoisonError::into_inner);
+            if state.is_written {
+                return;
+            }
+            state.is_written = true;
+            let doing = state.doing.clone();
+            drop(state);
+            write(file, &doing.to_string());
+        }
+    }
+}
+
+/// Replaces the file's text in one call.
+fn write(file: &File, text: &str) {
+    let mut line = [b' '; STEP_BYTES];
+    let text = &text.as_bytes()[..text.len().min(STEP_BYTES - 1)];
+    line[..text.len()].copy_from_slice(text);
+    line[STEP_BYTES - 1] = b'\n';
+    // On a full disk the old text stays, or none.
+    let _ = file.write_all_at(&line, 0);
 }
 
 /// Notes a panic, should the process end over it.
@@ -126,7 +243,48 @@ fn seconds(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+
+    /// Waits until the file of the step says so.
+    fn wait_for(home: &Home, wanted: &str) {
+        let limit = Instant::now() + Duration::from_secs(20);
+        while !fs::read_to_string(home.step()).unwrap().starts_with(wanted) {
+            assert!(Instant::now() < limit, "{:?}", fs::read_to_string(home.step()));
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_newest_of_what_the_engine_does_is_written() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::at(temp.path().join("home"));
+        home.prepare().unwrap();
+        let steps = StepFile::create(&home);
+        wait_for(&home, "nothing was computed");
+        for round in 0..500 {
+            steps.step("m", round, 0);
+        }
+        wait_for(&home, "a step of m: 499 rows decoding, 0 prompt tokens");
+        // The same again is no change.
+        let note = Arc::clone(steps.note.as_ref().unwrap());
+        steps.step("m", 499, 0);
+        assert!(note.state.lock().unwrap().is_written);
+        steps.loading("other");
+        wait_for(&home, "loading other");
+        steps.rests();
+        wait_for(&home, "nothing was computed");
+        // The thread ends with the last change written.
+        steps.step("m", 1, 0);
+        drop(steps);
+        wait_for(&home, "a step of m: 1 rows");
+        let limit = Instant::now() + Duration::from_secs(20);
+        while Arc::strong_count(&note) > 1 {
+            assert!(Instant::now() < limit, "the thread is left");
+            std::thread::yield_now();
+        }
+    }
 
     #[test]
     fn what_a_run_left_is_a_note_and_there_are_only_so_many() {
@@ -136,8 +294,9 @@ mod tests {
         assert_eq!(begin(&home, None), None);
         assert!(!home.crashes().exists());
         let steps = StepFile::create(&home);
-        steps.write("first");
-        steps.write(&format!("a step of {}", "m".repeat(300)));
+        steps.loading("first");
+        steps.step(&"m".repeat(300), 1, 2);
+        wait_for(&home, "a step of mmm");
         assert_eq!(fs::metadata(home.step()).unwrap().len(), STEP_BYTES as u64);
         fs::write(home.panic(), "at x.rs:1: gone").unwrap();
         let note = begin(&home, Some(7)).unwrap();

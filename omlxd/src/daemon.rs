@@ -133,6 +133,10 @@ fn start(options: Options) -> Result<Exit, StartError> {
         .build()
         .map_err(io_error("start the runtime"))?;
     let ended = runtime.block_on(serve(options, home, loaded, log, keys, &lock, crash));
+    if matches!(ended, Ok(Exit::Engine)) {
+        // It stays behind as after any crash: the next start makes a note of what this run did.
+        std::mem::forget(lock);
+    }
     // Nothing that still runs (a request that outlived the drain) may hold the process.
     runtime.shutdown_background();
     ended
@@ -199,8 +203,20 @@ async fn serve(
     let registry = app.registry.clone();
     tokio::spawn(async move { registry.preload().await });
 
-    let cause = daemon.wait(&mut signals).await;
-    tracing::info!(cause, "stopping: no new requests, running ones may finish");
+    let exit = match daemon.wait(&mut signals).await {
+        Stop::Asked(cause) => {
+            tracing::info!(cause, "stopping: no new requests, running ones may finish");
+            Exit::Ok
+        }
+        Stop::EngineFailed(panic) => {
+            tracing::error!(
+                panic,
+                "stopping with exit code {}: the engine's thread ended by a panic; what ran has failed",
+                Exit::Engine as u8
+            );
+            Exit::Engine
+        }
+    };
     app.shutdown.cancel();
     let limit = app.config.server.drain + STOP_GRACE;
     let ending = async {
@@ -224,7 +240,7 @@ async fn serve(
         }
     };
     tokio::select! {
-        () = ending => Ok(Exit::Ok),
+        () = ending => Ok(exit),
         () = signals.stop() => {
             tracing::warn!("stopped at once by a second signal");
             // Whoever drops the last handle would wait for the engine. What the cache has not
@@ -233,6 +249,15 @@ async fn serve(
             Ok(Exit::Interrupted)
         }
     }
+}
+
+/// Why the daemon stops.
+#[derive(Debug)]
+enum Stop {
+    /// By a signal or a command, which this names.
+    Asked(&'static str),
+    /// The engine's thread ended by this panic.
+    EngineFailed(String),
 }
 
 /// The running daemon, as signals and the admin socket see it.
@@ -253,12 +278,13 @@ pub struct Daemon {
 
 impl Daemon {
     /// Waits for a reason to stop, and says which. Reloads on SIGHUP meanwhile.
-    async fn wait(&self, signals: &mut Signals) -> &'static str {
+    async fn wait(&self, signals: &mut Signals) -> Stop {
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return "SIGTERM",
-                _ = signals.interrupt.recv() => return "SIGINT",
-                () = self.app.shutdown.cancelled() => return "omlxctl shutdown",
+                _ = signals.terminate.recv() => return Stop::Asked("SIGTERM"),
+                _ = signals.interrupt.recv() => return Stop::Asked("SIGINT"),
+                () = self.app.shutdown.cancelled() => return Stop::Asked("omlxctl shutdown"),
+                panic = self.app.engine.failed() => return Stop::EngineFailed(panic),
                 _ = signals.hangup.recv() => self.reload(),
             }
         }
@@ -485,3 +511,6 @@ impl fmt::Display for Chain<'_> {
             .try_for_each(|cause| write!(f, ": {cause}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,8 @@ pub enum Exit {
     Failed = 1,
     /// The HTTP address is taken or cannot be bound.
     Address = 69,
+    /// The engine's thread ended by a panic.
+    Engine = 70,
     /// Another omlxd uses the base directory.
     AlreadyRunning = 75,
     /// A file or directory has an owner or a mode that would let others in, or us not.

@@ -11,9 +11,9 @@ const STALL: Duration = Duration::from_secs(120);
 /// How often it is looked at.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Whether the engine has work to do and does not get on.
+/// Whether the engine has work to do and does not get on, or has ended.
 pub(crate) fn is_stalled(progress: &Progress) -> bool {
-    progress.busy && !progress.loading && progress.since_last_step > STALL
+    progress.failed || (progress.busy && !progress.loading && progress.since_last_step > STALL)
 }
 
 /// What is to be told.
@@ -50,6 +50,8 @@ pub(crate) async fn watch(engine: Engine, shutdown: CancellationToken) {
         tokio::select! {
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
+            // Whoever waits for that tells of it.
+            _ = engine.failed() => return,
         }
         match watchdog.look(engine.progress()) {
             None => {}
@@ -77,6 +79,7 @@ mod tests {
     fn progress(busy: bool, secs: u64, loading: bool) -> Progress {
         let step = StepName { model: "m".into(), decoding: 3, prompt_tokens: 256, age: STALL };
         Progress {
+            failed: false,
             busy,
             loading,
             since_last_step: Duration::from_secs(secs),
@@ -102,5 +105,7 @@ mod tests {
         assert_eq!(watchdog.look(progress(true, 131, false)), None, "once");
         assert_eq!(watchdog.look(progress(true, 0, false)), Some(News::GoesOn));
         assert_eq!(watchdog.look(progress(true, 0, false)), None);
+        let ended = Progress { failed: true, ..progress(false, 0, false) };
+        assert!(is_stalled(&ended), "an engine that ended is not ready");
     }
 }

@@ -28,6 +28,9 @@ wrong command line
 69
 the HTTP address is in use or cannot be bound
 .TP
+70
+the engine's thread ended by a panic; the log says which, and a service manager starts omlxd again
+.TP
 75
 another omlxd runs with this base directory
 .TP

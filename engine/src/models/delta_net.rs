@@ -5,11 +5,12 @@ use crate::error::Result;
 use mlx_rs::ops::{concatenate, conv1d, exp, logaddexp, multiply, negative, sigmoid, zeros_dtype};
 use mlx_rs::{Array, Dtype, fast};
 
-use super::{ConfigFile, MAX_SIZE};
+use super::ConfigFile;
 use crate::bridge::slice;
 use crate::cache::RecurrentCache;
 use crate::error::LoadError;
 use crate::gated_delta::{Inputs, gated_delta};
+use crate::limits;
 use crate::nn::{Linear, LinearGroup, RmsNorm, silu};
 use crate::step::{Step, take_rows};
 use crate::weights::Weights;
@@ -48,7 +49,7 @@ impl DeltaShape {
         }
         let width = |heads: i32, dim: i32| i64::from(heads) * i64::from(dim);
         let channels = 2 * width(self.key_heads, self.key_dim) + width(self.heads, self.value_dim);
-        if channels > i64::from(MAX_SIZE) {
+        if channels > i64::from(limits::CONFIG_SIZE) {
             return Err(config.invalid(format!("the delta layers come to {channels} channels")));
         }
         Ok(())

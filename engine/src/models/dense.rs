@@ -8,10 +8,11 @@ use mlx_rs::Array;
 use mlx_rs::ops::{broadcast_to, concatenate, multiply};
 
 use super::moe::{FeedForward, MoeShape};
-use super::{Architecture, ConfigFile, MAX_SIZE};
+use super::{Architecture, ConfigFile};
 use crate::bridge::{metal_is_available, slice};
 use crate::cache::LayerKind;
 use crate::error::LoadError;
+use crate::limits;
 use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary, silu};
 use crate::rope::Rope;
 use crate::step::{Rotary, Step, take_rows};
@@ -59,7 +60,7 @@ impl Shape {
                 self.heads, self.kv_heads
             )));
         }
-        if i64::from(self.heads) * i64::from(self.head_dim) > i64::from(MAX_SIZE) {
+        if i64::from(self.heads) * i64::from(self.head_dim) > i64::from(limits::CONFIG_SIZE) {
             return Err(config.invalid("\"num_attention_heads\" x \"head_dim\" is too large"));
         }
         if !self.windows.is_empty() && self.windows.len() != self.layers as usize {

@@ -12,10 +12,11 @@ use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Architecture, ConfigFile, MAX_SIZE, head_path, root};
+use super::{Architecture, ConfigFile, head_path, root};
 use crate::bridge::metal_is_available;
 use crate::cache::LayerKind;
 use crate::error::LoadError;
+use crate::limits;
 use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary};
 use crate::rope::Rope;
 use crate::step::{Rotary, Step, take_rows};
@@ -115,7 +116,7 @@ impl Config {
                 "\"num_attention_heads\" {heads} is not a multiple of \"num_key_value_heads\" \
                  {kv_heads}"
             )
-        } else if i64::from(heads) * i64::from(self.head_dim) > i64::from(MAX_SIZE) {
+        } else if i64::from(heads) * i64::from(self.head_dim) > i64::from(limits::CONFIG_SIZE) {
             "\"num_attention_heads\" x \"head_dim\" is too large".to_owned()
         } else if self
             .layer_types
@@ -160,7 +161,8 @@ impl Config {
         };
         let (sliding, full) = (own("sliding_attention"), own("full_attention"));
         let short = theta(sliding).unwrap_or(self.rope_local_base_freq);
-        let long = theta(full).or(file.rope_theta()).unwrap_or(1_000_000.0);
+        let long = theta(full).map_or_else(|| file.rope_theta(), |theta| Ok(Some(theta)))?;
+        let long = long.unwrap_or(1_000_000.0);
         let rope = |theta, scaling| {
             let rope =
                 Rope::new(self.head_dim, theta, false, scaling, self.max_position_embeddings);

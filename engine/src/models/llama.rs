@@ -50,7 +50,7 @@ pub(crate) fn load(
     let head_dim = config.head_dim.unwrap_or(config.hidden_size / heads.max(1));
     let rope = Rope::new(
         head_dim,
-        file.rope_theta().unwrap_or(10_000.0),
+        file.rope_theta()?.unwrap_or(10_000.0),
         config.rope_traditional,
         file.rope_scaling(),
         config.max_position_embeddings.unwrap_or(2048),

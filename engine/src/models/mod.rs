@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cache::LayerKind;
 use crate::error::LoadError;
+use crate::limits;
 use crate::step::Step;
 use crate::weights::Weights;
 
@@ -70,13 +71,6 @@ fn family(model_type: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|family| family.model_type == model_type)
 }
 
-/// Largest value of any size in a config: keeps every product of two within i64 and every buffer's
-/// length within what MLX's 32-bit shapes can say.
-const MAX_SIZE: i32 = 1 << 24;
-
-/// The most layers that a config may ask for; published models have up to 126.
-const MAX_LAYERS: i32 = 4096;
-
 /// Where a text model's tensors may lie: alone, and within a multimodal checkpoint as published and
 /// as mlx-lm converts it.
 const ROOTS: [&str; 3] = ["model", "model.language_model", "language_model.model"];
@@ -101,12 +95,30 @@ fn head_path(weights: &Weights) -> &'static str {
     }
 }
 
+/// Keys of which some say one thing in older and newer ways. Beside a `text_config`, those at the top
+/// describe something else, as for mlx-lm: an older key that is nested must not lose to a newer one at
+/// the top.
+const NESTED_ONLY: [&str; 11] = [
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "rope_local_base_freq",
+    "partial_rotary_factor",
+    "layer_types",
+    "sliding_window_pattern",
+    "_sliding_window_pattern",
+    "full_attention_interval",
+    "num_experts",
+    "num_local_experts",
+];
+
 /// The fields that describe the text model: those of `text_config`, where a multimodal model's
 /// config nests them, over those at the top; and what the family's configs leave out. `model_type`
 /// stays the top's.
 pub(crate) fn text_fields(config: &Map<String, Value>) -> Map<String, Value> {
     let mut fields = config.clone();
     if let Some(Value::Object(text)) = fields.remove("text_config") {
+        fields.retain(|key, _| !NESTED_ONLY.contains(&key.as_str()));
         let given = text.into_iter().filter(|(key, value)| key != "model_type" && !value.is_null());
         fields.extend(given);
     }
@@ -140,7 +152,7 @@ impl ConfigFile<'_> {
 
     /// Checks that `num_hidden_layers` is a number of layers.
     fn check_layers(&self, layers: i32) -> Result<(), LoadError> {
-        match (1..=MAX_LAYERS).contains(&layers) {
+        match (1..=limits::LAYERS).contains(&layers) {
             true => Ok(()),
             false => Err(self.invalid(format!("\"num_hidden_layers\" is {layers}"))),
         }
@@ -148,7 +160,7 @@ impl ConfigFile<'_> {
 
     /// Checks that each of these fields is a size.
     fn check_sizes(&self, sizes: &[(&str, i32)]) -> Result<(), LoadError> {
-        match sizes.iter().find(|(_, size)| !(1..=MAX_SIZE).contains(size)) {
+        match sizes.iter().find(|(_, size)| !(1..=limits::CONFIG_SIZE).contains(size)) {
             Some((name, size)) => Err(self.invalid(format!("\"{name}\" is {size}"))),
             None => Ok(()),
         }
@@ -159,17 +171,38 @@ impl ConfigFile<'_> {
         LoadError::Invalid { path: self.path.to_owned(), what: what.into() }
     }
 
-    /// `rope_scaling`, or `rope_parameters`, its newer name.
+    /// How positions are scaled: `rope_parameters`, the newer name, when it says so, else
+    /// `rope_scaling`.
     pub(crate) fn rope_scaling(&self) -> Option<&Map<String, Value>> {
         let object = |key| self.fields.get(key).and_then(Value::as_object);
-        object("rope_scaling").or_else(|| object("rope_parameters"))
+        let newer = object("rope_parameters");
+        let says = |scaling: &&Map<String, Value>| rope_type(scaling).is_some();
+        newer.filter(says).or_else(|| object("rope_scaling")).or(newer)
     }
 
-    /// `rope_theta`, which newer configs keep in `rope_parameters`.
-    pub(crate) fn rope_theta(&self) -> Option<f32> {
-        let theta = |fields: &Map<String, Value>| fields.get("rope_theta").and_then(Value::as_f64);
-        let nested = || self.fields.get("rope_parameters")?.as_object().and_then(theta);
-        theta(self.fields).or_else(nested).map(|theta| theta as f32)
+    /// A number that newer configs keep in `rope_parameters`, and older ones in `rope_scaling` or at the
+    /// top: the newer place wins.
+    ///
+    /// # Errors
+    /// When what wins is no number.
+    pub(crate) fn rope_number(&self, key: &str) -> Result<Option<f64>, LoadError> {
+        let nested = |name: &str| self.fields.get(name)?.as_object()?.get(key);
+        let given = [nested("rope_parameters"), nested("rope_scaling"), self.fields.get(key)];
+        match given.into_iter().flatten().find(|value| !value.is_null()) {
+            None => Ok(None),
+            Some(value) => match value.as_f64() {
+                Some(number) => Ok(Some(number)),
+                None => Err(self.invalid(format!("\"{key}\" is {value}, which is no number"))),
+            },
+        }
+    }
+
+    /// The base of the rotary frequencies.
+    ///
+    /// # Errors
+    /// When it is no number.
+    pub(crate) fn rope_theta(&self) -> Result<Option<f32>, LoadError> {
+        Ok(self.rope_number("rope_theta")?.map(|theta| theta as f32))
     }
 
     /// `model_type`.
@@ -189,6 +222,12 @@ impl ConfigFile<'_> {
             supported: FAMILIES.iter().map(|family| family.model_type).collect(),
         })
     }
+}
+
+/// The kind of a rope scaling, under its older or its newer key. An explicit null says nothing.
+pub(crate) fn rope_type(scaling: &Map<String, Value>) -> Option<&Value> {
+    let given = |key| scaling.get(key).filter(|kind: &&Value| !kind.is_null() && **kind != "");
+    given("type").or_else(|| given("rope_type"))
 }
 
 /// Builds the model that the config names from its weights.
@@ -312,6 +351,14 @@ mod tests {
         case.config.insert("eos_token_id".into(), json!(79));
         let folder = read(&case);
         assert_eq!((folder.context_tokens, folder.vocab_tokens), (1234, 384));
+        // The fixtures' generation_config.json names others, and wins over ordinary tokens.
+        assert_eq!(*folder.eos, [0, 3]);
+        case.config.insert("eos_token_id".into(), json!([79, 5]));
+        assert_eq!(*read(&case).eos, [0, 3, 5], "5 is an added token");
+        let dir = tempfile::tempdir().unwrap();
+        case.write(dir.path()).unwrap();
+        std::fs::write(dir.path().join("generation_config.json"), "{}").unwrap();
+        let folder = Folder::read(dir.path()).unwrap();
         assert!([77, 78, 79].iter().all(|id| folder.eos.contains(id)), "{:?}", folder.eos);
         // Its linear scaling by 4 is in the number already.
         assert_eq!(read(&Case::named("gemma3-linear-f32")).context_tokens, 256);

@@ -12,12 +12,10 @@ use mlx_rs::{Array, Dtype};
 use super::ConfigFile;
 use crate::bridge::{metal_is_available, slice};
 use crate::error::LoadError;
+use crate::limits;
 use crate::nn::{GatedMlp, Linear, silu};
 use crate::quantization::Quantization;
 use crate::weights::Weights;
-
-/// The most experts that a config may ask for; published models have up to 512.
-const MAX_EXPERTS: i32 = 4096;
 
 /// From this many rows on they are sorted by expert, so that each expert's weights are read once.
 const SORT_ROWS: usize = 64;
@@ -41,7 +39,7 @@ impl MoeShape {
             ("moe_intermediate_size", self.intermediate),
             ("shared_expert_intermediate_size", self.shared.unwrap_or(1)),
         ])?;
-        if !(1..=MAX_EXPERTS).contains(&self.experts) {
+        if !(1..=limits::EXPERTS).contains(&self.experts) {
             return Err(config.invalid(format!("\"num_experts\" is {}", self.experts)));
         }
         if !(1..=self.experts).contains(&self.used) {
@@ -274,7 +272,7 @@ fn load_stacked(
     path: &str,
     shape: [i32; 3],
 ) -> Result<ExpertMatrices, LoadError> {
-    match weights.quantization_of(path) {
+    match weights.quantization_of(path, shape[2]) {
         None => ExpertMatrices::plain(&weights.float(&format!("{path}.weight"), &shape)?)
             .map_err(|error| LoadError::Mlx { path: path.into(), what: error.what().to_owned() }),
         Some(quantization) => {
@@ -291,7 +289,7 @@ fn load_one_by_one(
     [experts, rows, columns]: [i32; 3],
 ) -> Result<ExpertMatrices, LoadError> {
     let expert = |n: i32| format!("{path}.experts.{n}.{name}");
-    let quantization = weights.quantization_of(&expert(0));
+    let quantization = weights.quantization_of(&expert(0), columns);
     let mut parts: [Vec<Array>; 3] = Default::default();
     for n in 0..experts {
         match quantization {

@@ -40,7 +40,7 @@ pub(crate) fn load(
     let head_dim = config.hidden_size / config.num_attention_heads.max(1);
     let rope = Rope::new(
         head_dim,
-        file.rope_theta().unwrap_or(1_000_000.0),
+        file.rope_theta()?.unwrap_or(1_000_000.0),
         config.rope_traditional,
         file.rope_scaling(),
         config.max_position_embeddings,

@@ -31,7 +31,7 @@ pub(crate) fn load(
     weights: &mut Weights,
 ) -> Result<Box<dyn Architecture>, LoadError> {
     let config: Config = file.parse()?;
-    let theta = file.rope_theta().ok_or_else(|| file.invalid("\"rope_theta\" is absent"))?;
+    let theta = file.rope_theta()?.ok_or_else(|| file.invalid("\"rope_theta\" is absent"))?;
     let rope = Rope::new(
         config.head_dim,
         theta,

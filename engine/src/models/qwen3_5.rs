@@ -10,14 +10,14 @@ use crate::error::Result;
 use mlx_rs::Array;
 use mlx_rs::ops::{multiply, sigmoid};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::delta_net::{DeltaNet, DeltaShape};
 use super::moe::{FeedForward, MoeShape};
-use super::{Architecture, ConfigFile, MAX_SIZE, head_path, root};
+use super::{Architecture, ConfigFile, head_path, root};
 use crate::bridge::{metal_is_available, slice};
 use crate::cache::LayerKind;
 use crate::error::LoadError;
+use crate::limits;
 use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary, silu};
 use crate::rope::Rope;
 use crate::step::{Rotary, Step, take_rows};
@@ -46,8 +46,8 @@ struct Config {
     layer_types: Option<Vec<LayerType>>,
     #[serde(default = "every_fourth")]
     full_attention_interval: i32,
-    partial_rotary_factor: Option<f64>,
     num_experts: Option<i32>,
+    num_local_experts: Option<i32>,
     num_experts_per_tok: Option<i32>,
     moe_intermediate_size: Option<i32>,
     shared_expert_intermediate_size: Option<i32>,
@@ -90,7 +90,7 @@ impl Config {
                  {kv_heads}"
             )));
         }
-        if i64::from(heads) * i64::from(self.head_dim()) > i64::from(MAX_SIZE) {
+        if i64::from(heads) * i64::from(self.head_dim()) > i64::from(limits::CONFIG_SIZE) {
             return Err(file.invalid("\"num_attention_heads\" x \"head_dim\" is too large"));
         }
         match &self.layer_types {
@@ -130,7 +130,7 @@ impl Config {
     }
 
     fn experts(&self, file: &ConfigFile<'_>) -> Result<Option<MoeShape>, LoadError> {
-        let Some(experts) = self.num_experts.filter(|&experts| experts != 0) else {
+        let Some(experts) = self.num_experts.or(self.num_local_experts).filter(|&n| n != 0) else {
             return Ok(None);
         };
         let given = |name: &str, value: Option<i32>| {
@@ -149,13 +149,12 @@ impl Config {
     }
 
     fn rope(&self, file: &ConfigFile<'_>) -> Result<Rope, LoadError> {
-        let nested = file.rope_scaling().and_then(|rope| rope.get("partial_rotary_factor"));
-        let part = nested.and_then(Value::as_f64).or(self.partial_rotary_factor).unwrap_or(0.25);
+        let part = file.rope_number("partial_rotary_factor")?.unwrap_or(0.25);
         if !(0.0..=1.0).contains(&part) {
             return Err(file.invalid(format!("\"partial_rotary_factor\" is {part}")));
         }
         let dims = (f64::from(self.head_dim()) * part) as i32;
-        let theta = file.rope_theta().unwrap_or(100_000.0);
+        let theta = file.rope_theta()?.unwrap_or(100_000.0);
         let positions = self.max_position_embeddings;
         let rope = Rope::new(dims, theta, false, file.rope_scaling(), positions);
         rope.map_err(|what| file.invalid(what))

@@ -18,7 +18,9 @@ struct Config {
     num_hidden_layers: i32,
     intermediate_size: i32,
     moe_intermediate_size: i32,
-    num_experts: i32,
+    num_experts: Option<i32>,
+    /// The same under its newer name.
+    num_local_experts: Option<i32>,
     num_experts_per_tok: i32,
     norm_topk_prob: bool,
     #[serde(default = "every_layer")]
@@ -44,7 +46,7 @@ pub(crate) fn load(
     weights: &mut Weights,
 ) -> Result<Box<dyn Architecture>, LoadError> {
     let config: Config = file.parse()?;
-    let theta = file.rope_theta().ok_or_else(|| file.invalid("\"rope_theta\" is absent"))?;
+    let theta = file.rope_theta()?.ok_or_else(|| file.invalid("\"rope_theta\" is absent"))?;
     let heads = config.num_attention_heads;
     let head_dim = config.head_dim.unwrap_or(config.hidden_size / heads.max(1));
     let positions = config.max_position_embeddings;
@@ -73,8 +75,10 @@ pub(crate) fn load(
 fn experts(file: &ConfigFile<'_>, config: &Config) -> Result<Vec<Option<MoeShape>>, LoadError> {
     file.check_layers(config.num_hidden_layers)?;
     file.check_sizes(&[("decoder_sparse_step", config.decoder_sparse_step)])?;
+    let experts = config.num_experts.or(config.num_local_experts);
+    let experts = experts.ok_or_else(|| file.invalid("\"num_experts\" is absent"))?;
     let moe = MoeShape {
-        experts: config.num_experts,
+        experts,
         used: config.num_experts_per_tok,
         intermediate: config.moe_intermediate_size,
         normalized: config.norm_topk_prob,

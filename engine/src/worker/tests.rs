@@ -1,10 +1,11 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use omlx_tests::fixtures::Case;
 
 use crate::batch::faults::{FAIL, PANIC};
-use crate::engine::{ComputeDtype, Engine, EngineConfig};
-use crate::error::GenerateError;
+use crate::engine::{ComputeDtype, Engine, EngineConfig, Observer, StepReport};
+use crate::error::{GenerateError, SubmitError};
 use crate::generation::{Event, GenerateRequest, Generation};
 use crate::grammar::{Pattern, faults as masks};
 use crate::model::Model;
@@ -68,6 +69,49 @@ async fn a_fault_in_one_request_ends_that_request_alone() {
         assert!(Instant::now() < limit, "a row is left");
         std::thread::yield_now();
     }
+}
+
+/// Panics with the first step of a request of so many prompt tokens, outside of what is guarded.
+struct Panics(usize);
+
+impl Observer for Panics {
+    fn step(&self, _: &str, _: &StepReport) {}
+
+    fn begins(&self, _: &str, _: usize, prompt_tokens: usize) {
+        assert_ne!(prompt_tokens, self.0, "the observer fails");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_thread_fails_everybody_and_is_told() {
+    let observer = Arc::new(Panics(7));
+    let config = EngineConfig { observer, max_batch: 2, ..EngineConfig::default() };
+    let engine = Engine::start(config).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    Case::named("qwen3-default-f32").write(dir.path()).unwrap();
+    let model = engine.load(dir.path(), "tiny").await.unwrap();
+    assert!(!engine.progress().failed);
+    // Two run, one waits; the second of them is the one.
+    let mut first = model.generate(request((10..15).collect(), 100)).unwrap();
+    assert!(matches!(first.next().await, Some(Event::Delta(_))));
+    let second = model.generate(request((10..17).collect(), 100)).unwrap();
+    let third = model.generate(request((10..15).collect(), 100)).unwrap();
+    for running in [first, second, third] {
+        let (_, end) = run(running).await;
+        let told = [GenerateError::Internal, GenerateError::ShuttingDown].map(Event::Failed);
+        assert!(told.contains(&end), "{end:?}");
+    }
+    assert!(engine.failed().await.contains("the observer fails"));
+    assert!(engine.progress().failed);
+    // Nothing hangs: requests, loads, unloads and the end.
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !matches!(model.generate(request(vec![10], 1)), Err(SubmitError::ShuttingDown)) {
+        assert!(Instant::now() < limit, "requests are still taken");
+        std::thread::yield_now();
+    }
+    assert!(engine.load(dir.path(), "again").await.is_err());
+    model.unload().await;
+    engine.join();
 }
 
 #[tokio::test]

@@ -1,9 +1,8 @@
 //! Which files of a revision the engine needs, and whether the model can run here.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde::Deserialize;
+use engine::NoWeightFiles;
 
 use super::PullError;
 use super::hub::{Revision, Sibling};
@@ -23,6 +22,8 @@ const INDEX: &str = "model.safetensors.index.json";
 const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 /// The largest of the files in [`SMALL`].
 const MAX_SMALL_BYTES: u64 = 256 << 20;
+const NO_WEIGHTS: &str = "the repository has no files *.safetensors at its top: only models in that \
+                          format run here (not GGUF, not PyTorch's)";
 /// The most files of weights.
 const MAX_SHARDS: usize = 2048;
 
@@ -79,46 +80,28 @@ pub(super) fn small(revision: &Revision) -> Result<Vec<Wanted>, PullError> {
     }
 }
 
-/// The files of weights: those that the index (its text) names, else `model*.safetensors`, else every
-/// `*.safetensors` at the top.
+/// The files of weights, as the engine chooses them when it loads. `index`: the text of the index.
 pub(super) fn weights(revision: &Revision, index: Option<&[u8]>) -> Result<Vec<Wanted>, PullError> {
     // Names with a folder in them are never followed, so no name leads out of the snapshot.
-    let at_top = |name: &str| {
-        name.ends_with(".safetensors")
-            && !name.starts_with('.')
-            && !name.contains(['/', '\\', '\0'])
-    };
-    let mut files: Vec<&Sibling> =
-        revision.siblings.iter().filter(|file| at_top(&file.name)).collect();
-    if let Some(index) = index {
-        let named = index_names(index)?;
-        if let Some(missing) = named.iter().find(|name| !files.iter().any(|f| f.name == **name)) {
-            return Err(PullError::Refused(format!(
-                "{INDEX} names {missing:?}, which is not a file of weights of this repository"
-            )));
-        }
-        files.retain(|file| named.contains(&file.name));
-    } else if files.iter().any(|file| file.name.starts_with("model")) {
-        files.retain(|file| file.name.starts_with("model"));
-    }
-    if files.is_empty() || files.len() > MAX_SHARDS {
+    let at_top = |file: &&Sibling| !file.name.contains(['/', '\\', '\0']);
+    let files: Vec<&Sibling> = revision.siblings.iter().filter(at_top).collect();
+    let names = files.iter().map(|file| file.name.as_str());
+    let chosen = engine::choose_weight_files(names, index).map_err(|error| {
+        PullError::Refused(match error {
+            NoWeightFiles::None => NO_WEIGHTS.to_owned(),
+            NoWeightFiles::Missing(name) => {
+                format!("{INDEX} names {name:?}, which is not a file of weights of this repository")
+            }
+            NoWeightFiles::Index(what) => format!("{INDEX} cannot be read: {what}"),
+        })
+    })?;
+    if chosen.needed.len() > MAX_SHARDS {
+        let many = chosen.needed.len();
         return Err(PullError::Refused(format!(
-            "the repository has {} files *.safetensors at its top: only models in that format run \
-             here (not GGUF, not PyTorch's)",
-            files.len()
+            "the repository has {many} files of weights, and {MAX_SHARDS} are the most that are pulled"
         )));
     }
-    files.into_iter().map(wanted).collect()
-}
-
-fn index_names(index: &[u8]) -> Result<BTreeSet<String>, PullError> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
-    }
-    let index: Index = serde_json::from_slice(index)
-        .map_err(|error| PullError::Refused(format!("{INDEX} cannot be read: {error}")))?;
-    Ok(index.weight_map.into_values().collect())
+    files.into_iter().filter(|file| chosen.needed.contains(&file.name)).map(wanted).collect()
 }
 
 fn wanted(file: &Sibling) -> Result<Wanted, PullError> {
@@ -228,6 +211,10 @@ mod tests {
             let index = format!(r#"{{"weight_map": {{"a": "{bad}"}}}}"#);
             let error = weights(&all, Some(index.as_bytes())).unwrap_err().to_string();
             assert!(error.contains(bad), "{error}");
+        }
+        let whole = revision(&["config.json", "model.safetensors", "model.gguf"]);
+        for stale in [&br#"{"weight_map": {"a": "model-00001-of-00002.safetensors"}}"#[..], b"{}"] {
+            assert_eq!(names(weights(&whole, Some(stale))), ["model.safetensors"]);
         }
         assert!(weights(&revision(&["model.gguf"]), None).is_err());
         assert!(small(&revision(&["config.json"])).is_err());

@@ -6,6 +6,7 @@ mod batching;
 mod chunking;
 mod common;
 mod damaged;
+mod folders;
 mod grammar;
 mod parity;
 mod reuse;
