@@ -69,7 +69,7 @@ pub struct Takes {
 
 impl Takes {
     /// Everything. That is assumed of a template that does not even render questions and answers.
-    fn anything() -> Self {
+    pub fn anything() -> Self {
         Takes {
             system: true,
             later_system: true,

@@ -110,41 +110,56 @@ fn fit_system(messages: Vec<Value>, takes: &Takes) -> Vec<Value> {
     fitted
 }
 
+/// How a message follows the one before.
+enum Step {
+    AsItIs,
+    Joined,
+    /// After an empty message of the user.
+    AfterUser,
+    /// After an empty message of the assistant.
+    AfterAssistant,
+}
+
 /// Makes the roles take turns as far as the template wants it: messages of the same role are joined, and
 /// where a message is missing an empty one is put.
 fn fit_turns(messages: Vec<Value>, takes: &Takes) -> Vec<Value> {
-    let filler = || json!({"role": "assistant", "content": ""});
     let mut turns: Vec<Value> = Vec::with_capacity(messages.len());
     for mut message in messages {
-        let last = turns.last_mut().filter(|last| !is_system(last));
-        let last_role = last.as_ref().map(|last| last["role"].as_str().unwrap_or_default());
-        match (last_role, message["role"].as_str().unwrap_or_default()) {
-            (None, "assistant" | "tool") if !takes.assistant_first => turns.push(user("")),
-            (Some("user"), "user") if !takes.users_in_a_row => {
-                join(last.expect("has a role"), &mut message);
+        let step = step(turns.last().filter(|last| !is_system(last)), &message, takes);
+        match (step, turns.last_mut()) {
+            (Step::Joined, Some(last)) => {
+                join(last, &mut message);
                 continue;
             }
-            (Some("assistant"), "assistant") if !takes.assistants_in_a_row => {
-                let last = last.expect("has a role");
-                let parts_text = has_calls(&message) && !is_blank(last) && !takes.text_beside_calls;
-                if parts_text {
-                    turns.push(user(""));
-                } else if !has_calls(last) {
-                    join(last, &mut message);
-                    continue;
-                }
-            }
-            (Some("assistant"), "user")
-                if !takes.user_after_call && has_calls(last.expect("has a role")) =>
-            {
-                turns.push(filler());
-            }
-            (Some("tool"), "user") if !takes.user_after_result => turns.push(filler()),
+            (Step::AfterUser, _) => turns.push(user("")),
+            (Step::AfterAssistant, _) => turns.push(json!({"role": "assistant", "content": ""})),
             _ => {}
         }
         turns.push(message);
     }
     turns
+}
+
+/// `last`: the message before, unless it is an instruction.
+fn step(last: Option<&Value>, message: &Value, takes: &Takes) -> Step {
+    let role = |message: &Value| message["role"].as_str().unwrap_or_default().to_owned();
+    let Some(last) = last else {
+        let begins = message["role"] == "assistant" && !takes.assistant_first;
+        return if begins { Step::AfterUser } else { Step::AsItIs };
+    };
+    match (role(last).as_str(), role(message).as_str()) {
+        ("user", "user") if !takes.users_in_a_row => Step::Joined,
+        ("assistant", "assistant") if !takes.assistants_in_a_row => {
+            match has_calls(message) && !is_blank(last) && !takes.text_beside_calls {
+                true => Step::AfterUser,
+                false if has_calls(last) => Step::AsItIs,
+                false => Step::Joined,
+            }
+        }
+        ("assistant", "user") if !takes.user_after_call && has_calls(last) => Step::AfterAssistant,
+        ("tool", "user") if !takes.user_after_result => Step::AfterAssistant,
+        _ => Step::AsItIs,
+    }
 }
 
 /// Gives an answer without words the shortest text that the template takes.
@@ -176,5 +191,110 @@ fn append(fields: &mut Map<String, Value>, name: &str, text: &str) {
             before.push_str(text);
         }
         _ => drop(fields.insert(name.to_owned(), json!(text))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn takes() -> Takes {
+        Takes::anything()
+    }
+
+    fn message(role: &str, text: &str) -> Value {
+        json!({"role": role, "content": text})
+    }
+
+    fn calling(text: &str, names: &[&str]) -> Value {
+        let call = |name: &&str| json!({"function": {"name": name, "arguments": {"a": 1}}});
+        let calls: Vec<Value> = names.iter().map(call).collect();
+        json!({"role": "assistant", "content": text, "tool_calls": calls})
+    }
+
+    #[test]
+    fn a_system_message_stays_at_its_place() {
+        let messages = vec![
+            message("system", "S"),
+            message("user", "u1"),
+            message("assistant", "a1"),
+            message("system", "N"),
+            message("user", "u2"),
+            message("user", "u3"),
+        ];
+        assert_eq!(fit(messages.clone(), &takes()), messages);
+        let later = Takes { later_system: false, ..takes() };
+        let mut expected = messages[..3].to_vec();
+        expected.extend([message("user", "N\n\nu2"), message("user", "u3")]);
+        assert_eq!(fit(messages.clone(), &later), expected);
+        let none = Takes { system: false, ..later.clone() };
+        assert_eq!(fit(messages.clone(), &none)[0], message("user", "S\n\nu1"));
+        let turns = Takes { users_in_a_row: false, ..none };
+        let expected = [
+            message("user", "S\n\nu1"),
+            message("assistant", "a1"),
+            message("user", "N\n\nu2\n\nu3"),
+        ];
+        assert_eq!(fit(messages, &turns), expected);
+    }
+
+    #[test]
+    fn roles_take_turns_by_joining_and_by_empty_messages() {
+        let messages = vec![
+            message("assistant", "hello"),
+            message("user", "u1"),
+            message("assistant", "one"),
+            calling("two", &["f"]),
+            message("tool", "r"),
+            message("user", "u2"),
+            message("assistant", ""),
+            message("user", "u3"),
+            calling("", &["g"]),
+            message("user", "u4"),
+        ];
+        let strict = Takes {
+            assistants_in_a_row: false,
+            assistant_first: false,
+            user_after_call: false,
+            user_after_result: false,
+            blank: ".",
+            ..takes()
+        };
+        let expected = [
+            message("user", ""),
+            message("assistant", "hello"),
+            message("user", "u1"),
+            calling("one\n\ntwo", &["f"]),
+            message("tool", "r"),
+            message("assistant", "."),
+            message("user", "u2"),
+            message("assistant", "."),
+            message("user", "u3"),
+            calling("", &["g"]),
+            message("assistant", "."),
+            message("user", "u4"),
+        ];
+        assert_eq!(fit(messages, &strict), expected);
+    }
+
+    #[test]
+    fn calls_that_are_not_taken_as_they_are_become_several_messages_or_text() {
+        let mut made = calling("text", &["f", "g"]);
+        made["reasoning_content"] = json!("hm");
+        let messages = vec![made.clone(), message("tool", "r")];
+        let alone = Takes { text_beside_calls: false, many_calls: false, ..takes() };
+        let mut text = message("assistant", "text");
+        text["reasoning_content"] = json!("hm");
+        let apart = [text, calling("", &["f"]), calling("", &["g"]), message("tool", "r")];
+        assert_eq!(fit(messages.clone(), &alone), apart);
+        let no_thoughts = Takes { thoughts_beside_both: false, ..takes() };
+        assert_eq!(fit(messages.clone(), &no_thoughts)[0], calling("text", &["f", "g"]));
+        let none = Takes { calls: false, results: false, ..takes() };
+        let said = fit(messages, &none);
+        let call = |name: &str| {
+            format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {{\"a\": 1}}}}\n</tool_call>")
+        };
+        assert_eq!(said[0]["content"], format!("text\n\n{}\n\n{}", call("f"), call("g")));
+        assert_eq!(said[1], message("user", "<tool_response>\nr\n</tool_response>"));
     }
 }
