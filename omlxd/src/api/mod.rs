@@ -12,6 +12,8 @@ mod embeddings;
 pub mod error;
 mod fold;
 pub mod fuzz;
+#[cfg(test)]
+mod history_tests;
 pub(crate) mod json;
 mod messages;
 pub(crate) mod models;

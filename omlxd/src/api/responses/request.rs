@@ -164,6 +164,14 @@ impl ResponsesRequest {
     }
 }
 
+#[cfg(test)]
+impl ResponsesRequest {
+    /// The chat request that it became.
+    pub(super) fn into_chat(self) -> ChatRequest {
+        self.chat
+    }
+}
+
 impl Endpoint for ResponsesRequest {
     const NAME: &'static str = "responses";
     const PROMPT_FIELD: &'static str = "input";
