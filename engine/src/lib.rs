@@ -67,7 +67,7 @@ pub use platform::{Severity, StayAwake, end_process, system_log};
 pub use quantization::Quantization;
 pub use reuse::{Cause, Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};
-pub use template::{ChatInputs, ChatTemplate, template_json};
+pub use template::{ChatInputs, ChatTemplate, EFFORTS, TakenArguments, Takes, template_json};
 pub use thoughts::ThinkingBudget;
 pub use tokenizer::Tokenizer;
 pub use weights::{NoWeightFiles, WeightFiles, choose_weight_files};

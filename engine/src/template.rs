@@ -7,12 +7,14 @@
 
 mod methods;
 mod python;
+mod takes;
 
 pub use python::template_json;
+pub use takes::{EFFORTS, TakenArguments, Takes};
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
@@ -50,6 +52,8 @@ struct Inner {
     special_tokens: Map<String, Value>,
     has_tool_template: bool,
     sources: String,
+    /// What it takes in requests without and with tools, once that was asked for.
+    takes: [OnceLock<Takes>; 2],
 }
 
 impl std::fmt::Debug for ChatTemplate {
@@ -82,7 +86,10 @@ impl ChatTemplate {
     /// The template of a model folder: `chat_template.jinja`, else `chat_template.json`, else
     /// `chat_template` of `tokenizer_config.json`, which may be a list of named ones. `None` when
     /// there is none, as for base models.
-    pub(crate) fn load(dir: &Path) -> Result<Option<Self>, LoadError> {
+    ///
+    /// # Errors
+    /// When a file cannot be read, or a template does not parse.
+    pub fn load(dir: &Path) -> Result<Option<Self>, LoadError> {
         let read = |name: &str| read_optional(&dir.join(name));
         let tokenizer_config = match read("tokenizer_config.json")? {
             Some(text) => parse_object(&dir.join("tokenizer_config.json"), &text)?,
@@ -137,7 +144,8 @@ impl ChatTemplate {
                 .add_template_owned(name, strip_generation_tags(&source))
                 .map_err(|error| format!("the chat template does not parse: {error:#}"))?;
         }
-        let inner = Inner { environment, special_tokens, has_tool_template, sources };
+        let takes = Default::default();
+        let inner = Inner { environment, special_tokens, has_tool_template, sources, takes };
         Ok(Self { inner: Arc::new(inner), defaults: Arc::default() })
     }
 
@@ -193,6 +201,12 @@ impl ChatTemplate {
         let shared = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum::<usize>();
         let opening = before_first[before_first.len() - shared..].trim();
         (!opening.is_empty()).then(|| opening.to_owned())
+    }
+
+    /// What it takes of requests with or without tools. It is learned the first time, by rendering some
+    /// thirty small conversations.
+    pub fn takes(&self, with_tools: bool) -> &Takes {
+        self.inner.takes[usize::from(with_tools)].get_or_init(|| takes::learn(self, with_tools))
     }
 
     /// Whether the template's source holds `name` (a variable or a role that it may know).

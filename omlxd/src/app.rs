@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use engine::{Engine, EngineConfig, GuardAction, Observer, StayAwake, StepReport};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::Ignored;
 use crate::auth::Keys;
 use crate::cache::Cache;
 use crate::config::Config;
@@ -203,11 +204,12 @@ impl App {
     }
 
     /// Counts fields that were ignored, and logs each name once.
-    pub(crate) fn note_ignored(&self, endpoint: Endpoint, paths: &[String]) {
-        if paths.is_empty() {
+    pub(crate) fn note_ignored(&self, endpoint: Endpoint, ignored: &Ignored) {
+        let Ignored { count, paths } = ignored;
+        if *count == 0 {
             return;
         }
-        self.metrics.ignored(endpoint, paths.len());
+        self.metrics.ignored(endpoint, *count);
         let mut seen = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
         for path in paths {
             // `tools[3]` and `tools[4]` are one thing to tell.
@@ -216,6 +218,20 @@ impl App {
                 let shown: String = path.chars().take(64).collect();
                 tracing::info!(endpoint = endpoint.as_str(), field = shown, "ignored, not known");
             }
+        }
+    }
+
+    /// Counts tools that a model's template does not show to it, and says so once for each model.
+    pub(crate) fn note_unshown_tools(&self, endpoint: Endpoint, model: &str, tools: usize) {
+        if tools == 0 {
+            return;
+        }
+        self.metrics.ignored(endpoint, tools);
+        let mut seen = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
+        // No field of a request has such a name.
+        if seen.len() < MAX_IGNORED_NAMES && seen.insert(format!("tools for {model}")) {
+            let what = "the model's chat template knows no tools: it is not told of those in requests";
+            tracing::warn!(model, "{what}");
         }
     }
 

@@ -2,20 +2,19 @@
 
 use std::time::SystemTime;
 
-use engine::{CallIds, ChatInputs, ChatTemplate, Model, TemplateError};
+use engine::{CallIds, ChatInputs, ChatTemplate, EFFORTS, Model, Takes, TemplateError};
 use serde_json::{Map, Value, json};
 
 use super::chat_reply::ChatReply;
 use super::dialect;
 use super::error::ApiError;
-use super::messages::{self, Fold, fold_system, is_system};
+use super::fold;
+use super::messages;
 use super::params::{MAX_TOP_LOGPROBS, PARAMS, Params, Reading, tokens};
 use super::read::{Fields, Path};
 use super::reply::{Identity, Reply};
 use super::run::{Endpoint, Prompt};
 use super::tools::Tools;
-
-const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 /// Fields of chat requests besides the shared ones.
 const FIELDS: &[&str] = &[
@@ -90,58 +89,67 @@ impl ChatRequest {
         })
     }
 
-    /// What the template gets besides messages and tools. `reasoning_effort` goes by the name that
-    /// the template uses; `chat_template_kwargs` have the last word.
-    fn kwargs(&self, template: &ChatTemplate) -> Map<String, Value> {
+    /// What the template gets besides messages and tools. `reasoning_effort` goes by the name and the
+    /// word that the template takes; `chat_template_kwargs` have the last word.
+    fn kwargs(&self, template: &ChatTemplate, takes: &Takes) -> Map<String, Value> {
         let mut kwargs = Map::new();
         if let Some(effort) = self.effort {
-            if template.mentions("reasoning_effort") {
-                kwargs.insert("reasoning_effort".to_owned(), json!(effort));
-            }
-            if template.mentions("enable_thinking") {
+            let can_switch_off = template.mentions("enable_thinking");
+            if can_switch_off {
                 kwargs.insert("enable_thinking".to_owned(), json!(effort != "none"));
+            }
+            let taken = takes.effort(effort);
+            // A switch says better than a low effort that there are to be no thoughts.
+            let taken = taken.filter(|word| effort != "none" || *word == "none" || !can_switch_off);
+            if let Some(word) = taken {
+                kwargs.insert("reasoning_effort".to_owned(), json!(word));
             }
         }
         kwargs.extend(self.template_kwargs.clone());
         kwargs
     }
 
-    /// The conversation as text. A system message that the template refuses or drops is folded
-    /// into the user's messages at its place; where it wants turns, those become one message.
-    fn render(&self, template: &ChatTemplate, ids: CallIds) -> Result<String, ApiError> {
+    /// The conversation as text. What the template is known not to take is folded into what it takes; a
+    /// conversation that it refuses all the same is folded further.
+    pub(super) fn render(
+        &self,
+        template: &ChatTemplate,
+        ids: CallIds,
+    ) -> Result<String, ApiError> {
+        let takes = template.takes(!self.tools.offered.is_empty());
         let mut messages = self.messages.clone();
-        dialect::settle(&mut messages, template, ids);
-        let kwargs = self.kwargs(template);
+        dialect::settle(&mut messages, takes, ids);
+        let kwargs = self.kwargs(template, takes);
         let now = SystemTime::now();
-        let render = |messages: &[Value]| {
+        let render = |takes: &Takes| {
             template.render(&ChatInputs {
-                messages,
+                messages: &fold::fit(messages.clone(), takes),
                 tools: (!self.tools.offered.is_empty()).then_some(&self.tools.offered[..]),
                 add_generation_prompt: true,
                 kwargs: &kwargs,
                 now,
             })
         };
-        let first = render(&messages);
-        if matches!(first, Err(TemplateError::OutOfFuel(_))) || says_all(&first, &messages) {
-            return first.map_err(|error| ApiError::template(&error));
-        }
-        for fold in [Fold::Later, Fold::All, Fold::Turns] {
-            let folded = fold_system(&messages, fold);
-            let rendered = render(&folded);
-            if rendered.is_ok() && says_all(&rendered, &folded) {
-                return rendered.map_err(|error| ApiError::template(&error));
+        let first = render(takes);
+        if let Err(TemplateError::Raised(_) | TemplateError::Failed(_)) = &first {
+            for less in &takes.less() {
+                match render(less) {
+                    Err(TemplateError::Raised(_) | TemplateError::Failed(_)) => {}
+                    rendered => return rendered.map_err(|error| ApiError::template(&error)),
+                }
             }
         }
         first.map_err(|error| ApiError::template(&error))
     }
-}
 
-/// Whether the template could be rendered and no system message fell out.
-fn says_all(rendered: &Result<String, TemplateError>, messages: &[Value]) -> bool {
-    let Ok(text) = rendered else { return false };
-    let mut systems = messages.iter().filter(|message| is_system(message));
-    systems.all(|message| text.contains(message["content"].as_str().unwrap_or_default().trim()))
+    /// How many tools the request offers that the template does not show to the model.
+    fn unshown_tools(&self, template: &ChatTemplate) -> usize {
+        match self.tools.offered.len() {
+            0 => 0,
+            _ if template.takes(true).tools => 0,
+            offered => offered,
+        }
+    }
 }
 
 impl Endpoint for ChatRequest {
@@ -176,7 +184,8 @@ impl Endpoint for ChatRequest {
         let Tools { offered, parallel, .. } = &self.tools;
         let parser = model.output_format().parser(&text, offered, *parallel);
         let grammar = self.tools.grammar(model, &text, self.params.constraint.as_ref())?;
-        Ok(vec![Prompt { tokens, echo: String::new(), parser, grammar }])
+        let unshown_tools = self.unshown_tools(template);
+        Ok(vec![Prompt { tokens, echo: String::new(), parser, grammar, unshown_tools }])
     }
 
     fn reply(&self, identity: Identity, model: &Model) -> ChatReply {

@@ -164,7 +164,7 @@ impl Endpoint for CompletionsRequest {
                 (false, _) => String::new(),
             };
             let (parser, grammar) = (OutputParser::plain(), grammar.clone());
-            Ok(Prompt { tokens, echo, parser, grammar })
+            Ok(Prompt { tokens, echo, parser, grammar, unshown_tools: 0 })
         };
         self.prompts.iter().map(prompt).collect()
     }

@@ -31,7 +31,7 @@ impl Conversation {
         self.messages.push(json!({"role": role, "content": text}));
     }
 
-    /// Words of the model.
+    /// Words of the model; they may be none.
     pub(super) fn say(&mut self, text: &str) {
         self.add("content", text);
     }
@@ -41,7 +41,7 @@ impl Conversation {
         self.add("reasoning_content", text);
     }
 
-    /// A call that the model made. `arguments` is JSON.
+    /// A call that the model made. `arguments` is JSON, as a rule: the model wrote it.
     pub(super) fn call(&mut self, id: &str, name: &str, arguments: &str) {
         let function = json!({"name": name, "arguments": arguments});
         let call = json!({"id": id, "type": "function", "function": function});
@@ -67,11 +67,15 @@ impl Conversation {
 
     fn add(&mut self, field: &str, text: &str) {
         let message = self.turn();
-        let said = match message.get(field).and_then(Value::as_str) {
-            Some(before) if !before.is_empty() => format!("{before}\n\n{text}"),
-            _ => text.to_owned(),
-        };
-        message.insert(field.to_owned(), json!(said));
+        match message.get_mut(field) {
+            Some(Value::String(before)) if !before.is_empty() => {
+                if !text.is_empty() {
+                    before.push_str("\n\n");
+                    before.push_str(text);
+                }
+            }
+            _ => drop(message.insert(field.to_owned(), json!(text))),
+        }
     }
 
     /// The model's turn that goes on, or a new one.

@@ -3,35 +3,24 @@
 
 use std::collections::HashMap;
 
-use engine::{CallIds, ChatTemplate};
+use engine::{CallIds, TakenArguments, Takes, template_json};
 use serde_json::{Map, Value, json};
 
 use super::messages::WRITTEN;
 
-/// Makes the messages what this template wants.
-pub(super) fn settle(messages: &mut [Value], template: &ChatTemplate, ids: CallIds) {
-    if !template.mentions("developer") {
+/// Makes the parts of the messages what this template takes.
+pub(super) fn settle(messages: &mut [Value], takes: &Takes, ids: CallIds) {
+    if !takes.developer {
         for message in messages.iter_mut().filter(|message| message["role"] == "developer") {
             message["role"] = json!("system");
         }
     }
-    if template.mentions("message.thinking") && !template.mentions("reasoning_content") {
-        messages.iter_mut().filter_map(Value::as_object_mut).for_each(thinking);
+    for call in calls(messages) {
+        if let Some(function) = call.get_mut("function").and_then(Value::as_object_mut) {
+            settle_arguments(function, takes.arguments);
+        }
     }
-    settle_arguments(messages, template.mentions("arguments is string"));
     settle_ids(messages, ids);
-}
-
-/// The thoughts of an earlier turn under the name that gpt-oss has for them. Its template refuses
-/// them beside both text and calls.
-fn thinking(message: &mut Map<String, Value>) {
-    let said = message.get("content").and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-    if said && message.contains_key("tool_calls") {
-        return;
-    }
-    if let Some(thoughts) = message.get("reasoning_content").cloned() {
-        message.insert("thinking".to_owned(), thoughts);
-    }
 }
 
 fn calls(messages: &mut [Value]) -> impl Iterator<Item = &mut Map<String, Value>> {
@@ -39,16 +28,23 @@ fn calls(messages: &mut [Value]) -> impl Iterator<Item = &mut Map<String, Value>
     lists.filter_map(Value::as_array_mut).flatten().filter_map(Value::as_object_mut)
 }
 
-/// Gives templates that take arguments as text what the model itself wrote, and takes that text away
-/// from all others.
-fn settle_arguments(messages: &mut [Value], takes_text: bool) {
-    for call in calls(messages) {
-        let Some(function) = call.get_mut("function").and_then(Value::as_object_mut) else {
-            continue;
-        };
-        if let Some(text) = function.shift_remove(WRITTEN).filter(|_| takes_text) {
-            function.insert("arguments".to_owned(), text);
+/// The one member of the object that stands for arguments which are none.
+const NO_OBJECT: &str = "arguments";
+
+/// Gives templates that take arguments as text what the model itself wrote, and those that take objects
+/// only an object, whatever the model wrote.
+fn settle_arguments(function: &mut Map<String, Value>, taken: TakenArguments) {
+    let written = function.shift_remove(WRITTEN);
+    let Some(arguments) = function.get_mut("arguments") else { return };
+    match (taken, written) {
+        (TakenArguments::ObjectOrText | TakenArguments::Text, Some(text)) => *arguments = text,
+        (TakenArguments::Text, None) if arguments.is_object() => {
+            *arguments = json!(template_json(arguments));
         }
+        (TakenArguments::Object, _) if !arguments.is_object() => {
+            *arguments = json!({NO_OBJECT: arguments.take()});
+        }
+        _ => {}
     }
 }
 
@@ -129,26 +125,25 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_text_only_where_that_is_wanted() {
-        let settled = |takes_text: bool| {
-            let function = json!({"name": "f", "arguments": {"a": 1}, WRITTEN: "{ \"a\":1}"});
-            let mut messages = [json!({"tool_calls": [{"id": "c", "function": function}]})];
-            settle_arguments(&mut messages, takes_text);
-            messages[0]["tool_calls"][0]["function"].clone()
+    fn arguments_are_what_the_template_takes() {
+        let settled = |function: Value, taken: TakenArguments| {
+            let mut function = function.as_object().unwrap().clone();
+            settle_arguments(&mut function, taken);
+            assert_eq!(function.keys().collect::<Vec<_>>(), ["name", "arguments"]);
+            function["arguments"].clone()
         };
-        assert_eq!(settled(true), json!({"name": "f", "arguments": "{ \"a\":1}"}));
-        assert_eq!(settled(false), json!({"name": "f", "arguments": {"a": 1}}));
-    }
-
-    #[test]
-    fn thoughts_are_not_named_beside_text_and_calls() {
-        let named = |mut message: Value| {
-            thinking(message.as_object_mut().unwrap());
-            message.get("thinking").is_some()
-        };
-        assert!(named(json!({"content": "", "reasoning_content": "Hm", "tool_calls": []})));
-        assert!(named(json!({"content": "Hi", "reasoning_content": "Hm"})));
-        assert!(!named(json!({"content": "Hi", "reasoning_content": "Hm", "tool_calls": []})));
-        assert!(!named(json!({"content": ""})));
+        let own = json!({"name": "f", "arguments": {"a": 1}, WRITTEN: "{ \"a\":1}"});
+        let usual = json!({"name": "f", "arguments": {"a": 1}});
+        let cut = json!({"name": "f", "arguments": "{\"a"});
+        use TakenArguments::{Object, ObjectOrQuoted, ObjectOrText, Text};
+        for (taken, expected) in [
+            (Object, [json!({"a": 1}), json!({"a": 1}), json!({"arguments": "{\"a"})]),
+            (ObjectOrQuoted, [json!({"a": 1}), json!({"a": 1}), json!("{\"a")]),
+            (ObjectOrText, [json!("{ \"a\":1}"), json!({"a": 1}), json!("{\"a")]),
+            (Text, [json!("{ \"a\":1}"), json!("{\"a\": 1}"), json!("{\"a")]),
+        ] {
+            let got = [&own, &usual, &cut].map(|function| settled(function.clone(), taken));
+            assert_eq!(got, expected, "{taken:?}");
+        }
     }
 }

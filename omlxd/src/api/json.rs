@@ -1,5 +1,6 @@
 //! A request body as JSON, strictly: UTF-8, one value, no duplicate keys, no NaN, bounded depth.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -15,6 +16,7 @@ use super::error::ApiError;
 pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let text = std::str::from_utf8(body)
         .map_err(|error| ApiError::not_json(error.valid_up_to(), "invalid UTF-8"))?;
+    let text = &*without_lone_surrogates(text);
     let mut reader = serde_json::Deserializer::from_str(text);
     let value = Unique.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     match value {
@@ -22,6 +24,37 @@ pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
         Ok(other) => Err(ApiError::not_an_object(type_name(&other))),
         Err(error) => Err(ApiError::not_json(offset(text, &error), reason(&error))),
     }
+}
+
+/// Half of a surrogate pair, which clients send that cut a text in the middle of one, made the sign for
+/// what is no character, U+FFFD. What is written takes as many bytes as before.
+fn without_lone_surrogates(text: &str) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
+    // The code unit of an escape `\uXXXX` that begins at a byte, if it is a surrogate.
+    let surrogate = |at: usize| {
+        let escape = bytes.get(at..at + 6).filter(|escape| escape.starts_with(b"\\u"))?;
+        let digits = std::str::from_utf8(&escape[2..]).ok()?;
+        let unit = u32::from_str_radix(digits, 16).ok()?;
+        (0xd800..=0xdfff).contains(&unit).then_some(unit)
+    };
+    let is_leading = |unit: u32| unit < 0xdc00;
+    let mut mended: Cow<'_, str> = Cow::Borrowed(text);
+    let mut at = 0;
+    while let Some(found) = bytes[at..].iter().position(|byte| *byte == b'\\') {
+        at += found;
+        at += match (surrogate(at), surrogate(at + 6)) {
+            (None, _) => 2,
+            (Some(first), Some(second)) if is_leading(first) && !is_leading(second) => 12,
+            (Some(_), _) => {
+                mended.to_mut().replace_range(at..at + 6, "\\ufffd");
+                6
+            }
+        };
+        if at >= bytes.len() {
+            break;
+        }
+    }
+    mended
 }
 
 /// What a value is, with its article, for messages.
@@ -150,7 +183,7 @@ mod tests {
             (b"{\"a\":1e999}", "number out of range at byte 9"),
             (b"{\n\"a\":1} x", "trailing characters at byte 9"),
             (b"{\"a\":\"\xff\"}", "invalid UTF-8 at byte 6"),
-            (b"{\"a\":\"\\ud800\"}", "unexpected end of hex escape"),
+            (b"{\"a\":\"\\ud8\"}", "invalid escape"),
             (b"{\"a\":1", "EOF while parsing an object at byte 5"),
             (&deep, "recursion limit exceeded"),
         ];
@@ -159,6 +192,27 @@ mod tests {
             assert!(error.message().contains(expected), "{expected}: {}", error.message());
             assert_eq!(error.status(), 400);
         }
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_no_character() {
+        for (written, read) in [
+            (r"\ud800", "\u{fffd}"),
+            (r"\uDFFF", "\u{fffd}"),
+            (r"a\ud83d\n", "a\u{fffd}\n"),
+            (r"\ud83d\ud83d\ude00", "\u{fffd}\u{1f600}"),
+            (r"\ude00\ud83d", "\u{fffd}\u{fffd}"),
+            (r"\ud83d\ude00", "\u{1f600}"),
+            (r"\\ud800", "\\ud800"),
+            (r"\\\ud800 \u00e9", "\\\u{fffd} \u{e9}"),
+        ] {
+            let body = format!("{{\"a\":\"{written}\"}}");
+            assert_eq!(object(body.as_bytes()).unwrap()["a"], read, "{written}");
+            let body = format!("{{\"{written}\":1}}");
+            assert_eq!(object(body.as_bytes()).unwrap()[read], 1, "{written}");
+        }
+        let error = object(b"{\"a\":\"\\ud800\" x}").unwrap_err();
+        assert!(error.message().contains("at byte 14"), "{}", error.message());
     }
 
     #[test]

@@ -6,12 +6,76 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::params::Reading;
+use super::parts;
 use super::read::{Fields, not_one_of, wrong};
 
 const ROLES: [&str; 6] = ["developer", "system", "user", "assistant", "tool", "function"];
-/// Kinds of content parts that exist in the API but are no text.
-const NOT_TEXT: [&str; 6] =
-    ["image_url", "input_audio", "file", "input_image", "audio", "video_url"];
+/// Kinds of content parts that are no text, of this API and of others whose messages are sent here.
+const NOT_TEXT: [&str; 11] = [
+    "image_url",
+    "input_audio",
+    "file",
+    "input_image",
+    "audio",
+    "video_url",
+    "image",
+    "video",
+    "document",
+    "input_file",
+    "audio_url",
+];
+/// Fields of an assistant's message that hold its thoughts, by the names that servers have for them.
+const THOUGHTS: [&str; 5] =
+    ["reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details"];
+
+/// The fields of a message that mean something, or stand in what servers answer and clients send back.
+const MESSAGE: &[&str] = &[
+    "role",
+    "content",
+    "name",
+    "tool_calls",
+    "tool_call_id",
+    "function_call",
+    "refusal",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "thinking_blocks",
+    "reasoning_details",
+    "annotations",
+    "audio",
+    "id",
+    "cache_control",
+];
+/// The same of a content part.
+const PART: &[&str] = &[
+    "type",
+    "text",
+    "refusal",
+    "thinking",
+    "reasoning",
+    "summary",
+    "signature",
+    "data",
+    "annotations",
+    "logprobs",
+    "id",
+    "cache_control",
+    "image_url",
+    "input_audio",
+    "file",
+    "image",
+    "audio",
+    "video",
+    "video_url",
+    "audio_url",
+    "source",
+    "detail",
+];
+/// The same of a call.
+const CALL: &[&str] = &["id", "type", "index", "function", "custom", "cache_control"];
+/// The same of the function in it.
+const FUNCTION: &[&str] = &["name", "arguments"];
 
 /// Reads `messages`. E3, E4, E5, E9, E14, E15.
 pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<Value>, ApiError> {
@@ -21,34 +85,38 @@ pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<Val
     if list.is_empty() {
         return Err(ApiError::invalid_value(path, "at least one message is needed"));
     }
+    let asked = list.iter().rposition(|message| message["role"] == "user");
     let mut calls = Vec::new();
     list.iter()
         .enumerate()
         .map(|(index, message)| {
             let path = path.index(index);
             let fields = Fields::of(message, &path)?;
-            read_message(&fields, reading, &mut calls)
+            read_message(&fields, reading, asked == Some(index), &mut calls)
         })
         .collect()
 }
 
-/// `calls`: ids of the tool calls seen so far.
+/// `is_asked`: it is the user's last message. `calls`: ids of the tool calls seen so far.
 fn read_message<'a>(
     fields: &Fields<'a, '_>,
     reading: &Reading,
+    is_asked: bool,
     calls: &mut Vec<&'a str>,
 ) -> Result<Value, ApiError> {
     fields.required_string("role")?;
     let role = fields.choice("role", &ROLES)?.expect("present");
+    reading.known(fields, MESSAGE)?;
+    let said = content(fields, role, reading, is_asked)?;
     let mut message = Map::new();
     // The deprecated role is the same thing under its old name.
     message.insert("role".to_owned(), json!(if role == "function" { "tool" } else { role }));
-    message.insert("content".to_owned(), json!(content(fields, role)?));
+    message.insert("content".to_owned(), json!(said.text));
     if let Some(name) = fields.string("name")? {
         message.insert("name".to_owned(), json!(name));
     }
     match role {
-        "assistant" => assistant(fields, reading, calls, &mut message)?,
+        "assistant" => assistant(fields, reading, &said.thoughts, calls, &mut message)?,
         "tool" => {
             let id = fields.required_string("tool_call_id")?;
             if !calls.contains(&id) {
@@ -62,61 +130,119 @@ fn read_message<'a>(
     Ok(Value::Object(message))
 }
 
-/// A message's text; parts are put together with nothing between them.
-fn content(fields: &Fields<'_, '_>, role: &str) -> Result<String, ApiError> {
-    let path = fields.path().field("content");
-    let parts = match fields.get("content") {
-        Some(Value::String(text)) => return Ok(text.clone()),
-        Some(Value::Array(parts)) => parts,
-        Some(other) => return Err(wrong(&path, "a string or an array of parts", other)),
-        None => {
-            let stands_alone = ["tool_calls", "function_call", "reasoning_content", "refusal"];
-            if role == "assistant" && stands_alone.iter().any(|name| fields.get(name).is_some()) {
-                return Ok(fields.string("refusal")?.unwrap_or_default().to_owned());
-            }
-            return Err(ApiError::missing(path));
-        }
-    };
-    if parts.is_empty() {
-        return Err(ApiError::invalid_value(path, "at least one part is needed"));
-    }
-    let mut text = String::new();
-    for (index, part) in parts.iter().enumerate() {
-        let path = path.index(index);
-        let part = Fields::of(part, &path)?;
-        let kind = part.required_string("type")?;
-        match kind {
-            "text" => text.push_str(part.required_string("text")?),
-            "refusal" if role == "assistant" => text.push_str(part.required_string("refusal")?),
-            _ if NOT_TEXT.contains(&kind) => {
-                let what = format_args!("'{kind}': this model takes text only");
-                return Err(ApiError::unsupported_value(path.field("type"), what));
-            }
-            _ => return Err(not_one_of(&path.field("type"), kind, &["text"])),
-        }
-    }
-    Ok(text)
+/// What the content of a message holds.
+#[derive(Default)]
+struct Said {
+    text: String,
+    thoughts: String,
 }
 
+/// A message's text; parts are put together with nothing between them. What a model or a tool said may
+/// be nothing at all: other servers write that as null, as an empty list, or leave the field out.
+fn content(
+    fields: &Fields<'_, '_>,
+    role: &str,
+    reading: &Reading,
+    is_asked: bool,
+) -> Result<Said, ApiError> {
+    let path = fields.path().field("content");
+    let may_be_nothing = matches!(role, "assistant" | "tool" | "function");
+    let mut said = Said::default();
+    match fields.get("content") {
+        Some(Value::String(text)) => said.text.clone_from(text),
+        Some(Value::Array(parts)) if parts.is_empty() && !may_be_nothing => {
+            return Err(ApiError::invalid_value(path, "at least one part is needed"));
+        }
+        Some(Value::Array(parts)) => {
+            for (index, part) in parts.iter().enumerate() {
+                let path = path.index(index);
+                match part {
+                    Value::String(text) if may_be_nothing => said.text.push_str(text),
+                    part => said.take(&Fields::of(part, &path)?, role, reading, is_asked)?,
+                }
+            }
+        }
+        Some(other) => return Err(wrong(&path, "a string or an array of parts", other)),
+        None if may_be_nothing => {}
+        None => return Err(ApiError::missing(path)),
+    }
+    let refusal = fields.string("refusal")?.filter(|_| role == "assistant").unwrap_or_default();
+    if !refusal.is_empty() && said.text != refusal {
+        said.text.push_str(if said.text.is_empty() { "" } else { "\n\n" });
+        said.text.push_str(refusal);
+    }
+    Ok(said)
+}
+
+impl Said {
+    /// Adds a part.
+    fn take(
+        &mut self,
+        part: &Fields<'_, '_>,
+        role: &str,
+        reading: &Reading,
+        is_asked: bool,
+    ) -> Result<(), ApiError> {
+        let kind = part.required_string("type")?;
+        reading.known(part, PART)?;
+        match kind {
+            "text" | "input_text" | "output_text" => {
+                self.text.push_str(part.required_string("text")?);
+            }
+            "refusal" if role == "assistant" => self.text.push_str(part.required_string("refusal")?),
+            "thinking" | "redacted_thinking" | "reasoning" if role == "assistant" => {
+                for (name, value) in part.entries() {
+                    // A block of its own, as in a list of them.
+                    if matches!(name, "thinking" | "text" | "reasoning" | "summary" | "signature") {
+                        let block = Value::Object([(name.to_owned(), value.clone())].into_iter().collect());
+                        self.thoughts.push_str(&parts::thoughts(&block));
+                    }
+                }
+            }
+            _ if NOT_TEXT.contains(&kind) => {
+                parts::note(&mut self.text, kind, part.path(), is_asked)?;
+            }
+            _ if role == "user" || role == "system" || role == "developer" => {
+                return Err(not_one_of(&part.path().field("type"), kind, &["text"]));
+            }
+            // Such as a call that stands in 'tool_calls' as well.
+            _ => reading.ignore(part.path())?,
+        }
+        Ok(())
+    }
+}
+
+/// `in_parts`: thoughts that stood in the content.
 fn assistant<'a>(
     fields: &Fields<'a, '_>,
     reading: &Reading,
+    in_parts: &str,
     seen: &mut Vec<&'a str>,
     message: &mut Map<String, Value>,
 ) -> Result<(), ApiError> {
-    // Both names are in use for the thoughts of an earlier turn; templates know the first.
-    let reasoning = match fields.string("reasoning_content")? {
-        Some(text) => Some(text),
-        None => fields.get("reasoning").and_then(Value::as_str),
-    };
-    if let Some(text) = reasoning {
-        message.insert("reasoning_content".to_owned(), json!(text));
+    let mut thoughts = in_parts.to_owned();
+    for name in THOUGHTS.iter().rev() {
+        match fields.get(name) {
+            Some(value @ (Value::String(_) | Value::Array(_) | Value::Object(_))) => {
+                let found = parts::thoughts(value);
+                thoughts = if found.is_empty() { thoughts } else { found };
+            }
+            Some(other) => {
+                let path = fields.path().field(name);
+                return Err(wrong(&path, "a string or an array of blocks", other));
+            }
+            None => {}
+        }
+    }
+    if !thoughts.is_empty() {
+        message.insert("reasoning_content".to_owned(), json!(thoughts));
     }
     let mut calls = Vec::new();
     let path = fields.path().field("tool_calls");
     for (index, call) in fields.array("tool_calls")?.into_iter().flatten().enumerate() {
         let path = path.index(index);
         let call = Fields::of(call, &path)?;
+        reading.known(&call, CALL)?;
         if let Some(kind) = call.string("type")?.filter(|kind| *kind != "function") {
             // A call of a kind that is not run here; its result is still answered to below.
             seen.push(call.required_string("id")?);
@@ -128,14 +254,13 @@ fn assistant<'a>(
         }
         let id = call.required_string("id")?;
         seen.push(id);
-        call.required("function")?;
         let path = path.field("function");
-        let function = called(&Fields::of(call.required("function")?, &path)?)?;
+        let function = called(&Fields::of(call.required("function")?, &path)?, reading)?;
         calls.push(json!({"id": id, "type": "function", "function": function}));
     }
     if let Some(call) = fields.get("function_call") {
         let path = fields.path().field("function_call");
-        let function = called(&Fields::of(call, &path)?)?;
+        let function = called(&Fields::of(call, &path)?, reading)?;
         calls.push(json!({"type": "function", "function": function}));
     }
     if !calls.is_empty() {
@@ -147,21 +272,25 @@ fn assistant<'a>(
 /// The member of a call that keeps its arguments as they were written; no template sees it.
 pub(super) const WRITTEN: &str = "written";
 
-/// `{name, arguments}` with the arguments as an object where their text is one. What a model wrote
-/// that is no JSON object stays as it is: it did write it.
-fn called(function: &Fields<'_, '_>) -> Result<Value, ApiError> {
+/// `{name, arguments}` with the arguments as an object where they are one or none: null, an empty text or
+/// an empty list. What a model wrote that is no JSON object stays as it is: it did write it.
+fn called(function: &Fields<'_, '_>, reading: &Reading) -> Result<Value, ApiError> {
     let name = function.required_string("name")?;
-    let arguments = match function.required("arguments")? {
-        Value::String(text) if text.trim().is_empty() => json!({}),
-        Value::String(text) => match serde_json::from_str::<Value>(text) {
+    reading.known(function, FUNCTION)?;
+    let arguments = match function.get("arguments") {
+        None => json!({}),
+        Some(Value::Array(list)) if list.is_empty() => json!({}),
+        Some(Value::String(text)) if text.trim().is_empty() => json!({}),
+        Some(Value::String(text)) => match serde_json::from_str::<Value>(text) {
             Ok(object @ Value::Object(_)) if is_usual(text, &object) => object,
             Ok(object @ Value::Object(_)) => {
                 return Ok(json!({"name": name, "arguments": object, WRITTEN: text}));
             }
+            Ok(Value::Null) => return Ok(json!({"name": name, "arguments": {}, WRITTEN: text})),
             _ => json!(text),
         },
-        object @ Value::Object(_) => object.clone(),
-        other => return Err(wrong(&function.path().field("arguments"), "a string", other)),
+        Some(object @ Value::Object(_)) => object.clone(),
+        Some(other) => json!(other.to_string()),
     };
     Ok(json!({"name": name, "arguments": arguments}))
 }
@@ -172,51 +301,6 @@ fn called(function: &Fields<'_, '_>) -> Result<Value, ApiError> {
 fn is_usual(text: &str, object: &Value) -> bool {
     let compact = object.to_string();
     text == engine::template_json(object) || text == compact
-}
-
-/// Which system messages to hand to the template as notes of the user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fold {
-    /// Those after the first message.
-    Later,
-    /// All of them.
-    All,
-    /// All of them, and messages of the user that follow each other become one: for templates that
-    /// want user and assistant to take turns.
-    Turns,
-}
-
-/// Puts system messages into the user's messages, each at its own place: a template that knows no
-/// system message, or none in the middle, can then render the conversation, and a later turn still
-/// begins with the same text.
-pub(super) fn fold_system(messages: &[Value], fold: Fold) -> Vec<Value> {
-    let mut folded: Vec<Value> = Vec::with_capacity(messages.len());
-    // Whether the last message ends in a note, to which the user's next words are appended.
-    let mut open_note = false;
-    for (index, message) in messages.iter().enumerate() {
-        let is_system = is_system(message) && (fold != Fold::Later || index > 0);
-        let is_user = message["role"] == "user";
-        let joins = folded.last().is_some_and(|last| last["role"] == "user")
-            && (is_system || (is_user && (open_note || fold == Fold::Turns)));
-        if joins {
-            let last = folded.last_mut().expect("not empty");
-            let text = [&last["content"], &message["content"]]
-                .map(|content| content.as_str().unwrap_or_default())
-                .join("\n\n");
-            last["content"] = json!(text);
-        } else if is_system {
-            folded.push(json!({"role": "user", "content": message["content"]}));
-        } else {
-            folded.push(message.clone());
-        }
-        open_note = is_system;
-    }
-    folded
-}
-
-/// Whether a message is an instruction rather than part of the conversation.
-pub(super) fn is_system(message: &Value) -> bool {
-    message["role"] == "system" || message["role"] == "developer"
 }
 
 #[cfg(test)]
@@ -299,7 +383,11 @@ mod tests {
                 "invalid_value",
                 "messages[0].content[0].type",
             ),
-            (json!([{"role": "assistant"}]), "missing_required_parameter", "messages[0].content"),
+            (
+                json!([{"role": "assistant", "reasoning_content": 3}]),
+                "invalid_type",
+                "messages[0].reasoning_content",
+            ),
             (
                 json!([{"role": "user", "content": "x"}, {"role": "tool", "content": "x"}]),
                 "missing_required_parameter",
@@ -311,9 +399,9 @@ mod tests {
                 "messages[0].tool_call_id",
             ),
             (
-                json!([{"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f"}}]}]),
+                json!([{"role": "assistant", "tool_calls": [{"id": "c", "function": {}}]}]),
                 "missing_required_parameter",
-                "messages[0].tool_calls[0].function.arguments",
+                "messages[0].tool_calls[0].function.name",
             ),
         ];
         for (messages, code, param) in cases {
@@ -321,38 +409,48 @@ mod tests {
             assert_eq!((error.label(), error.param()), (code, Some(param)));
         }
     }
+    #[test]
+    fn arguments_that_are_none_are_an_empty_object() {
+        for nothing in [json!(null), json!(""), json!(" "), json!([]), json!({}), json!("{}"), json!("null")] {
+            let function = json!({"name": "f", "arguments": nothing});
+            let calls = json!([{"id": "c", "function": function}]);
+            let messages = normalised(json!([{"role": "assistant", "tool_calls": calls}])).unwrap();
+            assert_eq!(messages[0]["tool_calls"][0]["function"]["arguments"], json!({}), "{nothing}");
+        }
+        let function = json!({"name": "f"});
+        let call = json!([{"role": "assistant", "function_call": function}]);
+        let messages = normalised(call).unwrap();
+        assert_eq!(messages[0]["tool_calls"][0]["function"]["arguments"], json!({}));
+    }
 
     #[test]
-    fn a_folded_system_message_stays_at_its_place() {
-        let messages = [
-            json!({"role": "system", "content": "S"}),
-            json!({"role": "user", "content": "u1"}),
-            json!({"role": "assistant", "content": "a1"}),
-            json!({"role": "system", "content": "N"}),
-            json!({"role": "user", "content": "u2"}),
+    fn what_is_no_text_is_noted_unless_the_user_asks_about_it_now() {
+        let image = json!({"type": "image_url", "image_url": {"url": "data:,"}});
+        let text = json!({"type": "text", "text": "look"});
+        let call = json!({"id": "c", "function": {"name": "f", "arguments": "{}"}});
+        let history = [
+            json!({"role": "user", "content": [text, image]}),
+            json!({"role": "assistant", "content": null, "tool_calls": [call]}),
+            json!({"role": "tool", "tool_call_id": "c", "content": [image]}),
         ];
-        assert_eq!(
-            fold_system(&messages, Fold::Later),
-            [
-                json!({"role": "system", "content": "S"}),
-                json!({"role": "user", "content": "u1"}),
-                json!({"role": "assistant", "content": "a1"}),
-                json!({"role": "user", "content": "N\n\nu2"}),
-            ]
-        );
-        assert_eq!(
-            fold_system(&messages, Fold::All)[0],
-            json!({"role": "user", "content": "S\n\nu1"})
-        );
-        let more = [&messages[..], &[json!({"role": "user", "content": "u3"})]].concat();
-        assert_eq!(fold_system(&more, Fold::All).len(), 4);
-        assert_eq!(
-            fold_system(&more, Fold::Turns),
-            [
-                json!({"role": "user", "content": "S\n\nu1"}),
-                json!({"role": "assistant", "content": "a1"}),
-                json!({"role": "user", "content": "N\n\nu2\n\nu3"}),
-            ]
-        );
+        let asked = normalised(json!(history)).unwrap_err();
+        assert_eq!(asked.param(), Some("messages[0].content[1].type"));
+        let later = [&history[..], &[json!({"role": "user", "content": "and now?"})]].concat();
+        let messages = normalised(json!(later)).unwrap();
+        let note = "[an image was left out: this model reads text only]\n";
+        assert_eq!(messages[0]["content"], format!("look\n{note}"));
+        assert_eq!(messages[2]["content"], note);
+    }
+
+    #[test]
+    fn unknown_fields_of_messages_are_counted() {
+        let body = json!({"messages": [{"role": "user", "content": "x", "vendor": 1, "other": null}]});
+        let path = Path::Root;
+        let lenient = Reading::new(false, 8, 4);
+        read(&Fields::of(&body, &path).unwrap(), &lenient).unwrap();
+        assert_eq!(lenient.into_ignored().paths, ["messages[0].vendor"]);
+        let strict = Reading::new(true, 8, 4);
+        let error = read(&Fields::of(&body, &path).unwrap(), &strict).unwrap_err();
+        assert_eq!(error.param(), Some("messages[0].vendor"));
     }
 }

@@ -10,11 +10,15 @@ mod conversation;
 mod dialect;
 mod embeddings;
 pub mod error;
+mod fold;
 pub mod fuzz;
+#[cfg(test)]
+mod history_tests;
 pub(crate) mod json;
 mod messages;
 pub(crate) mod models;
 mod params;
+mod parts;
 mod read;
 mod reply;
 pub(crate) mod responses;
@@ -30,6 +34,7 @@ use crate::http::{Call, EventStream, Route};
 use chat::ChatRequest;
 use completions::CompletionsRequest;
 use error::ApiError;
+pub(crate) use params::Ignored;
 use params::Reading;
 
 /// The answer to a request that was taken.

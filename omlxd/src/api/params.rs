@@ -14,6 +14,9 @@ const MODEL_NAME_BYTES: usize = 256;
 /// Most likely tokens that can be asked for beside each token of a chat answer.
 pub(super) const MAX_TOP_LOGPROBS: i64 = 20;
 
+/// Most paths of ignored fields that are kept for the log.
+const IGNORED_PATHS: usize = 256;
+
 /// What a reader of requests must know, and what it found that it does not know.
 pub(super) struct Reading {
     /// Refuse what is unknown instead of ignoring it.
@@ -22,13 +25,22 @@ pub(super) struct Reading {
     pub max_choices: usize,
     /// Most stop strings.
     pub max_stop: usize,
-    ignored: RefCell<Vec<String>>,
+    ignored: RefCell<Ignored>,
+}
+
+/// What was ignored in a request.
+#[derive(Debug, Default)]
+pub(crate) struct Ignored {
+    /// How much it was.
+    pub count: usize,
+    /// Paths, of the first ones.
+    pub paths: Vec<String>,
 }
 
 impl Reading {
     /// A reader with the limits of a configuration.
     pub(super) fn new(strict: bool, max_choices: usize, max_stop: usize) -> Self {
-        Reading { strict, max_choices, max_stop, ignored: RefCell::new(Vec::new()) }
+        Reading { strict, max_choices, max_stop, ignored: RefCell::default() }
     }
 
     /// Notes something unknown: E8 in strict mode.
@@ -36,12 +48,22 @@ impl Reading {
         if self.strict {
             return Err(ApiError::unknown_parameter(path));
         }
-        self.ignored.borrow_mut().push(path.to_string());
+        let mut ignored = self.ignored.borrow_mut();
+        ignored.count += 1;
+        if ignored.paths.len() < IGNORED_PATHS {
+            ignored.paths.push(path.to_string());
+        }
         Ok(())
     }
 
-    /// What was ignored, as paths.
-    pub(super) fn into_ignored(self) -> Vec<String> {
+    /// Notes every field of a nested object that is not `known`: E8 in strict mode.
+    pub(super) fn known(&self, fields: &Fields<'_, '_>, known: &[&str]) -> Result<(), ApiError> {
+        let mut unknown = fields.entries().filter(|(name, _)| !known.contains(name));
+        unknown.try_for_each(|(name, _)| self.ignore(&fields.path().field(name)))
+    }
+
+    /// What was ignored.
+    pub(super) fn into_ignored(self) -> Ignored {
         self.ignored.into_inner()
     }
 }
@@ -143,8 +165,11 @@ impl Params {
             min_tokens: tokens(fields, "min_tokens", 0)?.unwrap_or(0),
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
             service_tier: fields.string("service_tier")?.is_some(),
-            // A negative seed is as good as any other.
-            seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64),
+            // A negative seed is as good as any other, but -1 asks for none everywhere else.
+            seed: fields
+                .integer("seed", i64::MIN..=i64::MAX)?
+                .filter(|seed| *seed != -1)
+                .map(|seed| seed as u64),
             temperature: float(fields, "temperature", 0.0, 2.0)?,
             top_p: float(fields, "top_p", 0.0, 1.0)?,
             top_k: fields

@@ -50,6 +50,8 @@ pub(super) struct TotalUsage {
     pub cached_tokens_ssd: usize,
     /// Time to restore that KV.
     pub restore_ms: u64,
+    /// Tools of the request that the model was not shown.
+    pub unshown_tools: usize,
 }
 
 /// Why a choice ended.
@@ -316,10 +318,14 @@ fn write_usage(out: &mut Vec<u8>, usage: &TotalUsage) {
     put(
         out,
         format_args!(
-            "\"omlx\":{{\"cached_tokens_ram\":{},\"cached_tokens_ssd\":{},\"restore_ms\":{}}}}}",
+            "\"omlx\":{{\"cached_tokens_ram\":{},\"cached_tokens_ssd\":{},\"restore_ms\":{}",
             usage.cached_tokens_ram, usage.cached_tokens_ssd, usage.restore_ms
         ),
     );
+    if usage.unshown_tools > 0 {
+        put(out, format_args!(",\"unshown_tools\":{}", usage.unshown_tools));
+    }
+    out.extend_from_slice(b"}}");
 }
 
 /// Appends formatted text.

@@ -32,6 +32,8 @@ pub(super) struct Prompt {
     pub parser: OutputParser,
     /// What its answer is held to.
     pub grammar: Option<Grammar>,
+    /// Tools of the request that the model is not shown, because its template knows none.
+    pub unshown_tools: usize,
 }
 
 /// What an endpoint adds to the common way of a request.
@@ -176,12 +178,14 @@ struct Prepared<W> {
     choices_per_prompt: usize,
     echoes: Vec<String>,
     prompt_tokens: usize,
+    unshown_tools: usize,
     writer: W,
     lease: Lease,
 }
 
 impl<W> Prepared<W> {
     fn admitted(self, mut tally: Tally) -> Admitted<W> {
+        tally.unshown_tools(self.unshown_tools);
         tally.submitted(self.prompt_tokens, &self.running, self.choices_per_prompt);
         Admitted {
             session: Session::new(self.running, tally, self.lease),
@@ -208,6 +212,7 @@ async fn prepare<E: Endpoint>(
     let (request, prompts) = made.await.map_err(|_| ApiError::internal())?;
     let prompts = prompts?;
     let prompt_tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+    let unshown_tools = prompts.iter().map(|prompt| prompt.unshown_tools).sum();
     let params = request.params();
     if let Some(max_tokens) = params.max_tokens {
         app.metrics.add_model(&entry.id).max_tokens.observe(max_tokens as f64);
@@ -231,6 +236,7 @@ async fn prepare<E: Endpoint>(
         choices_per_prompt: params.n,
         echoes,
         prompt_tokens,
+        unshown_tools,
         writer: request.reply(identity(app, &model, &about.id), &model),
         lease,
     })

@@ -221,6 +221,12 @@ impl Tally {
         );
     }
 
+    /// The model's template does not show it so many of the request's tools.
+    pub(crate) fn unshown_tools(&mut self, tools: usize) {
+        self.usage.unshown_tools = tools;
+        self.app.note_unshown_tools(self.endpoint, self.ticket.model(), tools);
+    }
+
     /// A choice has more tokens.
     fn delta(&mut self, index: usize, delta: &Delta, generation: &Generation, model: &Model) {
         let tokens = delta.tokens.len();

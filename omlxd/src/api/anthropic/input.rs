@@ -2,14 +2,37 @@
 
 use serde_json::Value;
 
-use super::super::conversation::{Conversation, unseal};
+use super::super::conversation::Conversation;
 use super::super::error::ApiError;
 use super::super::params::Reading;
+use super::super::parts;
 use super::super::read::{Fields, Path, not_one_of, wrong};
 
 const ROLES: [&str; 3] = ["user", "assistant", "system"];
 /// Kinds of content that exist in the API but are no text.
 const NOT_TEXT: [&str; 4] = ["image", "document", "search_result", "container_upload"];
+/// The fields of a message, and of blocks, that mean something or stand in what is answered.
+const MESSAGE: &[&str] = &["role", "content", "id", "type", "model"];
+const BLOCK: &[&str] = &[
+    "type",
+    "text",
+    "cache_control",
+    "citations",
+    "thinking",
+    "signature",
+    "data",
+    "id",
+    "name",
+    "input",
+    "caller",
+    "tool_use_id",
+    "content",
+    "is_error",
+    "tool_name",
+    "source",
+    "title",
+    "context",
+];
 /// A line that Claude Code sends about itself as the first system block: versions and checksums which
 /// may differ from turn to turn, and are not meant for the model.
 const BILLING: &str = "x-anthropic-billing-header:";
@@ -50,20 +73,27 @@ pub(super) fn messages(
     if list.is_empty() {
         return Err(ApiError::invalid_value(path, "at least one message is needed"));
     }
+    let asked = list.iter().rposition(asks);
     for (index, message) in list.iter().enumerate() {
         let path = path.index(index);
         let message = Fields::of(message, &path)?;
         message.required_string("role")?;
         let role = message.choice("role", &ROLES)?.expect("present");
+        reading.known(&message, MESSAGE)?;
         let content = path.field("content");
-        match message.required("content")? {
-            Value::String(text) if role == "assistant" => conversation.say(text),
-            Value::String(text) => conversation.push(role, text),
-            Value::Array(blocks) if role == "assistant" => {
+        match message.get("content") {
+            Some(Value::String(text)) if role == "assistant" => conversation.say(text),
+            Some(Value::String(text)) => conversation.push(role, text),
+            Some(Value::Array(blocks)) if role == "assistant" => {
                 turn(blocks, &content, conversation, reading)?;
             }
-            Value::Array(blocks) => others(role, blocks, &content, conversation, reading)?,
-            other => return Err(wrong(&content, "a string or an array of blocks", other)),
+            Some(Value::Array(blocks)) => {
+                let is_asked = asked == Some(index);
+                others((role, is_asked), blocks, &content, conversation, reading)?;
+            }
+            Some(other) => return Err(wrong(&content, "a string or an array of blocks", other)),
+            None if role == "assistant" => conversation.say(""),
+            None => return Err(ApiError::missing(content)),
         }
     }
     if list.last().is_some_and(|last| last["role"] == "assistant") {
@@ -74,34 +104,48 @@ pub(super) fn messages(
     Ok(())
 }
 
-/// The blocks of a turn of the model.
+/// Whether a message holds words of the user, rather than results of calls only.
+fn asks(message: &Value) -> bool {
+    let is_result = |block: &Value| block["type"] == "tool_result";
+    let only_results = message["content"].as_array().is_some_and(|blocks| blocks.iter().all(is_result));
+    message["role"] == "user" && !only_results
+}
+
+/// The blocks of a turn of the model; there may be none.
 fn turn(
     blocks: &[Value],
     path: &Path<'_>,
     conversation: &mut Conversation,
     reading: &Reading,
 ) -> Result<(), ApiError> {
-    for (index, block) in blocks.iter().enumerate() {
+    conversation.say("");
+    for (index, value) in blocks.iter().enumerate() {
         let path = path.index(index);
-        let block = Fields::of(block, &path)?;
-        match block.required_string("type")? {
+        let block = Fields::of(value, &path)?;
+        let kind = block.required_string("type")?;
+        reading.known(&block, BLOCK)?;
+        match kind {
             "text" => conversation.say(block.required_string("text")?),
-            "thinking" => {
-                let shown = block.string("thinking")?.unwrap_or_default();
-                let sealed = block.string("signature")?.and_then(unseal);
-                let thoughts =
-                    if shown.is_empty() { sealed.unwrap_or_default() } else { shown.to_owned() };
+            // What another server sealed only it can read.
+            "thinking" | "redacted_thinking" => {
+                for name in ["thinking", "signature"] {
+                    block.string(name)?;
+                }
+                let thoughts = parts::thoughts(value);
                 if !thoughts.is_empty() {
                     conversation.think(&thoughts);
                 }
             }
-            // Another server's, which only it can read.
-            "redacted_thinking" => {}
             "tool_use" => {
                 let (id, name) = (block.required_string("id")?, block.required_string("name")?);
-                block.required("input")?;
-                block.object("input")?;
-                conversation.call(id, name, &block.required("input")?.to_string());
+                let arguments = match block.get("input") {
+                    None => String::new(),
+                    // As it was streamed, perhaps cut.
+                    Some(Value::String(text)) => text.clone(),
+                    Some(object @ Value::Object(_)) => object.to_string(),
+                    Some(other) => return Err(wrong(&path.field("input"), "an object", other)),
+                };
+                conversation.call(id, name, &arguments);
             }
             _ => reading.ignore(&path)?,
         }
@@ -110,9 +154,9 @@ fn turn(
 }
 
 /// The blocks of a message of the user (or of the system, in the middle of the conversation). Results
-/// of calls become messages of their own, at their place.
+/// of calls become messages of their own, at their place. `is_asked`: the user asks about it now.
 fn others(
-    role: &str,
+    (role, is_asked): (&str, bool),
     blocks: &[Value],
     path: &Path<'_>,
     conversation: &mut Conversation,
@@ -123,7 +167,9 @@ fn others(
     for (index, block) in blocks.iter().enumerate() {
         let path = path.index(index);
         let block = Fields::of(block, &path)?;
-        match block.required_string("type")? {
+        let kind = block.required_string("type")?;
+        reading.known(&block, BLOCK)?;
+        match kind {
             "text" => {
                 has_text = true;
                 text.push_str(block.required_string("text")?);
@@ -134,7 +180,10 @@ fn others(
                 }
                 result(&block, conversation, reading)?;
             }
-            kind if NOT_TEXT.contains(&kind) => return Err(no_text(&path, kind)),
+            kind if NOT_TEXT.contains(&kind) => {
+                has_text = true;
+                parts::note(&mut text, kind, &path, is_asked)?;
+            }
             _ => reading.ignore(&path)?,
         }
     }
@@ -167,14 +216,18 @@ fn result(
             for (index, part) in parts.iter().enumerate() {
                 let path = path.index(index);
                 let part = Fields::of(part, &path)?;
-                match part.required_string("type")? {
+                let kind = part.required_string("type")?;
+                reading.known(&part, BLOCK)?;
+                match kind {
                     "text" => text.push_str(part.required_string("text")?),
                     // What a search for tools found: all tools are offered from the start.
                     "tool_reference" => {
                         let name = part.required_string("tool_name")?;
                         text.push_str(&format!("The tool {name} can be called.\n"));
                     }
-                    kind if NOT_TEXT.contains(&kind) => return Err(no_text(&path, kind)),
+                    kind if NOT_TEXT.contains(&kind) => {
+                        parts::note(&mut text, kind, &path, false)?;
+                    }
                     _ => reading.ignore(&path)?,
                 }
             }
@@ -183,11 +236,6 @@ fn result(
     }
     conversation.result(id, &text);
     Ok(())
-}
-
-fn no_text(path: &Path<'_>, kind: &str) -> ApiError {
-    let what = format_args!("'{kind}': this model takes text only");
-    ApiError::unsupported_value(path.field("type"), what)
 }
 
 #[cfg(test)]

@@ -45,6 +45,15 @@ pub(super) fn check(body: &Map<String, Value>, reading: &Reading) -> Result<(), 
     MessagesRequest::read(body, reading).map(drop)
 }
 
+/// The chat request that a body becomes.
+#[cfg(test)]
+pub(super) fn chat(
+    body: &Map<String, Value>,
+    reading: &Reading,
+) -> Result<super::chat::ChatRequest, ApiError> {
+    MessagesRequest::read(body, reading).map(MessagesRequest::into_chat)
+}
+
 /// What writes an answer, for a fuzz target.
 pub(super) fn writer(identity: &Identity, model: &str) -> impl Write + use<> {
     MessagesReply::new(identity, model, Thoughts::Shown)

@@ -233,12 +233,16 @@ fn event(out: &mut Vec<u8>, kind: &str, fields: impl FnOnce(&mut Vec<u8>)) {
 /// As this API counts: `input_tokens` are those of the prompt that were not read from the cache.
 fn usage_of(usage: &TotalUsage) -> Value {
     let cached = usage.cached_tokens_ram + usage.cached_tokens_ssd;
-    json!({
+    let mut told = json!({
         "input_tokens": usage.prompt_tokens.saturating_sub(cached),
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached,
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
         "service_tier": "standard",
-    })
+    });
+    if usage.unshown_tools > 0 {
+        told["omlx"] = json!({"unshown_tools": usage.unshown_tools});
+    }
+    told
 }

@@ -103,6 +103,14 @@ impl MessagesRequest {
     }
 }
 
+#[cfg(test)]
+impl MessagesRequest {
+    /// The chat request that it became.
+    pub(super) fn into_chat(self) -> ChatRequest {
+        self.chat
+    }
+}
+
 impl Endpoint for MessagesRequest {
     const NAME: &'static str = "messages";
     const PROMPT_FIELD: &'static str = "messages";

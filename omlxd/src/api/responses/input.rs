@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::super::conversation::{Conversation, unseal};
+use super::super::conversation::Conversation;
 use super::super::error::ApiError;
 use super::super::params::Reading;
+use super::super::parts;
 use super::super::read::{Fields, Path, not_one_of, wrong};
 
 const ROLES: [&str; 4] = ["developer", "system", "user", "assistant"];
@@ -12,56 +13,121 @@ const ROLES: [&str; 4] = ["developer", "system", "user", "assistant"];
 const NOT_TEXT: [&str; 5] =
     ["input_image", "input_file", "input_audio", "output_audio", "computer_screenshot"];
 
-/// Adds an item, which stands at `path`. E3, E4, E5, E14, E15; an item of a kind that is not known, or
+/// The fields of an item, and of its parts, that mean something or stand in what is answered.
+const ITEM: &[&str] = &[
+    "type",
+    "role",
+    "content",
+    "id",
+    "status",
+    "phase",
+    "call_id",
+    "name",
+    "namespace",
+    "arguments",
+    "input",
+    "output",
+    "summary",
+    "encrypted_content",
+];
+const PART: &[&str] = &[
+    "type",
+    "text",
+    "refusal",
+    "annotations",
+    "logprobs",
+    "image_url",
+    "detail",
+    "file_id",
+    "file_url",
+    "file_data",
+    "filename",
+    "input_audio",
+    "prompt_cache_breakpoint",
+];
+
+/// Whether an item holds words of the user.
+pub(super) fn asks(item: &Value) -> bool {
+    item["role"] == "user"
+}
+
+/// Adds an item, which stands at `path`. `is_asked`: it is what the user asks about now. E3, E4, E5, E14, E15; an item of a kind that is not known, or
 /// tells of a hosted tool, is ignored (E8 in strict mode).
 pub(super) fn add(
     conversation: &mut Conversation,
     item: &Value,
     path: &Path<'_>,
     reading: &Reading,
+    is_asked: bool,
 ) -> Result<(), ApiError> {
+    let value = item;
     let item = Fields::of(item, path)?;
-    match item.string("type")? {
-        Some("message") => message(conversation, &item),
-        None if item.get("role").is_some() => message(conversation, &item),
+    let kind = match item.string("type")? {
+        None if item.get("role").is_some() => Some("message"),
+        kind => kind,
+    };
+    let is_ours = ["message", "reasoning", "function_call", "custom_tool_call"];
+    let is_output = kind.is_some_and(|kind| kind.ends_with("tool_call_output"));
+    if is_output || kind.is_some_and(|kind| is_ours.contains(&kind)) {
+        reading.known(&item, ITEM)?;
+    }
+    match kind {
+        Some("message") => message(conversation, &item, reading, is_asked),
         None => Err(ApiError::missing(path.field("type"))),
-        Some("reasoning") => reasoning(conversation, &item),
-        Some("function_call") => call(conversation, &item, item.required_string("arguments")?),
+        Some("reasoning") => reasoning(conversation, value, &item),
+        Some("function_call") => call(conversation, &item, &arguments(&item)?),
         // A tool that takes any text: one parameter says the same to a template.
         Some("custom_tool_call") => {
             let arguments = json!({"input": item.required_string("input")?});
             call(conversation, &item, &arguments.to_string())
         }
-        Some("function_call_output" | "custom_tool_call_output") => output(conversation, &item),
+        Some("function_call_output" | "custom_tool_call_output") => {
+            output(conversation, &item, reading)
+        }
         Some(_) => reading.ignore(path),
     }
 }
 
-fn message(conversation: &mut Conversation, item: &Fields<'_, '_>) -> Result<(), ApiError> {
+fn message(
+    conversation: &mut Conversation,
+    item: &Fields<'_, '_>,
+    reading: &Reading,
+    is_asked: bool,
+) -> Result<(), ApiError> {
     item.required_string("role")?;
     let role = item.choice("role", &ROLES)?.expect("present");
-    let text = text(item, "content")?;
-    match role {
-        "assistant" => conversation.say(&text),
-        _ => conversation.push(role, &text),
+    if role == "assistant" {
+        conversation.say(&said(item, "content", reading)?);
+        return Ok(());
     }
+    item.required("content")?;
+    let known = |kind: &str, path: &Path<'_>| Err(not_one_of(path, kind, &["input_text"]));
+    conversation.push(role, &text(item, "content", is_asked, reading, known)?);
     Ok(())
 }
 
 /// Thoughts, in the clear or as we sealed them. Those of other servers stay unreadable.
-fn reasoning(conversation: &mut Conversation, item: &Fields<'_, '_>) -> Result<(), ApiError> {
-    let mut thoughts = match item.get("content") {
-        Some(_) => text(item, "content")?,
-        None => String::new(),
-    };
-    if thoughts.is_empty() {
-        let sealed = item.string("encrypted_content")?;
-        thoughts = sealed.and_then(unseal).unwrap_or_default();
-    }
+fn reasoning(
+    conversation: &mut Conversation,
+    value: &Value,
+    item: &Fields<'_, '_>,
+) -> Result<(), ApiError> {
+    item.string("encrypted_content")?;
+    let thoughts = parts::thoughts(value);
     if !thoughts.is_empty() {
         conversation.think(&thoughts);
     }
     Ok(())
+}
+
+/// The arguments of a call as text; there may be none.
+fn arguments(item: &Fields<'_, '_>) -> Result<String, ApiError> {
+    match item.get("arguments") {
+        None => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(object @ Value::Object(_)) => Ok(object.to_string()),
+        Some(other) => Err(wrong(&item.path().field("arguments"), "a string", other)),
+    }
 }
 
 fn call(
@@ -74,38 +140,54 @@ fn call(
     Ok(())
 }
 
-fn output(conversation: &mut Conversation, item: &Fields<'_, '_>) -> Result<(), ApiError> {
+fn output(
+    conversation: &mut Conversation,
+    item: &Fields<'_, '_>,
+    reading: &Reading,
+) -> Result<(), ApiError> {
     let id = item.required_string("call_id")?;
     if !conversation.called(id) {
         let what = format_args!("'{id:.64}' is no id of an earlier tool call");
         return Err(ApiError::invalid_value(item.path().field("call_id"), what));
     }
-    conversation.result(id, &text(item, "output")?);
+    conversation.result(id, &said(item, "output", reading)?);
     Ok(())
 }
 
-/// A field's text: a string, or parts put together with nothing between them.
-fn text(item: &Fields<'_, '_>, name: &str) -> Result<String, ApiError> {
+/// What a model or a tool said, which may be nothing.
+fn said(item: &Fields<'_, '_>, name: &str, reading: &Reading) -> Result<String, ApiError> {
+    text(item, name, false, reading, |_, path| reading.ignore(path))
+}
+
+/// A field's text: a string, or parts put together with nothing between them. `is_asked`: the user asks
+/// about it now. `unknown` is told of parts whose kind is not known.
+fn text(
+    item: &Fields<'_, '_>,
+    name: &str,
+    is_asked: bool,
+    reading: &Reading,
+    unknown: impl Fn(&str, &Path<'_>) -> Result<(), ApiError>,
+) -> Result<String, ApiError> {
     let path = item.path().field(name);
-    let parts = match item.required(name)? {
-        Value::String(text) => return Ok(text.clone()),
-        Value::Array(parts) => parts,
-        other => return Err(wrong(&path, "a string or an array of parts", other)),
+    let list = match item.get(name) {
+        None => return Ok(String::new()),
+        Some(Value::String(text)) => return Ok(text.clone()),
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(wrong(&path, "a string or an array of parts", other)),
     };
     let mut text = String::new();
-    for (index, part) in parts.iter().enumerate() {
+    for (index, part) in list.iter().enumerate() {
         let path = path.index(index);
         let part = Fields::of(part, &path)?;
-        match part.required_string("type")? {
+        let kind = part.required_string("type")?;
+        reading.known(&part, PART)?;
+        match kind {
             "input_text" | "output_text" | "text" | "reasoning_text" | "summary_text" => {
                 text.push_str(part.required_string("text")?);
             }
             "refusal" => text.push_str(part.required_string("refusal")?),
-            kind if NOT_TEXT.contains(&kind) => {
-                let what = format_args!("'{kind}': this model takes text only");
-                return Err(ApiError::unsupported_value(path.field("type"), what));
-            }
-            kind => return Err(not_one_of(&path.field("type"), kind, &["input_text"])),
+            kind if NOT_TEXT.contains(&kind) => parts::note(&mut text, kind, &path, is_asked)?,
+            kind => unknown(kind, &path.field("type"))?,
         }
     }
     Ok(text)
@@ -121,7 +203,7 @@ mod tests {
         let mut conversation = Conversation::with(Some("Be brief."));
         let path = Path::Root.field("input");
         for (index, item) in items.as_array().unwrap().iter().enumerate() {
-            add(&mut conversation, item, &path.index(index), &reading)?;
+            add(&mut conversation, item, &path.index(index), &reading, asks(item))?;
         }
         Ok(conversation.into_messages())
     }

@@ -71,6 +71,17 @@ pub(super) fn check(
     ResponsesRequest::read(body, reading, archive).map(drop)
 }
 
+/// The chat request that a body becomes.
+#[cfg(test)]
+pub(super) fn chat(
+    body: &Map<String, Value>,
+    reading: &Reading,
+    store: &Arc<ResponseStore>,
+) -> Result<super::chat::ChatRequest, ApiError> {
+    let archive = Archive::new(Arc::clone(store), String::new());
+    ResponsesRequest::read(body, reading, archive).map(ResponsesRequest::into_chat)
+}
+
 /// What writes an answer, for a fuzz target. `echo` is what it repeats of the request.
 pub(super) fn writer(
     identity: &Identity,

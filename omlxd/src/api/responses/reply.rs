@@ -418,7 +418,7 @@ fn text_part(text: &str, logprobs: &[Value]) -> Value {
 
 fn usage_of(usage: &TotalUsage) -> Value {
     let cached = usage.cached_tokens_ram + usage.cached_tokens_ssd;
-    json!({
+    let mut told = json!({
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
@@ -429,7 +429,11 @@ fn usage_of(usage: &TotalUsage) -> Value {
             "cached_tokens_ssd": usage.cached_tokens_ssd,
             "restore_ms": usage.restore_ms,
         },
-    })
+    });
+    if usage.unshown_tools > 0 {
+        told["omlx"]["unshown_tools"] = json!(usage.unshown_tools);
+    }
+    told
 }
 
 /// A float as people write it: 0.7, not the double next to it.

@@ -136,8 +136,10 @@ impl ResponsesRequest {
             go_on(&mut conversation, previous, &archive, reading)?;
         }
         let input_path = path.field("input");
+        let asked = items.iter().rposition(input::asks);
         for (index, item) in items.iter().enumerate() {
-            input::add(&mut conversation, item, &input_path.index(index), reading)?;
+            let is_asked = asked == Some(index);
+            input::add(&mut conversation, item, &input_path.index(index), reading, is_asked)?;
         }
         let messages = conversation.into_messages();
         if messages.is_empty() {
@@ -159,6 +161,14 @@ impl ResponsesRequest {
                 archive: wants_store.then_some(archive),
             },
         })
+    }
+}
+
+#[cfg(test)]
+impl ResponsesRequest {
+    /// The chat request that it became.
+    pub(super) fn into_chat(self) -> ChatRequest {
+        self.chat
     }
 }
 
@@ -280,7 +290,7 @@ fn go_on(
     let records = archive.chain(previous, SystemTime::now())?;
     let path = Path::Root.field("previous_response_id");
     for item in records.iter().flat_map(|record| record.input.iter().chain(record.output())) {
-        input::add(conversation, item, &path, reading)?;
+        input::add(conversation, item, &path, reading, false)?;
     }
     Ok(())
 }
