@@ -55,8 +55,7 @@ pub use generation::{
     Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
 pub use grammar::{
-    Grammar, GrammarError, MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_TEXT_BYTES,
-    MAX_TEXT_DEPTH, Pattern,
+    Grammar, GrammarError, Keyword, Pattern, SCHEMA_FORMATS, SCHEMA_KEYWORDS, Treatment,
 };
 pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use memory::{MemorySensor, Pressure, SystemSensor};

@@ -92,4 +92,18 @@ limits! {
     WEIGHTS_INDEX_BYTES: u64 = 64 << 20, Bytes, ModelFolder, "the model is refused", "an_index_of_weights_at_its_limit";
     /// The size of tokenizer.json. Real ones are under 40 MB.
     TOKENIZER_FILE_BYTES: u64 = 256 << 20, Bytes, ModelFolder, "the model is refused", "a_tokenizer_file_at_its_limit";
+    /// The length of a JSON schema, as JSON text.
+    SCHEMA_BYTES: usize = 512 << 10, Bytes, Request, "400 (E13)", "a_schema_at_its_limits";
+    /// The nesting of a JSON schema.
+    SCHEMA_LEVELS: usize = 64, Levels, Request, "400 (E13)", "a_schema_at_its_limits";
+    /// The digits of `multipleOf`, as an integer; and the least common multiple of several that may hold for one number.
+    SCHEMA_DIVISOR: u128 = 100_000, Count, Request, "400 (E13)", "a_divisor_at_its_limit";
+    /// The selections of optional properties that `minProperties` and `maxProperties` of a schema leave, written out.
+    SCHEMA_VARIANTS: usize = 512, Count, Request, "400 (E13)", "selections_at_their_limit";
+    /// The length of a regular expression or a Lark grammar, and of all choices together.
+    GRAMMAR_BYTES: usize = 64 << 10, Bytes, Request, "400 (E13)", "a_grammar_at_its_limits";
+    /// The nesting of brackets in a regular expression or a Lark grammar.
+    GRAMMAR_LEVELS: usize = 64, Levels, Request, "400 (E13)", "a_grammar_at_its_limits";
+    /// The texts to choose from.
+    GRAMMAR_CHOICES: usize = 4096, Count, Request, "400 (E13)", "a_grammar_at_its_limits";
 }

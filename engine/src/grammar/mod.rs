@@ -9,8 +9,12 @@
 //! llguidance is given limits for everything that a grammar can make large, its panics are caught,
 //! and it runs on stacks of [`STACK_BYTES`].
 
+mod blame;
+#[cfg(test)]
+mod libraries_tests;
 mod masks;
 mod pattern;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
@@ -23,9 +27,8 @@ use llguidance::Matcher;
 #[cfg(test)]
 pub(crate) use masks::faults;
 pub(crate) use masks::{Held, Masks, Moved};
-pub use pattern::{
-    MAX_CHOICES, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_TEXT_BYTES, MAX_TEXT_DEPTH, Pattern,
-};
+pub use pattern::Pattern;
+pub use schema::{FORMATS as SCHEMA_FORMATS, KEYWORDS as SCHEMA_KEYWORDS, Keyword, Treatment};
 pub(crate) use vocabulary::Vocabulary;
 
 /// Stack of the threads that run llguidance, which recurses as deeply as a grammar is nested. Only
@@ -79,11 +82,11 @@ impl Grammar {
         let grammar = pattern.to_grammar(vocabulary)?;
         let matcher = Matcher::new(vocabulary.factory().create_parser(grammar));
         if let Some(error) = matcher.get_error() {
-            return Err(compile_error(&error));
+            return Err(blame::explain(vocabulary, pattern, &error));
         }
         let mut constraint =
             Constraint { matcher, vocab: vocabulary.vocab(), allowed: Allowed::End };
-        constraint.look().map_err(|error| compile_error(&error))?;
+        constraint.look().map_err(|error| blame::explain(vocabulary, pattern, &error))?;
         Ok(Self { first: Arc::new(Mutex::new(constraint)) })
     }
 

@@ -2,25 +2,20 @@
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::{JsonCompileOptions, regex_to_lark};
-use serde_json::{Number, Value, json};
+use serde_json::{Value, json};
 
-use super::GrammarError;
 use super::vocabulary::Vocabulary;
-
-/// The longest JSON schema, as JSON text.
-pub const MAX_SCHEMA_BYTES: usize = 512 << 10;
-/// How deeply a schema may be nested.
-pub const MAX_SCHEMA_DEPTH: usize = 64;
-/// The longest regular expression or Lark grammar, and all choices together.
-pub const MAX_TEXT_BYTES: usize = 64 << 10;
-/// How deeply brackets may be nested in a regular expression or a Lark grammar.
-pub const MAX_TEXT_DEPTH: usize = 64;
-/// The most texts to choose from.
-pub const MAX_CHOICES: usize = 4096;
+use super::{GrammarError, schema};
+use crate::limits::{
+    GRAMMAR_BYTES, GRAMMAR_CHOICES, GRAMMAR_LEVELS, SCHEMA_BYTES, SCHEMA_LEVELS,
+};
 
 /// White space between two parts of a JSON document. It is bounded: a model that has lost its way
 /// likes to end in spaces without end.
 const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
+/// What may follow a backslash in a text. Without `u` each name of a property has one way to be written:
+/// with it the name of a declared one could be spelt as if it were another.
+const ESCAPES: &str = "nrbtf\\\"";
 /// Text without markers.
 const FREE: &str = "/(?s:.+)/";
 /// White space between a thought and an answer.
@@ -78,16 +73,14 @@ impl Pattern {
             false => Ok(()),
         };
         let text = |text: &str| {
-            within("bytes of text", text.len(), MAX_TEXT_BYTES)?;
-            within("levels of brackets", brackets(text), MAX_TEXT_DEPTH)
+            within("bytes of text", text.len(), GRAMMAR_BYTES)?;
+            within("levels of brackets", brackets(text), GRAMMAR_LEVELS)
         };
         match self {
             Self::Text(_) | Self::Until(_) | Self::Free | Self::Space => Ok(()),
             Self::Json { schema, .. } => {
-                within("levels of nesting in a schema", depth(schema), MAX_SCHEMA_DEPTH)?;
-                within("bytes of schema", schema.to_string().len(), MAX_SCHEMA_BYTES)?;
-                numbers(schema)?;
-                divisors(schema)
+                within("levels of nesting in a schema", depth(schema), SCHEMA_LEVELS)?;
+                within("bytes of schema", schema.to_string().len(), SCHEMA_BYTES)
             }
             Self::Regex(regex) => text(regex),
             Self::Lark(lark) => text(lark),
@@ -95,8 +88,8 @@ impl Pattern {
                 Err(GrammarError::Invalid("there is nothing to choose from".to_owned()))
             }
             Self::Choice(texts) => {
-                within("texts to choose from", texts.len(), MAX_CHOICES)?;
-                within("bytes of text", texts.iter().map(String::len).sum(), MAX_TEXT_BYTES)
+                within("texts to choose from", texts.len(), GRAMMAR_CHOICES)?;
+                within("bytes of text", texts.iter().map(String::len).sum(), GRAMMAR_BYTES)
             }
             Self::All(patterns) | Self::Any(patterns) => patterns.iter().try_for_each(Self::check),
             Self::Maybe(pattern) | Self::Many(pattern) => pattern.check(),
@@ -126,6 +119,11 @@ fn lark_part(lark: String) -> GrammarWithLexer {
     GrammarWithLexer { lark_grammar: Some(lark), ..GrammarWithLexer::default() }
 }
 
+/// A grammar of JSON by what [`schema::prepare`] made.
+pub(super) fn json_part(schema: Value) -> GrammarWithLexer {
+    GrammarWithLexer { json_schema: Some(with_options(schema)), ..GrammarWithLexer::default() }
+}
+
 /// Writes a pattern as one Lark grammar and the grammars that it refers to.
 struct Writer<'v> {
     vocabulary: &'v Vocabulary,
@@ -145,11 +143,8 @@ impl Writer<'_> {
             Pattern::Until(text) => self.until(text),
             Pattern::Space => "SPACE?".to_owned(),
             Pattern::Json { schema, exactly } => {
-                let schema = json_options(schema, *exactly)?;
-                self.part(GrammarWithLexer {
-                    json_schema: Some(schema),
-                    ..GrammarWithLexer::default()
-                })
+                let schema = schema::prepare(schema, *exactly)?;
+                self.part(json_part(schema))
             }
             Pattern::Regex(regex) => self.part(lark_part(format!("start: {}", literal(regex)))),
             Pattern::Lark(lark) => self.part(lark_part(lark.clone())),
@@ -189,25 +184,15 @@ impl Writer<'_> {
     }
 }
 
-/// The schema with how it is compiled. What the client wrote there itself goes: it could lift the
-/// bounds.
-fn json_options(schema: &Value, exactly: bool) -> Result<Value, GrammarError> {
-    let mut schema = match schema {
-        Value::Bool(true) => json!({}),
-        Value::Bool(false) => {
-            return Err(GrammarError::Invalid("the schema 'false' allows nothing".to_owned()));
-        }
-        Value::Object(_) => schema.clone(),
-        _ => return Err(GrammarError::Invalid("a schema is an object or a boolean".to_owned())),
-    };
+/// What [`schema::prepare`] made, with how it is compiled.
+fn with_options(mut schema: Value) -> Value {
     let options = JsonCompileOptions {
         whitespace_pattern: Some(JSON_SPACE.to_owned()),
-        lenient: !exactly,
-        coerce_one_of: !exactly,
+        json_allowed_escapes: Some(ESCAPES.to_owned()),
         ..JsonCompileOptions::default()
     };
     options.apply_to(&mut schema);
-    Ok(schema)
+    schema
 }
 
 /// A regular expression between slashes.
@@ -225,97 +210,6 @@ fn escaped(text: &str) -> String {
         regex.push(c);
     }
     regex
-}
-
-/// Of these keywords the values are no schemas.
-const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
-
-/// Refuses bounds that a float does not hold exactly: they would be enforced wrongly.
-fn numbers(schema: &Value) -> Result<(), GrammarError> {
-    const BOUNDS: [&str; 4] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
-    match schema {
-        Value::Array(items) => items.iter().try_for_each(numbers),
-        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
-            let bound = value.as_f64().filter(|_| BOUNDS.contains(&name.as_str()));
-            match bound {
-                Some(bound) if bound.abs() > 2f64.powi(53) => {
-                    let what = format!("{name} {value} is beyond what can be enforced (2^53)");
-                    Err(GrammarError::Invalid(what))
-                }
-                None if !DATA.contains(&name.as_str()) => numbers(value),
-                _ => Ok(()),
-            }
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Refuses divisors that would take too long: llguidance looks at each remainder, without a limit of
-/// its own. Several may have to hold at once, where schemas are put together.
-fn divisors(schema: &Value) -> Result<(), GrammarError> {
-    /// A second of computing.
-    const MAX_DIVISOR: u128 = 100_000;
-    let (mut found, mut are_combined) = (Vec::new(), false);
-    collect_divisors(schema, &mut found, &mut are_combined);
-    let refused = |what: &str| {
-        let what = format!("{what}: what can be enforced is more than 0 and has up to 5 digits");
-        Err(GrammarError::Invalid(what))
-    };
-    let mut all = Vec::new();
-    for number in found {
-        match decimal(number).filter(|(units, _)| (1..=MAX_DIVISOR).contains(units)) {
-            Some(divisor) => all.push(divisor),
-            None => return refused(&format!("multipleOf {number}")),
-        }
-    }
-    let scale = all.iter().map(|(_, scale)| *scale).max().unwrap_or(0);
-    let multiple = all.iter().try_fold(1, |multiple: u128, (units, own)| {
-        let units = units.checked_mul(10_u128.checked_pow(scale - own)?)?;
-        Some(multiple / gcd(multiple, units) * units).filter(|multiple| *multiple <= MAX_DIVISOR)
-    });
-    match are_combined && multiple.is_none() {
-        true => refused("the least common multiple of all multipleOf"),
-        false => Ok(()),
-    }
-}
-
-/// Finds every `multipleOf`, and whether there is anything by which two may hold for one number.
-fn collect_divisors<'a>(schema: &'a Value, found: &mut Vec<&'a Number>, are_combined: &mut bool) {
-    match schema {
-        Value::Array(items) => {
-            items.iter().for_each(|item| collect_divisors(item, found, are_combined));
-        }
-        Value::Object(fields) => {
-            for (name, value) in fields.iter().filter(|(name, _)| !DATA.contains(&name.as_str())) {
-                *are_combined |= ["allOf", "anyOf", "oneOf", "$ref", "patternProperties"]
-                    .contains(&name.as_str());
-                match value {
-                    Value::Number(number) if name == "multipleOf" => found.push(number),
-                    _ => collect_divisors(value, found, are_combined),
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-/// A number as so many units of ten to the minus so many. `None` for those that are negative or too
-/// long.
-fn decimal(number: &Number) -> Option<(u128, u32)> {
-    let text = number.to_string();
-    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let fraction = fraction.trim_end_matches('0');
-    let units: u128 = format!("{whole}{fraction}").parse().ok()?;
-    let scale = fraction.len() as i32 - exponent.parse::<i32>().ok()?;
-    match u32::try_from(scale) {
-        Ok(scale) => Some((units, scale)),
-        Err(_) => Some((units.checked_mul(10_u128.checked_pow(scale.unsigned_abs())?)?, 0)),
-    }
-}
-
-fn gcd(a: u128, b: u128) -> u128 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// How deeply a value is nested.

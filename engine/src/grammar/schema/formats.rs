@@ -1,0 +1,118 @@
+//! Formats as regular expressions, and what published libraries write with look-around.
+
+/// A label of a host's name. Two hyphens in a row mean more than they say, and are left out.
+const LABEL: &str = "[a-zA-Z0-9](?:-?[a-zA-Z0-9]){0,30}";
+/// A year from 0001.
+const YEAR: &str = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)";
+/// A year with a 29th of February.
+const LEAP_YEAR: &str =
+    "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)";
+const TIME: &str = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])";
+const BYTE: &str = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+/// What stands in a path of a URI.
+const PCHAR: &str = "(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})";
+
+/// The values of `format` that are enforced. Any other restricts nothing.
+pub const FORMATS: [&str; 19] = [
+    "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4",
+    "ipv6", "uuid", "uuid1", "uuid3", "uuid4", "uuid5", "uuid7", "uri", "iri", "json-pointer",
+];
+
+/// What a text of this format looks like, from its begin to its end: never more than the standard
+/// allows, and where that is disputed, what readers agree on.
+pub(super) fn regex(format: &str) -> Option<String> {
+    let date = || {
+        let long = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])";
+        let short = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)";
+        let february = "02-(?:0[1-9]|1[0-9]|2[0-8])";
+        format!("(?:{YEAR}-(?:{long}|{short}|{february})|{LEAP_YEAR}-02-29)")
+    };
+    let uuid = |version: &str| {
+        let hex = "[0-9a-fA-F]";
+        format!("{hex}{{8}}-{hex}{{4}}-{version}{hex}{{3}}-[89abAB]{hex}{{3}}-{hex}{{12}}")
+    };
+    Some(match format {
+        "date-time" => format!("{}T{TIME}", date()),
+        "date" => date(),
+        "time" => TIME.to_owned(),
+        "duration" => duration("[0-9]{1,9}", "[0-9]{1,9}"),
+        "email" | "idn-email" => {
+            let word = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]{1,20}";
+            format!(r"{word}(?:\.{word}){{0,2}}@(?:{LABEL}\.){{1,3}}[a-zA-Z]{{2,24}}")
+        }
+        "hostname" | "idn-hostname" => format!(r"{LABEL}(?:\.{LABEL}){{0,4}}"),
+        "ipv4" => format!(r"(?:{BYTE}\.){{3}}{BYTE}"),
+        "ipv6" => ipv6(),
+        "uuid" => {
+            let hex = "[0-9a-fA-F]";
+            format!("{hex}{{8}}-(?:{hex}{{4}}-){{3}}{hex}{{12}}")
+        }
+        "uuid1" => uuid("1"),
+        "uuid3" => uuid("3"),
+        "uuid4" => uuid("4"),
+        "uuid5" => uuid("5"),
+        "uuid7" => uuid("7"),
+        "uri" | "iri" => {
+            let host = format!(r"{LABEL}(?:\.{LABEL}){{0,4}}(?::[1-9][0-9]{{0,3}})?(?:/{PCHAR}*)*");
+            let tail = format!(r"(?:\?(?:{PCHAR}|[/?])*)?(?:#(?:{PCHAR}|[/?])*)?");
+            format!("[a-zA-Z][a-zA-Z0-9+.-]{{1,11}}:(?://{host}|{PCHAR}(?:{PCHAR}|/)*){tail}")
+        }
+        "json-pointer" => r"(?:/(?:[^~/]|~[01])*)*".to_owned(),
+        _ => return None,
+    })
+}
+
+/// `number` and `last`: of all parts, and of seconds.
+fn duration(number: &str, last: &str) -> String {
+    let parts = |[first, second]: [&str; 2], third: &str, third_number: &str| {
+        let third = format!("{third_number}{third}");
+        format!(
+            "(?:{number}{first}(?:{number}{second}(?:{third})?)?|{number}{second}(?:{third})?|{third})"
+        )
+    };
+    let date = parts(["Y", "M"], "D", number);
+    let time = parts(["H", "M"], "S", last);
+    format!("P(?:{number}W|{date}(?:T{time})?|T{time})")
+}
+
+fn ipv6() -> String {
+    let hex = "[0-9a-fA-F]{1,4}";
+    let mut forms = vec![format!("(?:{hex}:){{7}}{hex}")];
+    // The gap stands for two groups at least.
+    for before in 0..=6 {
+        let head = match before {
+            0 => String::new(),
+            1 => hex.to_owned(),
+            n => format!("{hex}(?::{hex}){{{}}}", n - 1),
+        };
+        let most = 5usize.saturating_sub(before);
+        let tail = match 6 - before {
+            0 => String::new(),
+            _ => format!("(?:{hex}(?::{hex}){{0,{most}}})?"),
+        };
+        forms.push(format!("{head}::{tail}"));
+    }
+    format!("(?:{})", forms.join("|"))
+}
+
+/// Patterns that libraries write into every schema of a kind, with look-around; and the same without.
+pub(super) fn published(pattern: &str) -> Option<String> {
+    const EMAIL: &str = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$";
+    const DURATION: &str = r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$";
+    match pattern {
+        EMAIL => Some(
+            r"^(?:[A-Za-z0-9_'+-]+\.)*[A-Za-z0-9_'+-]*[A-Za-z0-9_+-]@(?:[A-Za-z0-9][A-Za-z0-9-]*\.)+[A-Za-z]{2,}$"
+                .to_owned(),
+        ),
+        DURATION => {
+            // Any of the parts may be left out, but not all of a side.
+            let date = "(?:[0-9]+Y(?:[0-9]+M)?(?:[0-9]+D)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)";
+            let second = "[0-9]+(?:[.,][0-9]+)?S";
+            let time = format!(
+                "T(?:[0-9]+H(?:[0-9]+M)?(?:{second})?|[0-9]+M(?:{second})?|{second})"
+            );
+            Some(format!("^P(?:[0-9]+W|{date}(?:{time})?|{time})$"))
+        }
+        _ => None,
+    }
+}

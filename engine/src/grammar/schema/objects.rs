@@ -1,0 +1,179 @@
+//! Properties of objects.
+
+use serde_json::{Map, Value, json};
+
+use super::keywords::row;
+use super::rewrite::{Parts, is_true};
+use super::types::Types;
+use super::{Pass, Place, wrong};
+use crate::grammar::GrammarError;
+
+/// The properties that an object may have, each with its schema.
+pub(super) struct Properties {
+    pub(super) declared: Map<String, Value>,
+    /// Regular expressions of names. What a declared name matches holds beside its own schema.
+    pub(super) patterns: Vec<(String, Value)>,
+    /// All others.
+    pub(super) others: Value,
+    pub(super) required: Vec<String>,
+}
+
+impl Properties {
+    /// Whether there may be names that are not declared.
+    pub(super) fn is_open(&self) -> bool {
+        let all = self.patterns.iter().map(|(_, schema)| schema).chain([&self.others]);
+        all.into_iter().any(|schema| *schema != Value::Bool(false))
+    }
+
+    /// What holds for a name that is not declared, by the patterns and `others`.
+    pub(super) fn undeclared(&self, name: &str) -> Value {
+        let matching = self.patterns.iter().filter(|(regex, _)| super::automaton::matches(regex, name));
+        let all: Vec<Value> = matching.map(|(_, schema)| schema.clone()).collect();
+        match all.len() {
+            0 => self.others.clone(),
+            1 => all.into_iter().next().unwrap_or(Value::Bool(true)),
+            _ => json!({"allOf": all}),
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// All keywords of objects.
+    pub(super) fn object(
+        &mut self,
+        fields: &Map<String, Value>,
+        parts: &mut Parts,
+        place: &Place<'_>,
+    ) -> Result<(), GrammarError> {
+        if !parts.types.has(Types::OBJECT) {
+            return Ok(());
+        }
+        let mut properties = Properties {
+            declared: self.map(fields, "properties", place)?,
+            patterns: self.patterns(fields, place)?,
+            others: self.others(fields, place)?,
+            required: required(fields, place)?,
+        };
+        let mut most = self.count(fields, "maxProperties", place)?;
+        if !self.names(fields, &mut properties, place)? {
+            most = Some(0);
+        }
+        self.tell_patterns_apart(&mut properties, place)?;
+        let least = self.count(fields, "minProperties", place)?.unwrap_or(0);
+        self.counts(&properties, (least, most), parts, place)?;
+        self.dependencies(fields, parts, place)?;
+        let Properties { declared, patterns, others, required } = properties;
+        let mut put = |name: &str, value: Value, is_needed: bool| {
+            if is_needed {
+                parts.own.insert(name.to_owned(), value);
+            }
+        };
+        put("required", required.clone().into(), !required.is_empty());
+        let has_declared = !declared.is_empty();
+        put("properties", Value::Object(declared), has_declared);
+        let has_patterns = !patterns.is_empty();
+        put("patternProperties", Value::Object(patterns.into_iter().collect()), has_patterns);
+        let is_needed = others != Value::Bool(true);
+        put("additionalProperties", others, is_needed);
+        Ok(())
+    }
+
+    /// Schemas under names.
+    fn map(
+        &mut self,
+        fields: &Map<String, Value>,
+        name: &str,
+        place: &Place<'_>,
+    ) -> Result<Map<String, Value>, GrammarError> {
+        let Some(value) = fields.get(name) else { return Ok(Map::new()) };
+        let place = place.field(name);
+        let map = value.as_object().ok_or_else(|| wrong(&place, "an object of schemas is needed"))?;
+        let step = |(name, schema): (&String, &Value)| {
+            Ok((name.clone(), self.schema(schema, &place.field(name))?))
+        };
+        map.iter().map(step).collect()
+    }
+
+    fn patterns(
+        &mut self,
+        fields: &Map<String, Value>,
+        place: &Place<'_>,
+    ) -> Result<Vec<(String, Value)>, GrammarError> {
+        let schemas = self.map(fields, "patternProperties", place)?;
+        let place = place.field("patternProperties");
+        let mut all = Vec::new();
+        for (pattern, schema) in schemas {
+            if let Some(regex) = self.regex(&pattern, &place.field(&pattern))? {
+                all.push((regex, schema));
+            }
+        }
+        Ok(all)
+    }
+
+    /// `additionalProperties`, or `unevaluatedProperties` where it means the same.
+    fn others(
+        &mut self,
+        fields: &Map<String, Value>,
+        place: &Place<'_>,
+    ) -> Result<Value, GrammarError> {
+        if let Some(others) = fields.get("additionalProperties") {
+            return self.schema(others, &place.field("additionalProperties"));
+        }
+        let name = "unevaluatedProperties";
+        let Some(others) = fields.get(name).filter(|others| !is_true(others)) else {
+            return Ok(Value::Bool(true));
+        };
+        // Names that `allOf` and `$ref` evaluate are put in by `evaluated`.
+        let evaluates = ["anyOf", "oneOf", "if", "dependentSchemas", "$dynamicRef", "allOf", "$ref"];
+        if evaluates.iter().any(|name| fields.contains_key(*name)) {
+            self.cannot(place, name, row(name).map_or("", |row| row.says))?;
+            return Ok(Value::Bool(true));
+        }
+        self.schema(others, &place.field(name))
+    }
+
+    /// What has to hold when a property is there.
+    fn dependencies(
+        &mut self,
+        fields: &Map<String, Value>,
+        parts: &mut Parts,
+        place: &Place<'_>,
+    ) -> Result<(), GrammarError> {
+        for keyword in ["dependentRequired", "dependentSchemas", "dependencies"] {
+            let Some(value) = fields.get(keyword) else { continue };
+            let place = place.field(keyword);
+            let map = value.as_object().ok_or_else(|| wrong(&place, "an object is needed"))?;
+            for (name, needed) in map {
+                let place = place.field(name);
+                let needed = match needed {
+                    Value::Array(_) => json!({"required": needed}),
+                    schema => self.schema(schema, &place)?,
+                };
+                if needed == Value::Bool(true) || needed == json!({"required": []}) {
+                    continue;
+                }
+                let without = json!({"properties": {name: false}});
+                let with = json!({"allOf": [{"required": [name]}, needed]});
+                parts.also.push(json!({"anyOf": [without, with]}));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn required(
+    fields: &Map<String, Value>,
+    place: &Place<'_>,
+) -> Result<Vec<String>, GrammarError> {
+    let Some(value) = fields.get("required") else { return Ok(Vec::new()) };
+    let place = place.field("required");
+    let wrong = || wrong(&place, "a list of names is needed");
+    let mut names: Vec<String> = Vec::new();
+    for name in value.as_array().ok_or_else(wrong)? {
+        let name = name.as_str().ok_or_else(wrong)?;
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}

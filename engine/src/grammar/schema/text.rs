@@ -1,0 +1,328 @@
+//! Strings: lengths, patterns, formats.
+
+use serde_json::{Map, Value, json};
+
+use super::automaton::{Combined, combine};
+use super::rewrite::Parts;
+use super::types::Types;
+use super::{Pass, Place, formats, wrong};
+use crate::grammar::GrammarError;
+
+impl Pass<'_> {
+    /// `minLength`, `maxLength`, `pattern` and `format`.
+    pub(super) fn text(
+        &mut self,
+        fields: &Map<String, Value>,
+        parts: &mut Parts,
+        place: &Place<'_>,
+    ) -> Result<(), GrammarError> {
+        if !parts.types.has(Types::STRING) {
+            return Ok(());
+        }
+        let least = self.count(fields, "minLength", place)?.filter(|least| *least > 0);
+        let most = self.count(fields, "maxLength", place)?;
+        if let (Some(least), Some(most)) = (least, most)
+            && least > most
+        {
+            parts.types = parts.types.without(Types::STRING);
+            if parts.types == Types::NONE {
+                parts.also.push(self.nothing(place, "minLength is more than maxLength"));
+            }
+            return Ok(());
+        }
+        for (name, count) in [("minLength", least), ("maxLength", most)] {
+            if let Some(count) = count {
+                parts.own.insert(name.to_owned(), count.into());
+            }
+        }
+        let mut patterns: Vec<String> = self.pattern(fields, place)?.into_iter().collect();
+        if let Some(format) = fields.get("format") {
+            let place = place.field("format");
+            let format = format.as_str().ok_or_else(|| wrong(&place, "a format is a string"))?;
+            patterns.extend(formats::regex(format).map(|regex| format!("^(?:{regex})$")));
+        }
+        let mut patterns = patterns.into_iter();
+        if let Some(pattern) = patterns.next() {
+            parts.own.insert("pattern".to_owned(), pattern.into());
+        }
+        let is_text = parts.types == Types::STRING;
+        parts.also.extend(patterns.map(|pattern| match is_text {
+            true => json!({"type": "string", "pattern": pattern}),
+            false => json!({"pattern": pattern}),
+        }));
+        Ok(())
+    }
+
+    /// The regular expression of `pattern`, as llguidance reads it.
+    pub(super) fn pattern(
+        &self,
+        fields: &Map<String, Value>,
+        place: &Place<'_>,
+    ) -> Result<Option<String>, GrammarError> {
+        let Some(pattern) = fields.get("pattern") else { return Ok(None) };
+        let named = place.field("pattern");
+        let pattern = pattern.as_str().ok_or_else(|| wrong(&named, "a pattern is a string"))?;
+        self.regex(pattern, place)
+    }
+
+    /// A regular expression as JSON Schema has them (ECMAScript's), in Rust's syntax. `None`: it is
+    /// overlooked.
+    pub(super) fn regex(
+        &self,
+        pattern: &str,
+        place: &Place<'_>,
+    ) -> Result<Option<String>, GrammarError> {
+        match read(pattern) {
+            Ok(regex) => Ok(Some(regex)),
+            Err(Unread::Wrong(what)) => Err(wrong(&place.field("pattern"), what)),
+            Err(Unread::Unknown(why)) => self.cannot(place, "pattern", why).map(|()| None),
+        }
+    }
+}
+
+/// Why a regular expression is not read.
+enum Unread {
+    /// It is none.
+    Wrong(String),
+    /// It asks for what cannot be enforced.
+    Unknown(&'static str),
+}
+
+const LOOK_AROUND: &str = "look-around can be read only at the beginning, right after '^', and ahead";
+
+fn read(pattern: &str) -> Result<String, Unread> {
+    if let Some(same) = formats::published(pattern) {
+        return Ok(same);
+    }
+    let (ahead, rest) = looks_ahead(pattern)?;
+    let regex = translated(rest)?;
+    if !ahead.is_empty() && has_choice(rest) {
+        return Err(Unread::Unknown(LOOK_AROUND));
+    }
+    let regex = match ahead.is_empty() {
+        true => regex,
+        false => {
+            let (mut must, mut never) = (vec![format!("^{regex}")], Vec::new());
+            for (is_wanted, inner) in ahead {
+                let inner = format!("^(?:{})", translated(inner)?);
+                if is_wanted { must.push(inner) } else { never.push(inner) }
+            }
+            match combine(&must, &never) {
+                Ok(Combined::Text(regex)) => regex,
+                Ok(Combined::Nothing) => {
+                    return Err(Unread::Wrong("no text matches the pattern".to_owned()));
+                }
+                Ok(Combined::TooComplex) => {
+                    return Err(Unread::Unknown("what it looks ahead for is too complex"));
+                }
+                Err(error) => return Err(Unread::Wrong(error)),
+            }
+        }
+    };
+    match super::automaton::check(&regex) {
+        Ok(()) => Ok(regex),
+        Err(error) if error.contains("lookarounds") => Err(Unread::Unknown(
+            "'^' and '$' can be read only where the text begins and ends, and word boundaries not at all",
+        )),
+        Err(error) => Err(Unread::Wrong(error)),
+    }
+}
+
+/// What stands ahead right after `^`: whether it must be there, and its expression. And the rest.
+fn looks_ahead(pattern: &str) -> Result<(Vec<(bool, &str)>, &str), Unread> {
+    let Some(mut rest) = pattern.strip_prefix('^') else { return Ok((Vec::new(), pattern)) };
+    let mut ahead = Vec::new();
+    while let Some(is_wanted) = [("(?=", true), ("(?!", false)]
+        .iter()
+        .find_map(|(open, wanted)| rest.starts_with(open).then_some(*wanted))
+    {
+        let unclosed = || Unread::Wrong("a bracket of the pattern is not closed".to_owned());
+        let end = closing(rest).ok_or_else(unclosed)?;
+        ahead.push((is_wanted, &rest[3..end]));
+        rest = &rest[end + 1..];
+    }
+    if ahead.is_empty() { Ok((ahead, pattern)) } else { Ok((ahead, rest)) }
+}
+
+/// Goes through a pattern outside of classes and escapes, with how deep in brackets it is.
+fn walk(pattern: &str, mut found: impl FnMut(char, usize) -> bool) -> Option<usize> {
+    let (mut depth, mut in_class, mut is_escaped) = (0usize, false, false);
+    for (at, c) in pattern.char_indices() {
+        match c {
+            _ if is_escaped => {
+                is_escaped = false;
+                continue;
+            }
+            '\\' => {
+                is_escaped = true;
+                continue;
+            }
+            ']' => in_class = false,
+            _ if in_class => continue,
+            '[' => in_class = true,
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if found(c, depth) {
+            return Some(at);
+        }
+    }
+    None
+}
+
+/// Where the bracket closes that opens first.
+fn closing(pattern: &str) -> Option<usize> {
+    walk(pattern, |c, depth| c == ')' && depth == 0)
+}
+
+/// Whether the pattern is a choice.
+fn has_choice(pattern: &str) -> bool {
+    walk(pattern, |c, depth| c == '|' && depth == 0).is_some()
+}
+
+/// ECMAScript's white space.
+const SPACES: &str = r"\t\n\x0B\x0C\r\x20\u{A0}\u{1680}\u{2000}-\u{200A}\u{2028}\u{2029}\u{202F}\u{205F}\u{3000}\u{FEFF}";
+
+/// An expression of ECMAScript's in Rust's syntax.
+fn translated(pattern: &str) -> Result<String, Unread> {
+    let chars: Vec<char> = pattern.chars().collect();
+    let (mut regex, mut at, mut in_class, mut is_counting) = (String::new(), 0, false, false);
+    while let Some(&c) = chars.get(at) {
+        let rest = &chars[at + 1..];
+        at += 1;
+        match c {
+            '\\' => at += escape(rest, in_class, &mut regex)?,
+            ']' if in_class => {
+                in_class = false;
+                regex.push(']');
+            }
+            '[' if in_class => regex.push_str(r"\["),
+            '&' | '~' if in_class => regex.extend(['\\', c]),
+            c if in_class => regex.push(c),
+            '[' => match rest {
+                ['^', ']', ..] => {
+                    regex.push_str("(?s:.)");
+                    at += 2;
+                }
+                [']', ..] => return Err(Unread::Wrong("a class without characters".to_owned())),
+                ['^', ..] => {
+                    regex.push_str("[^");
+                    at += 1;
+                    in_class = true;
+                }
+                _ => {
+                    regex.push('[');
+                    in_class = true;
+                }
+            },
+            '.' => regex.push_str(r"[^\n\r\u{2028}\u{2029}]"),
+            '(' => at += group(rest, &mut regex)?,
+            '{' if is_count(rest) => {
+                is_counting = true;
+                regex.push('{');
+            }
+            '}' if is_counting => {
+                is_counting = false;
+                regex.push('}');
+            }
+            '{' | '}' => regex.extend(['\\', c]),
+            c => regex.push(c),
+        }
+    }
+    Ok(regex)
+}
+
+/// Whether `{` is followed by how often something comes.
+fn is_count(rest: &[char]) -> bool {
+    let end = rest.iter().position(|c| *c == '}').unwrap_or(0);
+    let inner = &rest[..end];
+    inner.first().is_some_and(char::is_ascii_digit)
+        && inner.iter().all(|c| c.is_ascii_digit() || *c == ',')
+}
+
+/// What follows `(`; says how many characters were read.
+fn group(rest: &[char], regex: &mut String) -> Result<usize, Unread> {
+    match rest {
+        ['?', '=' | '!', ..] | ['?', '<', '=' | '!', ..] => Err(Unread::Unknown(LOOK_AROUND)),
+        // Names of groups mean something else to llguidance.
+        ['?', '<', ..] | ['?', 'P', '<', ..] => {
+            let end = rest.iter().position(|c| *c == '>');
+            let unnamed = || Unread::Wrong("the name of a group does not end".to_owned());
+            regex.push_str("(?:");
+            Ok(end.ok_or_else(unnamed)? + 1)
+        }
+        ['?', ..] => {
+            regex.push_str("(?");
+            Ok(1)
+        }
+        _ => {
+            regex.push_str("(?:");
+            Ok(0)
+        }
+    }
+}
+
+/// What follows a backslash; says how many characters were read.
+fn escape(rest: &[char], in_class: bool, regex: &mut String) -> Result<usize, Unread> {
+    let Some(&c) = rest.first() else {
+        return Err(Unread::Wrong("the pattern ends in a backslash".to_owned()));
+    };
+    let mut class = |what: &str, is_not: bool| {
+        let brackets = match (in_class, is_not) {
+            (true, false) => ["", ""],
+            (_, true) => ["[^", "]"],
+            (false, false) => ["[", "]"],
+        };
+        regex.push_str(brackets[0]);
+        regex.push_str(what);
+        regex.push_str(brackets[1]);
+    };
+    match c {
+        'd' | 'D' => class("0-9", c == 'D'),
+        'w' | 'W' => class("0-9A-Za-z_", c == 'W'),
+        's' | 'S' => class(SPACES, c == 'S'),
+        'b' if in_class => regex.push_str(r"\x08"),
+        'b' | 'B' => return Err(Unread::Unknown("word boundaries cannot be read")),
+        '0' => regex.push_str(r"\x00"),
+        '1'..='9' | 'k' => return Err(Unread::Unknown("backreferences cannot be read")),
+        'c' => {
+            let letter = rest.get(1).filter(|c| c.is_ascii_alphabetic());
+            let letter = letter.ok_or_else(|| Unread::Wrong(r"\c without a letter".to_owned()))?;
+            regex.push_str(&format!(r"\x{:02X}", *letter as u32 % 32));
+            return Ok(2);
+        }
+        'u' if rest.get(1) != Some(&'{') => return code_units(rest, regex),
+        'n' | 'r' | 't' | 'f' | 'v' | 'x' | 'u' => regex.extend(['\\', c]),
+        'p' | 'P' => {
+            // Its name is Rust's too, and its brackets are not ours.
+            let end = rest.iter().position(|c| *c == '}').unwrap_or(0);
+            regex.push('\\');
+            regex.extend(&rest[..=end]);
+            return Ok(end + 1);
+        }
+        c if c.is_ascii_punctuation() && !matches!(c, '<' | '>') => regex.extend(['\\', c]),
+        c => regex.push(c),
+    }
+    Ok(1)
+}
+
+/// `\uXXXX`, twice for characters beyond the first plane.
+fn code_units(rest: &[char], regex: &mut String) -> Result<usize, Unread> {
+    let unit = |rest: &[char]| {
+        let digits: String = rest.get(1..5)?.iter().collect();
+        u16::from_str_radix(&digits, 16).ok().filter(|_| rest[0] == 'u')
+    };
+    let wrong = || Unread::Wrong(r"\u without the code of a character".to_owned());
+    let first = unit(rest).ok_or_else(wrong)?;
+    let second = rest.get(5).filter(|c| **c == '\\').and_then(|_| unit(rest.get(6..)?));
+    let units: Vec<u16> = [Some(first), second].into_iter().flatten().collect();
+    match char::decode_utf16(units).next() {
+        Some(Ok(c)) => {
+            regex.push_str(&format!(r"\u{{{:X}}}", c as u32));
+            Ok(if c as u32 > 0xFFFF { 11 } else { 5 })
+        }
+        _ => Err(wrong()),
+    }
+}
+
