@@ -68,4 +68,4 @@ pub use reuse::{Cause, Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};
 pub use template::{ChatInputs, ChatTemplate, template_json};
 pub use thoughts::ThinkingBudget;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, fuzz as tokenizer_fuzz};

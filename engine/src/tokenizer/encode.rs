@@ -82,7 +82,19 @@ impl Tokenizer {
         most_tokens: usize,
         wanted: &dyn Fn() -> bool,
     ) -> Result<Vec<u32>, TokenizeError> {
-        let deadline = Instant::now() + Duration::from_secs(limits::ENCODE_SECS);
+        let limit = Duration::from_secs(limits::ENCODE_SECS);
+        self.encode_until(Instant::now() + limit, text, add_special_tokens, most_tokens, wanted)
+    }
+
+    /// The same with a limit of time of one's own.
+    pub(super) fn encode_until(
+        &self,
+        deadline: Instant,
+        text: &str,
+        add_special_tokens: bool,
+        most_tokens: usize,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<u32>, TokenizeError> {
         let job = Job { inner: &self.inner, deadline, wanted, most_tokens };
         job.run(text, add_special_tokens)
     }

@@ -9,6 +9,7 @@
 
 mod checks;
 mod encode;
+pub mod fuzz;
 mod guard;
 mod table;
 
