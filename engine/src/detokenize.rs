@@ -4,25 +4,18 @@ use std::sync::Arc;
 
 use crate::tokenizer::Tokenizer;
 
-/// The character that a decoder puts where bytes are no valid UTF-8 (yet).
-const REPLACEMENT: char = '\u{fffd}';
-
-/// Turns a stream of token ids into text.
-///
-/// A token's text depends on those before it (leading spaces, characters spread over tokens), so a
-/// short window is decoded twice, without and with the new token; the difference is the new text. It
-/// is held back while it ends inside a character.
+/// Turns a stream of token ids into text: what each adds stands in the tokenizer's table, and is held back while
+/// it ends inside a character. Bytes that can be no character any more become U+FFFD.
 ///
 /// Special tokens have no text, unless they are markers: those the request wants to see.
 #[derive(Debug)]
 pub(crate) struct Detokenizer {
     tokenizer: Tokenizer,
     markers: Arc<[u32]>,
-    window: Vec<u32>,
-    /// Tokens of the window whose text has been given out.
-    given: usize,
-    /// The text of those.
-    given_text: String,
+    /// The beginning of a character.
+    held: Vec<u8>,
+    /// Nothing was given out yet: the beginning of a text may lose a space.
+    at_start: bool,
 }
 
 /// What a token adds.
@@ -34,58 +27,56 @@ pub(crate) struct Piece {
     pub(crate) marker: Option<String>,
 }
 
-/// A character has at most four bytes; when so many tokens in a row gave no whole character, the
-/// bytes are broken for good.
-const MAX_HELD_TOKENS: usize = 16;
-
 impl Detokenizer {
+    /// For a text of its own.
     pub(crate) fn new(tokenizer: Tokenizer, markers: Arc<[u32]>) -> Self {
-        Self { tokenizer, markers, window: Vec::new(), given: 0, given_text: String::new() }
+        Self { tokenizer, markers, held: Vec::new(), at_start: true }
+    }
+
+    /// For a text that goes on from another one.
+    pub(crate) fn going_on(tokenizer: Tokenizer, markers: Arc<[u32]>) -> Self {
+        Self { at_start: false, ..Self::new(tokenizer, markers) }
     }
 
     /// What `id` adds.
     pub(crate) fn push(&mut self, id: u32) -> Piece {
         if self.markers.contains(&id) {
             let text = self.finish();
-            // It stays as the context of what follows, which is not the beginning of a text.
-            self.window.push(id);
-            self.given = 1;
-            self.given_text = self.decode(&self.window);
-            return Piece { text, marker: Some(self.given_text.clone()) };
+            self.at_start = false;
+            return Piece { text, marker: Some(self.tokenizer.own_text(id)) };
         }
         if self.tokenizer.is_special(id) {
             return Piece::default();
         }
-        self.window.push(id);
-        let text = self.decode(&self.window);
-        let held = self.window.len() - self.given;
-        if text.ends_with(REPLACEMENT) && held < MAX_HELD_TOKENS {
-            return Piece::default();
-        }
-        let new = self.new_text(&text);
-        // Keep only the tokens just given as the context of the next ones.
-        self.window.drain(..self.given);
-        self.given = self.window.len();
-        self.given_text = self.decode(&self.window);
-        Piece { text: new, marker: None }
+        let bytes = self.tokenizer.bytes(id);
+        let lost = if self.at_start { self.tokenizer.leading_bytes(bytes) } else { 0 };
+        self.at_start &= bytes.is_empty();
+        self.held.extend(&bytes[lost..]);
+        Piece { text: self.whole_characters(), marker: None }
     }
 
     /// The text still held back, when no more tokens come.
     pub(crate) fn finish(&mut self) -> String {
-        let text = self.decode(&self.window);
-        let new = self.new_text(&text);
-        self.window.clear();
-        self.given = 0;
-        self.given_text.clear();
-        new
+        let text = String::from_utf8_lossy(&self.held).into_owned();
+        self.held.clear();
+        text
     }
 
-    fn new_text(&self, text: &str) -> String {
-        text.get(self.given_text.len()..).unwrap_or_default().to_owned()
-    }
-
-    fn decode(&self, ids: &[u32]) -> String {
-        // Ids come from the model's own vocabulary; a decoder that fails on them has no text.
-        self.tokenizer.decode(ids, false).unwrap_or_default()
+    fn whole_characters(&mut self) -> String {
+        let mut text = String::new();
+        let mut begun = 0;
+        for chunk in self.held.utf8_chunks() {
+            text.push_str(chunk.valid());
+            begun = chunk.invalid().len();
+            // Only the last can be a character that has begun.
+            let is_last = chunk.invalid().as_ptr_range().end == self.held.as_ptr_range().end;
+            let can_go_on = is_last && std::str::from_utf8(chunk.invalid()).is_err_and(|e| e.error_len().is_none());
+            if begun > 0 && !can_go_on {
+                text.push(char::REPLACEMENT_CHARACTER);
+                begun = 0;
+            }
+        }
+        self.held.drain(..self.held.len() - begun);
+        text
     }
 }

@@ -147,10 +147,39 @@ pub enum GenerateError {
     ShuttingDown,
 }
 
-/// Text that cannot become tokens, or tokens that cannot become text.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("tokenizer: {0}")]
-pub struct TokenizeError(pub(crate) String);
+/// Text that cannot become tokens.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizeError {
+    /// The tokenizer fails on this text.
+    #[error("the model's tokenizer cannot encode this text: {0}")]
+    Refused(String),
+    /// The text has far more tokens than there is room for; the rest of it was not counted.
+    #[error("the text has {tokens} tokens or more, and the context limit is {most_tokens}")]
+    TooManyTokens {
+        /// Tokens counted so far.
+        tokens: usize,
+        /// The context, prompt and answer together.
+        most_tokens: usize,
+    },
+    /// The text has more bytes than are encoded for a model of this context.
+    #[error("the text has {bytes} bytes, and at most {most_bytes} are encoded for this model's context")]
+    TooManyBytes {
+        /// Bytes of the text, as it came or as the tokenizer's normalizer leaves it.
+        bytes: usize,
+        /// The limit.
+        most_bytes: usize,
+    },
+    /// It took too long, or a text before it has taken too long and is not done.
+    #[error("the model's tokenizer takes too long; it is given no other text until it is done")]
+    TooSlow,
+    /// Nobody waits for it any more.
+    #[error("the request was abandoned")]
+    Unwanted,
+    /// The system gave no thread.
+    #[error("the system gave no thread to encode on: {0}")]
+    NoThread(String),
+}
 
 /// A chat template that refused the conversation, or is itself wrong.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

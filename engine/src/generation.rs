@@ -47,6 +47,9 @@ pub struct GenerateRequest {
     /// Tokens that structure the answer, such as `<tool_call>`: their text is kept and marked, while
     /// other special tokens have none. See [`crate::OutputParser::markers`].
     pub markers: Arc<[u32]>,
+    /// The answer is the rest of a text that the prompt began, so that its first word keeps its space. An answer
+    /// with a grammar keeps it as well: a grammar allows what a token adds.
+    pub goes_on: bool,
 }
 
 /// A step of a generation, in order: any number of `Delta`, then exactly one `Done` or `Failed`.
@@ -239,9 +242,14 @@ impl Generation {
         eos: Arc<[u32]>,
         phase: Arc<PhaseCell>,
     ) -> Self {
+        let markers = Arc::clone(&request.markers);
+        let detokenizer = match request.goes_on || request.grammar.is_some() {
+            true => Detokenizer::going_on(tokenizer, markers),
+            false => Detokenizer::new(tokenizer, markers),
+        };
         Self {
             receiver,
-            detokenizer: Detokenizer::new(tokenizer, Arc::clone(&request.markers)),
+            detokenizer,
             stop: StopMatcher::new(request.stop.clone()),
             eos: if request.ignore_eos { Arc::new([]) } else { eos },
             pending: Vec::new(),

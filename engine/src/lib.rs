@@ -68,5 +68,5 @@ pub use reuse::{Cause, Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};
 pub use template::{ChatInputs, ChatTemplate, EFFORTS, TakenArguments, Takes, template_json};
 pub use thoughts::ThinkingBudget;
-pub use tokenizer::Tokenizer;
 pub use weights::{NoWeightFiles, WeightFiles, choose_weight_files};
+pub use tokenizer::{Tokenizer, fuzz as tokenizer_fuzz};

@@ -106,4 +106,41 @@ limits! {
     GRAMMAR_LEVELS: usize = 64, Levels, Request, "400 (E13)", "a_grammar_at_its_limits";
     /// The texts to choose from.
     GRAMMAR_CHOICES: usize = 4096, Count, Request, "400 (E13)", "a_grammar_at_its_limits";
+    /// The number of tokens of a vocabulary. Real ones have under 300,000.
+    VOCABULARY_TOKENS: u64 = 1 << 21, Count, ModelFolder, "the model is refused", "a_vocabulary_at_its_limits";
+    /// The number of merges of a vocabulary. Real ones have under 600,000.
+    VOCABULARY_MERGES: u64 = 1 << 22, Count, ModelFolder, "the model is refused", "a_vocabulary_at_its_limits";
+    /// The largest id of a token.
+    TOKEN_ID: u64 = (1 << 24) - 1, Count, ModelFolder, "the model is refused", "a_vocabulary_at_its_limits";
+    /// The bytes of a token in tokenizer.json. Real ones are under 1,000.
+    TOKEN_BYTES: u64 = 4096, Bytes, ModelFolder, "the model is refused", "a_vocabulary_at_its_limits";
+    /// What all tokens of a vocabulary stand for together.
+    VOCABULARY_BYTES: u64 = 128 << 20, Bytes, ModelFolder, "the model is refused", "the_text_of_a_vocabulary_at_its_limit";
+    /// `max_input_chars_per_word`, past which a word is one unknown token.
+    WORD_CHARS: u64 = 1000, Count, ModelFolder, "the model is refused", "a_vocabulary_at_its_limits";
+    /// The steps of a tokenizer's normalizer, and of each of its other components.
+    TOKENIZER_STEPS: u64 = 64, Count, ModelFolder, "the model is refused", "the_steps_of_a_tokenizer_at_their_limits";
+    /// The nesting of sequences of such steps.
+    TOKENIZER_NESTING: u64 = 8, Levels, ModelFolder, "the model is refused", "the_steps_of_a_tokenizer_at_their_limits";
+    /// The bytes of a pattern that a tokenizer splits or replaces by.
+    PATTERN_BYTES: u64 = 16 << 10, Bytes, ModelFolder, "the model is refused", "the_steps_of_a_tokenizer_at_their_limits";
+    /// The bytes that a tokenizer's normalizer and pre_tokenizer may make of one byte.
+    TEXT_GROWTH: u64 = 1024, Bytes, ModelFolder, "the model is refused", "the_growth_of_a_text_at_its_limit";
+    /// The bytes that a tokenizer's decoder may make of one byte.
+    TOKEN_GROWTH: u64 = 64, Bytes, ModelFolder, "the model is refused", "the_growth_of_a_token_at_its_limit";
+    /// The tokens that a tokenizer's post_processor puts around a text.
+    TOKENS_AROUND_TEXT: u64 = 64, Count, ModelFolder, "the model is refused", "the_tokens_around_a_text_at_their_limit";
+    /// The time in which a tokenizer.json is read.
+    TOKENIZER_LOAD_SECS: u64 = 120, Seconds, ModelFolder, "the model is refused", "what_is_too_slow_is_left_behind";
+    /// The time in which a prompt's text becomes tokens, waiting for others included.
+    ENCODE_SECS: u64 = 120, Seconds, Request, "500; until the text is done the model refuses others", "what_is_too_slow_is_left_behind";
+    /// The texts that one model's tokenizer encodes at a time.
+    ENCODES_AT_ONCE: usize = 4, Count, Request, "the request waits", "no_more_than_so_many_are_encoded_at_once";
+    /// The bytes of a prompt's text, or 8 for each token of the context where that is more.
+    PROMPT_TEXT_BYTES: usize = 4 << 20, Bytes, Request, "400", "a_text_at_its_limit";
+    /// The bytes of a text that is encoded without being counted first, in pieces.
+    UNCOUNTED_TEXT_BYTES: usize = 1 << 20, Bytes, Request, "the text is counted first", "a_text_is_counted_past_its_limit";
+    /// The bytes that normalizer and pre_tokenizer make of a prompt's text, or 32 for each token of the context
+    /// where that is more.
+    NORMALIZED_TEXT_BYTES: usize = 16 << 20, Bytes, Request, "400", "a_text_that_grows_at_its_limit";
 }

@@ -11,6 +11,7 @@ use crate::bridge;
 use crate::engine::EngineConfig;
 use crate::loaded::Loaded;
 use crate::schedule::Memory;
+use crate::tokenizer;
 
 /// How often the system is asked how it does.
 const POLL: Duration = Duration::from_secs(1);
@@ -130,7 +131,8 @@ impl Account {
 
     /// Everything but the rows' own.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.weight_bytes() + self.live_bytes + self.ram_tier_bytes + self.step_bytes()
+        let held = self.weight_bytes() + self.live_bytes + self.ram_tier_bytes;
+        held + self.step_bytes() + tokenizer::bytes_in_use()
     }
 
     /// What can be given back without anybody waiting longer than for a computation.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use crate::engine::{Engine, ModelId};
-use crate::error::{LoadError, SubmitError};
+use crate::error::{LoadError, SubmitError, TokenizeError};
 use crate::generation::{GenerateRequest, Generation};
 use crate::grammar::{Grammar, GrammarError, Pattern, Vocabulary};
 use crate::models::{ConfigFile, rope_type, text_fields};
@@ -168,6 +168,20 @@ impl Model {
         let room = self.inner.engine.room_beside(self.inner.info.weight_bytes);
         let fits = room.map_or(usize::MAX, |room| self.inner.cost.tokens_in(room));
         self.inner.info.context_tokens.min(fits)
+    }
+
+    /// Token ids of a prompt's text, unless it has far more than the context: see
+    /// [`Tokenizer::encode_within`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn encode(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<u32>, TokenizeError> {
+        self.tokenizer().encode_within(text, add_special_tokens, self.context_tokens(), wanted)
     }
 
     /// Bytes that the caches of a sequence of so many tokens take.

@@ -13,7 +13,7 @@ use super::messages;
 use super::params::{MAX_TOP_LOGPROBS, PARAMS, Params, Reading, tokens};
 use super::read::{Fields, Path};
 use super::reply::{Identity, Reply};
-use super::run::{Endpoint, Prompt};
+use super::run::{Endpoint, Prompt, Wanted};
 use super::tools::Tools;
 
 /// Fields of chat requests besides the shared ones.
@@ -173,14 +173,12 @@ impl Endpoint for ChatRequest {
         usize::MAX
     }
 
-    fn prompts(&self, model: &Model) -> Result<Vec<Prompt>, ApiError> {
+    fn prompts(&self, model: &Model, wanted: &Wanted) -> Result<Vec<Prompt>, ApiError> {
         let template =
             model.chat_template().ok_or_else(|| ApiError::no_template(&self.params.model))?;
         let text = self.render(template, model.output_format().call_ids())?;
-        let tokens = model
-            .tokenizer()
-            .encode(&text, false)
-            .map_err(|error| ApiError::invalid_value("messages", error))?;
+        let tokens = model.encode(&text, false, wanted);
+        let tokens = tokens.map_err(|error| ApiError::tokenize("messages", &error))?;
         let Tools { offered, parallel, .. } = &self.tools;
         let parser = model.output_format().parser(&text, offered, *parallel);
         let grammar = self.tools.grammar(model, &text, self.params.constraint.as_ref())?;

@@ -8,7 +8,7 @@ use super::error::ApiError;
 use super::params::{PARAMS, Params, Reading};
 use super::read::{Fields, Path, out_of_range, wrong};
 use super::reply::{Identity, Reply};
-use super::run::{Endpoint, Prompt};
+use super::run::{Endpoint, Prompt, Wanted};
 
 /// Tokens generated when the request does not say, as the API defines it.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -137,25 +137,30 @@ impl Endpoint for CompletionsRequest {
         DEFAULT_MAX_TOKENS
     }
 
-    fn prompts(&self, model: &Model) -> Result<Vec<Prompt>, ApiError> {
+    fn goes_on(&self) -> bool {
+        true
+    }
+
+    fn prompts(&self, model: &Model, wanted: &Wanted) -> Result<Vec<Prompt>, ApiError> {
         let tokenizer = model.tokenizer();
         let constraint = self.params.constraint.as_ref();
         let grammar = constraint.map(|constraint| {
             model.compile(&constraint.pattern).map_err(|error| constraint.refused(&error))
         });
         let grammar = grammar.transpose()?;
-        let unusable = |error: TokenizeError| ApiError::invalid_value("prompt", error);
+        let unusable = |error: TokenizeError| ApiError::tokenize("prompt", &error);
         let prompt = |input: &Input| {
             let (tokens, text) = match input {
-                Input::Text(text) => (tokenizer.encode(text, true).map_err(unusable)?, None),
+                Input::Text(text) => {
+                    (model.encode(text, true, wanted).map_err(unusable)?, None)
+                },
                 Input::Tokens(ids) => {
                     let vocab = tokenizer.vocab_tokens();
                     if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
                         let what = format_args!("{id} is not one of the model's {vocab} tokens");
                         return Err(ApiError::invalid_value("prompt", what));
                     }
-                    let text = self.echo.then(|| tokenizer.decode(ids, false)).transpose();
-                    (ids.clone(), text.map_err(unusable)?)
+                    (ids.clone(), self.echo.then(|| tokenizer.decode(ids, false)))
                 }
             };
             let echo = match (self.echo, input) {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use bytes::Bytes;
-use engine::{GenerateError, GrammarError, SubmitError, TemplateError};
+use engine::{GenerateError, GrammarError, SubmitError, TemplateError, TokenizeError};
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
@@ -377,6 +377,30 @@ impl ApiError {
             SubmitError::UnknownToken { .. } => Self::invalid_value(param, error),
             SubmitError::QueueFull { waiting } => Self::overloaded(*waiting, busy_secs),
             SubmitError::ShuttingDown => Self::shutting_down(),
+            _ => Self::internal(),
+        }
+    }
+
+    /// A text that did not become tokens. `param` is the field that it came from.
+    pub fn tokenize(param: &str, error: &TokenizeError) -> Self {
+        match error {
+            TokenizeError::TooManyTokens { tokens, most_tokens } => {
+                let mut error = Self::context_length(param, *tokens, *most_tokens);
+                let exact = format!("{tokens} tokens.");
+                error.0.message = error.0.message.replace(&exact, &format!("{tokens} tokens or more."));
+                error
+            }
+            TokenizeError::TooManyBytes { .. } => {
+                let message = format!("The prompt is too long: {error}. Please reduce its length.");
+                Self::invalid("context_length_exceeded", param, message)
+            }
+            TokenizeError::Refused(_) => Self::invalid_value(param, error),
+            TokenizeError::Unwanted => Self::cancelled(),
+            TokenizeError::TooSlow => {
+                let code = Some("generation_failed");
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Self::new(status, SERVER, code, format!("{error}.")).never_retry()
+            }
             _ => Self::internal(),
         }
     }

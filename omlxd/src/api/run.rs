@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use engine::{GenerateRequest, Grammar, Model, OutputParser, SubmitError};
 use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use super::Answer;
 use super::error::ApiError;
@@ -36,6 +37,9 @@ pub(super) struct Prompt {
     pub unshown_tools: usize,
 }
 
+/// Says whether anybody still waits for a request's prompts.
+pub(super) type Wanted<'a> = dyn Fn() -> bool + 'a;
+
 /// What an endpoint adds to the common way of a request.
 pub(super) trait Endpoint: Send + Sync + Sized + 'static {
     /// The endpoint's name in metrics and in the table of requests.
@@ -55,8 +59,12 @@ pub(super) trait Endpoint: Send + Sync + Sized + 'static {
     }
     /// Tokens to generate when the request does not say.
     fn default_max_tokens(&self) -> usize;
-    /// Renders and tokenizes: slow, and not for an async thread.
-    fn prompts(&self, model: &Model) -> Result<Vec<Prompt>, ApiError>;
+    /// Whether an answer is the rest of the text that the prompt began.
+    fn goes_on(&self) -> bool {
+        false
+    }
+    /// Renders and tokenizes: slow, and not for an async thread. Ends early when `wanted` says no.
+    fn prompts(&self, model: &Model, wanted: &Wanted) -> Result<Vec<Prompt>, ApiError>;
     /// What writes the answers.
     fn reply(&self, identity: Identity, model: &Model) -> Self::Reply;
 }
@@ -98,8 +106,7 @@ pub(crate) async fn count<E: Endpoint>(
     let (entry, _ticket) = enter(caller, call, &request)?;
     let lease = acquire(call.app(), &entry, &request.params().model).await?;
     let model = Model::clone(&lease);
-    let made = tokio::task::spawn_blocking(move || request.prompts(&model)).await;
-    let prompts = made.map_err(|_| ApiError::internal())??;
+    let (_, prompts) = make_prompts(request, model).await?;
     Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
 }
 
@@ -204,13 +211,7 @@ async fn prepare<E: Endpoint>(
     let lease = acquire(app, entry, &request.params().model).await?;
     let model = Model::clone(&lease);
     request.params().check_vocabulary(model.info().vocab_tokens)?;
-    let making = model.clone();
-    let made = tokio::task::spawn_blocking(move || {
-        let prompts = request.prompts(&making);
-        (request, prompts)
-    });
-    let (request, prompts) = made.await.map_err(|_| ApiError::internal())?;
-    let prompts = prompts?;
+    let (request, prompts) = make_prompts(request, model.clone()).await?;
     let prompt_tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
     let unshown_tools = prompts.iter().map(|prompt| prompt.unshown_tools).sum();
     let params = request.params();
@@ -240,6 +241,20 @@ async fn prepare<E: Endpoint>(
         writer: request.reply(identity(app, &model, &about.id), &model),
         lease,
     })
+}
+
+/// Renders and tokenizes, for as long as this future is waited for.
+async fn make_prompts<E: Endpoint>(
+    request: E,
+    model: Model,
+) -> Result<(E, Vec<Prompt>), ApiError> {
+    let abandoned = CancellationToken::new();
+    let _waits = abandoned.clone().drop_guard();
+    let made = tokio::task::spawn_blocking(move || {
+        let prompts = request.prompts(&model, &|| !abandoned.is_cancelled());
+        prompts.map(|prompts| (request, prompts))
+    });
+    made.await.map_err(|_| ApiError::internal())?
 }
 
 /// E11: an answer that would pass the end of the context is cut there, unless `strict` (E10).
@@ -280,6 +295,7 @@ fn generate<E: Endpoint>(
             .and_then(|tokens| prompt.parser.thinking_budget(tokens)),
         markers: prompt.parser.markers(),
         grammar: prompt.grammar.clone(),
+        goes_on: request.goes_on(),
     }
 }
 

@@ -122,7 +122,7 @@ async fn a_row_with_a_grammar_says_the_same_alone_and_beside_others() {
     }
     let together = join_all(requests.iter().map(|request| ids(&model, request.clone()))).await;
     assert_eq!(alone, together);
-    let text = model.tokenizer().decode(&alone[0], true).expect("text");
+    let text = model.tokenizer().decode(&alone[0], true);
     assert!(text.ends_with('.') && text.len() >= 31, "{text:?}");
 }
 
@@ -137,7 +137,7 @@ async fn probabilities_are_those_of_the_model_without_the_grammar() {
     let held = crate::common::tokens(&model, constrained).await;
     let top = |tokens: &[engine::TokenOutput]| tokens[0].logprobs.as_ref().map(|l| l.top.clone());
     assert_eq!(top(&free), top(&held));
-    assert_eq!(model.tokenizer().decode(&[held[0].id], true).expect("text"), "q");
+    assert_eq!(model.tokenizer().decode(&[held[0].id], true), "q");
 }
 
 #[tokio::test]

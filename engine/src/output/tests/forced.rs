@@ -112,7 +112,7 @@ fn forced_calls_are_read_as_calls_in_every_format() {
             for seed in 0..12 {
                 let Some(tokens) = harness.draw(&grammar, seed * 77 + 1) else { continue };
                 ended += 1;
-                let answer = harness.tokenizer.decode(&tokens, false).unwrap();
+                let answer = harness.tokenizer.decode(&tokens, false);
                 let (parts, cut) = harness.take(&tokens, parallel);
                 assert!(!cut, "{answer}");
                 let calls = calls(&parts, &answer);

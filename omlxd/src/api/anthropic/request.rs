@@ -9,7 +9,7 @@ use super::super::error::ApiError;
 use super::super::params::{Params, Reading};
 use super::super::read::{Fields, Path, not_one_of};
 use super::super::reply::Identity;
-use super::super::run::{Endpoint, Prompt};
+use super::super::run::{Endpoint, Prompt, Wanted};
 use super::input;
 use super::reply::MessagesReply;
 
@@ -132,8 +132,8 @@ impl Endpoint for MessagesRequest {
         self.chat.default_max_tokens()
     }
 
-    fn prompts(&self, model: &Model) -> Result<Vec<Prompt>, ApiError> {
-        self.chat.prompts(model).map_err(renamed)
+    fn prompts(&self, model: &Model, wanted: &Wanted) -> Result<Vec<Prompt>, ApiError> {
+        self.chat.prompts(model, wanted).map_err(renamed)
     }
 
     fn reply(&self, identity: Identity, _model: &Model) -> MessagesReply {

@@ -12,7 +12,7 @@ use super::super::error::ApiError;
 use super::super::params::{MAX_TOP_LOGPROBS, Params, Reading};
 use super::super::read::{Fields, Path, not_one_of, wrong};
 use super::super::reply::Identity;
-use super::super::run::{Endpoint, Prompt};
+use super::super::run::{Endpoint, Prompt, Wanted};
 use super::archive::Archive;
 use super::input;
 use super::reply::ResponsesReply;
@@ -193,8 +193,8 @@ impl Endpoint for ResponsesRequest {
         self.chat.default_max_tokens()
     }
 
-    fn prompts(&self, model: &Model) -> Result<Vec<Prompt>, ApiError> {
-        self.chat.prompts(model).map_err(|error| match error.is_bad_grammar() {
+    fn prompts(&self, model: &Model, wanted: &Wanted) -> Result<Vec<Prompt>, ApiError> {
+        self.chat.prompts(model, wanted).map_err(|error| match error.is_bad_grammar() {
             true => bad_schema(error),
             false => renamed(error),
         })

@@ -1,0 +1,162 @@
+//! The one way into the `tokenizers` library: on a thread of its own, with its panics caught and its time bounded.
+//! A model folder chooses the patterns that the library runs and a request the text, so that a call may panic,
+//! and may take longer than anybody waits. A thread cannot be ended from outside: what is too slow is left
+//! behind, and whoever started it says so and starts no more.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::panic_text;
+
+/// How often it is looked whether anybody still waits for a call.
+const POLL: Duration = Duration::from_millis(20);
+/// The stack of a call. Oniguruma compiles nested patterns by recursion.
+const STACK_BYTES: usize = 16 << 20;
+
+/// Why a call gave nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It panicked; with what may be told of that.
+    Panic(String),
+    /// It did not end in time, and may be running still.
+    TooSlow,
+    /// Nobody waits for it any more.
+    Unwanted,
+    /// The system gave no thread.
+    NoThread(String),
+}
+
+/// Runs a call until `deadline`, for as long as it is wanted.
+pub(super) fn run<T: Send + 'static>(
+    deadline: Instant,
+    wanted: &dyn Fn() -> bool,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Fault> {
+    let (sender, receiver) = sync_channel(1);
+    let work = move || {
+        let outcome = catch_unwind(AssertUnwindSafe(call));
+        // An error says that nobody waits any more.
+        let _ = sender.send(outcome.map_err(|panic| panic_text(&*panic)));
+    };
+    let thread = std::thread::Builder::new().name("tokenizer".into()).stack_size(STACK_BYTES);
+    thread.spawn(work).map_err(|error| Fault::NoThread(error.to_string()))?;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match receiver.recv_timeout(left.min(POLL)) {
+            Ok(outcome) => return outcome.map_err(Fault::Panic),
+            Err(RecvTimeoutError::Disconnected) => return Err(Fault::Panic("no result".into())),
+            Err(RecvTimeoutError::Timeout) if !wanted() => return Err(Fault::Unwanted),
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => return Err(Fault::TooSlow),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// A number of places, each taken by one at a time.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Mutex<usize>,
+    given_back: Condvar,
+}
+
+/// A place that is taken, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place<P: std::ops::Deref<Target = Places>>(P);
+
+impl Places {
+    pub(super) const fn new(free: usize) -> Self {
+        Self { free: Mutex::new(free), given_back: Condvar::new() }
+    }
+
+    /// Waits for a place.
+    pub(super) fn take<P: std::ops::Deref<Target = Places>>(
+        places: P,
+        deadline: Instant,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Place<P>, Fault> {
+        let mut free = places.free();
+        while *free == 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !wanted() {
+                return Err(Fault::Unwanted);
+            }
+            if left.is_zero() {
+                return Err(Fault::TooSlow);
+            }
+            let waited = places.given_back.wait_timeout(free, left.min(POLL));
+            free = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *free -= 1;
+        drop(free);
+        Ok(Place(places))
+    }
+
+    fn free(&self) -> MutexGuard<'_, usize> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<P: std::ops::Deref<Target = Places>> Drop for Place<P> {
+    fn drop(&mut self) {
+        *self.0.free() += 1;
+        self.0.given_back.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn what_is_too_slow_is_left_behind() {
+        let release = Arc::new(AtomicBool::new(false));
+        let slow = |release: Arc<AtomicBool>| {
+            move || while !release.load(Ordering::Relaxed) { std::thread::yield_now() }
+        };
+        let now = Instant::now();
+        assert_eq!(run(now, &|| true, slow(release.clone())), Err(Fault::TooSlow));
+        assert_eq!(run(soon(), &|| false, slow(release.clone())), Err(Fault::Unwanted));
+        release.store(true, Ordering::Relaxed);
+        assert_eq!(run(soon(), &|| true, slow(release)), Ok(()));
+    }
+
+    #[test]
+    fn a_panic_is_told() {
+        assert_eq!(run(soon(), &|| true, || panic!("a pattern")), Err::<(), _>(Fault::Panic("a pattern".into())));
+    }
+
+    #[test]
+    fn no_more_than_so_many_are_encoded_at_once() {
+        let places = Arc::new(Places::new(crate::limits::ENCODES_AT_ONCE));
+        let take = || Places::take(places.clone(), Instant::now(), &|| true);
+        let mut taken: Vec<_> = (0..crate::limits::ENCODES_AT_ONCE).map(|_| take().unwrap()).collect();
+        assert_eq!(take().unwrap_err(), Fault::TooSlow);
+        let unwanted = Places::take(places.clone(), soon(), &|| false);
+        assert_eq!(unwanted.unwrap_err(), Fault::Unwanted);
+        let waiting = {
+            let places = places.clone();
+            let asked = Arc::new(AtomicUsize::new(0));
+            let count = asked.clone();
+            let thread = std::thread::spawn(move || {
+                let wanted = || { count.fetch_add(1, Ordering::Relaxed); true };
+                Places::take(places, soon(), &wanted).map(drop)
+            });
+            while asked.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            thread
+        };
+        taken.pop();
+        assert_eq!(waiting.join().unwrap(), Ok(()));
+        assert!(take().is_ok());
+    }
+}
