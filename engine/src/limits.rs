@@ -143,4 +143,21 @@ limits! {
     /// The bytes that normalizer and pre_tokenizer make of a prompt's text, or 32 for each token of the context
     /// where that is more.
     NORMALIZED_TEXT_BYTES: usize = 16 << 20, Bytes, Request, "400", "a_text_that_grows_at_its_limit";
+    /// The size of a file with chat templates: tokenizer_config.json has many other things.
+    TEMPLATE_FILE_BYTES: u64 = 16 << 20, Bytes, ModelFolder, "the model is refused", "a_template_file_at_its_limit";
+    /// The length of a chat template. Real ones are under 40 KB.
+    TEMPLATE_BYTES: usize = 1 << 20, Bytes, ModelFolder, "the model is refused", "a_template_at_its_length";
+    /// The chat templates of a model, with those of `additional_chat_templates`.
+    TEMPLATES: usize = 64, Count, ModelFolder, "the model is refused", "as_many_templates_as_allowed";
+    /// The names, operators and brackets in one tag of a chat template. Real ones have up to 50.
+    TEMPLATE_TAG_TOKENS: usize = 2048, Count, ModelFolder, "the model is refused", "chains_at_their_limit";
+    /// The brackets in brackets in one tag of a chat template. Real ones have up to 4.
+    TEMPLATE_BRACKET_LEVELS: usize = 20, Levels, ModelFolder, "the model is refused", "nesting_at_its_limit";
+    /// The blocks in blocks of a chat template, each `elif` counted as one. Real ones have up to 12.
+    TEMPLATE_BLOCK_LEVELS: usize = 128, Levels, ModelFolder, "the model is refused", "nesting_at_its_limit";
+    /// The lists and dicts in lists and dicts that a chat template keeps or prints.
+    TEMPLATE_VALUE_LEVELS: usize = 200, Levels, ModelFolder, "the request is refused", "values_at_their_depth";
+    /// What one rendering of a chat template may do: about as many instructions, values looked through and
+    /// 64 bytes of text made. A conversation of 200,000 tokens in messages of twenty takes a quarter of it.
+    TEMPLATE_FUEL: u64 = 5_000_000, Count, ModelFolder, "the request is refused", "a_rendering_at_its_fuel";
 }

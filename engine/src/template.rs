@@ -3,11 +3,17 @@
 //! Templates are Jinja as Hugging Face transformers runs them (`trim_blocks`, `lstrip_blocks`, loop
 //! controls, `raise_exception`, `strftime_now`, its own `tojson`), here by minijinja with Python's
 //! values (`template/python.rs`) and their methods (`template/methods.rs`). They come with a model and
-//! are not trusted: fuel bounds how long one runs.
+//! are not trusted: fuel bounds how long one runs and what it makes, `template/guard.rs` how deep it and its
+//! values can be, and it is compiled and rendered on a thread whose stack is enough for that.
 
+mod guard;
+mod lexer;
 mod methods;
 mod python;
+mod stack;
 mod takes;
+mod values;
+mod walkers;
 
 pub use python::template_json;
 pub use takes::{EFFORTS, TakenArguments, Takes};
@@ -18,21 +24,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value as JinjaValue};
+use minijinja::value::Value as JinjaValue;
 use minijinja::{Environment, Error, ErrorKind};
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::{LoadError, TemplateError};
+use crate::limits::{TEMPLATE_BYTES, TEMPLATE_FILE_BYTES, TEMPLATE_FUEL};
 use crate::{python_json, small_file};
 
-/// Instructions that one rendering may take: a third of a second of an endless loop. A conversation of
-/// 200,000 tokens in messages of twenty takes less than a quarter of it.
-const FUEL: u64 = 5_000_000;
-/// A template longer than this is refused.
-const MAX_TEMPLATE_BYTES: usize = 1 << 20;
-/// The largest file with templates that is read: tokenizer_config.json has many other things.
-const MAX_TEMPLATE_FILE_BYTES: u64 = 16 << 20;
 /// The name under which the main template of a list is known.
 const DEFAULT_NAME: &str = "default";
 /// The name of the template that a list may hold for requests with tools.
@@ -120,29 +119,24 @@ impl ChatTemplate {
         if !named.iter().any(|(name, _)| name == DEFAULT_NAME) {
             named[0].0 = DEFAULT_NAME.to_owned();
         }
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|error| error.to_string())?);
-        environment.set_fuel(Some(FUEL));
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        python::install(&mut environment);
-        methods::install(&mut environment);
-        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, "raise_exception")
-                .with_source(Raised(message)))
-        });
+        let mut environment = environment().map_err(|error| error.to_string())?;
         let mut sources = String::new();
         let has_tool_template = named.iter().any(|(name, _)| name == TOOL_NAME);
         for (name, source) in named {
-            if source.len() > MAX_TEMPLATE_BYTES {
-                return Err(format!("the chat template \"{name}\" is over 1 MiB"));
+            if source.len() > TEMPLATE_BYTES {
+                return Err(format!("the chat template \"{name}\" is over {TEMPLATE_BYTES} bytes"));
             }
             // Jinja reads every end of line as one.
             let source = source.replace("\r\n", "\n").replace('\r', "\n");
             sources.push_str(&source);
-            environment
-                .add_template_owned(name, strip_generation_tags(&source))
-                .map_err(|error| format!("the chat template does not parse: {error:#}"))?;
+            let compile = || {
+                let guarded = guard::guarded(&source)?;
+                let compiled = environment.add_template_owned(name, guarded);
+                compiled.map_err(|error| format!("{error:#}"))
+            };
+            stack::on_its_own(compile)
+                .and_then(|compiled| compiled)
+                .map_err(|what| format!("the chat template does not parse: {what}"))?;
         }
         let takes = Default::default();
         let inner = Inner { environment, special_tokens, has_tool_template, sources, takes };
@@ -159,18 +153,29 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation, fails, or runs for too long.
     pub fn render(&self, inputs: &ChatInputs<'_>) -> Result<String, TemplateError> {
+        let rendered = stack::on_its_own(|| {
+            let rendered = self.render_here(inputs);
+            values::forget_namespaces();
+            rendered
+        });
+        rendered.unwrap_or_else(|what| Err(TemplateError::Failed(what)))
+    }
+
+    fn render_here(&self, inputs: &ChatInputs<'_>) -> Result<String, TemplateError> {
         let Inner { environment, special_tokens, has_tool_template, .. } = &*self.inner;
         let with_tools = *has_tool_template && inputs.tools.is_some();
         let name = if with_tools { TOOL_NAME } else { DEFAULT_NAME };
         let now = inputs.now;
         let mut variables: Vec<(&str, JinjaValue)> = Vec::new();
-        variables.extend(special_tokens.iter().map(|(k, v)| (k.as_str(), to_value(v))));
-        variables.extend(self.defaults.iter().map(|(k, v)| (k.as_str(), to_value(v))));
-        variables.extend(inputs.kwargs.iter().map(|(k, v)| (k.as_str(), to_value(v))));
+        for given in [special_tokens, &*self.defaults, inputs.kwargs] {
+            // Nobody takes the place of the guard's functions.
+            let given = given.iter().filter(|(name, _)| !name.starts_with(values::PREFIX));
+            variables.extend(given.map(|(name, value)| (name.as_str(), values::from_json(value))));
+        }
         let messages: Vec<Cow<'_, Value>> = inputs.messages.iter().map(normalised).collect();
-        variables.push(("messages", to_value(&messages)));
+        variables.push(("messages", values::from_list(messages.iter().map(|m| &**m))));
         if let Some(tools) = inputs.tools {
-            variables.push(("tools", to_value(&tools)));
+            variables.push(("tools", values::from_list(tools)));
         }
         variables.push(("add_generation_prompt", inputs.add_generation_prompt.into()));
         let clock = JinjaValue::from_function(move |format: &str| strftime(now, format));
@@ -215,6 +220,22 @@ impl ChatTemplate {
     }
 }
 
+/// Jinja as transformers sets it up.
+fn environment() -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_fuel(Some(TEMPLATE_FUEL));
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    python::install(&mut environment);
+    methods::install(&mut environment);
+    values::install(&mut environment);
+    walkers::install(&mut environment);
+    environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+    });
+    Ok(environment)
+}
+
 /// A message as transformers hands it over: without fields that are null, and with the thoughts of an
 /// assistant under every name that templates know.
 fn normalised(message: &Value) -> Cow<'_, Value> {
@@ -236,10 +257,6 @@ fn normalised(message: &Value) -> Cow<'_, Value> {
     Cow::Owned(Value::Object(whole))
 }
 
-fn to_value<T: Serialize>(value: &T) -> JinjaValue {
-    JinjaValue::from(Serde(value))
-}
-
 fn failed(error: Error) -> TemplateError {
     let mut source = std::error::Error::source(&error);
     while let Some(inner) = source {
@@ -249,7 +266,7 @@ fn failed(error: Error) -> TemplateError {
         source = inner.source();
     }
     match error.kind() {
-        ErrorKind::OutOfFuel => TemplateError::OutOfFuel(FUEL),
+        ErrorKind::OutOfFuel => TemplateError::OutOfFuel(TEMPLATE_FUEL),
         _ => TemplateError::Failed(format!("{error:#}")),
     }
 }
@@ -278,30 +295,6 @@ fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
     jiff::fmt::strtime::format(adapted, &day).map_err(invalid)
 }
 
-/// Takes out `{% generation %}` and `{% endgeneration %}`, which mark the trained part of a text for
-/// training and render nothing. Whitespace control of the tags is kept by leaving an empty comment.
-fn strip_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let end = start + length + 2;
-        let inner = &rest[start + 2..end - 2];
-        out.push_str(&rest[..start]);
-        match inner.trim_matches(|c: char| c == '-' || c.is_whitespace()) {
-            "generation" | "endgeneration" => {
-                let left = if inner.starts_with('-') { "-" } else { "" };
-                let right = if inner.ends_with('-') { "-" } else { "" };
-                out.push_str(&format!("{{#{left} {right}#}}"));
-            }
-            _ => out.push_str(&rest[start..end]),
-        }
-        rest = &rest[end..];
-    }
-    out.push_str(rest);
-    out
-}
-
 /// `chat_template`: one string, or a list of `{name, template}`.
 fn named_templates(field: Option<&Value>) -> Vec<(String, String)> {
     match field {
@@ -328,7 +321,7 @@ fn special_tokens(config: &Map<String, Value>) -> Map<String, Value> {
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>, LoadError> {
-    small_file::read_text(path, MAX_TEMPLATE_FILE_BYTES)
+    small_file::read_text(path, TEMPLATE_FILE_BYTES)
 }
 
 /// A JSON file that must hold an object.
@@ -383,7 +376,7 @@ mod tests {
         // Fuel counts bytes as well: 64 of them are one.
         let doubled = "{% set n = namespace(s='x') %}{% for i in range(60) %}\
                        {% set n.s = n.s ~ n.s %}{% endfor %}";
-        assert_eq!(render(doubled, json!([])), Err(TemplateError::OutOfFuel(FUEL)));
+        assert_eq!(render(doubled, json!([])), Err(TemplateError::OutOfFuel(TEMPLATE_FUEL)));
         for bomb in [
             "{{ 'x' * 99999999999 }}",
             "{{ 'x' | indent(99999999999, true) }}",
@@ -408,7 +401,7 @@ mod tests {
         assert_eq!(raised, Err(TemplateError::Raised("no system role".to_owned())));
         let looped = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}\
                       {% endfor %}{% endfor %}";
-        assert_eq!(render(looped, json!([])), Err(TemplateError::OutOfFuel(FUEL)));
+        assert_eq!(render(looped, json!([])), Err(TemplateError::OutOfFuel(TEMPLATE_FUEL)));
         assert!(matches!(render("{% if %}", json!([])), Err(TemplateError::Failed(_))));
         assert!(matches!(render("{{ a.b.c }}", json!([])), Err(TemplateError::Failed(_))));
     }

@@ -6,8 +6,9 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, Rest, Serde, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 
-/// Values in values in values: as deep as a text may nest; Python gives up at about a thousand.
-const MAX_DEPTH: usize = 200;
+use super::values::attributes;
+use crate::limits::TEMPLATE_VALUE_LEVELS;
+
 /// Widest indentation of `tojson`.
 const MAX_INDENT: usize = 64;
 
@@ -20,8 +21,8 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter("d", default);
     environment.add_test("sequence", is_sequence);
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
-    environment.add_function("joiner", minijinja_contrib::globals::joiner);
-    environment.add_function("cycler", minijinja_contrib::globals::cycler);
+    // Jinja has none, and it would write down all variables.
+    environment.remove_global("debug");
     for name in ["tools", "documents"] {
         // Defined, and None where there are none.
         environment.add_global(name, ());
@@ -45,7 +46,7 @@ fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Res
 }
 
 /// `str(value)`.
-fn string(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+pub(super) fn string(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     if value.as_str().is_some() {
         return Ok(value.clone());
     }
@@ -112,7 +113,7 @@ impl Tank for &mut State<'_, '_> {
 impl<W: Write, S: Tank> Printer<'_, W, S> {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         self.state.burn(1)?;
-        if depth > MAX_DEPTH {
+        if depth > TEMPLATE_VALUE_LEVELS {
             return Err(invalid("a value is nested too deep"));
         }
         match value.kind() {
@@ -127,8 +128,18 @@ impl<W: Write, S: Tank> Printer<'_, W, S> {
                 self.list("(", value, end, depth)
             }
             ValueKind::Seq | ValueKind::Iterable => self.list("[", value, "]", depth),
-            ValueKind::Map => self.map(value, depth),
-            _ => self.display(value),
+            ValueKind::Map => {
+                let pairs = value.try_iter()?.map(|key| value.get_item(&key).map(|item| (key, item)));
+                self.map(pairs, depth)
+            }
+            _ => match attributes(value) {
+                Some(pairs) => {
+                    self.put("<Namespace ")?;
+                    self.map(pairs.into_iter().map(Ok), depth)?;
+                    self.put(">")
+                }
+                None => self.display(value),
+            },
         }
     }
 
@@ -143,15 +154,20 @@ impl<W: Write, S: Tank> Printer<'_, W, S> {
         self.put(close)
     }
 
-    fn map(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+    fn map(
+        &mut self,
+        pairs: impl Iterator<Item = Result<(Value, Value), Error>>,
+        depth: usize,
+    ) -> Result<(), Error> {
         self.put("{")?;
-        for (index, key) in value.try_iter()?.enumerate() {
+        for (index, pair) in pairs.enumerate() {
+            let (key, value) = pair?;
             if index > 0 {
                 self.put(", ")?;
             }
             self.value(&key, depth + 1)?;
             self.put(": ")?;
-            self.value(&value.get_item(&key)?, depth + 1)?;
+            self.value(&value, depth + 1)?;
         }
         self.put("}")
     }
@@ -299,7 +315,7 @@ impl Json<'_, '_, '_> {
 
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         self.burn(1)?;
-        if depth > MAX_DEPTH {
+        if depth > TEMPLATE_VALUE_LEVELS {
             return Err(invalid("tojson: a value is nested too deep"));
         }
         match value.kind() {

@@ -1,0 +1,413 @@
+//! Values with bounds: what a rendering is given, what a template may keep, and what it costs to look through.
+//!
+//! The functions are called where `guard.rs` puts them. A value that passes one of them nests no deeper than
+//! [`TEMPLATE_VALUE_LEVELS`] and holds nothing that cannot be looked into, so that whoever walks it later
+//! (minijinja prints, compares and drops by recursion) stays within the stack. Namespaces and macros are
+//! leaves: what they hold is not reached through them, and namespaces that hold each other are no cycle in
+//! memory.
+
+use std::cell::RefCell;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use minijinja::value::{
+    DynObject, Enumerator, Kwargs, Object, ObjectRepr, Rest, Tuple, Value, ValueKind,
+};
+use minijinja::{Environment, Error, ErrorKind, State};
+
+use super::python;
+use crate::limits::TEMPLATE_VALUE_LEVELS;
+
+/// What the names of the functions begin with.
+pub(super) const PREFIX: &str = "omlx__";
+/// Bytes of text that weigh as much as one value: as many as one unit of fuel pays for.
+const BYTES_PER_UNIT: usize = 64;
+
+pub(super) fn install(environment: &mut Environment<'static>) {
+    let mut add = |name: &str, function: fn(&State<'_, '_>, &Value) -> Result<Value, Error>| {
+        environment.add_function(format!("{PREFIX}{name}"), function);
+    };
+    add("checked", |state, value| Walk { state, weighs: false, bare: true }.settled(value));
+    add("weighed", |state, value| Walk { state, weighs: true, bare: false }.settled(value));
+    add("key", |state, value| key(state, value));
+    add("looped", looped);
+    add("text", |state, value| match value.kind() {
+        ValueKind::Undefined => Ok(Value::from("")),
+        _ => python::string(state, value),
+    });
+    environment.add_function(format!("{PREFIX}set"), set);
+    environment.add_function("namespace", namespace);
+    environment.add_function("joiner", |state: &State<'_, '_>, sep: Option<&Value>| {
+        let sep = sep.map(|sep| held(state, sep)).transpose()?;
+        Ok::<_, Error>(minijinja_contrib::globals::joiner(sep))
+    });
+    environment.add_function("cycler", |state: &State<'_, '_>, items: Rest<Value>| {
+        let items = items.iter().map(|item| held(state, item)).collect::<Result<Vec<_>, _>>()?;
+        minijinja_contrib::globals::cycler(items)
+    });
+}
+
+fn invalid(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what)
+}
+
+/// Charges fuel for looking through all of the values.
+pub(super) fn weigh(state: &State<'_, '_>, values: &[Value]) -> Result<(), Error> {
+    let walk = Walk { state, weighs: true, bare: true };
+    values.iter().filter(|value| !value.is_kwargs()).try_for_each(|value| walk.settled(value).map(drop))
+}
+
+/// A value as a list, a namespace or the like may hold it.
+fn held(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    Walk { state, weighs: false, bare: false }.settled(value)
+}
+
+/// Looks through a value.
+struct Walk<'a, 't, 'e> {
+    state: &'a State<'t, 'e>,
+    /// Charges for all of a value, not only for what is new.
+    weighs: bool,
+    /// The value itself may be one that cannot be looked into: a loop, a function.
+    bare: bool,
+}
+
+impl Walk<'_, '_, '_> {
+    /// The value, with lists in the place of what gives its items one after the other.
+    fn settled(&self, value: &Value) -> Result<Value, Error> {
+        Ok(self.changed(value, 0)?.unwrap_or_else(|| value.clone()))
+    }
+
+    /// What a value has to be replaced by, if it has to.
+    fn changed(&self, value: &Value, depth: usize) -> Result<Option<Value>, Error> {
+        let deep = |levels: usize| match depth + levels > TEMPLATE_VALUE_LEVELS {
+            true => Err(invalid(format!(
+                "lists and dicts may be nested {TEMPLATE_VALUE_LEVELS} levels deep, and these are deeper"
+            ))),
+            false => Ok(()),
+        };
+        if let Some(text) = value.as_str() {
+            self.burn(if self.weighs { 1 + text.len() / BYTES_PER_UNIT } else { 1 })?;
+            return Ok(None);
+        }
+        let Some(object) = value.as_object() else { return Ok(None) };
+        if let Some(size) = given(value) {
+            self.burn(if self.weighs { size.weight } else { 1 })?;
+            return deep(size.levels).map(|()| None);
+        }
+        deep(1)?;
+        self.burn(1)?;
+        match value.kind() {
+            ValueKind::Map if is_dict(object) => self.dict(value, depth),
+            ValueKind::Seq if value.is_tuple() => {
+                let (items, is_changed) = self.items(value, depth)?;
+                Ok(is_changed.then(|| Value::from(Tuple::new(items))))
+            }
+            ValueKind::Seq | ValueKind::Iterable => {
+                let is_list = object.downcast_ref::<Vec<Value>>().is_some();
+                let (items, is_changed) = self.items(value, depth)?;
+                Ok((is_changed || !is_list).then(|| Value::from(items)))
+            }
+            _ if is_leaf(value, object) || (self.bare && depth == 0) => Ok(None),
+            _ => Err(invalid("a list, a dict or a namespace cannot hold a loop or a function")),
+        }
+    }
+
+    fn items(&self, value: &Value, depth: usize) -> Result<(Vec<Value>, bool), Error> {
+        let mut items = Vec::new();
+        let mut is_changed = false;
+        for item in value.try_iter()? {
+            self.burn(1)?;
+            let changed = self.changed(&item, depth + 1)?;
+            is_changed |= changed.is_some();
+            items.push(changed.unwrap_or(item));
+        }
+        Ok((items, is_changed))
+    }
+
+    fn dict(&self, value: &Value, depth: usize) -> Result<Option<Value>, Error> {
+        let mut pairs = Vec::new();
+        let mut is_changed = false;
+        for key in value.try_iter()? {
+            let item = value.get_item(&key)?;
+            self.changed(&key, depth + 1)?;
+            let changed = self.changed(&item, depth + 1)?;
+            is_changed |= changed.is_some();
+            pairs.push((key, changed.unwrap_or(item)));
+        }
+        Ok(is_changed.then(|| pairs.into_iter().collect()))
+    }
+
+    fn burn(&self, units: usize) -> Result<(), Error> {
+        self.state.consume_fuel(units as u64)
+    }
+}
+
+/// minijinja's own dicts: its loops, macros and modules are seen as dicts, too.
+fn is_dict(object: &DynObject) -> bool {
+    ["indexmap::", "alloc::collections::", "std::collections::"]
+        .iter()
+        .any(|path| object.type_name().starts_with(path))
+}
+
+/// What holds no values itself.
+fn is_leaf(value: &Value, object: &DynObject) -> bool {
+    value.downcast_object_ref::<Namespace>().is_some()
+        || object.type_name().ends_with("macro_object::Macro")
+}
+
+/// What a dict or a list is asked for.
+fn key(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    if value.as_object().is_none() {
+        return Ok(value.clone());
+    }
+    Walk { state, weighs: true, bare: false }.settled(value)
+}
+
+/// What a loop goes through, as a list.
+fn looped(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::None => Err(invalid("None cannot be looped over")),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            state.consume_fuel(text.len() as u64)?;
+            Ok(text.chars().map(Value::from).collect())
+        }
+        ValueKind::Map if value.as_object().is_some_and(|o| given(value).is_none() && !is_dict(o)) => {
+            Err(invalid("a loop or a macro cannot be looped over"))
+        }
+        _ => held(state, value),
+    }
+}
+
+/// Gives an attribute to a namespace.
+fn set(state: &State<'_, '_>, target: &Value, name: &str, value: &Value) -> Result<(), Error> {
+    let Some(namespace) = target.downcast_object_ref::<Namespace>() else {
+        return Err(invalid("only a namespace can be given an attribute"));
+    };
+    let value = held(state, value)?;
+    with_namespace(namespace, |fields| fields.put(name, value));
+    Ok(())
+}
+
+/// `namespace(dict, name=value)`.
+fn namespace(state: &State<'_, '_>, from: Option<&Value>, named: Kwargs) -> Result<Value, Error> {
+    let mut fields = Attributes::default();
+    if let Some(from) = from.filter(|from| !from.is_undefined()) {
+        for key in from.try_iter()? {
+            let name = key.as_str().ok_or_else(|| invalid("the names in a namespace are texts"))?;
+            fields.put(name, held(state, &from.get_item(&key)?)?);
+        }
+    }
+    for name in named.args() {
+        fields.put(name, held(state, &named.get::<Value>(name)?)?);
+    }
+    let index = NAMESPACES.with_borrow_mut(|all| {
+        all.push(fields);
+        all.len() - 1
+    });
+    Ok(Value::from_object(Namespace(index)))
+}
+
+thread_local! {
+    /// The attributes of a rendering's namespaces: a namespace is its place in this list, so that what
+    /// holds it does not hold them.
+    static NAMESPACES: RefCell<Vec<Attributes>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Forgets the namespaces of the rendering that ends.
+pub(super) fn forget_namespaces() {
+    let _ = NAMESPACES.take();
+}
+
+#[derive(Default)]
+struct Attributes {
+    /// The value, and how many were there before it.
+    by_name: BTreeMap<Arc<str>, (usize, Value)>,
+}
+
+impl Attributes {
+    fn put(&mut self, name: &str, value: Value) {
+        match self.by_name.get_mut(name) {
+            Some((_, old)) => *old = value,
+            None => {
+                self.by_name.insert(name.into(), (self.by_name.len(), value));
+            }
+        }
+    }
+}
+
+fn with_namespace<T>(namespace: &Namespace, run: impl FnOnce(&mut Attributes) -> T) -> T {
+    // What is put out of place must not be dropped while the list is borrowed; nothing that is dropped
+    // looks at it, as namespaces are only numbers.
+    NAMESPACES.with_borrow_mut(|all| match all.get_mut(namespace.0) {
+        Some(fields) => run(fields),
+        None => run(&mut Attributes::default()),
+    })
+}
+
+/// A namespace's names and values in the order in which they were given, or `None` for another value.
+pub(super) fn attributes(value: &Value) -> Option<Vec<(Value, Value)>> {
+    let namespace = value.downcast_object_ref::<Namespace>()?;
+    let mut found = with_namespace(namespace, |fields| {
+        let fields = fields.by_name.iter();
+        fields.map(|(name, (at, value))| (*at, Value::from(name.clone()), value.clone())).collect::<Vec<_>>()
+    });
+    found.sort_by_key(|(at, ..)| *at);
+    Some(found.into_iter().map(|(_, name, value)| (name, value)).collect())
+}
+
+/// What `namespace()` gives.
+#[derive(Debug)]
+struct Namespace(usize);
+
+impl Object for Namespace {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        with_namespace(self, |fields| fields.by_name.get(key).map(|(_, value)| value.clone()))
+    }
+
+    fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
+        Some(self.0.cmp(&other.downcast_ref::<Namespace>()?.0))
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<Namespace>")
+    }
+}
+
+/// What is known of a value that a rendering was given.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    /// Units of fuel for looking through all of it.
+    weight: usize,
+    /// Levels of lists and dicts.
+    levels: usize,
+}
+
+fn given(value: &Value) -> Option<Size> {
+    let list = value.downcast_object_ref::<List>().map(|list| list.size);
+    list.or_else(|| value.downcast_object_ref::<Dict>().map(|dict| dict.size))
+}
+
+/// A list that a rendering was given.
+#[derive(Debug)]
+struct List {
+    items: Vec<Value>,
+    size: Size,
+}
+
+impl Object for List {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.items.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.items.len())
+    }
+}
+
+/// A dict that a rendering was given.
+#[derive(Debug)]
+struct Dict {
+    pairs: Vec<(Value, Value)>,
+    /// Places in `pairs`, where there are many.
+    places: HashMap<Arc<str>, usize>,
+    size: Size,
+}
+
+impl Dict {
+    /// With more keys than this there is an index.
+    const FEW: usize = 12;
+}
+
+impl Object for Dict {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        let at = match self.pairs.len() <= Self::FEW {
+            true => self.pairs.iter().position(|(name, _)| name.as_str() == Some(key))?,
+            false => *self.places.get(key)?,
+        };
+        Some(self.pairs[at].1.clone())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.pairs.iter().map(|(name, _)| name.clone()).collect())
+    }
+
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        Some(self.pairs.len())
+    }
+}
+
+/// A value that a rendering is given. JSON that was parsed is no deeper than its parser lets it be.
+pub(super) fn from_json(value: &serde_json::Value) -> Value {
+    sized(value).0
+}
+
+/// A list of values that a rendering is given.
+pub(super) fn from_list<'v>(values: impl IntoIterator<Item = &'v serde_json::Value>) -> Value {
+    list(values.into_iter().map(sized)).0
+}
+
+fn list(values: impl Iterator<Item = (Value, Size)>) -> (Value, Size) {
+    let mut size = Size { weight: 1, levels: 0 };
+    let items = values.map(|(value, of)| size.add(of, value)).collect();
+    size.levels += 1;
+    (Value::from_object(List { items, size }), size)
+}
+
+impl Size {
+    fn add(&mut self, of: Self, value: Value) -> Value {
+        self.weight += of.weight;
+        self.levels = self.levels.max(of.levels);
+        value
+    }
+}
+
+fn sized(value: &serde_json::Value) -> (Value, Size) {
+    use serde_json::Value as Json;
+    let one = Size { weight: 1, levels: 0 };
+    match value {
+        Json::Null => (Value::from(()), one),
+        Json::Bool(value) => (Value::from(*value), one),
+        Json::Number(number) => {
+            let integer = number.as_i64().map(Value::from).or_else(|| number.as_u64().map(Value::from));
+            (integer.unwrap_or_else(|| Value::from(number.as_f64().unwrap_or_default())), one)
+        }
+        Json::String(text) => {
+            (Value::from(text.as_str()), Size { weight: 1 + text.len() / BYTES_PER_UNIT, levels: 0 })
+        }
+        Json::Array(values) => list(values.iter().map(sized)),
+        Json::Object(fields) => {
+            let mut size = one;
+            let mut pairs = Vec::with_capacity(fields.len());
+            let mut places = HashMap::new();
+            for (name, value) in fields {
+                let (value, of) = sized(value);
+                if fields.len() > Dict::FEW {
+                    places.insert(Arc::from(name.as_str()), pairs.len());
+                }
+                size.weight += 1 + name.len() / BYTES_PER_UNIT;
+                pairs.push((Value::from(name.as_str()), size.add(of, value)));
+            }
+            size.levels += 1;
+            (Value::from_object(Dict { pairs, places, size }), size)
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Filters and tests that look through whole values: what they look through is charged first.
+
+use minijinja::value::{Kwargs, Rest, Value, from_args};
+use minijinja::{Environment, Error, State, filters, tests};
+
+use super::python::string;
+use super::values::weigh;
+
+pub(super) fn install(environment: &mut Environment<'static>) {
+    let walkers = [
+        ("sort", Value::from_function(filters::sort)),
+        ("unique", Value::from_function(filters::unique)),
+        ("groupby", Value::from_function(filters::groupby)),
+        ("dictsort", Value::from_function(filters::dictsort)),
+        ("min", Value::from_function(filters::min)),
+        ("max", Value::from_function(filters::max)),
+        ("sum", Value::from_function(filters::sum)),
+        ("join", Value::from_function(filters::join)),
+        ("format", Value::from_function(filters::format)),
+        ("upper", Value::from_function(filters::upper)),
+        ("lower", Value::from_function(filters::lower)),
+        ("title", Value::from_function(filters::title)),
+        ("capitalize", Value::from_function(filters::capitalize)),
+        ("split", Value::from_function(filters::split)),
+        ("lines", Value::from_function(filters::lines)),
+        ("escape", Value::from_function(filters::escape)),
+        ("e", Value::from_function(filters::escape)),
+        ("int", Value::from_function(filters::int)),
+        ("float", Value::from_function(filters::float)),
+        ("pprint", Value::from_function(filters::pprint)),
+    ];
+    for (name, filter) in walkers {
+        environment.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>| {
+            weigh(state, &args)?;
+            filter.call(state, &args)
+        });
+    }
+    for (names, test) in comparisons() {
+        for name in names {
+            environment.add_test(*name, move |state: &State<'_, '_>, a: &Value, b: &Value| {
+                weigh(state, std::slice::from_ref(b))?;
+                Ok::<_, Error>(test(a, b))
+            });
+        }
+    }
+    environment.add_test("in", |state: &State<'_, '_>, value: &Value, within: &Value| {
+        weigh(state, &[value.clone(), within.clone()])?;
+        tests::is_in(state, value, within)
+    });
+    environment.add_filter("replace", replace);
+    environment.add_filter("indent", indent);
+}
+
+type Comparison = (&'static [&'static str], fn(&Value, &Value) -> bool);
+
+fn comparisons() -> [Comparison; 6] {
+    [
+        (&["eq", "equalto", "=="], |a, b| a == b),
+        (&["ne", "!="], |a, b| a != b),
+        (&["lt", "lessthan", "<"], |a, b| a < b),
+        (&["le", "<="], |a, b| a <= b),
+        (&["gt", "greaterthan", ">"], |a, b| a > b),
+        (&["ge", ">="], |a, b| a >= b),
+    ]
+}
+
+fn text(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    string(state, value)
+}
+
+/// Jinja's `replace(s, old, new, count)`.
+fn replace(state: &State<'_, '_>, args: Rest<Value>) -> Result<String, Error> {
+    let (value, old, new, count, named): (&Value, &Value, &Value, Option<i64>, Kwargs) =
+        from_args(&args)?;
+    let count = count.or(named.get("count")?).and_then(|count| usize::try_from(count).ok());
+    named.assert_all_used()?;
+    let (value, old, new) = (text(state, value)?, text(state, old)?, text(state, new)?);
+    let (value, old, new) = (text_of(&value), text_of(&old), text_of(&new));
+    let count = count.unwrap_or(usize::MAX);
+    // The result is made only if there is fuel for it.
+    let found = value.matches(old).take(count).count();
+    state.consume_fuel((value.len() + found.saturating_mul(new.len())) as u64 / 64)?;
+    Ok(value.replacen(old, new, count))
+}
+
+/// Jinja's `indent(s, width, first, blank)`; the width may be a text.
+fn indent(state: &State<'_, '_>, args: Rest<Value>) -> Result<String, Error> {
+    type Args<'a> = (&'a Value, Option<Value>, Option<bool>, Option<bool>, Kwargs);
+    let (value, width, first, blank, named): Args<'_> = from_args(&args)?;
+    let width = match width {
+        Some(width) => Some(width),
+        None => named.get::<Option<Value>>("width")?,
+    };
+    let first = first.or(named.get("first")?).unwrap_or(false);
+    let blank = blank.or(named.get("blank")?).unwrap_or(false);
+    named.assert_all_used()?;
+    let value = text(state, value)?;
+    let value = text_of(&value);
+    let lines = value.matches('\n').count() + 1;
+    let burn = |bytes: usize| state.consume_fuel(lines.saturating_mul(bytes) as u64 / 64);
+    let margin = match width.as_ref().map(|width| (width.as_str(), width)) {
+        None => "    ".to_owned(),
+        Some((Some(text), _)) => text.to_owned(),
+        Some((None, width)) => {
+            let width = i64::try_from(width.clone())?.max(0) as usize;
+            burn(width)?;
+            " ".repeat(width)
+        }
+    };
+    burn(margin.len())?;
+    let mut out = String::with_capacity(value.len());
+    for (number, line) in value.split('\n').enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        if if number == 0 { first } else { blank || !line.is_empty() } {
+            out.push_str(&margin);
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
