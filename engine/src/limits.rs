@@ -78,4 +78,8 @@ macro_rules! limits {
 limits! {
     /// The size of tokenizer.json. Real ones are under 40 MB.
     TOKENIZER_FILE_BYTES: u64 = 256 << 20, Bytes, ModelFolder, "the model is refused", "a_tokenizer_file_at_its_limit";
+    /// The schemas of a function that are looked through for what kind of value one parameter is.
+    SCHEMAS_SEARCHED: usize = 1024, Count, Request, "what lies beyond says nothing: the value is text", "a_schema_at_its_search_limit";
+    /// The places in a model's thoughts where it is tried whether a call begins.
+    CALLS_TRIED_IN_THOUGHTS: usize = 64, Count, Request, "what follows stays thoughts", "thoughts_at_their_limit_of_tries";
 }

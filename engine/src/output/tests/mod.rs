@@ -148,7 +148,7 @@ impl Harness {
         for delta in deltas {
             parts.extend(parser.push(&delta));
         }
-        parts.extend(parser.finish());
+        parts.extend(parser.finish(FinishReason::Stop));
         show(&parts, parser.is_cut())
     }
 
@@ -201,7 +201,7 @@ fn without_tools_the_markers_of_calls_are_text() {
             let mut parser = harness.format.parser("", &[], true);
             let mut parts: Vec<Part> =
                 atoms.chunks(1).flat_map(|one| parser.push(&delta(one))).collect();
-            parts.extend(parser.finish());
+            parts.extend(parser.finish(FinishReason::Stop));
             let text: String = parts
                 .iter()
                 .filter_map(|part| match part {
@@ -224,7 +224,7 @@ fn a_single_call_is_all_that_is_given_where_only_one_is_wanted() {
     let mut parser = harness.format.parser("", &tools(), false);
     let call = "<tool_call>\n{\"name\": \"stop\", \"arguments\": {}}\n</tool_call>\n";
     let mut parts = parser.push(&delta(&atoms(&call.repeat(2), &harness.markers)));
-    parts.extend(parser.finish());
+    parts.extend(parser.finish(FinishReason::Stop));
     assert_eq!(show(&parts, parser.is_cut()), "stop({})");
 }
 
