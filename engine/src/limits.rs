@@ -160,4 +160,8 @@ limits! {
     /// What one rendering of a chat template may do: about as many instructions, values looked through and
     /// 64 bytes of text made. A conversation of 200,000 tokens in messages of twenty takes a quarter of it.
     TEMPLATE_FUEL: u64 = 5_000_000, Count, ModelFolder, "the request is refused", "a_rendering_at_its_fuel";
+    /// The schemas of a function that are looked through for what kind of value one parameter is.
+    SCHEMAS_SEARCHED: usize = 1024, Count, Request, "what lies beyond says nothing: the value is text", "a_schema_at_its_search_limit";
+    /// The places in a model's thoughts where it is tried whether a call begins.
+    CALLS_TRIED_IN_THOUGHTS: usize = 64, Count, Request, "what follows stays thoughts", "thoughts_at_their_limit_of_tries";
 }

@@ -1,7 +1,7 @@
 //! The arguments of a call whose name stands before them, as one JSON object.
 
 use super::emit::Emitter;
-use super::input::Input;
+use super::input::{Input, Marker, Stands};
 use super::json::{Scanner, Step};
 
 /// Hands on an arguments object as it comes.
@@ -26,14 +26,33 @@ impl Arguments {
     pub(super) fn begin(name: &str, input: &mut Input, out: &mut Emitter) -> Self {
         input.take();
         out.start(name);
+        Self::announced()
+    }
+
+    /// The object of a call that was announced begins right ahead.
+    pub(super) fn announced() -> Self {
         Self { scanner: Scanner::new() }
     }
 
-    /// Takes what there is of the object.
-    pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Handed {
+    /// Takes what there is of the object. One of `ends` closes the brackets that were left open.
+    pub(super) fn read(
+        &mut self,
+        ends: &[Marker],
+        input: &mut Input,
+        out: &mut Emitter,
+    ) -> Handed {
         let mut text = String::new();
         let mut handed = Handed::More;
         while let Some(c) = input.peek().filter(|_| handed == Handed::More) {
+            let ahead = ends.iter().filter(|end| end.text.starts_with(c) && !self.scanner.in_text());
+            match ahead.map(|end| input.stands(end)).fold(Stands::No, Stands::or) {
+                Stands::Maybe => break,
+                Stands::Yes(_) if self.scanner.close_all(&mut text) => {
+                    handed = Handed::Whole;
+                    continue;
+                }
+                _ => {}
+            }
             match self.scanner.push(c, &mut text) {
                 Step::More => input.skip(c.len_utf8()),
                 Step::Done => {

@@ -22,6 +22,8 @@ pub(super) struct CallObject {
     begun: bool,
     /// Its arguments are complete.
     complete: bool,
+    /// A name and, under this key, arguments must be there, and nothing but an id and a type besides.
+    strict: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +44,9 @@ enum Member {
 }
 
 impl CallObject {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(strict: Option<&'static str>) -> Self {
         Self {
+            strict,
             place: Place::Open,
             scanner: Scanner::new(),
             text: String::new(),
@@ -64,6 +67,19 @@ impl CallObject {
         self.complete
     }
 
+    /// Whether what comes next belongs to a string.
+    pub(super) fn in_text(&self) -> bool {
+        matches!(self.place, Place::Key | Place::Value(_)) && self.scanner.in_text()
+    }
+
+    /// Closes what is open of the arguments, where nothing but brackets is missing.
+    pub(super) fn close(&mut self, out: &mut Emitter) {
+        if self.begun && self.place == Place::Value(Member::Arguments) {
+            self.complete = self.scanner.close_all(&mut self.text);
+            self.hand_on(out);
+        }
+    }
+
     /// Reads `c`: `More`, `Done` or `Invalid`.
     pub(super) fn push(&mut self, c: char, out: &mut Emitter) -> Step {
         let space = matches!(c, ' ' | '\t' | '\n' | '\r');
@@ -71,7 +87,10 @@ impl CallObject {
             (Place::Key | Place::Value(_), _) => self.scan(c, out),
             _ if space => Step::More,
             (Place::Open, '{') => self.go(Place::KeyOrEnd),
-            (Place::Colon, ':') => self.go(Place::Value(self.member())),
+            (Place::Colon, ':') => match self.member() {
+                Some(member) => self.go(Place::Value(member)),
+                None => Step::Invalid,
+            },
             (Place::CommaOrEnd, ',') => self.go(Place::KeyOrEnd),
             (Place::KeyOrEnd | Place::CommaOrEnd, '}') => self.end(out),
             (Place::KeyOrEnd, '"' | '\'') => {
@@ -91,13 +110,19 @@ impl CallObject {
         Step::More
     }
 
-    /// What the key that was read stands for.
-    fn member(&self) -> Member {
+    /// What the key that was read stands for. `None`: it is none of a call's.
+    fn member(&self) -> Option<Member> {
         let wants_arguments = self.early.is_none() && !self.begun;
-        match self.text.as_str() {
-            "\"name\"" if self.name.is_none() => Member::Name,
-            "\"arguments\"" | "\"parameters\"" if wants_arguments => Member::Arguments,
-            _ => Member::Other,
+        let key = self.text.trim_matches('"');
+        let is_arguments = match self.strict {
+            Some(strict) => key == strict,
+            None => ["arguments", "parameters"].contains(&key),
+        };
+        match key {
+            "name" if self.name.is_none() => Some(Member::Name),
+            _ if is_arguments && wants_arguments => Some(Member::Arguments),
+            "id" | "type" => Some(Member::Other),
+            _ => self.strict.is_none().then_some(Member::Other),
         }
     }
 
@@ -162,7 +187,8 @@ impl CallObject {
 
     fn end(&mut self, out: &mut Emitter) -> Step {
         if !self.begun {
-            let Some(name) = self.name.clone() else { return Step::Invalid };
+            let name = self.name.clone().filter(|_| self.strict.is_none());
+            let Some(name) = name else { return Step::Invalid };
             self.whole(&name, "{}", out);
         }
         Step::Done

@@ -44,6 +44,11 @@ impl Emitter {
         std::mem::take(&mut self.parts)
     }
 
+    /// Puts parts back that were taken.
+    pub(super) fn give_back(&mut self, parts: Vec<Part>) {
+        self.parts.splice(0..0, parts);
+    }
+
     pub(super) fn text(&mut self, text: &str) {
         match self.parts.last_mut() {
             _ if text.is_empty() => {}

@@ -1,10 +1,11 @@
 //! What answers of a format look like to a grammar.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::format::{CallFormat, OutputFormat, Thinking};
 use super::harmony;
 use super::input::Marker;
+use super::kinds::Search;
 use super::pairs::Layout;
 use crate::grammar::Pattern;
 
@@ -65,7 +66,8 @@ impl OutputFormat {
         if let Some(between) = between.filter(|_| parallel) {
             all.push(Pattern::Many(Box::new(Pattern::All(vec![between, call]))));
         }
-        all.push(after);
+        // Many models end their calls with a line break; the answer may end after it.
+        all.extend([after, Pattern::Space]);
         Some(Pattern::All(all))
     }
 
@@ -117,7 +119,7 @@ fn one(format: &CallFormat, Call { name, arguments }: &Call) -> Option<Pattern> 
                 marker(markers.call_end),
             ]
         }
-        CallFormat::Pairs { open, layout } => return pairs(open, &layout, name, arguments),
+        CallFormat::Pairs(layout) => return pairs(&layout, name, arguments),
         CallFormat::Gemma { .. } => return None,
     }))
 }
@@ -136,22 +138,20 @@ fn around(format: &CallFormat) -> (Pattern, Option<Pattern>, Pattern) {
             (marker(markers.open), between, marker(markers.close))
         }
         CallFormat::Llama { .. } => (nothing(), None, nothing()),
-        _ => (nothing(), Some(Pattern::text("\n")), nothing()),
+        _ => (nothing(), Some(Pattern::Space), nothing()),
     }
 }
 
 /// A call whose parameters are written one by one. Those that the schema requires come in its order;
 /// of a string only its choices are held, since it is not written as JSON.
-fn pairs(open: Marker, layout: &Layout, name: &str, arguments: &Pattern) -> Option<Pattern> {
+fn pairs(layout: &Layout, name: &str, arguments: &Pattern) -> Option<Pattern> {
     let Pattern::Json { schema, exactly } = arguments else { return None };
-    let empty = Map::new();
-    let fields = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
-    let required = schema.get("required").and_then(Value::as_array);
+    let (fields, required) = Search::new(schema).properties();
     let quote = |name: &str, begin: Marker| match begin.text.ends_with("name=") {
         true => format!("\"{name}\""),
         false => name.to_owned(),
     };
-    let mut all = vec![marker(open)];
+    let mut all = vec![marker(layout.open)];
     match layout.name {
         Some((begin, end)) => all.extend([
             Pattern::Text(format!("\n{}{}", begin.text, quote(name, begin))),
@@ -160,9 +160,10 @@ fn pairs(open: Marker, layout: &Layout, name: &str, arguments: &Pattern) -> Opti
         None => all.push(Pattern::Text(format!("{name}\n"))),
     }
     for (key, field) in fields {
+        let field = Search::new(schema).target(field);
         let value = value(layout, schema, field, *exactly);
         // Where a value is marked as text or not, it is what its schema says.
-        let mark = layout.prefix.map(|_| format!(" string=\"{}\"", is_text(field)));
+        let mark = layout.prefix.map(|_| format!(" string=\"{}\"", is_text(schema, field)));
         let parameter = Pattern::All(vec![
             marker(layout.key.0),
             Pattern::Text(quote(key, layout.key.0) + &mark.unwrap_or_default()),
@@ -173,7 +174,7 @@ fn pairs(open: Marker, layout: &Layout, name: &str, arguments: &Pattern) -> Opti
             value,
             Pattern::text("\n"),
         ]);
-        let is_required = required.is_some_and(|names| names.iter().any(|name| name == key));
+        let is_required = required.contains(&key.as_str());
         all.push(if is_required { parameter } else { Pattern::Maybe(Box::new(parameter)) });
     }
     if let Some(end) = layout.function_end {
@@ -187,9 +188,9 @@ fn pairs(open: Marker, layout: &Layout, name: &str, arguments: &Pattern) -> Opti
 fn value(layout: &Layout, schema: &Value, field: &Value, exactly: bool) -> Pattern {
     let line = if layout.lines { "\n" } else { "" };
     let end = marker(layout.value_end);
-    let what = match text_choices(field) {
+    let what = match choices(field) {
         Some(texts) => Pattern::Choice(texts),
-        None if may_be_text(field) => {
+        None if is_text(schema, field) => {
             let until = Pattern::Until(format!("{line}{}", layout.value_end.text));
             return Pattern::All(vec![Pattern::text(line), until]);
         }
@@ -207,26 +208,21 @@ fn value(layout: &Layout, schema: &Value, field: &Value, exactly: bool) -> Patte
     Pattern::All(vec![Pattern::text(line), what, Pattern::text(line), end])
 }
 
-/// The values that a schema names, where they are texts all.
-fn text_choices(field: &Value) -> Option<Vec<String>> {
-    let choices = field.get("enum").and_then(Value::as_array)?;
-    choices.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+/// The values that a schema names, where texts are among them, as a model writes them.
+fn choices(field: &Value) -> Option<Vec<String>> {
+    let one = field.get("const").map(std::slice::from_ref);
+    let values = one.or(field.get("enum").and_then(Value::as_array).map(Vec::as_slice))?;
+    let as_written = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let has_text = values.iter().any(Value::is_string);
+    has_text.then(|| values.iter().map(as_written).collect())
 }
 
 /// Whether [`value`] holds a field to a text, not to JSON.
-fn is_text(field: &Value) -> bool {
-    text_choices(field).is_some() || may_be_text(field)
-}
-
-/// Whether a value of this schema may be a string, as far as its type says.
-fn may_be_text(field: &Value) -> bool {
-    match field.get("type") {
-        Some(Value::String(kind)) => kind == "string",
-        Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "string"),
-        _ => !["$ref", "properties", "items", "const", "enum"]
-            .iter()
-            .any(|key| field.get(key).is_some()),
-    }
+fn is_text(schema: &Value, field: &Value) -> bool {
+    Search::new(schema).kinds(field).may_be_text()
 }
 
 /// gpt-oss: thoughts, then a message to the user or to a function.

@@ -11,8 +11,6 @@ use super::{OutputParser, harmony, sectioned};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
-/// What Qwen3-Coder sometimes begins a call with, leaving `<tool_call>` out.
-const QWEN_FUNCTION: Marker = Marker::spelled("<function=");
 /// What every marker of DeepSeek V3.2 holds; a token of its own.
 const DSML: &str = "\u{ff5c}DSML\u{ff5c}";
 
@@ -59,7 +57,7 @@ pub(super) enum CallFormat {
     /// Llama 3: JSON objects, bare at the start of an answer or after a marker.
     Llama { open: Marker },
     /// Qwen3-Coder, MiniMax, GLM, DeepSeek V3.2: a name and parameters.
-    Pairs { open: Marker, layout: Layout },
+    Pairs(Layout),
     /// DeepSeek up to V3.1, Kimi K2.
     Sectioned { markers: sectioned::Markers, is_kimi: bool },
     /// Mistral.
@@ -152,14 +150,13 @@ fn call_format(
                 ("<\u{ff5c}DSML\u{ff5c}function_calls>", "</\u{ff5c}DSML\u{ff5c}function_calls>")
             }
         };
-        let layout = dsml_layout(Marker::spelled(close), marker(DSML));
-        CallFormat::Pairs { open: Marker::spelled(open), layout }
+        CallFormat::Pairs(dsml_layout(Marker::spelled(open), Marker::spelled(close), marker(DSML)))
     } else if says("<\u{ff5c}tool\u{2581}calls\u{2581}begin\u{ff5c}>") {
         CallFormat::Sectioned { markers: deepseek_markers(marker), is_kimi: false }
     } else if says("<|tool_calls_section_begin|>") {
         CallFormat::Sectioned { markers: kimi_markers(marker), is_kimi: true }
     } else if says("<minimax:tool_call>") {
-        CallFormat::Pairs { open: marker("<minimax:tool_call>"), layout: minimax_layout(marker) }
+        CallFormat::Pairs(minimax_layout(marker))
     } else if says("[TOOL_CALLS]") {
         CallFormat::Mistral {
             open: marker("[TOOL_CALLS]"),
@@ -167,9 +164,9 @@ fn call_format(
             id: marker("[CALL_ID]"),
         }
     } else if says("<arg_key>") {
-        CallFormat::Pairs { open: open_close.0, layout: glm_layout(marker) }
+        CallFormat::Pairs(glm_layout(marker))
     } else if says("<function=") && says("<parameter=") {
-        CallFormat::Pairs { open: open_close.0, layout: qwen_layout(marker) }
+        CallFormat::Pairs(Layout::functions(open_close.0, open_close.1))
     } else if says("<tool_call>") {
         CallFormat::Tagged { open: open_close.0, close: open_close.1 }
     } else if says("<|start_header_id|>") && says("\"parameters\": ") {
@@ -209,21 +206,9 @@ fn kimi_markers(marker: &impl Fn(&'static str) -> Marker) -> sectioned::Markers 
     }
 }
 
-fn qwen_layout(marker: &impl Fn(&'static str) -> Marker) -> Layout {
-    Layout {
-        name: Some((QWEN_FUNCTION, Marker::spelled(">"))),
-        key: (Marker::spelled("<parameter="), Marker::spelled(">")),
-        value: None,
-        value_end: Marker::spelled("</parameter>"),
-        function_end: Some(Marker::spelled("</function>")),
-        close: marker("</tool_call>"),
-        lines: true,
-        prefix: None,
-    }
-}
-
 fn minimax_layout(marker: &impl Fn(&'static str) -> Marker) -> Layout {
     Layout {
+        open: marker("<minimax:tool_call>"),
         name: Some((Marker::spelled("<invoke name="), Marker::spelled(">"))),
         key: (Marker::spelled("<parameter name="), Marker::spelled(">")),
         value: None,
@@ -237,6 +222,7 @@ fn minimax_layout(marker: &impl Fn(&'static str) -> Marker) -> Layout {
 
 fn glm_layout(marker: &impl Fn(&'static str) -> Marker) -> Layout {
     Layout {
+        open: marker("<tool_call>"),
         name: None,
         key: (marker("<arg_key>"), marker("</arg_key>")),
         value: Some(marker("<arg_value>")),
@@ -248,9 +234,10 @@ fn glm_layout(marker: &impl Fn(&'static str) -> Marker) -> Layout {
     }
 }
 
-fn dsml_layout(close: Marker, prefix: Marker) -> Layout {
+fn dsml_layout(open: Marker, close: Marker, prefix: Marker) -> Layout {
     let end = Marker::spelled(">");
     Layout {
+        open,
         name: Some((Marker::spelled("<\u{ff5c}DSML\u{ff5c}invoke name="), end)),
         key: (Marker::spelled("<\u{ff5c}DSML\u{ff5c}parameter name="), end),
         value: None,
@@ -278,19 +265,19 @@ impl CallFormat {
         match *self {
             Self::Tagged { open, .. }
             | Self::Llama { open }
-            | Self::Pairs { open, .. }
+            | Self::Pairs(Layout { open, .. })
             | Self::Mistral { open, .. }
             | Self::Gemma { open, .. } => open,
             Self::Sectioned { markers, .. } => markers.open,
         }
     }
 
-    /// What a call begins with at the start of a line, where the opener was left out.
+    /// What a call begins with where the opener was left out: at the start of a line, or anywhere
+    /// if it is a token.
     pub(super) fn bare_opener(&self) -> Option<Marker> {
         match self {
-            Self::Pairs { layout, .. } => {
-                layout.name.map(|(open, _)| open).filter(|open| *open == QWEN_FUNCTION)
-            }
+            Self::Pairs(layout) => layout.name.map(|(open, _)| open),
+            Self::Sectioned { markers, .. } => Some(markers.call),
             _ => None,
         }
     }
@@ -298,7 +285,7 @@ impl CallFormat {
     /// The line breaks that stand between a text and its calls and belong to neither.
     pub(super) fn gap(&self) -> &'static str {
         match self {
-            Self::Pairs { layout: Layout { prefix: Some(_), .. }, .. } => "\n\n",
+            Self::Pairs(Layout { prefix: Some(_), .. }) => "\n\n",
             _ => "\n",
         }
     }
@@ -308,9 +295,13 @@ impl CallFormat {
         matches!(self, Self::Llama { .. })
     }
 
-    /// Whether a call ends the thoughts that it begins in.
-    pub(super) fn ends_thinking(&self) -> bool {
-        matches!(self, Self::Sectioned { is_kimi: true, .. })
+    /// Whether the template shows calls as JSON objects with a name and arguments.
+    pub(super) fn is_json(&self) -> bool {
+        match self {
+            Self::Tagged { .. } | Self::Llama { .. } => true,
+            Self::Mistral { args, .. } => args.id.is_none(),
+            Self::Pairs(_) | Self::Sectioned { .. } | Self::Gemma { .. } => false,
+        }
     }
 
     /// Everything that is more than text in this format.
@@ -318,7 +309,7 @@ impl CallFormat {
         match *self {
             Self::Tagged { open, close } => vec![open, close],
             Self::Llama { open } => vec![open],
-            Self::Pairs { open, layout } => [&[open], &layout.markers()[..]].concat(),
+            Self::Pairs(layout) => layout.markers(),
             Self::Sectioned { markers, .. } => markers.all().to_vec(),
             Self::Mistral { open, args, id } => vec![open, args, id],
             Self::Gemma { open, quote, close } => vec![open, quote, close],
@@ -328,12 +319,12 @@ impl CallFormat {
     /// What reads the calls after an opener.
     pub(super) fn reader(&self) -> Reader {
         match *self {
-            Self::Tagged { close, .. } => Reader::json(Some(close)),
+            Self::Tagged { open, close } => Reader::json(Some((open, close))),
             Self::Llama { .. } => Reader::json(None),
-            Self::Pairs { layout, .. } => Reader::pairs(layout),
+            Self::Pairs(layout) => Reader::pairs(layout),
             Self::Sectioned { markers, .. } => Reader::sectioned(markers),
-            Self::Mistral { args, id, .. } => Reader::mistral(args, id),
-            Self::Gemma { quote, close, .. } => Reader::gemma(quote, close),
+            Self::Mistral { open, args, id } => Reader::mistral(open, args, id),
+            Self::Gemma { open, quote, close } => Reader::gemma(open, quote, close),
         }
     }
 }

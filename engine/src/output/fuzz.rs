@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::{OutputFormat, OutputParser, Part};
-use crate::generation::{Delta, Mark};
+use crate::generation::{Delta, FinishReason, Mark};
 use crate::tokenizer::Tokenizer;
 
 /// What tells a format: words of the template, tokens of the vocabulary.
@@ -161,7 +161,7 @@ fn read(mut parser: OutputParser, deltas: impl IntoIterator<Item = Delta>) -> Re
     for delta in deltas {
         parser.push(&delta).into_iter().for_each(|part| add(&mut parts, part));
     }
-    parser.finish().into_iter().for_each(|part| add(&mut parts, part));
+    parser.finish(FinishReason::Stop).into_iter().for_each(|part| add(&mut parts, part));
     (parts, parser.is_cut())
 }
 

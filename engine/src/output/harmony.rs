@@ -13,6 +13,8 @@ use super::arguments::{Arguments, Handed};
 use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
 
+/// What the name of a function may stand after.
+const NAMESPACE: &str = "functions.";
 /// A header that is longer is none: what stands there is text.
 const MAX_HEADER_BYTES: usize = 1024;
 
@@ -92,14 +94,21 @@ impl Harmony {
                 }
             }
         }
-        let sought = input.seek(&[self.markers.message]);
+        let Markers { message, ends, .. } = self.markers;
+        let sought = input.seek(&[message, ends[0], ends[1], ends[2]]);
         let length = input.seen().len();
-        if let Sought::Marker(_, marker) = sought {
-            let header = input.take_to(length);
-            input.skip(marker);
-            input.take();
-            self.place = self.message(&header, out);
-            return true;
+        match sought {
+            Sought::Marker(0, marker) => {
+                let header = input.take_to(length);
+                input.skip(marker);
+                input.take();
+                self.place = self.message(&header, out);
+                return true;
+            }
+            // The marker before the body was left out.
+            Sought::Marker(..) => return self.without_marker(input, out),
+            Sought::Nothing if input.ended => return self.without_marker(input, out),
+            Sought::Nothing => {}
         }
         if length > MAX_HEADER_BYTES {
             input.rewind();
@@ -108,11 +117,45 @@ impl Harmony {
             out.text(&input.take_first());
             return true;
         }
-        if input.ended {
-            // A header that was cut off says nothing.
-            input.take();
-        }
         false
+    }
+
+    /// A header and a body with no marker between them, up to the place that was looked at.
+    fn without_marker(&mut self, input: &mut Input, out: &Emitter) -> bool {
+        let body = self.header_words(input.seen());
+        let header = input.take_to(body);
+        input.rewind();
+        self.place = self.message(&header, out);
+        // A header that was cut off says nothing.
+        let is_over = input.ended && input.ahead().is_empty();
+        if is_over && !matches!(self.place, Place::Call(_)) {
+            self.place = Place::Body { thinking: false };
+        }
+        !input.ahead().is_empty() || matches!(self.place, Place::Call(_))
+    }
+
+    /// The bytes of `text` that can be a header: markers and the words that follow them.
+    fn header_words(&self, text: &str) -> usize {
+        let Markers { start, channel, constrain, .. } = self.markers;
+        let mut at = 0;
+        loop {
+            let blank = text[at..].len() - text[at..].trim_start().len();
+            let rest = &text[at + blank..];
+            let word = rest.find(|c: char| c.is_whitespace() || "<{[".contains(c));
+            let word = word.unwrap_or(rest.len());
+            let marker = [start, channel, constrain].into_iter().find(|m| rest.starts_with(m.text));
+            let length = match marker {
+                Some(marker) => {
+                    let after = &rest[marker.text.len()..];
+                    let word = after.find(|c: char| c.is_whitespace() || "<{[".contains(c));
+                    marker.text.len() + word.unwrap_or(after.len())
+                }
+                None if rest.starts_with("to=") => word,
+                None if ["assistant", "json"].contains(&&rest[..word]) => word,
+                None => return at,
+            };
+            at += blank + length;
+        }
     }
 
     /// Whether a header stands ahead.
@@ -131,7 +174,10 @@ impl Harmony {
         };
         let after = |marker: &str| header.split_once(marker).map(|(_, rest)| word(rest));
         let recipient = after("to=").unwrap_or_default();
-        if let Some(name) = recipient.strip_prefix("functions.").filter(|name| out.offers(name)) {
+        // Models leave the namespace out now and then.
+        let name = recipient.strip_prefix(NAMESPACE).filter(|name| out.offers(name));
+        let name = name.unwrap_or(&recipient);
+        if out.offers(name) {
             return Place::Call(Call::Before(name.to_owned()));
         }
         let thinking =
@@ -156,6 +202,21 @@ impl Harmony {
                 if !input.skip_whitespace() {
                     return false;
                 }
+                let Markers { start, channel, ends: [end, call_end, last], .. } = self.markers;
+                let over = [end, call_end, last, start, channel];
+                let over = over.iter().map(|marker| input.stands(marker));
+                let over = match over.fold(Stands::No, Stands::or) {
+                    Stands::Maybe if !input.ended => return false,
+                    over => over != Stands::No,
+                };
+                if over || (input.ahead().is_empty() && !input.cut) {
+                    // A call without arguments.
+                    out.start(name);
+                    out.arguments("{}");
+                    out.end();
+                    *call = Call::Rest;
+                    return true;
+                }
                 if input.peek() != Some('{') {
                     input.rewind();
                     self.place = Place::Body { thinking: false };
@@ -164,7 +225,7 @@ impl Harmony {
                 *call = Call::Arguments(Arguments::begin(name, input, out));
                 true
             }
-            Call::Arguments(arguments) => match arguments.read(input, out) {
+            Call::Arguments(arguments) => match arguments.read(&self.markers.ends, input, out) {
                 Handed::More => false,
                 Handed::Whole => {
                     *call = Call::Rest;

@@ -37,6 +37,8 @@ pub(super) struct Input {
     at: usize,
     /// Nothing will follow.
     pub(super) ended: bool,
+    /// It ended because it became too long, not where the model ended it.
+    pub(super) cut: bool,
 }
 
 /// Where [`Input::seek`] stopped.

@@ -123,6 +123,28 @@ impl Scanner {
         self.stack.is_empty() && self.state == State::Word && self.finish_word(out)
     }
 
+    /// Whether what comes next belongs to a string.
+    pub(super) fn in_text(&self) -> bool {
+        matches!(self.state, State::Text { .. } | State::Escape { .. })
+    }
+
+    /// Closes all containers, if the value is complete but for their ends.
+    pub(super) fn close_all(&mut self, out: &mut String) -> bool {
+        let may = match self.state {
+            State::Word => self.finish_word(out),
+            State::After | State::Key => true,
+            State::Value { or_end } => or_end,
+            State::Colon | State::Text { .. } | State::Escape { .. } => false,
+        };
+        if may {
+            self.held.clear();
+            while let Some(container) = self.stack.pop() {
+                out.push(if container == Container::Array { ']' } else { '}' });
+            }
+        }
+        may
+    }
+
     /// After a comma nothing is written until it is known not to be a slip.
     fn hold_or_write(&mut self, c: char, out: &mut String) {
         if self.held.is_empty() { out.push(c) } else { self.held.push(c) }

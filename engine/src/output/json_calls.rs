@@ -6,14 +6,22 @@ use super::call_object::CallObject;
 use super::emit::Emitter;
 use super::input::{Input, Marker, Stands};
 use super::json::Step;
+use super::pairs::{Layout, Pairs};
+
+/// What stands around code.
+const FENCE: &str = "```";
 
 /// Reads call objects: one, several with `,` or `;` or nothing between, or an array of them, up to
-/// the closing marker of formats that have one.
+/// the closing marker of formats that have one. Models also fence them as code, and some write
+/// Qwen3-Coder's functions between the same markers.
 #[derive(Debug, Clone)]
 pub(super) struct JsonCalls {
-    close: Option<Marker>,
+    /// What stands before the calls and after them.
+    around: Option<(Marker, Marker)>,
     place: Place,
     in_array: bool,
+    /// Whether an object is a call only if it has a name and, under this key, arguments.
+    strict: Option<&'static str>,
 }
 
 #[derive(Debug, Clone)]
@@ -21,11 +29,19 @@ enum Place {
     Before,
     Object(Box<CallObject>),
     Between,
+    /// After the closing marker, which may come twice.
+    Closed,
+    Functions(Box<Pairs>),
 }
 
 impl JsonCalls {
-    pub(super) fn new(close: Option<Marker>) -> Self {
-        Self { close, place: Place::Before, in_array: false }
+    pub(super) fn new(around: Option<(Marker, Marker)>) -> Self {
+        Self { around, place: Place::Before, in_array: false, strict: None }
+    }
+
+    /// Reads objects that no marker opens, and that are calls only if nothing about them is odd.
+    pub(super) fn strict(key: &'static str) -> Self {
+        Self { strict: Some(key), ..Self::new(None) }
     }
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
@@ -34,6 +50,8 @@ impl JsonCalls {
                 Place::Before => self.before(input),
                 Place::Object(_) => self.object(input, out),
                 Place::Between => self.between(input),
+                Place::Closed => self.closed(input),
+                Place::Functions(pairs) => return pairs.read(input, out),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -49,12 +67,27 @@ impl JsonCalls {
             Some('[') if !self.in_array => {
                 self.in_array = true;
                 input.skip(1);
-                None
+                return None;
             }
             Some('{') => {
-                self.place = Place::Object(Box::new(CallObject::new()));
+                self.place = Place::Object(Box::new(CallObject::new(self.strict)));
+                return None;
+            }
+            _ => {}
+        }
+        let Some((open, close)) = self.around else { return Some(Progress::NotACall) };
+        if let Some((function, _)) = Layout::functions(open, close).name
+            && input.stands(&function) != Stands::No
+        {
+            self.place = Place::Functions(Box::new(Pairs::new(Layout::functions(open, close))));
+            return None;
+        }
+        match (input.stands(&open), fence(input)) {
+            (Stands::Yes(length), _) | (_, Stands::Yes(length)) => {
+                input.skip(length);
                 None
             }
+            (Stands::Maybe, _) | (_, Stands::Maybe) => Some(Progress::More),
             _ => Some(Progress::NotACall),
         }
     }
@@ -62,6 +95,26 @@ impl JsonCalls {
     fn object(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         let Place::Object(object) = &mut self.place else { return None };
         while let Some(c) = input.peek() {
+            // Where the calls are closed, so are the brackets that were left open.
+            let closes = match &self.around {
+                Some((_, close)) if close.text.starts_with(c) && !object.in_text() => {
+                    input.stands(close)
+                }
+                _ => Stands::No,
+            };
+            match closes {
+                Stands::Maybe => {
+                    if object.begun() {
+                        input.take();
+                    }
+                    return Some(Progress::More);
+                }
+                Stands::Yes(_) => {
+                    object.close(out);
+                    return self.broken(input, out);
+                }
+                Stands::No => {}
+            }
             match object.push(c, out) {
                 Step::More => input.skip(c.len_utf8()),
                 Step::Done => {
@@ -71,16 +124,33 @@ impl JsonCalls {
                     self.place = Place::Between;
                     return None;
                 }
-                Step::DoneBefore | Step::Invalid => return Some(broken(object, input, out)),
+                Step::DoneBefore | Step::Invalid => return self.broken(input, out),
             }
         }
         if input.ended {
-            return Some(broken(object, input, out));
+            return self.broken(input, out);
         }
         if object.begun() {
             input.take();
         }
         Some(Progress::More)
+    }
+
+    /// The object does not go on. What was announced is complete, or stays cut.
+    fn broken(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        let Place::Object(object) = &self.place else { return None };
+        if !object.begun() {
+            return Some(Progress::NotACall);
+        }
+        let is_whole = object.complete();
+        input.take();
+        if !is_whole {
+            out.cut();
+            return Some(Progress::Done);
+        }
+        out.end();
+        self.place = Place::Between;
+        None
     }
 
     fn between(&mut self, input: &mut Input) -> Option<Progress> {
@@ -92,18 +162,29 @@ impl JsonCalls {
         }
         let only_space = input.ahead()[..junk].trim_start().is_empty();
         input.skip(junk);
-        if let Some(close) = &self.close {
-            match input.stands(close) {
-                Stands::Yes(length) => {
+        if let Some((open, close)) = &self.around {
+            match (input.stands(close), fence(input), opener_for_closer(open, input)) {
+                (Stands::Yes(length), ..) => {
+                    input.skip(length);
+                    input.take();
+                    self.place = Place::Closed;
+                    return None;
+                }
+                (_, Stands::Yes(length), _) => {
+                    input.skip(length);
+                    input.take();
+                    return None;
+                }
+                (.., Stands::Yes(length)) => {
                     input.skip(length);
                     input.take();
                     return Some(Progress::Done);
                 }
-                Stands::Maybe => {
+                (Stands::Maybe, ..) | (_, Stands::Maybe, _) | (.., Stands::Maybe) => {
                     input.rewind();
                     return Some(Progress::More);
                 }
-                Stands::No => {}
+                _ => {}
             }
         }
         match input.peek().filter(|_| only_space) {
@@ -125,18 +206,48 @@ impl JsonCalls {
             _ => Some(Progress::Done),
         }
     }
+
+    fn closed(&mut self, input: &mut Input) -> Option<Progress> {
+        let Some((_, close)) = &self.around else { return Some(Progress::Done) };
+        if !input.skip_whitespace() {
+            input.rewind();
+            return Some(Progress::More);
+        }
+        match input.stands(close) {
+            Stands::Yes(length) => {
+                input.skip(length);
+                input.take();
+                None
+            }
+            Stands::Maybe => {
+                input.rewind();
+                Some(Progress::More)
+            }
+            Stands::No => Some(Progress::Done),
+        }
+    }
 }
 
-/// A call object that does not go on. What was announced is complete, or stays cut.
-fn broken(object: &CallObject, input: &mut Input, out: &mut Emitter) -> Progress {
-    if !object.begun() {
-        return Progress::NotACall;
+/// Whether a fence stands ahead; one that opens has a word after it.
+pub(super) fn fence(input: &Input) -> Stands {
+    let ahead = input.ahead();
+    let Some(rest) = ahead.strip_prefix(FENCE) else {
+        let may = !input.ended && FENCE.starts_with(ahead);
+        return if may { Stands::Maybe } else { Stands::No };
+    };
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let word = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+    match word == rest.len() && !input.ended {
+        true => Stands::Maybe,
+        false => Stands::Yes(FENCE.len() + word),
     }
-    input.take();
-    if object.complete() {
-        out.end()
-    } else {
-        out.cut()
+}
+
+/// Whether the opening marker stands ahead where the closing one should, as the last thing.
+fn opener_for_closer(open: &Marker, input: &Input) -> Stands {
+    match input.stands(open) {
+        Stands::Yes(length) if !input.ahead()[length..].trim_start().is_empty() => Stands::No,
+        Stands::Yes(_) if !input.ended => Stands::Maybe,
+        stands => stands,
     }
-    Progress::Done
 }

@@ -4,7 +4,7 @@
 use super::Progress;
 use super::arguments::{Arguments, Handed};
 use super::emit::Emitter;
-use super::input::{Input, Marker, Sought};
+use super::input::{Input, Marker, Sought, Stands};
 use super::json_calls::JsonCalls;
 
 /// A name that is longer is none.
@@ -13,6 +13,7 @@ const MAX_NAME_BYTES: usize = 1024;
 /// Reads what follows `[TOOL_CALLS]`.
 #[derive(Debug, Clone)]
 pub(super) struct Mistral {
+    open: Marker,
     args: Marker,
     id: Marker,
     place: Place,
@@ -27,13 +28,15 @@ enum Place {
     /// In the call's id.
     Id(String),
     Before(String),
+    /// After `[ARGS]`.
+    BeforeOrEnd(String),
     Arguments(Arguments),
 }
 
 impl Mistral {
-    /// `args`: `[ARGS]`; `id`: `[CALL_ID]`.
-    pub(super) fn new(args: Marker, id: Marker) -> Self {
-        Self { args, id, place: Place::Start }
+    /// `open`: `[TOOL_CALLS]`; `args`: `[ARGS]`; `id`: `[CALL_ID]`.
+    pub(super) fn new(open: Marker, args: Marker, id: Marker) -> Self {
+        Self { open, args, id, place: Place::Start }
     }
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
@@ -51,9 +54,13 @@ impl Mistral {
                 }
                 Place::Before(name) => {
                     let name = std::mem::take(name);
-                    self.before(name, input, out)
+                    self.before(name, false, input, out)
                 }
-                Place::Arguments(arguments) => Some(match arguments.read(input, out) {
+                Place::BeforeOrEnd(name) => {
+                    let name = std::mem::take(name);
+                    self.before(name, true, input, out)
+                }
+                Place::Arguments(arguments) => Some(match arguments.read(&[self.open], input, out) {
                     Handed::More => Progress::More,
                     Handed::Whole | Handed::Broken => Progress::Done,
                 }),
@@ -73,8 +80,14 @@ impl Mistral {
         if !input.skip_whitespace() {
             return Some(Progress::More);
         }
-        match input.peek() {
-            Some('[' | '{') => self.go(Place::Array(JsonCalls::new(None))),
+        match (input.stands(&self.open), input.peek()) {
+            // Written twice.
+            (Stands::Yes(length), _) => {
+                input.skip(length);
+                None
+            }
+            (Stands::Maybe, _) => Some(Progress::More),
+            (_, Some('[' | '{')) => self.go(Place::Array(JsonCalls::new(None))),
             _ => self.go(Place::Name(input.seen().len())),
         }
     }
@@ -91,7 +104,10 @@ impl Mistral {
         }
         let name = name.to_owned();
         match number {
-            0 => input.skip(length),
+            0 => {
+                input.skip(length);
+                return self.go(Place::BeforeOrEnd(name));
+            }
             1 => {
                 input.skip(length);
                 return self.go(Place::Id(name));
@@ -106,7 +122,7 @@ impl Mistral {
         match input.seek(&[self.args]) {
             Sought::Marker(_, length) => {
                 input.skip(length);
-                self.go(Place::Before(name))
+                self.go(Place::BeforeOrEnd(name))
             }
             Sought::Nothing if input.ended => Some(Progress::NotACall),
             Sought::Nothing => {
@@ -116,10 +132,28 @@ impl Mistral {
         }
     }
 
-    fn before(&mut self, name: String, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        if !input.skip_whitespace() {
-            self.place = Place::Before(name);
+    /// Before the arguments; where `may_end`, there may be none.
+    fn before(
+        &mut self,
+        name: String,
+        may_end: bool,
+        input: &mut Input,
+        out: &mut Emitter,
+    ) -> Option<Progress> {
+        let blank = !input.skip_whitespace();
+        let next = if may_end { input.stands(&self.open) } else { Stands::No };
+        if blank || next == Stands::Maybe {
+            let place = if may_end { Place::BeforeOrEnd } else { Place::Before };
+            self.place = place(name);
             return Some(Progress::More);
+        }
+        let ended = input.ahead().is_empty() && !input.cut;
+        if may_end && (ended || next != Stands::No) {
+            input.take();
+            out.start(&name);
+            out.arguments("{}");
+            out.end();
+            return Some(Progress::Done);
         }
         if input.peek() != Some('{') {
             return Some(Progress::NotACall);

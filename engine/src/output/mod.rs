@@ -10,6 +10,8 @@
 //! - A call is announced when its name is known to be that of an offered tool and its arguments
 //!   begin. Its arguments then go out as they come, and concatenate to one JSON object.
 //! - An answer that ends inside a call which was announced is cut, see [`OutputParser::is_cut`].
+//! - Models err: what leaves no doubt is read as it was meant. What may be a call by what follows only
+//!   is tried, see [`trial`].
 //! - What stands between the parts is no part: line breaks around thoughts, one line break before a
 //!   call (two where the format has two), and blank space between calls and after the last. Templates
 //!   write those themselves.
@@ -26,30 +28,35 @@ mod harmony;
 mod input;
 mod json;
 mod json_calls;
+mod kinds;
 mod lost;
 mod mistral;
 mod pairs;
 mod reader;
 mod sectioned;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod tools;
+mod trial;
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::generation::Delta;
+use crate::generation::{Delta, FinishReason};
+use crate::limits::CALLS_TRIED_IN_THOUGHTS;
 use crate::thoughts::ThinkingBudget;
 use emit::Emitter;
 pub use forced::{Call, Expected};
 use format::{CallFormat, Thinking};
 pub use format::{CallIds, OutputFormat};
 use harmony::Harmony;
-use input::{Input, Marker, Sought};
+use input::{Input, Marker, Sought, Stands};
 pub use lost::LostThought;
 use reader::Reader;
 use tools::Tools;
+use trial::{Trial, Verdict, Wrapper};
 
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +89,12 @@ pub struct OutputParser {
     openers: Vec<(Marker, Opener)>,
     /// Nothing but space has come yet, or since the thoughts.
     at_start: bool,
+    /// The answer may be one object that no marker opens.
+    may_be_whole: bool,
+    /// Calls that are tried now; what is read meanwhile is not given out.
+    trial: Option<Box<Trial>>,
+    /// Calls tried in thoughts so far.
+    tries: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -92,6 +105,11 @@ enum State {
         lead: Lead,
     },
     Calls(Reader),
+    /// After the end of thoughts, where calls in them are tried.
+    Closed {
+        /// Something else stands there.
+        followed: bool,
+    },
     /// A format that is not text with something in it.
     Harmony(Box<Harmony>),
 }
@@ -111,8 +129,10 @@ enum Lead {
 enum Opener {
     Thinking,
     Calls,
-    /// Calls, at the start of a line.
+    /// Calls, at the start of a line or where it is a token.
     BareCalls,
+    /// The end of thoughts, where calls in them are tried.
+    Close,
 }
 
 /// What a reader of calls came to.
@@ -149,11 +169,22 @@ impl OutputParser {
             openers.push((calls.opener(), Opener::Calls));
             openers.extend(calls.bare_opener().map(|marker| (marker, Opener::BareCalls)));
         }
+        let may_be_whole = !tools.is_empty() && format.calls.is_some_and(|calls| calls.is_json());
         if let Some(markers) = format.harmony {
             state = State::Harmony(Box::new(Harmony::new(markers)));
         }
         let out = Emitter::new(tools, !parallel);
-        Self { format, input: Input::default(), out, state, openers, at_start: true }
+        Self {
+            format,
+            input: Input::default(),
+            out,
+            state,
+            openers,
+            at_start: true,
+            may_be_whole,
+            trial: None,
+            tries: 0,
+        }
     }
 
     /// The tokens that the answer's generation must mark: `GenerateRequest::markers`.
@@ -172,13 +203,20 @@ impl OutputParser {
     /// Takes more of the answer and gives what is certain by now.
     pub fn push(&mut self, delta: &Delta) -> Vec<Part> {
         self.input.push(&delta.text, &delta.marks);
+        if let Some(trial) = &mut self.trial {
+            trial.push(delta);
+        }
         self.run();
         self.out.take()
     }
 
-    /// The answer is complete: gives what was held back.
-    pub fn finish(&mut self) -> Vec<Part> {
-        self.input.ended = true;
+    /// The answer is complete: gives what was held back. What is a call may depend on whether the
+    /// model ended the answer, or its length.
+    pub fn finish(&mut self, finish: FinishReason) -> Vec<Part> {
+        (self.input.ended, self.input.cut) = (true, finish == FinishReason::Length);
+        if let Some(trial) = &mut self.trial {
+            trial.finish(self.input.cut);
+        }
         self.run();
         self.out.take()
     }
@@ -188,7 +226,7 @@ impl OutputParser {
         match &self.state {
             State::Thinking => true,
             State::Harmony(harmony) => harmony.is_thinking(),
-            State::Text { .. } | State::Calls(_) => false,
+            State::Text { .. } | State::Calls(_) | State::Closed { .. } => false,
         }
     }
 
@@ -203,7 +241,7 @@ impl OutputParser {
     }
 
     fn run(&mut self) {
-        while match &mut self.state {
+        while self.tried() && match &mut self.state {
             State::Thinking => self.thinking(),
             State::Text { lead } => {
                 let lead = *lead;
@@ -212,6 +250,12 @@ impl OutputParser {
             State::Calls(calls) => {
                 let progress = calls.read(&mut self.input, &mut self.out);
                 self.called(progress)
+            }
+            State::Closed { .. } => {
+                self.input.skip_whitespace();
+                self.state = State::Closed { followed: !self.input.ahead().is_empty() };
+                self.input.rewind();
+                false
             }
             State::Harmony(harmony) => {
                 harmony.read(&mut self.input, &mut self.out);
@@ -227,9 +271,18 @@ impl OutputParser {
             return false;
         }
         let mut ends = vec![close];
-        let calls = self.format.calls.as_ref().filter(|_| !self.out.tools().is_empty());
-        ends.extend(calls.filter(|calls| calls.ends_thinking()).map(CallFormat::opener));
-        let sought = self.input.seek(&ends);
+        let openers = self.call_openers();
+        ends.extend(openers.iter().map(|(marker, _)| *marker));
+        if self.tries >= CALLS_TRIED_IN_THOUGHTS {
+            ends.truncate(1);
+        }
+        let mut sought = self.input.seek(&ends);
+        while let Sought::Marker(number @ 1.., length) = sought
+            && !self.may_begin(openers[number - 1])
+        {
+            self.input.skip(length);
+            sought = self.input.seek(&ends);
+        }
         // Line breaks at the end belong to the marker, if it follows.
         let kept = match self.input.ended && sought == Sought::Nothing {
             true => self.input.seen().len(),
@@ -241,13 +294,48 @@ impl OutputParser {
             self.input.rewind();
             return false;
         };
-        if number == 0 {
-            self.input.skip(length);
+        if number > 0 {
+            self.tries += 1;
+            self.trial = Some(Box::new(Trial::thoughts(self, length)));
+            return true;
         }
+        self.input.skip(length);
         self.input.take();
         self.at_start = true;
         self.state = State::Text { lead: Lead::AfterThoughts };
         true
+    }
+
+    /// Looks at what is tried. False while that is undecided.
+    fn tried(&mut self) -> bool {
+        let Some(trial) = &mut self.trial else { return true };
+        let verdict = trial.verdict();
+        if verdict == Verdict::Open {
+            return false;
+        }
+        let Some(trial) = self.trial.take() else { return true };
+        match verdict {
+            Verdict::Calls => {
+                let mut parts = self.out.take();
+                let (parser, tried) = trial.accept();
+                parts.extend(tried);
+                *self = parser;
+                self.out.give_back(parts);
+            }
+            _ => self.input.go_to(trial.resume),
+        }
+        true
+    }
+
+    /// What calls begin with.
+    fn call_openers(&self) -> Vec<(Marker, Opener)> {
+        let begins = |opener: Opener| matches!(opener, Opener::Calls | Opener::BareCalls);
+        self.openers.iter().filter(|(_, opener)| begins(*opener)).copied().collect()
+    }
+
+    /// Whether the marker ahead may begin calls here.
+    fn may_begin(&self, (marker, opener): (Marker, Opener)) -> bool {
+        opener != Opener::BareCalls || marker.id.is_some() || self.is_line_start()
     }
 
     /// Drops the label and the line breaks before thoughts. False while more of them may come.
@@ -270,6 +358,11 @@ impl OutputParser {
         self.state = State::Text { lead };
         if self.begins_bare() {
             return true;
+        }
+        match self.begins_whole() {
+            Some(true) => return true,
+            Some(false) => {}
+            None => return false,
         }
         let markers: Vec<Marker> = self.openers.iter().map(|(marker, _)| *marker).collect();
         loop {
@@ -340,6 +433,32 @@ impl OutputParser {
         begins
     }
 
+    /// Whether the answer begins with an object that may be all of it. `None`: that is not known yet.
+    fn begins_whole(&mut self) -> Option<bool> {
+        if !self.may_be_whole || !self.at_start || !self.input.seen().is_empty() {
+            return Some(false);
+        }
+        self.input.skip_whitespace();
+        let marked = self.openers.iter().any(|(marker, _)| self.input.stands(marker) != Stands::No);
+        self.input.rewind();
+        let wrapper = if marked { Wrapper::No } else { trial::wrapper(&self.input) };
+        match wrapper {
+            Wrapper::Maybe => return None,
+            // What is bare begins a call of Llama's anyway.
+            Wrapper::Begins(length, end) if !(self.is_bare() && end.is_empty()) => {
+                self.trial = Some(Box::new(Trial::whole(self, length, end)));
+            }
+            Wrapper::No if marked => return Some(false),
+            _ => {}
+        }
+        self.may_be_whole = false;
+        Some(self.trial.is_some())
+    }
+
+    fn is_bare(&self) -> bool {
+        self.format.calls.is_some_and(|calls| calls.is_bare())
+    }
+
     /// The marker ahead. False when it means nothing here.
     fn begins(&mut self, number: usize, length: usize) -> bool {
         let (marker, opener) = self.openers[number];
@@ -360,7 +479,7 @@ impl OutputParser {
             }
             Opener::Calls | Opener::BareCalls => {
                 let bare = opener == Opener::BareCalls;
-                if bare && !self.is_line_start() {
+                if !self.may_begin((marker, opener)) {
                     return false;
                 }
                 let Some(calls) = &self.format.calls else { return false };
@@ -370,6 +489,13 @@ impl OutputParser {
                 self.input.skip(if bare { 0 } else { length });
                 self.at_start = false;
                 self.state = State::Calls(reader);
+            }
+            Opener::Close => {
+                let before = self.input.seen().len();
+                self.say(before);
+                self.input.skip(length);
+                self.input.take();
+                self.state = State::Closed { followed: false };
             }
         }
         true

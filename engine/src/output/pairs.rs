@@ -11,18 +11,27 @@
 //!
 //! What a value is follows from the tool's schema; DeepSeek's `string="false"` marks JSON. A string goes
 //! out as it comes; anything else when its end is there.
+//!
+//! Models leave tags out and misspell them. A value also ends where the opener of a parameter follows
+//! that the schema names and the call does not have yet, at the start of a line; where its end is
+//! misspelt; and where the end of the calls follows and nothing after it. See [`super::tags`].
 
 use super::Progress;
+use super::arguments::{Arguments, Handed};
 use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
-use super::tools::Kinds;
+use super::json_calls::JsonCalls;
+use super::kinds::Kinds;
+use super::tags::{self, End};
 
 /// A name or key that is longer is none.
-const MAX_NAME_BYTES: usize = 1024;
+pub(super) const MAX_NAME_BYTES: usize = 1024;
 
 /// How such a format is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
+    /// What stands before all calls.
+    pub(super) open: Marker,
     /// What stands before a function's name, and after it. GLM has neither: its name ends where
     /// anything else begins.
     pub(super) name: Option<(Marker, Marker)>,
@@ -45,10 +54,25 @@ pub(super) struct Layout {
 const IS_TEXT: &str = "\" string=\"";
 
 impl Layout {
+    /// Qwen3-Coder's functions, between these markers.
+    pub(super) const fn functions(open: Marker, close: Marker) -> Self {
+        Self {
+            open,
+            name: Some((Marker::spelled("<function="), Marker::spelled(">"))),
+            key: (Marker::spelled("<parameter="), Marker::spelled(">")),
+            value: None,
+            value_end: Marker::spelled("</parameter>"),
+            function_end: Some(Marker::spelled("</function>")),
+            close,
+            lines: true,
+            prefix: None,
+        }
+    }
+
     pub(super) fn markers(&self) -> Vec<Marker> {
-        let Self { name, key, value, value_end, function_end, close, prefix, .. } = *self;
+        let Self { open, name, key, value, value_end, function_end, close, prefix, .. } = *self;
         let names = name.into_iter().flat_map(|(open, end)| [open, end]);
-        let one = [key.0, key.1, value_end, close];
+        let one = [open, key.0, key.1, value_end, close];
         names.chain(one).chain(value).chain(function_end).chain(prefix).collect()
     }
 }
@@ -59,7 +83,8 @@ pub(super) struct Pairs {
     layout: Layout,
     place: Place,
     function: String,
-    parameters: usize,
+    /// The parameters that the call has.
+    keys: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,6 +100,12 @@ enum Place {
     ValueStart(String),
     /// In a value.
     Value(Value),
+    /// In arguments that are written as one JSON object.
+    Json(Arguments),
+    /// After those.
+    AfterJson,
+    /// In calls that are written as JSON objects.
+    Objects(JsonCalls),
 }
 
 /// A value under way.
@@ -85,22 +116,37 @@ struct Value {
     text: String,
     /// A line break at the beginning is still to be dropped.
     at_start: bool,
+    /// Its begin was handed on.
+    begun: bool,
 }
 
 impl Pairs {
     pub(super) fn new(layout: Layout) -> Self {
-        Self { layout, place: Place::Function, function: String::new(), parameters: 0 }
+        Self { layout, place: Place::Function, function: String::new(), keys: Vec::new() }
     }
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
-            let progress = match &self.place {
+            let progress = match &mut self.place {
                 Place::Function => self.function(input),
-                Place::Name(from) => self.name(*from, input, out),
+                Place::Name(from) => {
+                    let from = *from;
+                    self.name(from, input, out)
+                }
                 Place::Parameter => self.parameter(input, out),
                 Place::Key => self.key(input, out),
-                Place::ValueStart(key) => self.value_start(key.clone(), input, out),
+                Place::ValueStart(key) => {
+                    let key = key.clone();
+                    self.value_start(key, input, out)
+                }
                 Place::Value(_) => self.value(input, out),
+                Place::Json(arguments) => match arguments.read(&[self.layout.close], input, out) {
+                    Handed::More => Some(Progress::More),
+                    Handed::Whole => self.go(Place::AfterJson),
+                    Handed::Broken => Some(Progress::Done),
+                },
+                Place::AfterJson => self.after_json(input),
+                Place::Objects(objects) => return objects.read(input, out),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -117,52 +163,66 @@ impl Pairs {
         if !input.skip_whitespace() {
             return Some(Progress::More);
         }
-        let Some((open, _)) = self.layout.name else {
-            return self.go(Place::Name(input.seen().len()));
+        let Layout { open, close, name, .. } = self.layout;
+        let (again, closes) = (input.stands(&open), input.stands(&close));
+        let named = match name {
+            Some((begin, _)) => tags::function(begin, input),
+            None => Stands::No,
         };
-        match (input.stands(&open), input.stands(&self.layout.close)) {
-            (Stands::Yes(length), _) => {
+        let any = !self.function.is_empty();
+        match (named, again, closes) {
+            (Stands::Yes(length), ..) => {
                 input.skip(length);
                 self.go(Place::Name(input.seen().len()))
             }
-            (_, Stands::Yes(length)) if !self.function.is_empty() => {
+            // Written twice.
+            (_, Stands::Yes(length), _) if !any => {
+                input.skip(length);
+                None
+            }
+            (.., Stands::Yes(length)) if any => {
                 input.skip(length);
                 input.take();
                 Some(Progress::Done)
             }
-            (Stands::Maybe, _) | (_, Stands::Maybe) => Some(Progress::More),
+            (Stands::Maybe, ..) | (_, Stands::Maybe, _) | (.., Stands::Maybe) => {
+                Some(Progress::More)
+            }
+            _ if !any && matches!(input.peek(), Some('{' | '[')) => {
+                self.go(Place::Objects(JsonCalls::new(Some((open, close)))))
+            }
+            _ if name.is_none() && !any => self.go(Place::Name(input.seen().len())),
             // Calls were read, and their closing marker was left out.
-            _ if !self.function.is_empty() => Some(Progress::Done),
+            _ if any => Some(Progress::Done),
             _ => Some(Progress::NotACall),
         }
     }
 
     fn name(&mut self, from: usize, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let (sought, ends) = match self.layout.name {
-            Some((_, end)) => (input.seek(&[end]), true),
-            None => {
-                let ends = [Marker::spelled("\n"), self.layout.key.0, self.layout.close];
-                (input.seek(&ends), false)
-            }
+        let Layout { name: around, key, close, .. } = self.layout;
+        let (line, tag) = (Marker::spelled("\n"), Marker::spelled("<"));
+        let ends = match around {
+            Some((_, end)) => vec![end, line, tag],
+            None => vec![line, key.0, close, Marker::spelled("{")],
         };
-        let name = input.seen()[from..].trim();
-        let Sought::Marker(_, length) = sought else {
-            let hopeless = input.ended || name.len() > MAX_NAME_BYTES;
-            return Some(if hopeless { Progress::NotACall } else { Progress::More });
-        };
+        let sought = input.seek(&ends);
         // Quotes belong to some versions of the format and not to others.
-        let name = name.trim_matches('"');
-        if !out.offers(name) {
-            return Some(Progress::NotACall);
-        }
-        self.function = name.to_owned();
-        if ends {
-            input.skip(length);
+        let name = input.seen()[from..].trim().trim_matches('"').to_owned();
+        let has_end = around.is_some();
+        match sought {
+            // A name that is all there is.
+            Sought::Nothing if has_end || !input.ended || input.cut => {
+                let hopeless = input.ended || name.len() > MAX_NAME_BYTES;
+                return Some(if hopeless { Progress::NotACall } else { Progress::More });
+            }
+            _ if !out.offers(&name) => return Some(Progress::NotACall),
+            Sought::Marker(0, length) if has_end => input.skip(length),
+            _ => {}
         }
         input.take();
-        out.start(&self.function);
-        out.arguments("{");
-        self.parameters = 0;
+        out.start(&name);
+        self.function = name;
+        self.keys.clear();
         self.go(Place::Parameter)
     }
 
@@ -170,62 +230,102 @@ impl Pairs {
         if !input.skip_whitespace() {
             return Some(Progress::More);
         }
-        let key = input.stands(&self.layout.key.0);
-        let end = self.layout.function_end.map_or(Stands::No, |end| input.stands(&end));
-        let close = input.stands(&self.layout.close);
-        match (key, end, close) {
+        if input.ended && input.ahead().is_empty() {
+            // What was asked for is there; only the end was not said.
+            return match input.cut {
+                true => self.cut(input, out),
+                false => self.complete(0, input, out),
+            };
+        }
+        let Layout { open, name, function_end, close, .. } = self.layout;
+        let end = function_end.map_or(Stands::No, |end| input.stands(&end));
+        let closes = input.stands(&close);
+        let next = name.map_or(Stands::No, |(begin, _)| tags::function(begin, input));
+        let next = next.or(input.stands(&open));
+        let key = tags::parameter(&self.layout, input);
+        match (end, closes, next, key) {
             (Stands::Yes(length), ..) => {
+                self.complete(length, input, out);
+                self.go(Place::Function)
+            }
+            (_, Stands::Yes(length), ..) => self.complete(length, input, out),
+            (_, _, Stands::Yes(_), _) => {
+                self.complete(0, input, out);
+                self.go(Place::Function)
+            }
+            (.., Stands::Yes(length)) => {
                 input.skip(length);
                 input.take();
                 self.go(Place::Key)
             }
-            (_, Stands::Yes(length), _) => {
-                input.skip(length);
-                self.complete(input, out);
-                self.go(Place::Function)
-            }
-            (_, _, Stands::Yes(length)) => {
-                input.skip(length);
-                self.complete(input, out);
-                Some(Progress::Done)
-            }
-            (Stands::Maybe, ..) | (_, Stands::Maybe, _) | (.., Stands::Maybe) => {
-                Some(Progress::More)
-            }
-            // What was asked for is there; only the end was not said.
-            _ if input.ended && input.ahead().is_empty() => {
-                self.complete(input, out);
-                Some(Progress::Done)
-            }
-            _ => {
-                input.rewind();
-                out.cut();
-                Some(Progress::Done)
-            }
+            (Stands::Maybe, ..) | (_, Stands::Maybe, ..) | (_, _, Stands::Maybe, _)
+            | (.., Stands::Maybe) => Some(Progress::More),
+            _ => self.stray(input, out),
         }
     }
 
-    fn complete(&mut self, input: &mut Input, out: &mut Emitter) {
+    /// Something else where a parameter or an end should stand.
+    fn stray(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        if self.keys.is_empty() && input.peek() == Some('{') {
+            input.take();
+            return self.go(Place::Json(Arguments::announced()));
+        }
+        match tags::closing(&self.layout, input) {
+            // One end too many, or misspelt.
+            Stands::Yes(length) => {
+                input.skip(length);
+                input.take();
+                None
+            }
+            Stands::Maybe => Some(Progress::More),
+            Stands::No => self.cut(input, out),
+        }
+    }
+
+    /// The call is whole; its end has `length` bytes.
+    fn complete(
+        &mut self,
+        length: usize,
+        input: &mut Input,
+        out: &mut Emitter,
+    ) -> Option<Progress> {
+        input.skip(length);
         input.take();
-        out.arguments("}");
+        out.arguments(if self.keys.is_empty() { "{}" } else { "}" });
         out.end();
+        Some(Progress::Done)
+    }
+
+    /// The call does not go on; what is ahead is text.
+    fn cut(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        input.rewind();
+        if self.keys.is_empty() {
+            out.arguments("{");
+        }
+        out.cut();
+        Some(Progress::Done)
     }
 
     fn key(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let sought = input.seek(&[self.layout.key.1]);
+        let end = self.layout.key.1;
+        let ends = [end, Marker::spelled("\n"), Marker::spelled("<")];
+        let sought = input.seek(&ends);
         let key = input.seen().trim().trim_matches('"').to_owned();
         match sought {
-            Sought::Marker(_, length) if key.len() <= MAX_NAME_BYTES => {
+            _ if key.len() > MAX_NAME_BYTES => self.cut(input, out),
+            Sought::Marker(0, length) => {
                 input.skip(length);
                 input.take();
                 self.go(Place::ValueStart(key))
             }
-            Sought::Nothing if !input.ended && key.len() <= MAX_NAME_BYTES => Some(Progress::More),
-            _ => {
-                input.rewind();
-                out.cut();
-                Some(Progress::Done)
+            // Its end was left out, unless it is about to come.
+            Sought::Marker(..) if input.stands(&end) == Stands::Maybe => Some(Progress::More),
+            Sought::Marker(..) if !key.is_empty() => {
+                input.take();
+                self.go(Place::ValueStart(key))
             }
+            Sought::Nothing if !input.ended => Some(Progress::More),
+            _ => self.cut(input, out),
         }
     }
 
@@ -236,33 +336,41 @@ impl Pairs {
         out: &mut Emitter,
     ) -> Option<Progress> {
         if let Some(open) = self.layout.value {
+            // A misspelt end of the key may stand before it, too.
+            let strays = [self.layout.key.1, open];
             if !input.skip_whitespace() {
                 return Some(Progress::More);
             }
-            match input.stands(&open) {
-                Stands::Yes(length) => input.skip(length),
-                Stands::Maybe => return Some(Progress::More),
-                Stands::No => {
-                    input.rewind();
-                    out.cut();
-                    return Some(Progress::Done);
+            match input.stands(&open).or(tags::like(&strays, input)) {
+                Stands::Yes(length) => {
+                    let is_open = input.ahead().as_bytes().get(1) != Some(&b'/');
+                    input.skip(length);
+                    if !is_open {
+                        input.take();
+                        return None;
+                    }
                 }
+                Stands::Maybe => return Some(Progress::More),
+                // It was left out.
+                Stands::No => {}
             }
         }
         input.take();
         let (key, marked) = match key.split_once(IS_TEXT) {
             Some((key, "true")) => (key, Some(Kinds::TEXT)),
             Some((key, "false")) => (key, Some(Kinds::JSON)),
-            _ => (key.as_str(), None),
+            Some((key, _)) => (key, None),
+            None => (key.as_str(), None),
         };
         let kinds = marked.unwrap_or_else(|| out.tools().kinds(&self.function, key));
-        let comma = if self.parameters > 0 { ", " } else { "" };
-        self.parameters += 1;
-        out.arguments(&format!("{comma}{}: ", quoted(key)));
+        let before = if self.keys.is_empty() { "{" } else { ", " };
+        out.arguments(&format!("{before}{}: ", quoted(key)));
+        self.keys.push(key.to_owned());
         if kinds.is_text() {
             out.arguments("\"");
         }
-        self.go(Place::Value(Value { kinds, text: String::new(), at_start: self.layout.lines }))
+        let at_start = self.layout.lines;
+        self.go(Place::Value(Value { kinds, text: String::new(), at_start, begun: false }))
     }
 
     fn value(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
@@ -276,68 +384,69 @@ impl Pairs {
             input.take();
             value.at_start = false;
         }
-        let mut ends = vec![self.layout.value_end];
-        ends.extend(self.layout.function_end);
-        loop {
-            let sought = input.seek(&ends);
-            let end = input.seen().len();
-            let kept = match self.layout.lines && !(sought == Sought::Nothing && input.ended) {
-                true => input.seen().strip_suffix('\n').map_or(end, str::len),
-                false => end,
-            };
-            let Sought::Marker(number, length) = sought else {
+        let at_start = !value.begun;
+        let known = tags::Known { function: &self.function, keys: &self.keys, at_start };
+        let (end, found) = tags::seek_end(&self.layout, known, input, out.tools());
+        let is_over = input.ended && found == End::Nothing;
+        let before = &input.seen()[..end];
+        // A line break before the end belongs to it; whether it does is not known yet, or
+        // depends on the format.
+        let kept = match found {
+            _ if is_over => end,
+            End::Value(_) if !self.layout.lines => end,
+            End::Value(_) => before.strip_suffix('\n').map_or(end, str::len),
+            _ => {
+                let line = before.trim_end_matches([' ', '\t']);
+                line.strip_suffix('\n').map_or(end, str::len)
+            }
+        };
+        match found {
+            End::Value(at) | End::Here(at) => {
+                input.go_to(at);
+                let text = input.take_to(kept);
+                input.take();
+                value.push(&text, out);
+                value.finish(out);
+                self.go(Place::Parameter)
+            }
+            End::Maybe | End::Nothing => {
+                // What stands before it is certain.
                 value.push(&input.take_to(kept), out);
                 input.rewind();
                 if !input.ended {
                     return Some(Progress::More);
                 }
+                value.break_off(out);
                 out.cut();
-                return Some(Progress::Done);
-            };
-            input.skip(length);
-            match followed(&self.layout, number, input) {
-                Stands::Yes(_) => {
-                    input.go_to(if number == 0 { end + length } else { end });
-                    let text = input.take_to(kept);
-                    input.take();
-                    value.push(&text, out);
-                    value.finish(out);
-                    return self.go(Place::Parameter);
-                }
-                Stands::Maybe => {
-                    // What stands before it is certain.
-                    value.push(&input.take_to(kept), out);
-                    input.rewind();
-                    return Some(Progress::More);
-                }
-                // The marker is part of the value.
-                Stands::No => input.go_to(end + length),
+                Some(Progress::Done)
             }
+        }
+    }
+
+    fn after_json(&mut self, input: &mut Input) -> Option<Progress> {
+        if !input.skip_whitespace() {
+            input.rewind();
+            return Some(Progress::More);
+        }
+        let close = input.stands(&self.layout.close);
+        match (close, tags::closing(&self.layout, input)) {
+            (Stands::No, Stands::Yes(length)) => {
+                input.skip(length);
+                input.take();
+                None
+            }
+            (Stands::Maybe, _) | (_, Stands::Maybe) => {
+                input.rewind();
+                Some(Progress::More)
+            }
+            _ => self.go(Place::Function),
         }
     }
 }
 
-/// Whether what follows an end of a value, right ahead, makes it one: the next parameter or the end
-/// of the function, and not more of a text that speaks of this format.
-fn followed(layout: &Layout, number: usize, input: &mut Input) -> Stands {
-    if !input.skip_whitespace() {
-        return Stands::Maybe;
-    }
-    if input.ended && input.ahead().is_empty() {
-        return Stands::Yes(0);
-    }
-    let mut next = vec![layout.close];
-    if number == 0 {
-        next.push(layout.key.0);
-        next.extend(layout.function_end);
-    } else if let Some((function, _)) = layout.name {
-        next.push(function);
-    }
-    next.iter().map(|marker| input.stands(marker)).fold(Stands::No, Stands::or)
-}
-
 impl Value {
     fn push(&mut self, text: &str, out: &mut Emitter) {
+        self.begun |= !text.is_empty();
         match self.kinds.is_text() {
             true => {
                 let quoted = quoted(text);
@@ -352,6 +461,11 @@ impl Value {
             true => out.arguments("\""),
             false => out.arguments(&self.kinds.value(&self.text)),
         }
+    }
+
+    /// It has no end; what there is of it is handed on as it stands.
+    fn break_off(&self, out: &mut Emitter) {
+        out.arguments(&self.text);
     }
 }
 

@@ -21,8 +21,8 @@ pub(super) enum Reader {
 }
 
 impl Reader {
-    pub(super) fn json(close: Option<Marker>) -> Self {
-        Self::Json(JsonCalls::new(close))
+    pub(super) fn json(around: Option<(Marker, Marker)>) -> Self {
+        Self::Json(JsonCalls::new(around))
     }
 
     pub(super) fn pairs(layout: Layout) -> Self {
@@ -33,12 +33,12 @@ impl Reader {
         Self::Sectioned(Box::new(Sectioned::new(markers)))
     }
 
-    pub(super) fn mistral(args: Marker, id: Marker) -> Self {
-        Self::Mistral(Box::new(Mistral::new(args, id)))
+    pub(super) fn mistral(open: Marker, args: Marker, id: Marker) -> Self {
+        Self::Mistral(Box::new(Mistral::new(open, args, id)))
     }
 
-    pub(super) fn gemma(quote: Marker, close: Marker) -> Self {
-        Self::Gemma(Box::new(Gemma::new(quote, close)))
+    pub(super) fn gemma(open: Marker, quote: Marker, close: Marker) -> Self {
+        Self::Gemma(Box::new(Gemma::new(open, quote, close)))
     }
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {

@@ -11,6 +11,7 @@ use super::Progress;
 use super::arguments::{Arguments, Handed};
 use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
+use super::json_calls::fence;
 
 /// A name that is longer is none.
 const MAX_NAME_BYTES: usize = 1024;
@@ -77,11 +78,14 @@ impl Sectioned {
                     self.name_line(from, input)
                 }
                 Place::Before(_) => self.before(input, out),
-                Place::Arguments(arguments) => match arguments.read(input, out) {
-                    Handed::More => Some(Progress::More),
-                    Handed::Whole => self.go(Place::After),
-                    Handed::Broken => Some(Progress::Done),
-                },
+                Place::Arguments(arguments) => {
+                    let Markers { call, call_end, close, .. } = self.markers;
+                    match arguments.read(&[call_end, close, call], input, out) {
+                        Handed::More => Some(Progress::More),
+                        Handed::Whole => self.go(Place::After),
+                        Handed::Broken => Some(Progress::Done),
+                    }
+                }
                 Place::After => self.after(input),
             };
             if let Some(progress) = progress {
@@ -99,33 +103,60 @@ impl Sectioned {
         if !input.skip_whitespace() {
             return Some(Progress::More);
         }
-        match (input.stands(&self.markers.call), input.stands(&self.markers.close)) {
-            (Stands::Yes(length), _) => {
+        let Markers { open, call, call_end, close, .. } = self.markers;
+        let [again, call, end, close] =
+            [open, call, call_end, close].map(|marker| input.stands(&marker));
+        match (call, close, again, end) {
+            (Stands::Yes(length), ..) => {
                 input.skip(length);
                 self.go(Place::Head(input.seen().len()))
             }
-            (_, Stands::Yes(length)) if self.any => {
+            (_, Stands::Yes(length), ..) if self.any => {
                 input.skip(length);
                 input.take();
                 Some(Progress::Done)
             }
-            (Stands::Maybe, _) | (_, Stands::Maybe) => Some(Progress::More),
-            _ => Some(Progress::NotACall),
+            // Written twice.
+            (_, _, Stands::Yes(length), _) if !self.any => {
+                input.skip(length);
+                None
+            }
+            (.., Stands::Yes(length)) if self.any => {
+                input.skip(length);
+                input.take();
+                None
+            }
+            (Stands::Maybe, ..) | (_, Stands::Maybe, ..) | (_, _, Stands::Maybe, _)
+            | (.., Stands::Maybe) => {
+                if self.any {
+                    input.rewind();
+                }
+                Some(Progress::More)
+            }
+            // The end of the section was left out.
+            _ if self.any => Some(Progress::Done),
+            // What begins a call was left out.
+            _ => self.go(Place::Head(input.seen().len())),
         }
     }
 
     fn head(&mut self, from: usize, input: &mut Input) -> Option<Progress> {
-        let sought = input.seek(&[self.markers.separator]);
+        let Markers { separator, call_end, close, .. } = self.markers;
+        // What separates the two may have been left out.
+        let ends = [separator, call_end, close, Marker::spelled("{"), Marker::spelled(FENCE)];
+        let sought = input.seek(&ends);
         let head = &input.seen()[from..];
-        let Sought::Marker(_, length) = sought else {
-            return too_long(head, input);
+        let (number, length) = match sought {
+            Sought::Marker(0, length) => (0, length),
+            Sought::Marker(number, _) => (number, 0),
+            Sought::Nothing => return too_long(head, input),
         };
         if head.len() > MAX_NAME_BYTES {
             return Some(Progress::NotACall);
         }
         let head = head.trim();
         let next = input.peek_after(length);
-        if head == KIND && next != Some('{') {
+        if head == KIND && number == 0 && next != Some('{') {
             // Whether the name follows is known with the next character only.
             if next.is_none() && !input.ended {
                 return Some(Progress::More);
@@ -160,7 +191,7 @@ impl Sectioned {
         if !input.skip_whitespace() {
             return Some(Progress::More);
         }
-        match input.stands(&Marker::spelled("```json")) {
+        match fence(input) {
             Stands::Yes(length) => {
                 input.skip(length);
                 return None;
@@ -168,8 +199,19 @@ impl Sectioned {
             Stands::Maybe => return Some(Progress::More),
             Stands::No => {}
         }
-        if input.peek() != Some('{') {
-            return Some(Progress::NotACall);
+        match (input.peek(), input.stands(&self.markers.call_end)) {
+            (Some('{'), _) => {}
+            // No arguments at all.
+            (_, Stands::Yes(_)) => {
+                input.take();
+                out.start(name);
+                out.arguments("{}");
+                out.end();
+                self.any = true;
+                return self.go(Place::After);
+            }
+            (_, Stands::Maybe) => return Some(Progress::More),
+            _ => return Some(Progress::NotACall),
         }
         let arguments = Arguments::begin(name, input, out);
         self.any = true;

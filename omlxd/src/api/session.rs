@@ -89,7 +89,7 @@ impl Session {
                 let Some(mut running) = self.running[index].take() else {
                     return self.fail(ApiError::internal());
                 };
-                let parts = running.parser.finish();
+                let parts = running.parser.finish(outcome.finish);
                 self.tally.choice_done(index, &outcome);
                 Turn::Finished(index, parts, ending(outcome, &running.parser))
             }
@@ -129,12 +129,11 @@ impl Session {
 }
 
 /// Why a choice ended, as the API tells it. A call that broke off is no call that a client could
-/// answer, whatever ended it.
+/// answer; the answer ended all the same as it did.
 fn ending(outcome: Outcome, parser: &OutputParser) -> Ending {
     match outcome.finish {
-        _ if parser.is_cut() => Ending::Length,
         FinishReason::Length => Ending::Length,
-        FinishReason::Stop if parser.calls() > 0 => Ending::ToolCalls,
+        FinishReason::Stop if parser.calls() > 0 && !parser.is_cut() => Ending::ToolCalls,
         FinishReason::Stop => outcome.stop.map_or(Ending::Stop, Ending::StopString),
     }
 }

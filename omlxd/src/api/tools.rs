@@ -20,6 +20,8 @@ pub(super) struct Tools {
     places: Vec<String>,
     /// Names of those of which at least one must be called.
     forced: Option<Vec<String>>,
+    /// The one function that is forced was named: it is called once.
+    once: bool,
 }
 
 impl Tools {
@@ -105,7 +107,8 @@ impl Tools {
             (None, None) if is_strict => Expected::Free(functions),
             (None, None) => return Ok(None),
         };
-        let pattern = model.output_format().pattern(prompt, &expected, self.parallel);
+        let parallel = self.parallel && !self.once;
+        let pattern = model.output_format().pattern(prompt, &expected, parallel);
         if pattern.is_none() && self.forced.is_some() {
             let what = "the calls of this model cannot be forced; supported values are: 'none', \
                         'auto'";
@@ -204,7 +207,7 @@ impl Tools {
                         let function = Fields::of(choice.required("function")?, &path)?;
                         let name = function.required_string("name")?;
                         self.check_offered(&json!(name))?;
-                        self.forced = Some(vec![name.to_owned()]);
+                        (self.forced, self.once) = (Some(vec![name.to_owned()]), true);
                     }
                     "allowed_tools" => self.allow(&choice)?,
                     other => {

@@ -265,7 +265,7 @@ const FUNCTIONS: &[Case] = &[
         "<tool_call>\n<function=other>\n</function>\n</tool_call>",
         "text(<tool_call>\n<function=other>\n</function>\n</tool_call>)",
     ),
-    case("", "<tool_call>\n{\"name\": \"stop\"}", "text(<tool_call>\n{\"name\": \"stop\"})"),
+    case("", "<tool_call>\n{\"name\": \"stop\"}", "stop({})"),
     case("", "<tool_call>\n<func", "text(<tool_call>\n<func)"),
     case("", "<tool_call>\n<function=look", "text(<tool_call>\n<function=look)"),
     // Unclosed.
@@ -346,7 +346,7 @@ const GLM_CALLS: &[Case] = &[
     ),
     case("", "<tool_call>a joke</tool_call>", "text(<tool_call>a joke</tool_call>)"),
     case("", "<tool_call>look\n<arg_key>city</arg_key>\n<arg_value>Ro", "look({\"city\": \"Ro)..."),
-    case("", "<tool_call>look\n<arg_key>city</arg_key>x", "look({)text(x)..."),
+    case("", "<tool_call>look\n<arg_key>city</arg_key>x", "look({\"city\": \"x)..."),
 ];
 
 const LLAMA: Family =

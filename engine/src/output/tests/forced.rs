@@ -68,7 +68,7 @@ impl Harness {
             parts.extend(parser.push(&Delta { text, marks, tokens: Vec::new() }));
         }
         parts.extend(parser.push(&Delta { text: detokenizer.finish(), ..Delta::default() }));
-        parts.extend(parser.finish());
+        parts.extend(parser.finish(FinishReason::Stop));
         let cut = parser.is_cut();
         (parts, cut)
     }

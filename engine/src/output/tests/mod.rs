@@ -2,6 +2,7 @@
 
 mod corpus;
 mod forced;
+mod slips;
 mod turns;
 
 use serde_json::{Value, json};
@@ -128,9 +129,13 @@ pub(super) struct Harness {
 
 impl Harness {
     pub(super) fn new(family: &Family) -> Self {
-        let tokenizer = tokenizer(family.tokens);
-        let format = OutputFormat::of(|text| family.template.contains(text), &tokenizer);
-        let markers = family.tokens.iter().filter_map(|token| {
+        Self::of(family.template, family.tokens)
+    }
+
+    fn of(template: &str, tokens: &[&str]) -> Self {
+        let tokenizer = tokenizer(tokens);
+        let format = OutputFormat::of(|text| template.contains(text), &tokenizer);
+        let markers = tokens.iter().filter_map(|token| {
             let id = tokenizer.added_token(token)?;
             format.parser("", &[], true).markers().contains(&id).then(|| ((*token).to_owned(), id))
         });
@@ -142,13 +147,18 @@ impl Harness {
         self.format.parser(prompt, &tools(), true)
     }
 
-    fn read(&self, prompt: &str, deltas: impl IntoIterator<Item = Delta>) -> String {
+    fn read(
+        &self,
+        prompt: &str,
+        finish: FinishReason,
+        deltas: impl IntoIterator<Item = Delta>,
+    ) -> String {
         let mut parser = self.parser(prompt);
         let mut parts = Vec::new();
         for delta in deltas {
             parts.extend(parser.push(&delta));
         }
-        parts.extend(parser.finish());
+        parts.extend(parser.finish(finish));
         show(&parts, parser.is_cut())
     }
 
@@ -171,16 +181,21 @@ impl Harness {
     }
 
     pub(super) fn check(&self, case: &Case) {
-        let Case { prompt, answer, parts } = *case;
+        self.check_ended(case.prompt, case.answer, FinishReason::Stop, case.parts);
+    }
+
+    /// The answer gives the same parts however it is cut into pieces.
+    fn check_ended(&self, prompt: &str, answer: &str, finish: FinishReason, parts: &str) {
         let atoms = atoms(answer, &self.markers);
-        assert_eq!(self.read(prompt, [delta(&atoms)]), parts, "whole: {answer}");
+        let read = |deltas: Vec<Delta>| self.read(prompt, finish, deltas);
+        assert_eq!(read(vec![delta(&atoms)]), parts, "whole: {answer}");
         for at in 0..=atoms.len() {
             let (left, right) = atoms.split_at(at);
-            assert_eq!(self.read(prompt, [delta(left), delta(right)]), parts, "at {at}: {answer}");
+            assert_eq!(read(vec![delta(left), delta(right)]), parts, "at {at}: {answer}");
         }
-        let single = atoms.chunks(1).map(delta);
-        assert_eq!(self.read(prompt, single), parts, "one by one: {answer}");
-        assert_eq!(self.read(prompt, self.by_tokens(answer)), parts, "by tokens: {answer}");
+        let single = atoms.chunks(1).map(delta).collect();
+        assert_eq!(read(single), parts, "one by one: {answer}");
+        assert_eq!(read(self.by_tokens(answer)), parts, "by tokens: {answer}");
     }
 }
 
@@ -201,7 +216,7 @@ fn without_tools_the_markers_of_calls_are_text() {
             let mut parser = harness.format.parser("", &[], true);
             let mut parts: Vec<Part> =
                 atoms.chunks(1).flat_map(|one| parser.push(&delta(one))).collect();
-            parts.extend(parser.finish());
+            parts.extend(parser.finish(FinishReason::Stop));
             let text: String = parts
                 .iter()
                 .filter_map(|part| match part {
@@ -224,7 +239,7 @@ fn a_single_call_is_all_that_is_given_where_only_one_is_wanted() {
     let mut parser = harness.format.parser("", &tools(), false);
     let call = "<tool_call>\n{\"name\": \"stop\", \"arguments\": {}}\n</tool_call>\n";
     let mut parts = parser.push(&delta(&atoms(&call.repeat(2), &harness.markers)));
-    parts.extend(parser.finish());
+    parts.extend(parser.finish(FinishReason::Stop));
     assert_eq!(show(&parts, parser.is_cut()), "stop({})");
 }
 

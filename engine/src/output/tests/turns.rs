@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
-use super::{Delta, OutputFormat, Part, tokenizer};
+use super::{Delta, FinishReason, OutputFormat, Part, tokenizer};
 use crate::template::{ChatInputs, ChatTemplate};
 
 /// A template, how it is called, and an answer as its model writes it.
@@ -153,7 +153,7 @@ fn the_next_prompt_repeats_the_answer() {
         let format = OutputFormat::of(|text| template.mentions(text), &tokenizer(&[]));
         let mut parser = format.parser(&prompt, &tools(), true);
         let mut parts = parser.push(&Delta { text: (*answer).to_owned(), ..Delta::default() });
-        parts.extend(parser.finish());
+        parts.extend(parser.finish(FinishReason::Stop));
         messages.push(message(&parts));
         let calls = messages[2]["tool_calls"].as_array().expect("calls").clone();
         assert!(!calls.is_empty(), "{name}: {parts:?}");

@@ -1,0 +1,337 @@
+//! Tags of the formats in [`super::pairs`], also where a model misspelt them, left them out or wrote
+//! them twice.
+
+use super::input::{Input, Marker, Sought, Stands};
+use super::pairs::{Layout, MAX_NAME_BYTES};
+use super::tools::Tools;
+
+/// A tag that is longer is none of ours.
+const MAX_TAG_BYTES: usize = 64;
+/// The words that openers of a function have, whatever the format.
+const FUNCTION_WORDS: [&str; 2] = ["function", "invoke"];
+/// The word that openers of a parameter have.
+const PARAMETER_WORD: &str = "parameter";
+
+/// Where a value ends. Of the places, the value is what stands before [`seek_end`]'s first result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// At its own end, spelled rightly or not; what follows that is at this byte of what was seen.
+    Value(usize),
+    /// Before a tag, at this byte, that would stand after the end.
+    Here(usize),
+    /// That is not known yet.
+    Maybe,
+    /// Not in this text.
+    Nothing,
+}
+
+/// What is known of the call that a value belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known<'c> {
+    pub(super) function: &'c str,
+    /// The parameters that it has, the value's own last.
+    pub(super) keys: &'c [String],
+    /// The value begins where the input begins.
+    pub(super) at_start: bool,
+}
+
+/// The tag right ahead.
+enum Tag<'t> {
+    /// Its word, whether it closes, and the bytes up to the word's end.
+    Word(&'t str, bool, usize),
+    Maybe,
+    No,
+}
+
+/// Reads `<WORD` or `</WORD`, with the layout's prefix before the word or without.
+fn tag<'t>(prefix: Option<Marker>, input: &'t Input) -> Tag<'t> {
+    let ahead = input.ahead();
+    let Some(rest) = ahead.strip_prefix('<') else {
+        let is_open = ahead.is_empty() && !input.ended;
+        return if is_open { Tag::Maybe } else { Tag::No };
+    };
+    let (rest, closes) = rest.strip_prefix('/').map_or((rest, false), |rest| (rest, true));
+    let text = prefix.map_or("", |prefix| prefix.text);
+    if !input.ended && !text.is_empty() && text.starts_with(rest) {
+        return Tag::Maybe;
+    }
+    let rest = rest.strip_prefix(text).unwrap_or(rest);
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-' | '.');
+    let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+    if length > MAX_TAG_BYTES {
+        return Tag::No;
+    }
+    match length == rest.len() && !input.ended {
+        true => Tag::Maybe,
+        false => Tag::Word(&rest[..length], closes, ahead.len() - rest.len() + length),
+    }
+}
+
+/// Whether one opens a function: what stands before its name.
+pub(super) fn function(begin: Marker, input: &Input) -> Stands {
+    input.stands(&begin).or(opener(None, &FUNCTION_WORDS, input))
+}
+
+/// Whether one opens a parameter: what stands before its key.
+pub(super) fn parameter(layout: &Layout, input: &Input) -> Stands {
+    let key = layout.key.0;
+    let variant = match layout.name {
+        Some(_) => opener(layout.prefix, &[PARAMETER_WORD], input),
+        None => Stands::No,
+    };
+    input.stands(&key).or(variant)
+}
+
+/// An opening tag with one of these words and something after it: `<word=` or `<word name=`.
+fn opener(prefix: Option<Marker>, words: &[&str], input: &Input) -> Stands {
+    match tag(prefix, input) {
+        Tag::Word(word, false, length) if words.iter().any(|proper| similar(word, proper)) => {
+            let rest = &input.ahead()[length..];
+            for between in ["=", " name=", " "] {
+                if rest.starts_with(between) {
+                    let is_short = between == " " && !input.ended && " name=".starts_with(rest);
+                    return if is_short { Stands::Maybe } else { Stands::Yes(length + between.len()) };
+                }
+            }
+            Stands::No
+        }
+        Tag::Maybe => Stands::Maybe,
+        _ => Stands::No,
+    }
+}
+
+/// Whether a closing tag of the layout stands ahead, rightly spelled or not.
+pub(super) fn closing(layout: &Layout, input: &Input) -> Stands {
+    let inner = [layout.key.1, layout.value_end];
+    let ends: Vec<Marker> = inner.into_iter().chain(layout.function_end).collect();
+    match like(&ends, input) {
+        Stands::Yes(_) if !input.ahead().starts_with("</") => Stands::No,
+        stands => stands,
+    }
+}
+
+/// Whether a tag stands ahead that is like one of `markers`, opening or closing.
+pub(super) fn like(markers: &[Marker], input: &Input) -> Stands {
+    match tag(None, input) {
+        Tag::Maybe => Stands::Maybe,
+        Tag::Word(word, ..) if markers.iter().any(|marker| similar(word, word_of(*marker))) => {
+            whole_tag(input)
+        }
+        _ => prefixed(markers, input),
+    }
+}
+
+/// The same for tags with DeepSeek's prefix.
+fn prefixed(markers: &[Marker], input: &Input) -> Stands {
+    let Some(prefix) = markers.iter().find_map(|marker| {
+        let rest = marker.text.trim_start_matches(['<', '/']);
+        let end = rest.rfind(|c: char| !c.is_ascii() )? + '\u{ff5c}'.len_utf8();
+        Some(Marker::spelled(&rest[..end]))
+    }) else {
+        return Stands::No;
+    };
+    match tag(Some(prefix), input) {
+        Tag::Maybe => Stands::Maybe,
+        Tag::Word(word, ..) if markers.iter().any(|marker| similar(word, word_of(*marker))) => {
+            whole_tag(input)
+        }
+        _ => Stands::No,
+    }
+}
+
+/// The length of the tag right ahead, with its `>` where it has one.
+fn whole_tag(input: &Input) -> Stands {
+    let ahead = input.ahead();
+    match ahead[1..].find(['>', '\n', '<']) {
+        Some(at) if at > MAX_TAG_BYTES => Stands::No,
+        Some(at) => Stands::Yes(1 + at + usize::from(ahead.as_bytes()[1 + at] == b'>')),
+        None if input.ended => Stands::Yes(ahead.len()),
+        None if ahead.len() > MAX_TAG_BYTES => Stands::No,
+        None => Stands::Maybe,
+    }
+}
+
+/// The word of a marker such as `</parameter>`.
+fn word_of(marker: Marker) -> &'static str {
+    let text = marker.text.trim_matches(['<', '/', '>']);
+    text.rsplit('\u{ff5c}').next().unwrap_or(text)
+}
+
+/// Whether a word is this one, shortened or with a slip or two.
+fn similar(word: &str, proper: &str) -> bool {
+    let word = word.to_ascii_lowercase();
+    let is_short = word.len() >= 3 && proper.starts_with(&word);
+    word == proper || is_short || (word.len() >= 5 && distance(&word, proper) <= 2)
+}
+
+/// Letters that must be added, taken away or changed to make `b` of `a`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let cost = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Looks for the end of a value: how many bytes of what was seen come before it, and what it is.
+pub(super) fn seek_end(
+    layout: &Layout,
+    known: Known<'_>,
+    input: &mut Input,
+    tools: &Tools,
+) -> (usize, End) {
+    let mut ends = vec![layout.value_end, layout.close, Marker::spelled("<")];
+    // Of markers at one place the first counts.
+    ends.splice(1..1, layout.function_end);
+    ends.splice(1..1, layout.value.map(|_| layout.key.0));
+    loop {
+        let sought = input.seek(&ends);
+        let end = input.seen().len();
+        let Sought::Marker(number, length) = sought else { return (end, End::Nothing) };
+        let marker = ends[number];
+        let found = if marker == layout.value_end {
+            input.skip(length);
+            let after = input.seen().len();
+            answer(followed(layout, None, input, tools), End::Value(after))
+        } else if Some(marker) == layout.function_end {
+            input.skip(length);
+            answer(ends_function(layout, input), End::Here(end))
+        } else if marker == layout.close {
+            input.skip(length);
+            answer(ends_answer(layout, input), End::Here(end))
+        } else {
+            misspelt(layout, known, input, tools)
+        };
+        if found != End::Nothing {
+            return (end, found);
+        }
+        // The tag is part of the value.
+        input.go_to(end + length);
+    }
+}
+
+fn answer(stands: Stands, end: End) -> End {
+    match stands {
+        Stands::Yes(_) => end,
+        Stands::Maybe => End::Maybe,
+        Stands::No => End::Nothing,
+    }
+}
+
+/// Whether any other tag, right ahead, ends the value.
+fn misspelt(layout: &Layout, known: Known<'_>, input: &mut Input, tools: &Tools) -> End {
+    let end = input.seen().len();
+    if input.ahead().starts_with("</") || input.ahead() == "<" {
+        let own = known.keys.last().map_or("", String::as_str);
+        let is_own = matches!(tag(None, input), Tag::Word(word, true, _) if word == own);
+        let value = if is_own { whole_tag(input) } else { like(&[layout.value_end], input) };
+        let function = layout.function_end.map_or(Stands::No, |end| like(&[end], input));
+        return match (value, function) {
+            (Stands::Yes(length), _) => {
+                input.skip(length);
+                let after = input.seen().len();
+                let follows = followed(layout, Some(known), input, tools);
+                answer(follows, End::Value(after))
+            }
+            (_, Stands::Yes(length)) => {
+                input.skip(length);
+                answer(ends_function(layout, input), End::Here(end))
+            }
+            (Stands::Maybe, _) | (_, Stands::Maybe) => End::Maybe,
+            _ => End::Nothing,
+        };
+    }
+    let before = input.seen().trim_end_matches([' ', '\t']);
+    let is_line = before.ends_with('\n') || (before.is_empty() && known.at_start);
+    match is_line || layout.key.0.id.is_some() {
+        true => answer(names_next(layout, known, input, tools), End::Here(end)),
+        false => End::Nothing,
+    }
+}
+
+/// Whether a parameter begins ahead that the schema names and the call does not have.
+fn names_next(layout: &Layout, known: Known<'_>, input: &Input, tools: &Tools) -> Stands {
+    let length = match parameter(layout, input) {
+        Stands::Yes(length) => length,
+        other => return other,
+    };
+    let rest = &input.ahead()[length..];
+    let Some(end) = rest.find(['>', '\n', '<']) else {
+        let is_open = !input.ended && rest.len() <= MAX_NAME_BYTES;
+        return if is_open { Stands::Maybe } else { Stands::No };
+    };
+    let key = rest[..end].trim().trim_start_matches('"');
+    let key = key.split('"').next().unwrap_or(key);
+    let is_new = known.keys.iter().all(|has| has != key);
+    match is_new && tools.names(known.function, key) {
+        true => Stands::Yes(length),
+        false => Stands::No,
+    }
+}
+
+/// Whether what follows an end of a value, right ahead, makes it one: the next parameter or the end
+/// of the function, and not more of a text that speaks of this format. `slip`: the end is misspelt,
+/// of the call that is given; then a right one must not follow.
+fn followed(
+    layout: &Layout,
+    slip: Option<Known<'_>>,
+    input: &mut Input,
+    tools: &Tools,
+) -> Stands {
+    loop {
+        if !input.skip_whitespace() {
+            return Stands::Maybe;
+        }
+        if input.ended && input.ahead().is_empty() {
+            return Stands::Yes(0);
+        }
+        let again = input.stands(&layout.value_end);
+        if slip.is_some() && again != Stands::No {
+            return if again == Stands::Maybe { again } else { Stands::No };
+        }
+        let key = match slip {
+            Some(known) => names_next(layout, known, input, tools),
+            None => input.stands(&layout.key.0),
+        };
+        let function = layout.name.map_or(Stands::No, |(begin, _)| input.stands(&begin));
+        let mut next = vec![layout.close, layout.open];
+        next.extend(layout.function_end);
+        let ends = next.iter().map(|marker| input.stands(marker)).fold(Stands::No, Stands::or);
+        match ends.or(key).or(function) {
+            Stands::No => {}
+            stands => return stands,
+        }
+        match closing(layout, input) {
+            Stands::Yes(length) => input.skip(length),
+            other => return other,
+        }
+    }
+}
+
+/// Whether what follows an end of a function, right ahead, makes it one.
+fn ends_function(layout: &Layout, input: &mut Input) -> Stands {
+    if !input.skip_whitespace() {
+        return Stands::Maybe;
+    }
+    if input.ended && input.ahead().is_empty() {
+        return Stands::Yes(0);
+    }
+    let function = layout.name.map_or(Stands::No, |(begin, _)| input.stands(&begin));
+    input.stands(&layout.close).or(input.stands(&layout.open)).or(function)
+}
+
+/// Whether only calls follow an end of calls, right ahead, or nothing.
+fn ends_answer(layout: &Layout, input: &mut Input) -> Stands {
+    if !input.skip_whitespace() {
+        return Stands::Maybe;
+    }
+    match input.ended && input.ahead().is_empty() {
+        true => Stands::Yes(0),
+        false => input.stands(&layout.open),
+    }
+}
