@@ -67,7 +67,7 @@ macro_rules! limits {
             name: stringify!($name),
             bounds: concat!($($bounds),+),
             controlled_by: $crate::limits::ControlledBy::$by,
-            value: $value as u64,
+            value: $name as u64,
             unit: $crate::limits::Unit::$unit,
             past_it: $past,
             test: $test,

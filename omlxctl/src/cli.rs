@@ -308,6 +308,9 @@ pub(crate) enum Config {
     Check,
 }
 
+/// Longest time that can be asked for: a day.
+const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
+
 /// A time such as `500ms`, `10s` or `2m`; a number alone counts seconds.
 fn time(text: &str) -> Result<Duration, String> {
     let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("", 1.0)];
@@ -318,7 +321,8 @@ fn time(text: &str) -> Result<Duration, String> {
     let seconds = number.parse::<f64>().ok().filter(|number| *number > 0.0);
     seconds
         .and_then(|number| Duration::try_from_secs_f64(number * scale).ok())
-        .ok_or_else(|| "expected a time such as 500ms, 10s or 2m".to_owned())
+        .filter(|time| *time <= MAX_TIME)
+        .ok_or_else(|| "expected a time such as 500ms, 10s or 2m, of at most a day".to_owned())
 }
 
 #[cfg(test)]
@@ -337,7 +341,8 @@ mod tests {
         assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(time("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(time("1.5"), Ok(Duration::from_millis(1500)));
-        for bad in ["", "s", "-1s", "0", "inf", "1h5", "nan"] {
+        assert_eq!(time("1440m"), Ok(MAX_TIME));
+        for bad in ["", "s", "-1s", "0", "inf", "1h5", "nan", "1440.1m", "18446744073709551615", "1e300"] {
             assert!(time(bad).is_err(), "{bad}");
         }
     }

@@ -1,13 +1,14 @@
 //! `omlxctl doctor`: what is wrong and what to do about it, with or without a running daemon.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use omlxctl::client::ClientError;
+use omlxctl::files;
 use omlxctl::protocol::{Check, CheckResult, Checks, CrashNote, RunInfo, Status};
 use rustix::process::{Pid, Resource};
 use serde_json::{Value, json};
@@ -27,6 +28,10 @@ const LITTLE_DISK: u64 = 10 << 30;
 const FULL_DISK: u64 = 16 << 20;
 /// Runs that ended badly longer ago are not told any more.
 const CRASH_SECS: u64 = 7 * 24 * 3600;
+/// Longest lock, run note or list of crashes that is read.
+const SMALL_FILE_BYTES: u64 = 64 << 10;
+/// How much of the log's end is looked through for an error.
+const LOG_END_BYTES: u64 = 1 << 20;
 /// Fewer open files than this are too few; omlxd raises its own limit up to the hard one.
 const FEW_FILES: u64 = 1024;
 
@@ -237,11 +242,11 @@ fn last_run(base: &Path) -> Check {
     let fix =
         "`omlxctl logs` and logs/launchd.log have its last lines; tell us if it happens again";
     // A clean end leaves the lock's file empty.
-    let lock = fs::read_to_string(base.join("run/lock")).unwrap_or_default();
+    let lock = files::read_text(&base.join("run/lock"), SMALL_FILE_BYTES).unwrap_or_default();
     let left = lock.trim().parse().ok().and_then(Pid::from_raw);
     let gone = |pid: &Pid| rustix::process::test_kill_process(*pid) == Err(rustix::io::Errno::SRCH);
     if let Some(pid) = left.filter(gone) {
-        let step = fs::read_to_string(base.join("run/step")).unwrap_or_default();
+        let step = files::read_text(&base.join("run/step"), SMALL_FILE_BYTES).unwrap_or_default();
         let at = if step.trim().is_empty() { "unknown work" } else { step.trim() };
         let detail = format!(
             "process {} ended without saying so, while at: {at}; none was started since",
@@ -249,7 +254,7 @@ fn last_run(base: &Path) -> Check {
         );
         return check(NAME, CheckResult::Fail, detail, Some("start omlxd again"));
     }
-    let notes = fs::read(base.join("logs/crashes.json")).ok();
+    let notes = files::read(&base.join("logs/crashes.json"), SMALL_FILE_BYTES).ok();
     let notes: Vec<CrashNote> =
         notes.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -330,7 +335,12 @@ fn unreachable(base: &Path, error: &ClientError) -> Check {
 
 /// The message of the last line of the log with level ERROR.
 fn last_error(base: &Path) -> Option<String> {
-    let text = fs::read_to_string(base.join("logs/omlxd.log")).ok()?;
+    let mut file = files::open_to_read(&base.join("logs/omlxd.log")).ok()?;
+    let end = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(end.saturating_sub(LOG_END_BYTES))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(LOG_END_BYTES).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
     let lines = text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut errors = lines.filter(|line| line["level"] == "ERROR");
     Some(errors.next()?["message"].as_str()?.to_owned())
@@ -338,7 +348,7 @@ fn last_error(base: &Path) -> Option<String> {
 
 /// Whether another process has the address of the configuration, or that the last daemon had.
 fn port(base: &Path, configured: Option<String>) -> Check {
-    let info = fs::read(base.join("run/omlxd.json")).ok();
+    let info = files::read(&base.join("run/omlxd.json"), SMALL_FILE_BYTES).ok();
     let info = info.and_then(|text| serde_json::from_slice::<RunInfo>(&text).ok());
     let address = info.map(|info| info.http).or(configured);
     let address = address.unwrap_or_else(|| "127.0.0.1:1337".to_owned());

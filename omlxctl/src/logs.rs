@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use omlxctl::files;
 use serde_json::Value;
 
 use crate::cli::Logs;
@@ -31,7 +32,7 @@ pub(crate) async fn run(base: &Path, options: Logs, output: Output) -> Done {
             last.pop_front();
         }
     };
-    if let Ok(older) = File::open(dir.join(OLDER)) {
+    if let Ok(older) = files::open_to_read(&dir.join(OLDER)) {
         BufReader::new(older).lines().map_while(Result::ok).for_each(&mut keep);
     }
     let mut current = match Tail::open(&path) {
@@ -79,7 +80,7 @@ struct Tail {
 
 impl Tail {
     fn open(path: &PathBuf) -> io::Result<Tail> {
-        let file = File::open(path)?;
+        let file = files::open_to_read(path)?;
         let inode = file.metadata()?.ino();
         Ok(Tail { reader: BufReader::new(file), inode, rest: String::new() })
     }

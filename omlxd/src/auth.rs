@@ -6,39 +6,54 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hyper::header::{self, HeaderMap};
+use omlxctl::files;
 use subtle::{Choice, ConstantTimeEq};
 
-/// Largest key file that is read.
-const MAX_KEY_FILE_BYTES: u64 = 1 << 20;
+use crate::limits::KEY_FILE_BYTES;
+
+/// Which key a request came with: the same for as long as the key lives, wherever its line stands in the
+/// file, and nothing that the key could be told from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyId([u8; 32]);
+
+impl KeyId {
+    fn of(digest: &[u8; 32]) -> Self {
+        KeyId(blake3::derive_key("omlx 2026-11 stored answers of a key", digest))
+    }
+
+    /// The id of a key of this text, for tests.
+    #[cfg(test)]
+    pub(crate) fn of_key(key: &str) -> Self {
+        KeyId::of(&digest(key))
+    }
+}
 
 /// Proof that a request came with a valid key, or that no key is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApiCaller {
-    /// Which line of the key file it was, from 0; `None` when keys are switched off.
-    key: Option<usize>,
+    /// `None` when keys are switched off.
+    key: Option<KeyId>,
     salt: Option<[u8; 32]>,
-    /// Names the key's own stored answers.
-    tenant: Option<[u8; 32]>,
 }
 
 impl ApiCaller {
-    /// What keeps this caller's cached prompts apart from other callers'. `None` when there is one
-    /// key or none: then there is nobody to keep them apart from.
+    /// What keeps the cached prompts of this caller's key apart from those of every other key, one that
+    /// it replaced included. `None` when keys are switched off.
     pub fn salt(&self) -> Option<String> {
         self.salt.map(|salt| blake3::Hash::from_bytes(salt).to_hex().to_string())
     }
 
-    /// A name for this key's own stored answers, which tells nothing of the key and stays the same for
-    /// as long as the key does.
+    /// A name for whose request it is: of stored answers, and where requests take turns. It tells nothing
+    /// of the key and stays the same for as long as the key does.
     pub fn tenant(&self) -> String {
-        match self.tenant {
-            Some(tenant) => blake3::Hash::from_bytes(tenant).to_hex()[..32].to_owned(),
+        match self.key {
+            Some(KeyId(id)) => blake3::Hash::from_bytes(id).to_hex()[..32].to_owned(),
             None => "open".to_owned(),
         }
     }
 
-    /// Which key it was, counted from 0; `None` when keys are switched off.
-    pub fn key(&self) -> Option<usize> {
+    /// Which key it was; `None` when keys are switched off.
+    pub fn key(&self) -> Option<KeyId> {
         self.key
     }
 }
@@ -104,7 +119,7 @@ impl Keys {
     /// When neither holds one of the keys.
     pub fn api_caller(&self, headers: &HeaderMap) -> Result<ApiCaller, Denied> {
         if !self.required() {
-            return Ok(ApiCaller { key: None, salt: None, tenant: None });
+            return Ok(ApiCaller { key: None, salt: None });
         }
         let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
             let (scheme, key) = split_scheme(value.as_bytes());
@@ -117,11 +132,8 @@ impl Keys {
         let digests = self.digests.read().unwrap_or_else(PoisonError::into_inner).clone();
         match presented.iter().find_map(|key| position(&digests, key)) {
             Some(key) => {
-                let salt = || blake3::derive_key("omlx 2026-11 cache salt of a key", &digests[key]);
-                let tenant =
-                    blake3::derive_key("omlx 2026-11 stored answers of a key", &digests[key]);
-                let salt = (digests.len() > 1).then(salt);
-                Ok(ApiCaller { key: Some(key), salt, tenant: Some(tenant) })
+                let salt = blake3::derive_key("omlx 2026-11 cache salt of a key", &digests[key]);
+                Ok(ApiCaller { key: Some(KeyId::of(&digests[key])), salt: Some(salt) })
             }
             None => Err(match presented.first() {
                 Some(key) => Denied::Invalid { tail: tail(key) },
@@ -176,12 +188,7 @@ impl<'a> Written<'a> {
 }
 
 fn read(path: &Path) -> io::Result<Arc<[[u8; 32]]>> {
-    let length = std::fs::metadata(path)?.len();
-    if length > MAX_KEY_FILE_BYTES {
-        let what = format!("a key file of {length} bytes is more than {MAX_KEY_FILE_BYTES}");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-    }
-    let text = std::fs::read_to_string(path)?;
+    let text = files::read_text(path, KEY_FILE_BYTES)?;
     let keys = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let digests: Arc<[[u8; 32]]> = keys
         .filter_map(|line| Written::read(line.split_whitespace().next()?))
@@ -243,12 +250,12 @@ mod tests {
             .unwrap();
         let keys = Keys::from_file(&path).unwrap();
         for (name, value, key) in [
-            ("authorization", "Bearer sk-omlx-first-key-1234", 0),
-            ("authorization", "bearer  sk-omlx-second-key", 1),
-            ("x-api-key", "sk-omlx-second-key", 1),
+            ("authorization", "Bearer sk-omlx-first-key-1234", "sk-omlx-first-key-1234"),
+            ("authorization", "bearer  sk-omlx-second-key", "sk-omlx-second-key"),
+            ("x-api-key", "sk-omlx-second-key", "sk-omlx-second-key"),
         ] {
             let caller = keys.api_caller(&headers(name, value)).unwrap();
-            assert_eq!(caller.key(), Some(key), "{value}");
+            assert_eq!(caller.key(), Some(KeyId::of_key(key)), "{value}");
         }
         let salt = |key| keys.api_caller(&headers("x-api-key", key)).unwrap().salt().unwrap();
         assert_ne!(salt("sk-omlx-first-key-1234"), salt("sk-omlx-second-key"));
@@ -275,10 +282,12 @@ mod tests {
         let keys = Keys::from_file(&path).unwrap();
         std::fs::write(&path, "new-key\n").unwrap();
         assert!(keys.api_caller(&headers("x-api-key", "new-key")).is_err());
-        assert_eq!(keys.api_caller(&headers("x-api-key", "old-key")).unwrap().salt(), None);
+        let old = keys.api_caller(&headers("x-api-key", "old-key")).unwrap();
         keys.reload().unwrap();
         assert!(keys.api_caller(&headers("x-api-key", "old-key")).is_err());
-        assert!(keys.api_caller(&headers("x-api-key", "new-key")).is_ok());
+        let new = keys.api_caller(&headers("x-api-key", "new-key")).unwrap();
+        // Even a lone key that replaced another lone one finds nothing of it.
+        assert!(old.salt().is_some() && old.salt() != new.salt() && old.tenant() != new.tenant());
         std::fs::write(&path, "# none\n").unwrap();
         assert!(keys.reload().is_err());
         assert!(keys.api_caller(&headers("x-api-key", "new-key")).is_ok());
@@ -294,12 +303,32 @@ mod tests {
         let keys = Keys::from_file(&path).unwrap();
         assert_eq!(
             keys.api_caller(&headers("x-api-key", "sk-omlx-of-the-laptop")).unwrap().key(),
-            Some(0)
+            Some(KeyId::of_key("sk-omlx-of-the-laptop"))
         );
         for stolen in [line.as_str(), "blake3:12:ab", &line[7..71]] {
             assert!(keys.api_caller(&headers("x-api-key", stolen)).is_err(), "{stolen}");
         }
         assert_eq!(Written::read("blake3:12:ab"), None);
+    }
+
+    #[test]
+    fn a_key_is_the_same_caller_wherever_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-key");
+        let caller_of_b = |text: String| {
+            std::fs::write(&path, text).unwrap();
+            let keys = Keys::from_file(&path).unwrap();
+            keys.api_caller(&headers("x-api-key", "key-b")).unwrap()
+        };
+        let alone = caller_of_b("key-b\n".to_owned());
+        for text in [
+            "key-a\nkey-b\nkey-c\n".to_owned(),
+            "# none\n\nkey-c\nkey-b a name\n".to_owned(),
+            format!("key-a\n{}\n", hashed("key-b")),
+        ] {
+            assert_eq!(caller_of_b(text), alone);
+        }
+        assert_ne!(KeyId::of_key("key-a"), KeyId::of_key("key-b"));
     }
 
     #[test]

@@ -5,22 +5,24 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use omlxctl::files;
 use omlxctl::protocol::{CrashNote, RunInfo};
 
 use crate::home::{self, Home};
+use crate::limits::{CRASH_NOTES_BYTES, RUN_FILE_BYTES};
 
 /// The step under way takes this much of its file: always the same, so that writing it is one call.
 const STEP_BYTES: usize = 256;
+/// What is kept of a step's or a panic's text.
+const MAX_NOTE_CHARS: usize = 4096;
 /// Most notes that are kept.
 const MAX_NOTES: usize = 10;
-/// Largest file of them that is read.
-const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// Where a panic is noted, once there is a run to note it for.
 static PANIC: OnceLock<PathBuf> = OnceLock::new();
@@ -76,9 +78,12 @@ struct NoteState {
 impl StepFile {
     /// Begins it. Without one there is only less to tell.
     pub(crate) fn create(home: &Home) -> StepFile {
+        let path = home.step();
+        // Whatever is in its place goes, and not what a link there leads to.
+        let _ = fs::remove_file(&path);
         let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let Ok(file) = options.open(home.step()) else { return StepFile::none() };
+        options.write(true).create_new(true).mode(0o600);
+        let Ok(file) = options.open(path) else { return StepFile::none() };
         write(&file, &Doing::Nothing.to_string());
         let note = Arc::new(Note::default());
         let thread = std::thread::Builder::new().name("step-note".into()).spawn({
@@ -213,7 +218,7 @@ pub(crate) fn begin(home: &Home, before: Option<u32>) -> Option<CrashNote> {
 
 fn keep(home: &Home, note: &CrashNote) -> io::Result<()> {
     let path = home.crashes();
-    let known = read(&path, MAX_FILE_BYTES).ok();
+    let known = files::read(&path, CRASH_NOTES_BYTES).ok();
     let mut notes: Vec<CrashNote> =
         known.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     notes.push(note.clone());
@@ -223,18 +228,13 @@ fn keep(home: &Home, note: &CrashNote) -> io::Result<()> {
 }
 
 fn run_info(home: &Home) -> Option<RunInfo> {
-    serde_json::from_slice(&read(&home.run_info(), MAX_FILE_BYTES).ok()?).ok()
+    serde_json::from_slice(&files::read(&home.run_info(), RUN_FILE_BYTES).ok()?).ok()
 }
 
 fn text(path: &Path) -> Option<String> {
-    let text = String::from_utf8_lossy(&read(path, 4096).ok()?).trim().to_owned();
+    let bytes = files::read(path, RUN_FILE_BYTES).ok()?;
+    let text: String = String::from_utf8_lossy(&bytes).trim().chars().take(MAX_NOTE_CHARS).collect();
     (!text.is_empty()).then_some(text)
-}
-
-fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn seconds(time: SystemTime) -> u64 {

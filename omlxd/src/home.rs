@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use omlxctl::files::{self, Links};
 use omlxctl::protocol::RunInfo;
 
 use crate::auth::Written;
 use crate::config;
+use crate::limits::{KEY_BYTES, KEY_FILE_BYTES};
 
 /// A socket's path and its ending zero must fit into this many bytes on macOS. Linux has 108, but
 /// what works here must work there.
@@ -36,11 +38,8 @@ const OURS: [&str; 9] = [
 /// Bytes of randomness in a key: 43 characters of URL-safe base64.
 const KEY_RANDOM_BYTES: usize = 32;
 
-/// Longest key file that is read.
-pub(crate) const KEY_FILE_BYTES: u64 = 64 << 10;
-
-/// How long a key may be: long enough not to be guessed, short enough for a header.
-const KEY_CHARS: std::ops::RangeInclusive<usize> = 16..=256;
+/// A shorter key could be guessed.
+const KEY_MIN_BYTES: usize = 16;
 
 /// What can be wrong with the base directory.
 #[derive(Debug, thiserror::Error)]
@@ -96,12 +95,14 @@ pub enum HomeError {
         path: PathBuf,
     },
     /// Another daemon holds the lock.
-    #[error("omlxd already runs{} with base directory {base}: use it, stop it with `omlxctl shutdown`, or choose another --base-dir", pid_text(*.pid))]
+    #[error("omlxd already runs{} with base directory {base}: {}", pid_text(*.pid), running_advice(*.is_reachable))]
     Running {
         /// Its process id, when it could be read.
         pid: Option<u32>,
         /// The directory both want.
         base: PathBuf,
+        /// Whether its socket is still in its place.
+        is_reachable: bool,
     },
     /// A socket path that macOS cannot hold.
     #[error(
@@ -117,6 +118,15 @@ pub enum HomeError {
 
 fn pid_text(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" as process {pid}"))
+}
+
+fn running_advice(is_reachable: bool) -> &'static str {
+    if is_reachable {
+        "use it, stop it with `omlxctl shutdown`, or choose another --base-dir"
+    } else {
+        "its socket in run/ was removed, so omlxctl cannot reach it; end that process, or choose another \
+         --base-dir"
+    }
 }
 
 /// The base directory's layout.
@@ -236,25 +246,32 @@ impl Home {
         entries.map(|entry| entry.file_name()).any(|name| !OURS.iter().any(|ours| name == *ours))
     }
 
-    /// Takes the lock that makes this process the one daemon of the directory.
+    /// Takes the locks that make this process the one daemon of the directory: that of `run/lock`, which
+    /// names the process, and that of the directory itself, which is not lost when `run/` is removed.
     ///
     /// # Errors
-    /// [`HomeError::Running`] when another process has it.
+    /// [`HomeError::Running`] when another process has one of them.
     pub fn lock(&self) -> Result<Lock, HomeError> {
         let path = self.base.join("run/lock");
         let mut options = private_options();
-        let mut file = options.read(true).truncate(false).open(&path).map_err(on("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // The text is for people only: without it the message just lacks the number.
-                let _ = file.take(16).read_to_string(&mut pid);
-                let pid = pid.trim().parse().ok();
-                return Err(HomeError::Running { pid, base: self.base.clone() });
-            }
+        let options = options.read(true).truncate(false);
+        let mut file = files::open(&path, options, Links::Refused).map_err(on("open", &path))?;
+        let dir = lock_dir(&self.base).map_err(on("lock", &self.base))?;
+        let is_ours = match file.try_lock() {
+            Ok(()) => true,
+            Err(TryLockError::WouldBlock) => false,
             Err(TryLockError::Error(error)) => return Err(on("lock", &path)(error)),
-        }
+        };
+        let (true, Some(dir)) = (is_ours, dir) else {
+            let mut pid = String::new();
+            // The text is for people only: without it the message just lacks the number.
+            let _ = file.take(16).read_to_string(&mut pid);
+            return Err(HomeError::Running {
+                pid: pid.trim().parse().ok(),
+                base: self.base.clone(),
+                is_reachable: self.socket().exists(),
+            });
+        };
         // A clean end leaves it empty.
         let mut before = String::new();
         let _ = (&file).take(16).read_to_string(&mut before);
@@ -264,7 +281,7 @@ impl Home {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(on("write", &path))?;
-        Ok(Lock { file, home: self.clone(), before })
+        Ok(Lock { file, _dir: dir, home: self.clone(), before })
     }
 }
 
@@ -273,6 +290,8 @@ impl Home {
 #[derive(Debug)]
 pub struct Lock {
     file: File,
+    /// Held for its lock.
+    _dir: File,
     home: Home,
     before: Option<u32>,
 }
@@ -326,6 +345,25 @@ impl Drop for Lock {
     }
 }
 
+/// Locks a directory for as long as the file lives; `None` when somebody else has it. Nobody can remove
+/// this lock but by removing the directory, and then the two have nothing in common any more.
+pub(crate) fn lock_dir(path: &Path) -> io::Result<Option<File>> {
+    let dir = File::open(path)?;
+    match dir.try_lock() {
+        Ok(()) => Ok(Some(dir)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        // Network file systems lock only what can be written, which no directory can. The files in it
+        // are still locked.
+        Err(TryLockError::Error(error))
+            if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::BADF)
+                || error.kind() == io::ErrorKind::Unsupported =>
+        {
+            Ok(Some(dir))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 /// Reads the first API key of the file that is not hashed, or makes the file when there is none. One
 /// key a line; lines that begin with `#`, and what follows a key on its line, are for people.
 ///
@@ -349,19 +387,19 @@ pub fn api_key(path: &Path) -> Result<String, HomeError> {
 
 /// The text of a file of which every key is usable, and that has one.
 pub(crate) fn read_keys(path: &Path) -> Result<String, HomeError> {
-    let file = File::open(path).map_err(on("open", path))?;
+    let file = files::open_to_read(path).map_err(on("open", path))?;
     let metadata = file.metadata().map_err(on("look at", path))?;
     check_owner(path, &metadata)?;
     let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(HomeError::OpenKey { path: path.to_owned(), mode });
     }
-    let mut text = String::new();
-    file.take(KEY_FILE_BYTES).read_to_string(&mut text).map_err(on("read", path))?;
+    let text = files::read_from(file, KEY_FILE_BYTES).and_then(files::text);
+    let text = text.map_err(on("read", path))?;
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let mut keys = lines.filter_map(|line| line.split_whitespace().next());
     let usable = |key: &&str| {
-        KEY_CHARS.contains(&key.len())
+        (KEY_MIN_BYTES..=KEY_BYTES).contains(&key.len())
             && key.bytes().all(|byte| byte.is_ascii_graphic())
             && Written::read(key).is_some()
     };

@@ -5,10 +5,9 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::auth::{self, TAIL_CHARS, Written};
-use crate::home::{self, HomeError, KEY_FILE_BYTES};
+use crate::home::{self, HomeError};
+use crate::limits::{KEY_FILE_BYTES, KEY_NAME_BYTES};
 
-/// Longest name of a key.
-const MAX_NAME_BYTES: usize = 64;
 /// One change at a time: each reads the file and writes it anew.
 static CHANGE: Mutex<()> = Mutex::new(());
 
@@ -72,7 +71,7 @@ pub(crate) fn list(path: &Path) -> Result<Vec<Known>, KeyError> {
 /// See [`KeyError`]; the file then stays as it was.
 pub(crate) fn add(path: &Path, name: &str) -> Result<String, KeyError> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte);
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(is_name) {
+    if name.is_empty() || name.len() > KEY_NAME_BYTES || !name.bytes().all(is_name) {
         return Err(KeyError::BadName(name.to_owned()));
     }
     let _change = CHANGE.lock().unwrap_or_else(PoisonError::into_inner);

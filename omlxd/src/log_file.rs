@@ -7,6 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use omlxctl::files::{self, Links};
+
 /// The file. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct LogFile {
@@ -84,7 +86,9 @@ impl Inner {
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600);
+    let file = files::open(path, &mut options, Links::Followed)?;
     let bytes = file.metadata()?.len();
     Ok((file, bytes))
 }

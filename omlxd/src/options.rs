@@ -1,13 +1,14 @@
 //! The command line, and the configuration that it, the environment and the file make together.
 
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use omlxctl::files;
 
 use crate::config::{self, FileText, Flag, Loaded, Origin, Problem, Sources};
 use crate::home::Home;
+use crate::limits::CONFIG_FILE_BYTES;
 
 /// The LLM inference daemon of omlx. It runs in the foreground until it is told to stop.
 #[derive(Debug, Clone, Parser)]
@@ -76,7 +77,7 @@ impl Options {
             let origin = Origin::File { path: path.clone(), line: 1 };
             vec![Problem { origin, key: String::new(), message }]
         };
-        let file = match fs::read_to_string(&path) {
+        let file = match files::read_text(&path, CONFIG_FILE_BYTES) {
             Ok(text) => Some(FileText { path: path.clone(), text }),
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.config.is_none() => None,
             Err(error) => return Err(problem(format!("cannot read this file: {error}"))),

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use engine::{PhaseReader, RowPhase};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::KeyId;
+
 /// How far a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -45,7 +47,7 @@ pub struct About<'a> {
     /// Whether the answer is streamed.
     pub stream: bool,
     /// The caller's key; `None` when keys are switched off.
-    pub key: Option<usize>,
+    pub key: Option<KeyId>,
 }
 
 /// A request as others see it.
@@ -92,7 +94,7 @@ struct Entry {
     stream: bool,
     started: Instant,
     /// The caller's key; `None` when keys are switched off.
-    key: Option<usize>,
+    key: Option<KeyId>,
     /// Of each choice, once the engine has them.
     phases: OnceLock<Vec<PhaseReader>>,
     prompt_tokens: AtomicUsize,
@@ -235,19 +237,20 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
 
-    fn about(id: &str, key: Option<usize>) -> About<'_> {
+    fn about(id: &str, key: Option<&str>) -> About<'_> {
+        let key = key.map(KeyId::of_key);
         About { id, endpoint: "completions", model: "m", stream: true, key }
     }
 
     #[test]
     fn a_key_has_so_many_requests_at_a_time() {
         let requests = Requests::default();
-        let first = requests.begin(about("a", Some(1)), 2).unwrap();
-        let second = requests.begin(about("b", Some(1)), 2).unwrap();
-        assert_eq!(requests.begin(about("c", Some(1)), 2).unwrap_err(), 2);
-        let other = requests.begin(about("d", Some(2)), 2).unwrap();
+        let first = requests.begin(about("a", Some("one")), 2).unwrap();
+        let second = requests.begin(about("b", Some("one")), 2).unwrap();
+        assert_eq!(requests.begin(about("c", Some("one")), 2).unwrap_err(), 2);
+        let other = requests.begin(about("d", Some("two")), 2).unwrap();
         drop(first);
-        let third = requests.begin(about("e", Some(1)), 2).unwrap();
+        let third = requests.begin(about("e", Some("one")), 2).unwrap();
         assert_eq!(requests.list().len(), 3);
         assert!(requests.list().iter().all(|info| info.phase == Phase::Prepare));
         drop((second, other, third));

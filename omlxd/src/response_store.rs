@@ -5,6 +5,9 @@
 //! there is a quota, a time after which it is removed, and a switch. A tenant is an API key: nothing
 //! that one key stored can be named by another.
 //!
+//! The folder itself may be a link to another disk. Below it no link is followed, and nothing is removed
+//! but regular files that have the name of an answer.
+//!
 //! A file's modification time is when it was last used. When the quota is reached, those longest
 //! unused go first. Losing answers is allowed (a full disk, a damaged file): the client is told that
 //! the id is unknown.
@@ -17,16 +20,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use omlxctl::files::{self, Links};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::home;
+use crate::limits::{RESPONSE_CHAIN, RESPONSE_CHAIN_BYTES};
 
-/// The longest conversation that is put together from stored answers, in answers.
-pub const MAX_CHAIN: usize = 1024;
-/// And in bytes: as much as the largest request by default, since it has to fit a context all the same.
-pub const MAX_CHAIN_BYTES: u64 = 64 << 20;
 /// One answer may take this share of the quota.
 const MAX_RECORD_SHARE: u64 = 4;
 /// What a small file takes of the disk.
@@ -36,6 +38,8 @@ const VERSION: u32 = 1;
 /// How often answers whose time is over are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(600);
 
+/// The extension of a file that is being written.
+const UNFINISHED: &str = "tmp";
 /// Every id is this and 32 hexadecimal digits.
 const ID_PREFIX: &str = "resp_";
 
@@ -68,7 +72,7 @@ impl Record {
 pub enum ChainError {
     /// There is no answer of this id, or no longer.
     Unknown(String),
-    /// It passes [`MAX_CHAIN`] or [`MAX_CHAIN_BYTES`].
+    /// It passes [`RESPONSE_CHAIN`] or [`RESPONSE_CHAIN_BYTES`].
     TooLong,
 }
 
@@ -77,6 +81,8 @@ pub enum ChainError {
 pub struct ResponseStore {
     /// `None`: nothing is stored.
     dir: Option<PathBuf>,
+    /// Held for its lock: no other daemon changes what is in the folder.
+    _lock: Option<File>,
     quota_bytes: u64,
     ttl: Duration,
     index: Mutex<Index>,
@@ -98,8 +104,19 @@ impl ResponseStore {
     /// Looks at what is there from earlier runs.
     pub fn open(config: &Config) -> Self {
         let settings = &config.server;
+        let dir = settings.store_responses.then(|| config.base_dir.join("responses"));
+        let opened = dir.and_then(|dir| match open_dir(&dir) {
+            Ok(lock) => Some((dir, lock)),
+            Err(error) => {
+                let path = dir.display();
+                tracing::error!(%path, %error, "answers of /v1/responses are not stored");
+                None
+            }
+        });
+        let (dir, lock) = opened.unzip();
         let store = ResponseStore {
-            dir: settings.store_responses.then(|| config.base_dir.join("responses")),
+            dir,
+            _lock: lock,
             quota_bytes: settings.responses_quota,
             ttl: settings.responses_ttl,
             index: Mutex::default(),
@@ -142,12 +159,12 @@ impl ResponseStore {
     fn read(&self, tenant: &str, id: &str, now: SystemTime) -> Option<(Record, u64)> {
         let path = self.path(tenant, id)?;
         let mut index = self.index();
-        let used = index.files.get(&path)?.used;
+        let Entry { used, bytes } = *index.files.get(&path)?;
         if self.is_over(used, now) {
             index.remove(&path);
             return None;
         }
-        let record = fs::read(&path).ok().and_then(|text| {
+        let record = read_private(&path, bytes).ok().and_then(|text| {
             let record: Record = serde_json::from_slice(&text).ok()?;
             (record.version == VERSION && record.response["id"] == id).then_some(record)
         });
@@ -179,7 +196,7 @@ impl ResponseStore {
                 return Err(ChainError::Unknown(id));
             };
             total_bytes += bytes;
-            if records.len() == MAX_CHAIN || total_bytes > MAX_CHAIN_BYTES {
+            if records.len() == RESPONSE_CHAIN || total_bytes > RESPONSE_CHAIN_BYTES {
                 return Err(ChainError::TooLong);
             }
             next = record.previous.clone();
@@ -219,29 +236,34 @@ impl ResponseStore {
     /// Where an answer lies. `None` for what is no id: nothing that a client sends becomes a path
     /// unless it is exactly what we make.
     fn path(&self, tenant: &str, id: &str) -> Option<PathBuf> {
-        let digits = id.strip_prefix(ID_PREFIX)?;
-        let is_hex = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
-        let is_ours = digits.len() == 32 && digits.bytes().all(is_hex);
-        let dir = self.dir.as_ref().filter(|_| is_ours)?;
+        let dir = self.dir.as_ref().filter(|_| is_id(id))?;
         Some(dir.join(tenant).join(format!("{id}.json")))
     }
 
     /// Takes the files of earlier runs into the index, and removes what a killed one left half
-    /// written.
+    /// written. Whatever else is there stays as it is.
     fn scan(&self) {
         let Some(dir) = &self.dir else { return };
         let mut index = self.index();
         let tenants = fs::read_dir(dir).into_iter().flatten().flatten();
+        let tenants = tenants.filter(|tenant| tenant.file_type().is_ok_and(|kind| kind.is_dir()));
         let files = tenants.flat_map(|tenant| fs::read_dir(tenant.path())).flatten().flatten();
         for file in files {
             let path = file.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                let _ = fs::remove_file(&path);
+            // That of the entry itself: links are not followed.
+            let Ok(metadata) = file.metadata() else { continue };
+            let name = path.file_stem().and_then(|name| name.to_str());
+            if !metadata.is_file() || !name.is_some_and(is_id) {
                 continue;
             }
-            let Ok(metadata) = file.metadata() else { continue };
-            let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            index.insert(path, Entry { bytes: disk_bytes(metadata.len()), used });
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some(UNFINISHED) => drop(fs::remove_file(&path)),
+                Some("json") => {
+                    let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                    index.insert(path, Entry { bytes: disk_bytes(metadata.len()), used });
+                }
+                _ => {}
+            }
         }
         index.make_room(self.quota_bytes);
     }
@@ -270,7 +292,7 @@ impl Index {
     fn remove(&mut self, path: &Path) {
         if let Some(entry) = self.files.remove(path) {
             self.used_bytes -= entry.bytes;
-            if let Err(error) = fs::remove_file(path)
+            if let Err(error) = remove_private(path)
                 && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(path = %path.display(), %error, "a stored answer cannot be removed");
@@ -296,16 +318,41 @@ fn disk_bytes(bytes: u64) -> u64 {
     bytes.div_ceil(DISK_UNIT_BYTES) * DISK_UNIT_BYTES
 }
 
+/// Makes the folder and locks it.
+fn open_dir(dir: &Path) -> io::Result<File> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    home::lock_dir(dir)?.ok_or_else(|| io::Error::other("another process uses this folder"))
+}
+
+/// Whether a text is exactly what we make as an id.
+fn is_id(text: &str) -> bool {
+    let is_hex = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
+    text.strip_prefix(ID_PREFIX)
+        .is_some_and(|digits| digits.len() == 32 && digits.bytes().all(is_hex))
+}
+
+/// Checks that a tenant's folder is one: a link in its place would lead elsewhere.
+fn check_folder(path: &Path) -> io::Result<()> {
+    let dir = path.parent().expect("a file of the store has a folder");
+    let data = fs::symlink_metadata(dir)?;
+    data.is_dir().then_some(()).ok_or_else(|| io::ErrorKind::NotADirectory.into())
+}
+
 /// All of the file or none of it, for its owner alone.
 fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
     let dir = path.parent().expect("a file of the store has a folder");
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let unfinished = path.with_extension("tmp");
+    check_folder(path)?;
+    let unfinished = path.with_extension(UNFINISHED);
+    // What a killed run left, or somebody else put there: a link is not followed.
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut options = OpenOptions::new();
     let written = options
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&unfinished)
         .and_then(|mut file| file.write_all(text))
@@ -316,14 +363,31 @@ fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
     written
 }
 
+/// A file that was written so; longer than it was then, it is not ours any more.
+fn read_private(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+    check_folder(path)?;
+    let file = files::open(path, OpenOptions::new().read(true), Links::Refused)?;
+    files::read_from(file, max_bytes)
+}
+
+/// Removes a file that was written so, and nothing else that took its place.
+fn remove_private(path: &Path) -> io::Result<()> {
+    check_folder(path)?;
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    fs::remove_file(path)
+}
+
 /// Notes the last use. When that fails, the answer is only removed earlier.
 fn touch(path: &Path, now: SystemTime) {
-    let _ = File::options().append(true).open(path).and_then(|file| file.set_modified(now));
+    let _ = files::open(path, File::options().append(true), Links::Refused)
+        .and_then(|file| file.set_modified(now));
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
     use serde_json::json;
@@ -365,6 +429,8 @@ mod tests {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(file.with_extension("tmp"), "half").unwrap();
 
+        assert!(!ResponseStore::open(&config(dir.path())).is_enabled(), "one at a time");
+        drop(store);
         let store = ResponseStore::open(&config(dir.path()));
         assert_eq!(store.load("a", &id(1), now), Some(record(1, None)));
         assert!(!file.with_extension("tmp").exists());
@@ -450,6 +516,107 @@ mod tests {
         fs::write(dir.path().join("responses/b"), "in the way").unwrap();
         store.save("b", &id(1), &record(1, None), now);
         assert_eq!(store.load("b", &id(1), now), None);
+    }
+
+    #[test]
+    fn what_is_not_an_answer_stays_and_no_link_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        let theirs = ["photo.jpg", "notes.tmp", "x.json", &format!("{}.tmp", id(1)), "a/deep.tmp"];
+        fs::create_dir_all(at("elsewhere/a")).unwrap();
+        for name in theirs {
+            fs::write(at("elsewhere").join(name), "theirs").unwrap();
+        }
+        fs::create_dir_all(at("responses/own/folder.tmp")).unwrap();
+        symlink(at("elsewhere"), at("responses/link")).unwrap();
+        symlink(at("elsewhere/photo.jpg"), at("responses/own").join(format!("{}.tmp", id(2)))).unwrap();
+        symlink(at("elsewhere/x.json"), at("responses/own").join(format!("{}.json", id(3)))).unwrap();
+        fs::write(at("responses/own/notes.txt"), "theirs").unwrap();
+        fs::write(at("responses/.DS_Store"), "theirs").unwrap();
+        let now = SystemTime::now();
+        for _ in 0..2 {
+            let store = ResponseStore::open(&config(dir.path()));
+            assert!(store.is_enabled() && store.used_bytes() == 0);
+            store.save("own", &id(2), &record(2, None), now);
+            assert!(store.load("own", &id(2), now).is_some());
+            // A folder that is a link takes nothing.
+            store.save("link", &id(1), &record(1, None), now);
+            assert_eq!(store.load("link", &id(1), now), None);
+            assert!(store.delete("own", &id(2), now));
+            store.sweep(now + Duration::from_secs(1 << 30));
+        }
+        for name in theirs {
+            assert_eq!(fs::read_to_string(at("elsewhere").join(name)).unwrap(), "theirs", "{name}");
+        }
+        assert_eq!(fs::read_to_string(at("responses/own/notes.txt")).unwrap(), "theirs");
+        assert!(at("responses/.DS_Store").exists() && at("responses/own/folder.tmp").exists());
+    }
+
+    #[test]
+    fn the_folder_may_be_a_link_to_another_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("big/holiday")).unwrap();
+        fs::write(dir.path().join("big/holiday/photo.tmp"), "theirs").unwrap();
+        symlink(dir.path().join("big"), dir.path().join("responses")).unwrap();
+        let store = ResponseStore::open(&config(dir.path()));
+        store.save("a", &id(1), &record(1, None), SystemTime::now());
+        assert!(store.load("a", &id(1), SystemTime::now()).is_some());
+        assert!(dir.path().join("big/holiday/photo.tmp").exists());
+        // Another daemon that is led there keeps away.
+        fs::create_dir(dir.path().join("other")).unwrap();
+        symlink(dir.path().join("big"), dir.path().join("other/responses")).unwrap();
+        assert!(!ResponseStore::open(&config(&dir.path().join("other"))).is_enabled());
+    }
+
+    #[test]
+    fn something_else_in_an_answers_place_is_forgotten_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ResponseStore::open(&config(dir.path()));
+        let now = SystemTime::now();
+        let replace = |n: u32| {
+            store.save("a", &id(n), &record(n, None), now);
+            let path = dir.path().join(format!("responses/a/{}.json", id(n)));
+            fs::remove_file(&path).unwrap();
+            path
+        };
+        let pipe = replace(1);
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        fs::create_dir(replace(2)).unwrap();
+        symlink("/dev/zero", replace(3)).unwrap();
+        let secret = dir.path().join("secret");
+        fs::write(&secret, serde_json::to_vec(&record(4, None)).unwrap()).unwrap();
+        symlink(&secret, replace(4)).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(replace(5)).unwrap();
+        fs::write(replace(6), vec![b' '; 1 << 20]).unwrap();
+        for n in 1..=6 {
+            assert_eq!(store.load("a", &id(n), now), None, "{n}");
+            assert!(!store.delete("a", &id(n), now), "{n}");
+        }
+        assert_eq!(store.used_bytes(), 0);
+        assert!(secret.exists() && pipe.exists());
+    }
+
+    #[test]
+    fn a_chain_of_answers_at_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        config.server.responses_quota = 1 << 30;
+        let store = ResponseStore::open(&config);
+        let count = u32::try_from(RESPONSE_CHAIN).unwrap();
+        for n in 0..=count {
+            store.save("a", &id(n), &record(n, n.checked_sub(1)), at(0));
+        }
+        assert_eq!(store.chain("a", &id(count - 1), at(1)).unwrap().len(), RESPONSE_CHAIN);
+        assert_eq!(store.chain("a", &id(count), at(1)), Err(ChainError::TooLong));
+        // The same in bytes: four answers of a quarter each, with what surrounds their text.
+        let quarter = RESPONSE_CHAIN_BYTES / 4 - DISK_UNIT_BYTES;
+        for n in 0..5 {
+            let mut large = record(n, n.checked_sub(1));
+            large.input = vec![json!("x".repeat(quarter as usize))];
+            store.save("b", &id(n), &large, at(0));
+        }
+        assert_eq!(store.chain("b", &id(3), at(1)).unwrap().len(), 4);
+        assert_eq!(store.chain("b", &id(4), at(1)), Err(ChainError::TooLong));
     }
 
     #[test]

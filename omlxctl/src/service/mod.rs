@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use omlxctl::files::{self, Links};
 use serde::Serialize;
 
 pub(crate) use launchctl::{JobInfo, LaunchError};
@@ -337,7 +338,9 @@ fn prepare(base: &Path, owner: Option<u32>) -> io::Result<()> {
     let logs = base.join("logs");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs)?;
     let file = logs.join("launchd.log");
-    fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&file)?;
+    let mut options = fs::OpenOptions::new();
+    options.append(true).create(true).mode(0o600);
+    files::open(&file, &mut options, Links::Refused)?;
     if let Some(owner) = owner {
         for path in [base, &logs, &file] {
             chown(path, Some(owner), None)?;

@@ -5,6 +5,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::{fs, io::Write};
 
+use omlxctl::files::{self, Links};
+
 /// The job's name, and its file's.
 pub(crate) const LABEL: &str = "io.github.omlx.omlxd";
 
@@ -55,7 +57,7 @@ pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
     let beside = path.with_extension("plist.new");
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o644);
-    let mut file = options.open(&beside)?;
+    let mut file = files::open(&beside, &mut options, Links::Refused)?;
     file.write_all(text.as_bytes())?;
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
     fs::rename(&beside, path)

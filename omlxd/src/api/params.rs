@@ -8,9 +8,8 @@ use serde_json::Value;
 use super::constrain::Constraint;
 use super::error::ApiError;
 use super::read::{Fields, Path, out_of_range, wrong};
+use crate::limits::MODEL_NAME_BYTES;
 
-/// Longest model name, in bytes.
-const MODEL_NAME_BYTES: usize = 256;
 /// Most likely tokens that can be asked for beside each token of a chat answer.
 pub(super) const MAX_TOP_LOGPROBS: i64 = 20;
 

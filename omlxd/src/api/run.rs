@@ -86,7 +86,7 @@ pub(crate) async fn answer<E: Endpoint>(
     let about = About {
         id: call.id().to_owned(),
         salt,
-        tenant: caller.key().map(|key| key.to_string()).unwrap_or_default(),
+        tenant: caller.tenant(),
         deadline: limit.and_then(|limit| call.started().checked_add(limit)),
     };
     let admission = admit(Arc::clone(app), entry, request, tally, about);

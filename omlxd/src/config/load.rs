@@ -1,12 +1,15 @@
 //! Putting a configuration together from its sources, and saying what is wrong with them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::value::shown;
 use super::{Config, FromToml, KEYS, Key, MODEL_KEYS, Raw, SECTIONS, per_model};
+use crate::limits::{CONFIG_MODELS, CONFIG_PROBLEMS, MODEL_NAME_BYTES};
 
 /// Where values come from besides the defaults.
 #[derive(Debug, Default)]
@@ -111,7 +114,8 @@ pub struct Loaded {
 /// Puts the configuration together.
 ///
 /// # Errors
-/// Every problem of every source, in order of file, environment, flags; never just the first.
+/// The problems of every source, in order of file, environment, flags; never just the first, and of a
+/// great many the first [`CONFIG_PROBLEMS`].
 pub fn load(base_dir: &Path, sources: &Sources) -> Result<Loaded, Vec<Problem>> {
     let mut loading = Loading::new(base_dir);
     if let Some(file) = &sources.file {
@@ -134,7 +138,80 @@ pub(super) const VERSION: usize = 1;
 struct Loading {
     config: Config,
     settings: Vec<Setting>,
-    problems: Vec<Problem>,
+    found: Vec<Found>,
+}
+
+/// A problem of which the message is made once it is known to be shown: there may be any number.
+struct Found {
+    origin: Origin,
+    key: String,
+    what: What,
+}
+
+enum What {
+    /// All that there is to say.
+    Said(String),
+    /// No section has this name.
+    UnknownSection(String),
+    /// A section has no key of this name.
+    UnknownKey(String, String),
+    /// Models have no key of this name.
+    UnknownModelKey(String),
+}
+
+impl What {
+    fn message(self) -> String {
+        match self {
+            What::Said(message) => message,
+            What::UnknownSection(name) => {
+                format!("unknown section; the nearest section is [{}]", nearest_section(&name))
+            }
+            What::UnknownKey(section, name) => {
+                format!("unknown key; the nearest key is {}", nearest_key(&section, &name))
+            }
+            What::UnknownModelKey(name) => {
+                let nearest = per_model::nearest_key(&name);
+                format!("unknown key of a model; the nearest key is {nearest}")
+            }
+        }
+    }
+}
+
+/// A file while its values are read.
+struct Reading<'a> {
+    file: &'a FileText,
+    /// Where its lines end, in bytes.
+    ends: Vec<usize>,
+    /// Lines that are not TOML: what stands there was reported with them.
+    broken: BTreeSet<usize>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(file: &'a FileText) -> Self {
+        let bytes = file.text.bytes().enumerate();
+        let ends = bytes.filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
+        Reading { file, ends, broken: BTreeSet::new() }
+    }
+
+    /// The line, from 1, that holds a byte offset.
+    fn line_at(&self, offset: usize) -> usize {
+        self.ends.partition_point(|end| *end < offset) + 1
+    }
+
+    /// Where a value stands; `None` on a broken line.
+    fn origin(&self, name: &Spanned<impl Sized>) -> Option<Origin> {
+        let line = self.line_at(name.span().start);
+        (!self.broken.contains(&line)).then(|| self.on_line(line))
+    }
+
+    fn on_line(&self, line: usize) -> Origin {
+        Origin::File { path: self.file.path.clone(), line }
+    }
+
+    /// A value as it is written.
+    fn written(&self, value: &Spanned<DeValue<'_>>) -> &'a str {
+        self.file.text.get(value.span()).unwrap_or_default()
+    }
 }
 
 impl Loading {
@@ -148,34 +225,31 @@ impl Loading {
             })
             .collect();
         let config = Config { base_dir: base_dir.to_owned(), ..Config::default() };
-        Loading { config, settings, problems: Vec::new() }
+        Loading { config, settings, found: Vec::new() }
     }
 
     fn file(&mut self, file: &FileText) {
         let (root, errors) = DeTable::parse_recoverable(&file.text);
-        let broken: Vec<usize> = errors
-            .iter()
-            .map(|error| line_at(&file.text, error.span().map_or(0, |span| span.start)))
-            .collect();
-        for (error, line) in errors.iter().zip(&broken) {
-            let origin = Origin::File { path: file.path.clone(), line: *line };
+        let mut reading = Reading::new(file);
+        for error in &errors {
+            let line = reading.line_at(error.span().map_or(0, |span| span.start));
             let message = format!("this is not TOML: {}", error.message());
-            self.problems.push(Problem { origin, key: String::new(), message });
+            self.problem(reading.on_line(line), String::new(), message);
+            reading.broken.insert(line);
         }
         for (name, value) in root.get_ref().iter() {
-            let line = line_at(&file.text, name.span().start);
-            // What stands on a line that is not TOML was reported with it.
-            if name.get_ref() == "version" && !broken.contains(&line) {
-                self.version(file, line, value.get_ref());
-            } else if !broken.contains(&line) {
-                self.file_section(file, name.get_ref(), line, value, &broken);
+            let Some(origin) = reading.origin(name) else { continue };
+            if name.get_ref() == "version" {
+                self.version(origin, value.get_ref());
+            } else {
+                self.file_section(&reading, name.get_ref(), origin, value);
             }
         }
     }
 
     /// `version = 1`, which a file need not have. A later omlxd may mean something else by what
     /// follows.
-    fn version(&mut self, file: &FileText, line: usize, value: &Raw<'_>) {
+    fn version(&mut self, origin: Origin, value: &Raw<'_>) {
         let message = match usize::from_toml(value) {
             Ok(VERSION) => return,
             Ok(other) => format!(
@@ -184,72 +258,68 @@ impl Loading {
             ),
             Err(message) => message,
         };
-        let origin = Origin::File { path: file.path.clone(), line };
         self.problem(origin, "version".to_owned(), message);
     }
 
     fn file_section(
         &mut self,
-        file: &FileText,
+        reading: &Reading<'_>,
         section: &str,
-        line: usize,
+        origin: Origin,
         value: &Spanned<DeValue<'_>>,
-        broken: &[usize],
     ) {
-        let origin = |line| Origin::File { path: file.path.clone(), line };
+        let is_known = SECTIONS.iter().any(|known| known.name == section);
         let Some(table) = value.get_ref().as_table() else {
-            let message = if SECTIONS.iter().any(|known| known.name == section) {
-                format!("this is a section: write [{section}] on a line of its own")
+            let what = if is_known {
+                What::Said(format!("this is a section: write [{section}] on a line of its own"))
             } else {
-                format!("unknown key; the nearest key is {}", nearest_key("", section))
+                What::UnknownKey(String::new(), shown(section))
             };
-            return self.problem(origin(line), section.to_owned(), message);
+            self.found.push(Found { origin, key: shown(section), what });
+            return;
         };
-        if !SECTIONS.iter().any(|known| known.name == section) {
-            let message =
-                format!("unknown section; the nearest section is [{}]", nearest_section(section));
-            return self.problem(origin(line), section.to_owned(), message);
+        if !is_known {
+            let (key, what) = (shown(section), What::UnknownSection(shown(section)));
+            self.found.push(Found { origin, key, what });
+            return;
         }
         for (name, value) in table.iter() {
-            let line = line_at(&file.text, name.span().start);
-            if broken.contains(&line) {
-                continue;
-            }
+            let Some(origin) = reading.origin(name) else { continue };
             match position(section, name.get_ref()) {
-                Some(key) => {
-                    let shown = file.text.get(value.span()).unwrap_or_default();
-                    self.set(key, value.get_ref(), shown, origin(line));
-                }
+                Some(key) => self.set(key, value.get_ref(), reading.written(value), origin),
                 None if section == "models" && value.get_ref().is_table() => {
-                    self.file_model(file, name.get_ref(), value.get_ref(), broken);
+                    self.file_model(reading, name.get_ref(), origin, value.get_ref());
                 }
-                None => self.unknown(section, name.get_ref(), origin(line)),
+                None => self.unknown(section, name.get_ref(), origin),
             }
         }
     }
 
     /// `[models."<id>"]`.
-    fn file_model(&mut self, file: &FileText, id: &str, value: &DeValue<'_>, broken: &[usize]) {
+    fn file_model(&mut self, reading: &Reading<'_>, id: &str, origin: Origin, value: &DeValue<'_>) {
         let Some(table) = value.as_table() else { return };
+        if !per_model::is_name(id) {
+            let message = format!("a model's id has 1 to {MODEL_NAME_BYTES} bytes");
+            return self.problem(origin, format!("models.\"{}\"", shown(id)), message);
+        }
+        if self.config.per_model.len() == CONFIG_MODELS {
+            let message = format!("{CONFIG_MODELS} models with settings of their own are the most");
+            return self.problem(origin, format!("models.\"{}\"", shown(id)), message);
+        }
         self.config.per_model.entry(id.to_owned()).or_default();
         for (name, value) in table.iter() {
-            let line = line_at(&file.text, name.span().start);
-            if broken.contains(&line) {
-                continue;
-            }
-            let origin = Origin::File { path: file.path.clone(), line };
+            let Some(origin) = reading.origin(name) else { continue };
             let path = per_model::path(id, name.get_ref());
             let Some(key) = MODEL_KEYS.iter().find(|key| key.name == name.get_ref().as_ref())
             else {
-                let nearest = per_model::nearest_key(name.get_ref());
-                let message = format!("unknown key of a model; the nearest key is {nearest}");
-                self.problem(origin, path, message);
+                let what = What::UnknownModelKey(shown(name.get_ref()));
+                self.found.push(Found { origin, key: path, what });
                 continue;
             };
             let settings = self.config.per_model.entry(id.to_owned()).or_default();
             match (key.set)(settings, value.get_ref()) {
                 Ok(()) => {
-                    let value = file.text.get(value.span()).unwrap_or_default().to_owned();
+                    let value = reading.written(value).to_owned();
                     self.settings.push(Setting { key: path, value, origin });
                 }
                 Err(message) => self.problem(origin, path, message),
@@ -297,31 +367,50 @@ impl Loading {
     }
 
     fn unknown(&mut self, section: &str, name: &str, origin: Origin) {
-        let message = format!("unknown key; the nearest key is {}", nearest_key(section, name));
-        self.problem(origin, format!("{section}.{name}"), message);
+        let name = shown(name);
+        let key = format!("{section}.{name}");
+        self.found.push(Found { origin, key, what: What::UnknownKey(section.to_owned(), name) });
     }
 
     fn problem(&mut self, origin: Origin, key: String, message: String) {
-        self.problems.push(Problem { origin, key, message });
+        self.found.push(Found { origin, key, what: What::Said(message) });
     }
 
     fn finish(mut self) -> Result<Loaded, Vec<Problem>> {
         self.config.anchor_paths();
-        for (key, message) in self.config.check_together() {
-            let setting = self.settings.iter().find(|setting| setting.key == key);
-            let origin = setting.map_or(Origin::Default, |setting| setting.origin.clone());
-            self.problem(origin, key, message);
+        let together = self.config.check_together();
+        if !together.is_empty() {
+            let origins = self.settings.iter().map(|setting| (setting.key.as_str(), &setting.origin));
+            let origins: BTreeMap<_, _> = origins.collect();
+            let found = together.into_iter().map(|(key, message)| {
+                let origin = origins.get(key.as_str()).map_or(Origin::Default, |o| (*o).clone());
+                Found { origin, key, what: What::Said(message) }
+            });
+            self.found.extend(found);
         }
-        // A table's order is by name; people read a file from the top.
-        self.problems.sort_by_key(|problem| match &problem.origin {
-            Origin::File { line, .. } => *line,
-            _ => usize::MAX,
-        });
-        if self.problems.is_empty() {
+        if self.found.is_empty() {
             return Ok(Loaded { config: self.config, settings: self.settings });
         }
-        Err(self.problems)
+        Err(shown_problems(self.found))
     }
+}
+
+/// The first problems, with their messages, and how many more there are.
+fn shown_problems(mut found: Vec<Found>) -> Vec<Problem> {
+    // A table's order is by name; people read a file from the top.
+    found.sort_by_key(|found| match &found.origin {
+        Origin::File { line, .. } => *line,
+        _ => usize::MAX,
+    });
+    let rest = found.split_off(found.len().min(CONFIG_PROBLEMS));
+    let with_message = |Found { origin, key, what }| Problem { origin, key, message: what.message() };
+    let mut problems: Vec<_> = found.into_iter().map(with_message).collect();
+    let count = rest.len();
+    if let Some(Found { origin, .. }) = rest.into_iter().next() {
+        let message = format!("problems from here on are not shown: there are {count} more");
+        problems.push(Problem { origin, key: String::new(), message });
+    }
+    problems
 }
 
 fn position(section: &str, name: &str) -> Option<usize> {
@@ -341,9 +430,4 @@ fn nearest_key(section: &str, name: &str) -> String {
 fn nearest_section(name: &str) -> &'static str {
     let distance = |section: &&super::Section| strsim::damerau_levenshtein(section.name, name);
     SECTIONS.iter().min_by_key(distance).map_or("", |section| section.name)
-}
-
-/// The line, from 1, that holds a byte offset.
-fn line_at(text: &str, offset: usize) -> usize {
-    text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
 }

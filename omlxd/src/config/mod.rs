@@ -320,7 +320,13 @@ impl Config {
             let message = format!("server.tls_{has} needs server.tls_{lacks} as well");
             problems.push((format!("server.tls_{has}"), message));
         }
-        problems.extend(per_model::check_together(&self.per_model));
+        if let Some(dir) = self.cache.ssd_dir.as_ref().filter(|dir| self.base_dir.starts_with(dir)) {
+            let dir = dir.display();
+            let message = format!("{dir} holds the base directory: the cache needs a folder of its own");
+            problems.push(("cache.ssd_dir".to_owned(), message));
+        }
+        let of_models = per_model::check_together(&self.per_model).into_iter();
+        problems.extend(of_models.map(|(id, message)| (per_model::path(id, "alias"), message)));
         problems
     }
 }

@@ -7,7 +7,11 @@ use engine::{LoadOptions, SamplingDefaults};
 use serde_json::{Map, Value, json};
 use toml::de::DeValue;
 
-use super::value::{FromToml, KvDtype, Raw, expected, integer};
+use super::value::{FromToml, KvDtype, Raw, expected, integer, shown};
+use crate::limits::{CONFIG_ALIAS_HOPS, CONFIG_CONTEXT_TOKENS, CONFIG_TOP_K, MODEL_NAME_BYTES};
+
+/// With fewer there is no room for a prompt.
+const MIN_CONTEXT_TOKENS: usize = 16;
 
 /// A model's own settings.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -63,8 +67,8 @@ pub const MODEL_KEYS: &[ModelKey] = &[
                 DeValue::String(_) => vec![String::from_toml(raw)?],
                 _ => <Vec<String> as FromToml>::from_toml(raw)?,
             };
-            if names.iter().any(|name| name.is_empty() || name.len() > 256) {
-                return Err("an alias has 1 to 256 bytes".to_owned());
+            if !names.iter().all(|name| is_name(name)) {
+                return Err(format!("an alias has 1 to {MODEL_NAME_BYTES} bytes"));
             }
             model.alias = names;
             Ok(())
@@ -91,8 +95,11 @@ pub const MODEL_KEYS: &[ModelKey] = &[
         doc: "Most tokens of a prompt and its answer, when fewer than the model has.",
         set: |model, raw| {
             let limit = integer(raw, "a number of tokens from 16 on")?;
-            let limit = usize::try_from(limit).ok().filter(|limit| *limit >= 16);
-            model.context_limit = Some(limit.ok_or("it must be at least 16 tokens")?);
+            let range = MIN_CONTEXT_TOKENS..=CONFIG_CONTEXT_TOKENS;
+            let limit = usize::try_from(limit).ok().filter(|limit| range.contains(limit));
+            model.context_limit = Some(limit.ok_or_else(|| {
+                format!("it must be from {MIN_CONTEXT_TOKENS} to {CONFIG_CONTEXT_TOKENS} tokens")
+            })?);
             Ok(())
         },
     },
@@ -114,7 +121,8 @@ pub const MODEL_KEYS: &[ModelKey] = &[
         doc: "The same.",
         set: |model, raw| {
             let top_k = integer(raw, "a whole number from 0 on")?;
-            let top_k = usize::try_from(top_k).map_err(|_| "it must not be negative")?;
+            let top_k = usize::try_from(top_k).ok().filter(|top_k| *top_k <= CONFIG_TOP_K);
+            let top_k = top_k.ok_or_else(|| format!("it must be from 0 to {CONFIG_TOP_K}"))?;
             model.sampling.top_k = Some(top_k);
             Ok(())
         },
@@ -159,7 +167,12 @@ pub const MODEL_KEYS: &[ModelKey] = &[
 
 /// The name of a model's key in `omlxctl config show` and in problems.
 pub(super) fn path(id: &str, key: &str) -> String {
-    format!("models.{id:?}.{key}")
+    format!("models.{id:?}.{}", shown(key))
+}
+
+/// Whether a request could name a model so.
+pub(super) fn is_name(name: &str) -> bool {
+    (1..=MODEL_NAME_BYTES).contains(&name.len())
 }
 
 /// The key that was probably meant.
@@ -168,20 +181,43 @@ pub(super) fn nearest_key(name: &str) -> &'static str {
     MODEL_KEYS.iter().min_by_key(distance).map_or("", |key| key.name)
 }
 
-/// One alias names one model.
-pub(super) fn check_together(
-    models: &BTreeMap<String, ModelSettings>,
-) -> impl Iterator<Item = (String, String)> {
+/// One alias names one model, and following aliases ends soon. Gives the model whose aliases are wrong,
+/// and what is wrong with them.
+pub(super) fn check_together(models: &BTreeMap<String, ModelSettings>) -> Vec<(&str, String)> {
     let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
     let mut problems = Vec::new();
     for (id, settings) in models {
         for alias in &settings.alias {
             if let Some(other) = owners.insert(alias, id) {
-                problems.push((path(id, "alias"), format!("{alias:?} is an alias of {other} too")));
+                let (alias, other) = (shown(alias), shown(other));
+                problems.push((id.as_str(), format!("\"{alias}\" is an alias of {other} too")));
             }
         }
     }
-    problems.into_iter()
+    for (alias, id) in &owners {
+        if let Err(what) = check_chain(&owners, alias) {
+            problems.push((id, what));
+        }
+    }
+    problems
+}
+
+/// Follows an alias to a name that is none, which has to come within the limit.
+fn check_chain(owners: &BTreeMap<&str, &str>, alias: &str) -> Result<(), String> {
+    let mut name = alias;
+    for _ in 0..CONFIG_ALIAS_HOPS {
+        let Some(owner) = owners.get(name) else { return Ok(()) };
+        if *owner == alias {
+            let alias = shown(alias);
+            return Err(format!("\"{alias}\" leads back to itself: an alias must end at a model"));
+        }
+        name = owner;
+    }
+    if owners.contains_key(name) {
+        let alias = shown(alias);
+        return Err(format!("more than {CONFIG_ALIAS_HOPS} aliases lead from \"{alias}\" to a model"));
+    }
+    Ok(())
 }
 
 fn put<T: FromToml>(field: &mut T, raw: &Raw<'_>) -> Result<(), String> {

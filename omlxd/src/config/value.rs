@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use crate::limits::{
+    CONFIG_LIST_ITEMS, CONFIG_SIZE_BYTES, CONFIG_TEXT_BYTES, CONFIG_TIME_SECS, MODEL_NAME_BYTES,
+};
+
 /// A value as it stands in a TOML text.
 pub type Raw<'i> = DeValue<'i>;
 
@@ -192,7 +196,7 @@ impl FromToml for u64 {
     const KIND: &'static str = "size";
 
     fn from_toml(raw: &Raw<'_>) -> Result<Self, String> {
-        raw.as_str().and_then(bytes).ok_or_else(|| expected("a size such as \"64MiB\"", raw))
+        bytes(raw, "a size such as \"64MiB\"")
     }
 }
 
@@ -200,16 +204,16 @@ impl FromToml for Size {
     const KIND: &'static str = "size, percentage or `\"auto\"`";
 
     fn from_toml(raw: &Raw<'_>) -> Result<Self, String> {
-        let size = raw.as_str().and_then(|text| match text.strip_suffix('%') {
-            None if text == "auto" => Some(Size::Auto),
-            None => bytes(text).map(Size::Bytes),
-            Some(share) => {
-                share.parse().ok().filter(|share| (1..=100).contains(share)).map(Size::Percent)
+        let wanted = "a size such as \"8GiB\", a share such as \"25%\", or \"auto\"";
+        match raw.as_str() {
+            Some("auto") => Ok(Size::Auto),
+            Some(text) if text.ends_with('%') => {
+                let share = text.trim_end_matches('%').parse().ok();
+                let share = share.filter(|share| (1..=100).contains(share)).map(Size::Percent);
+                share.ok_or_else(|| expected(wanted, raw))
             }
-        });
-        size.ok_or_else(|| {
-            expected("a size such as \"8GiB\", a share such as \"25%\", or \"auto\"", raw)
-        })
+            _ => bytes(raw, wanted).map(Size::Bytes),
+        }
     }
 }
 
@@ -217,7 +221,7 @@ impl FromToml for Duration {
     const KIND: &'static str = "time";
 
     fn from_toml(raw: &Raw<'_>) -> Result<Self, String> {
-        raw.as_str().and_then(duration).ok_or_else(|| expected("a time such as \"10s\"", raw))
+        duration(raw, "a time such as \"10s\"")
     }
 }
 
@@ -231,10 +235,8 @@ impl FromToml for AutoTime {
     fn from_toml(raw: &Raw<'_>) -> Result<Self, String> {
         match raw.as_str() {
             Some("auto") => Ok(AutoTime(None)),
-            text => text
-                .and_then(duration)
-                .map(|time| AutoTime(Some(time)))
-                .ok_or_else(|| expected("a time such as \"50ms\", or \"auto\"", raw)),
+            _ => duration(raw, "a time such as \"50ms\", or \"auto\"")
+                .map(|time| AutoTime(Some(time))),
         }
     }
 }
@@ -245,10 +247,7 @@ impl FromToml for Option<Duration> {
     fn from_toml(raw: &Raw<'_>) -> Result<Self, String> {
         match raw.as_str() {
             Some("off") => Ok(None),
-            text => text
-                .and_then(duration)
-                .map(Some)
-                .ok_or_else(|| expected("a time such as \"10s\", or \"off\"", raw)),
+            _ => duration(raw, "a time such as \"10s\", or \"off\"").map(Some),
         }
     }
 }
@@ -271,7 +270,7 @@ impl FromToml for PathBuf {
 
     fn from_toml(raw: &Raw<'_>) -> Result<Self, String> {
         let text = raw.as_str().filter(|text| !text.is_empty());
-        text.map(path).ok_or_else(|| expected("a path", raw))
+        bounded(text.ok_or_else(|| expected("a path", raw))?, CONFIG_TEXT_BYTES).map(path)
     }
 }
 
@@ -304,7 +303,9 @@ impl FromToml for Option<String> {
     fn from_toml(raw: &Raw<'_>) -> Result<Self, String> {
         match raw.as_str() {
             Some("auto") => Ok(None),
-            Some(text) if !text.is_empty() => Ok(Some(text.to_owned())),
+            Some(text) if !text.is_empty() => {
+                bounded(text, MODEL_NAME_BYTES).map(|name| Some(name.to_owned()))
+            }
             _ => Err(expected("a name, or \"auto\"", raw)),
         }
     }
@@ -314,7 +315,8 @@ impl FromToml for String {
     const KIND: &'static str = "text";
 
     fn from_toml(raw: &Raw<'_>) -> Result<Self, String> {
-        raw.as_str().map(str::to_owned).ok_or_else(|| expected("text in quotes", raw))
+        let text = raw.as_str().ok_or_else(|| expected("text in quotes", raw))?;
+        bounded(text, CONFIG_TEXT_BYTES).map(str::to_owned)
     }
 }
 
@@ -336,6 +338,9 @@ impl FromToml for Vec<PathBuf> {
 
 fn list<T: FromToml>(raw: &Raw<'_>, wanted: &str) -> Result<Vec<T>, String> {
     let items = raw.as_array().ok_or_else(|| expected(wanted, raw))?;
+    if items.len() > CONFIG_LIST_ITEMS {
+        return Err(format!("this list has {} items: {CONFIG_LIST_ITEMS} are the most", items.len()));
+    }
     items.iter().map(|item| T::from_toml(item.get_ref())).collect()
 }
 
@@ -345,32 +350,54 @@ pub(super) fn integer(raw: &Raw<'_>, wanted: &str) -> Result<i64, String> {
         .ok_or_else(|| expected(wanted, raw))
 }
 
+/// A text that is not longer than it may be.
+fn bounded(text: &str, max_bytes: usize) -> Result<&str, String> {
+    if text.len() > max_bytes {
+        return Err(format!("this text has {} bytes: {max_bytes} are the most", text.len()));
+    }
+    Ok(text)
+}
+
 /// "64MiB", "1.5GB", "512B": binary units count in 1024s, decimal ones in 1000s.
-fn bytes(text: &str) -> Option<u64> {
-    const UNITS: [(&str, u64); 9] = [
-        ("TiB", 1 << 40),
-        ("GiB", 1 << 30),
-        ("MiB", 1 << 20),
-        ("KiB", 1 << 10),
-        ("TB", 1_000_000_000_000),
-        ("GB", 1_000_000_000),
-        ("MB", 1_000_000),
-        ("kB", 1_000),
-        ("B", 1),
+fn bytes(raw: &Raw<'_>, wanted: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 9] = [
+        ("TiB", (1_u64 << 40) as f64),
+        ("GiB", (1 << 30) as f64),
+        ("MiB", (1 << 20) as f64),
+        ("KiB", (1 << 10) as f64),
+        ("TB", 1e12),
+        ("GB", 1e9),
+        ("MB", 1e6),
+        ("kB", 1e3),
+        ("B", 1.0),
     ];
-    let (number, scale) =
-        UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))?;
-    let bytes = quantity(number)? * scale as f64;
-    (bytes < u64::MAX as f64).then_some(bytes as u64)
+    let bytes = raw.as_str().and_then(|text| with_unit(text, &UNITS));
+    let bytes = bytes.ok_or_else(|| expected(wanted, raw))?;
+    if bytes > CONFIG_SIZE_BYTES as f64 {
+        let most = CONFIG_SIZE_BYTES >> 40;
+        return Err(format!("{} is too large: a size is at most {most}TiB", got(raw)));
+    }
+    Ok(bytes as u64)
 }
 
 /// "500ms", "10s", "5m", "1.5h", "1d".
-fn duration(text: &str) -> Option<Duration> {
+fn duration(raw: &Raw<'_>, wanted: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 5] =
         [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
+    let seconds = raw.as_str().and_then(|text| with_unit(text, &UNITS));
+    let seconds = seconds.ok_or_else(|| expected(wanted, raw))?;
+    if seconds > CONFIG_TIME_SECS as f64 {
+        let most = CONFIG_TIME_SECS / 86_400;
+        return Err(format!("{} is too long: a time is at most {most}d", got(raw)));
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| expected(wanted, raw))
+}
+
+/// A quantity in the smallest unit.
+fn with_unit(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     let (number, scale) =
-        UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))?;
-    Duration::try_from_secs_f64(quantity(number)? * scale).ok()
+        units.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)))?;
+    Some(quantity(number)? * scale)
 }
 
 /// Digits with at most one point: no sign, no exponent, no "inf".
@@ -390,14 +417,34 @@ fn path(text: &str) -> PathBuf {
 }
 
 pub(super) fn expected(wanted: &str, raw: &Raw<'_>) -> String {
-    let got = match raw {
-        DeValue::String(text) => format!("{text:?}"),
-        DeValue::Integer(number) => number.as_str().to_owned(),
-        DeValue::Float(number) => number.as_str().to_owned(),
+    format!("expected {wanted}, got {}", got(raw))
+}
+
+/// A value as a message shows it.
+fn got(raw: &Raw<'_>) -> String {
+    match raw {
+        DeValue::String(text) => format!("\"{}\"", shown(text)),
+        DeValue::Integer(number) => shown(number.as_str()),
+        DeValue::Float(number) => shown(number.as_str()),
         DeValue::Boolean(value) => value.to_string(),
         DeValue::Array(_) => "a list".to_owned(),
         DeValue::Table(_) => "a table".to_owned(),
         DeValue::Datetime(_) => "a date".to_owned(),
-    };
-    format!("expected {wanted}, got {got}")
+    }
+}
+
+/// Somebody's text as a message may show it: not too long for a line, and nothing that a terminal obeys.
+pub(super) fn shown(text: &str) -> String {
+    const MAX_CHARS: usize = 80;
+    let plain = |c: char| if is_plain(c) { c.to_string() } else { c.escape_debug().to_string() };
+    let mut shown: String = text.chars().take(MAX_CHARS).map(plain).collect();
+    if text.chars().nth(MAX_CHARS).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+/// Whether a character stands for itself on a terminal and inside quotes.
+fn is_plain(c: char) -> bool {
+    c == '\'' || c.escape_debug().len() == 1
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use omlxctl::files;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -13,8 +14,8 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Largest file that is read: a chain of certificates has a few kilobytes.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+use crate::limits::TLS_FILE_BYTES;
+
 /// What every TLS connection begins with: the content type of a handshake.
 const HANDSHAKE: u8 = 0x16;
 
@@ -122,13 +123,10 @@ fn bytes(
     path: &Path,
     check: impl Fn(&std::fs::Metadata) -> Result<(), TlsError>,
 ) -> Result<Vec<u8>, TlsError> {
-    use std::io::Read;
     let io = |source| TlsError::Io { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(io)?;
+    let file = files::open_to_read(path).map_err(io)?;
     check(&file.metadata().map_err(io)?)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(io)?;
-    Ok(bytes)
+    files::read_from(file, TLS_FILE_BYTES).map_err(io)
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use omlxctl::files::{self, Links};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 use super::PullError;
@@ -125,10 +125,9 @@ impl<'a> Part<'a> {
     /// Opens what is there, locked against other processes, and hashes it.
     fn open(path: &'a Path, wanted: &'a Wanted) -> Result<Self, PullError> {
         let disk = |error| PullError::disk(path, &error);
-        let no_link = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).custom_flags(no_link);
-        let mut file = options.open(path).map_err(disk)?;
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = files::open(path, &mut options, Links::Refused).map_err(disk)?;
         file.try_lock().map_err(|_| {
             PullError::Refused(format!("another process downloads {} already", wanted.name))
         })?;

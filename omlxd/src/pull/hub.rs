@@ -228,9 +228,7 @@ fn token_file() -> Option<String> {
         Some(path) => PathBuf::from(path),
         None => env("HF_HOME").map(PathBuf::from).or_else(home)?.join("token"),
     };
-    let mut token = String::new();
-    let file = std::fs::File::open(path).ok()?;
-    file.take(MAX_TOKEN_BYTES).read_to_string(&mut token).ok()?;
+    let token = omlxctl::files::read_text(&path, MAX_TOKEN_BYTES).ok()?;
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 

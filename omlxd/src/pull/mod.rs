@@ -286,7 +286,8 @@ impl Pulls {
             if let Some(file) = files.iter().find(|file| file.name == name) {
                 download::fetch(from, blobs, file, &Quiet(job))?;
                 let blob = blobs.join(file.digest.name());
-                let text = fs::read(&blob).map_err(|error| PullError::disk(&blob, &error))?;
+                let text = omlxctl::files::read(&blob, file.size);
+                let text = text.map_err(|error| PullError::disk(&blob, &error))?;
                 texts.insert(name, text);
             }
         }

@@ -1,7 +1,7 @@
 //! A snapshot of the hub cache layout, whole or not at all.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -69,7 +69,12 @@ fn write_ref(refs: &Path, name: &str, sha: &str) -> io::Result<()> {
     let parent = path.parent().unwrap_or(refs);
     fs::create_dir_all(parent)?;
     let new = parent.join(".new-ref");
-    fs::write(&new, sha)?;
+    // What a killed process left there, or somebody else put there.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).open(&new)?.write_all(sha.as_bytes())?;
     fs::rename(new, path)
 }
 

@@ -5,7 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use omlxctl::files;
+
 use super::BUNDLED;
+use crate::limits::REVISION_FILE_BYTES;
 
 /// The reference that a pull writes: the revision that is served, whatever other programs do to
 /// `refs/main` later.
@@ -83,7 +86,8 @@ fn add(found: &mut BTreeMap<String, ModelEntry>, id: String, dir: PathBuf, sourc
 fn snapshot(repo: &Path) -> Option<(String, PathBuf)> {
     let snapshots = repo.join("snapshots");
     let named = [PULLED_REF, "main"].into_iter().find_map(|name| {
-        let revision = fs::read_to_string(repo.join("refs").join(name)).ok()?.trim().to_owned();
+        let revision = files::read_text(&repo.join("refs").join(name), REVISION_FILE_BYTES).ok()?;
+        let revision = revision.trim().to_owned();
         let is_plain = revision.bytes().all(|byte| byte.is_ascii_alphanumeric());
         let path = snapshots.join(&revision);
         (is_plain && is_model(&path)).then_some((revision, path))

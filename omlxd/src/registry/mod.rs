@@ -23,6 +23,7 @@ pub use self::discover::{ModelEntry, Source};
 pub use self::removal::Removed;
 use crate::config::{Config, ModelSettings};
 use crate::daemon::Chain;
+use crate::limits::CONFIG_ALIAS_HOPS;
 use crate::memory;
 use crate::metrics::Metrics;
 
@@ -224,12 +225,17 @@ impl Registry {
         if known.as_ref().is_some_and(|entry| discover::is_model(&entry.dir)) {
             return known;
         }
-        let alias = || {
+        let on_disk = self.list();
+        let mut name = name;
+        for _ in 0..=CONFIG_ALIAS_HOPS {
+            if let Some(entry) = on_disk.iter().find(|entry| entry.id == name) {
+                return Some(entry.clone());
+            }
             let mut settings = self.shared.settings.iter();
-            settings.find(|(_, own)| own.alias.iter().any(|alias| alias == name))
-        };
-        let on_disk = self.list().into_iter().find(|entry| entry.id == name);
-        on_disk.or_else(|| alias().and_then(|(id, _)| self.find(id)))
+            let owner = settings.find(|(_, own)| own.alias.iter().any(|alias| alias == name));
+            name = owner?.0;
+        }
+        None
     }
 
     /// The aliases of a model.
