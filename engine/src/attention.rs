@@ -1,5 +1,7 @@
 //! Attention over a cache.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::f32::consts::LOG2_E;
 
 use mlx_rs::fast::ScaledDotProductAttentionMask as Mask;
@@ -32,7 +34,13 @@ impl Attend {
     /// q: [1, heads, T, head_dim]; k, v: [1, kv_heads, S, head_dim] of which the last T are the
     /// queries' own (or, when `last_only`, q is the last token alone). Only distances count: with a
     /// window, the keys may begin anywhere before it. Returns q's shape.
-    pub(crate) fn forward(&self, q: &Array, k: &Array, v: &Array) -> Result<Array> {
+    pub(crate) fn forward(
+        &self,
+        q: &Array,
+        k: &Array,
+        v: &Array,
+        masks: &mut Masks,
+    ) -> Result<Array> {
         let length = q.shape()[2];
         let [batch, heads, held, dim] = *k.shape() else {
             return Err(mlx_rs::error::Exception::custom("keys must have four axes"));
@@ -47,14 +55,14 @@ impl Attend {
             _ => (k, v, window),
         };
         if q.dtype() == Dtype::Float32 && !metal_is_available() && !has_few_scores(q, held) {
-            return self.by_products(q, k, v, window);
+            return self.by_products(q, k, v, window, masks);
         }
         let sdpa = fast::scaled_dot_product_attention;
         match (length, window) {
             (1, _) => sdpa(q, k, v, self.scale, None, None),
             (_, None) => sdpa(q, k, v, self.scale, Some(Mask::Causal), None),
             (_, Some(window)) => {
-                let mask = window_mask(length, held, window)?;
+                let mask = masks.window(length, held, window)?;
                 sdpa(q, k, v, self.scale, Some(Mask::Array(&mask)), None)
             }
         }
@@ -62,7 +70,14 @@ impl Attend {
 
     /// The same in float32 on the CPU backend, whose exponential takes three times as long as its power,
     /// and most of the time that a long prompt takes.
-    fn by_products(&self, q: &Array, k: &Array, v: &Array, window: Option<i32>) -> Result<Array> {
+    fn by_products(
+        &self,
+        q: &Array,
+        k: &Array,
+        v: &Array,
+        window: Option<i32>,
+        masks: &mut Masks,
+    ) -> Result<Array> {
         let (&[batch, heads, length, dim], &[_, kv_heads, held, _]) = (q.shape(), k.shape()) else {
             return Err(mlx_rs::error::Exception::custom("queries must have four axes"));
         };
@@ -73,13 +88,37 @@ impl Attend {
         let mut scores = matmul(&q, k.swap_axes(-1, -2)?)?; // [batch, kv_heads, shared * T, S]
         if length > 1 {
             let apart = scores.reshape(&[batch, kv_heads, shared, length, held])?;
-            let masked = apart.add(hiding_mask(length, held, window.unwrap_or(held)))?;
+            let masked = apart.add(masks.hiding(length, held, window.unwrap_or(held)))?;
             scores = masked.reshape(&[batch, kv_heads, shared * length, held])?;
         }
         let weights = scores.subtract(scores.max_axis(-1, true)?)?;
         let weights = Array::from_f32(2.0).power(&weights)?;
         let mixed = matmul(&weights, v)?.divide(weights.sum_axis(-1, true)?)?;
         mixed.reshape(&[batch, heads, length, dim])
+    }
+}
+
+/// The masks of a step: layers and segments of one shape share one, and with it its memory.
+#[derive(Debug, Default)]
+pub(crate) struct Masks {
+    /// By (T, S, window).
+    window: HashMap<[i32; 3], Array>,
+    hiding: HashMap<[i32; 3], Array>,
+}
+
+impl Masks {
+    /// See [`window_mask`].
+    fn window(&mut self, length: i32, held: i32, window: i32) -> Result<Array> {
+        match self.window.entry([length, held, window]) {
+            Entry::Occupied(made) => Ok(made.get().clone()),
+            Entry::Vacant(place) => Ok(place.insert(window_mask(length, held, window)?).clone()),
+        }
+    }
+
+    /// See [`hiding_mask`].
+    fn hiding(&mut self, length: i32, held: i32, window: i32) -> Array {
+        let made = self.hiding.entry([length, held, window]);
+        made.or_insert_with(|| hiding_mask(length, held, window)).clone()
     }
 }
 
@@ -100,7 +139,8 @@ fn window_mask(length: i32, held: i32, window: i32) -> Result<Array> {
 
 /// [T, S]: minus infinity where [`window_mask`] is false, else zero.
 fn hiding_mask(length: i32, held: i32, window: i32) -> Array {
-    let mut mask = vec![0.0_f32; (length * held) as usize];
+    // Chunks of 4,096 tokens over 1,000,000 are more than an i32 counts.
+    let mut mask = vec![0.0_f32; length as usize * held as usize];
     for (query, row) in (held - length..).zip(mask.chunks_exact_mut(held as usize)) {
         row[..(query + 1 - window).max(0) as usize].fill(f32::NEG_INFINITY);
         row[query as usize + 1..].fill(f32::NEG_INFINITY);
@@ -124,7 +164,8 @@ mod tests {
         let rows = (from..to).flat_map(|at| {
             let first = attend.window.map_or(0, |window| (at + 1 - window).max(0));
             let (k, v) = (tokens(first, at + 1, 1.0), tokens(first, at + 1, 2.0));
-            let row = whole.forward(&tokens(at, at + 1, 0.0), &k, &v).unwrap();
+            let row =
+                whole.forward(&tokens(at, at + 1, 0.0), &k, &v, &mut Masks::default()).unwrap();
             row.contiguous().unwrap().as_slice::<f32>().to_vec()
         });
         rows.collect()
@@ -134,13 +175,14 @@ mod tests {
     fn a_window_sees_the_same_wherever_the_keys_begin() {
         crate::bridge::init().unwrap();
         let attend = Attend { scale: 0.5, window: Some(10) };
+        let mut masks = Masks::default();
         for (from, to) in [(0, 30), (25, 30), (29, 30), (3, 12)] {
             let wanted = by_definition(attend, from, to);
             for base in 0..=(from - 9).max(0) {
                 let (k, v) = (tokens(base, to, 1.0), tokens(base, to, 2.0));
                 for rows in [to - from, 1] {
                     let q = tokens(to - rows, to, 0.0);
-                    let got = attend.forward(&q, &k, &v).unwrap().contiguous().unwrap();
+                    let got = attend.forward(&q, &k, &v, &mut masks).unwrap().contiguous().unwrap();
                     let wanted = &wanted[wanted.len() - 4 * rows as usize..];
                     let pairs = got.as_slice::<f32>().iter().zip(wanted);
                     let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -148,6 +190,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn layers_of_one_shape_share_a_mask() {
+        crate::bridge::init().unwrap();
+        let mut masks = Masks::default();
+        let noise = |length: i32| {
+            Array::from_iter((0..4 * length * 8).map(|i| (i as f32).sin()), &[1, 4, length, 8])
+        };
+        let (few, many) = ((noise(5), noise(12)), (noise(24), noise(60)));
+        for window in [None, Some(7)] {
+            for (q, kv) in [&few, &many, &few, &many] {
+                let attend = Attend { scale: 0.35, window };
+                attend.forward(q, kv, kv, &mut masks).unwrap().eval().unwrap();
+            }
+        }
+        let made = masks.window.len() + masks.hiding.len();
+        // With few scores the fused attention masks what is ahead by itself.
+        assert_eq!(made, if metal_is_available() { 2 } else { 3 }, "{masks:?}");
     }
 
     #[test]
@@ -180,7 +241,7 @@ mod tests {
                 let mask = Some(Mask::Array(&mask));
                 let fused = fast::scaled_dot_product_attention(&q, &k, &v, 0.35, mask, None);
                 let fused = fused.unwrap().contiguous().unwrap();
-                let ours = attend.forward(&q, &k, &v).unwrap();
+                let ours = attend.forward(&q, &k, &v, &mut Masks::default()).unwrap();
                 assert_eq!(ours.shape(), fused.shape());
                 let ours = ours.contiguous().unwrap();
                 let pairs = ours.as_slice::<f32>().iter().zip(fused.as_slice::<f32>());

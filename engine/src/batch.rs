@@ -115,7 +115,7 @@ pub(crate) fn build(
         let cache = &mut row.sequence.as_mut()?.cache;
         Some(Segment { cache, length: *length as i32, wants_logits: *wants })
     });
-    let mut step = Step { segments: segments.collect() };
+    let mut step = Step::new(segments.collect());
     let logits = loaded.architecture.forward(&tokens, &mut step)?;
 
     let mut outputs = Vec::new();

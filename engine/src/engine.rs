@@ -278,6 +278,7 @@ pub(crate) struct Status {
     pub(crate) reserved_bytes: AtomicU64,
     pub(crate) used_bytes: AtomicU64,
     pub(crate) step_bytes: AtomicU64,
+    pub(crate) peak_bytes: AtomicU64,
     pub(crate) wired_limit_bytes: AtomicU64,
     pub(crate) pressure: AtomicU8,
     pub(crate) budget_bytes: AtomicU64,
@@ -377,6 +378,7 @@ impl Engine {
             reserved_bytes: AtomicU64::new(0),
             used_bytes: AtomicU64::new(0),
             step_bytes: AtomicU64::new(bridge::cache_limit_bytes()),
+            peak_bytes: AtomicU64::new(0),
             wired_limit_bytes: AtomicU64::new(0),
             pressure: AtomicU8::new(0),
             budget_bytes: AtomicU64::new(config.memory_budget.unwrap_or(u64::MAX)),
@@ -518,7 +520,8 @@ impl Engine {
         MemoryUse {
             active_bytes: bytes(mlx_rs::memory::active_memory()),
             cache_bytes: bytes(mlx_rs::memory::cache_memory()),
-            peak_bytes: bytes(mlx_rs::memory::peak_memory()),
+            peak_bytes: bytes(mlx_rs::memory::peak_memory())
+                .max(self.shared.status.peak_bytes.load(Ordering::Relaxed)),
             budget_bytes: match self.shared.status.budget_bytes.load(Ordering::Relaxed) {
                 u64::MAX => 0,
                 budget => budget,

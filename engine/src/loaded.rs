@@ -128,7 +128,6 @@ impl Loaded {
             id,
             name,
             digest: digest.clone(),
-            layout_text: format!("{layout:?}"),
             layout,
             kinds: architecture.layers(),
             kv_dtype: folder.kv_dtype.dtype(),
@@ -169,7 +168,7 @@ fn forward(
     wants_logits: bool,
 ) -> Result<Option<Array>> {
     let segment = Segment { cache, length: tokens.shape()[1], wants_logits };
-    architecture.forward(tokens, &mut Step { segments: vec![segment] })
+    architecture.forward(tokens, &mut Step::new(vec![segment]))
 }
 
 /// Computes one token: finds what only a run can find, before anyone waits for an answer. Returns

@@ -85,6 +85,8 @@ pub(crate) struct Account {
     ram_tier_most: u64,
     /// What a step was seen to take for its time.
     staging_bytes: u64,
+    /// The most that was ever active, up to the last time that MLX's own mark was reset.
+    peak_bytes: u64,
     pressure: Pressure,
     /// Under pressure, less than the budget.
     ceiling_bytes: Option<u64>,
@@ -104,6 +106,7 @@ impl Account {
             ram_tier_bytes: ram_tier_most,
             ram_tier_most,
             staging_bytes: 0,
+            peak_bytes: 0,
             pressure: Pressure::Normal,
             ceiling_bytes: None,
             is_short: false,
@@ -155,6 +158,11 @@ impl Account {
         self.staging_bytes.max(bridge::cache_limit_bytes())
     }
 
+    /// The most that was active before MLX's own mark was last reset.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        self.peak_bytes
+    }
+
     /// A model was loaded.
     pub(crate) fn model_here(&mut self, model: &Rc<Loaded>, bytes: u64) {
         self.models.retain(|(model, _)| model.strong_count() > 0);
@@ -166,9 +174,15 @@ impl Account {
         let read =
             || Some((mlx_rs::memory::peak_memory().ok()?, mlx_rs::memory::active_memory().ok()?));
         if let Some((peak, active)) = read() {
-            self.staging_bytes = self.staging_bytes.max(peak.saturating_sub(active) as u64);
+            self.note_peak(peak as u64, active as u64);
             let _ = mlx_rs::memory::reset_peak_memory();
         }
+    }
+
+    /// MLX's mark says `peak`, and so much is active now.
+    fn note_peak(&mut self, peak: u64, active: u64) {
+        self.staging_bytes = self.staging_bytes.max(peak.saturating_sub(active));
+        self.peak_bytes = self.peak_bytes.max(peak);
     }
 
     /// Takes memory from the store's RAM tier; says how much.
@@ -223,5 +237,20 @@ impl Account {
         }
         let ceiling = self.ceiling_bytes.unwrap_or(u64::MAX);
         (self.used_bytes() + reserved).saturating_sub(ceiling)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_outlives_the_reset_of_mlxs_mark() {
+        let mut account = Account::new(&EngineConfig::default());
+        account.note_peak(900, 400);
+        account.note_peak(700, 450);
+        assert_eq!((account.peak_bytes(), account.staging_bytes), (900, 500));
+        account.note_peak(950, 900);
+        assert_eq!((account.peak_bytes(), account.staging_bytes), (950, 500));
     }
 }

@@ -8,7 +8,7 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::take_axis;
 use mlx_rs::{Array, Dtype};
 
-use crate::attention::Attend;
+use crate::attention::{Attend, Masks};
 use crate::bridge::slice;
 use crate::cache::SequenceCache;
 use crate::rope::{Rope, Table};
@@ -29,9 +29,14 @@ pub(crate) struct Segment<'a> {
 pub(crate) struct Step<'a> {
     /// In the order of their tokens.
     pub(crate) segments: Vec<Segment<'a>>,
+    masks: Masks,
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    pub(crate) fn new(segments: Vec<Segment<'a>>) -> Self {
+        Self { segments, masks: Masks::default() }
+    }
+
     /// Tokens of each segment.
     pub(crate) fn lengths(&self) -> Vec<i32> {
         self.segments.iter().map(|segment| segment.length).collect()
@@ -76,7 +81,7 @@ impl Step<'_> {
                 (true, true) => last_row(&q)?,
                 (true, false) => continue,
             };
-            outputs.push(attend.forward(&q, &keys, &values)?);
+            outputs.push(attend.forward(&q, &keys, &values, &mut self.masks)?);
         }
         if outputs.is_empty() {
             return Ok(None);

@@ -3,8 +3,10 @@
 //! It asks the scheduler what to do, does it, and tells the scheduler what came of it. A step is
 //! under way while the graph of the next one is made and while the tokens of the one before are sent.
 
+mod admission;
 mod constrained;
 mod steps;
+mod supervision;
 #[cfg(test)]
 mod tests;
 
@@ -28,10 +30,12 @@ use crate::loaded::{ClearCache, Held, Loaded, Room};
 use crate::memory::{Account, Pressure};
 use crate::model::{Folder, ModelInfo};
 use crate::panic_text;
-use crate::reuse::{Donor, Reuse, common_prefix};
-use crate::row::{Leaving, Next, Row, Sequence};
-use crate::schedule::{Asking, Decision, KvCost, Limits, RowId, Scheduler, Tenant};
+use crate::reuse::{Donor, Reuse};
+use crate::row::{Leaving, Row, Sequence};
+use crate::schedule::{Asking, Decision, KvCost, Limits, RowId, Scheduler};
 use crate::thoughts::Thoughts;
+use admission::{CommonPrefixes, Tenants};
+pub(crate) use supervision::supervise;
 
 /// How long a row whose reader is behind waits before it looks again.
 const BLOCKED_POLL: Duration = Duration::from_millis(1);
@@ -45,8 +49,6 @@ const IDLE_POLL: Duration = Duration::from_secs(1);
 const MAX_FALLS: u32 = 3;
 /// The longest pause that a duty cycle makes after one step.
 const MAX_REST: Duration = Duration::from_secs(1);
-/// Shared tokens that are worth waiting for.
-const WORTH_WAITING: usize = 256;
 
 /// What other threads ask of this one.
 #[derive(Debug)]
@@ -96,7 +98,9 @@ pub(crate) struct Worker {
     masks: Masks,
     account: Account,
     next_row: RowId,
-    tenants: HashMap<String, Tenant>,
+    /// What prompts that wait have in common with those being computed.
+    common: CommonPrefixes,
+    tenants: Tenants,
     started: Instant,
     /// Whether the next step is handed to MLX before the last tokens are read. On Metal that keeps
     /// the GPU busy. On the CPU backend it would keep the caches' buffers shared while the next step
@@ -139,7 +143,8 @@ impl Worker {
             last_end: None,
             account,
             next_row: 0,
-            tenants: HashMap::new(),
+            common: CommonPrefixes::default(),
+            tenants: Tenants::default(),
             started: Instant::now(),
             overlap: false,
             at_work: false,
@@ -154,8 +159,8 @@ impl Worker {
             self.look_after_thoughts();
             self.look_after_constraints();
             let now = self.started.elapsed();
-            let (scheduler, rows) = (&mut self.scheduler, &self.rows);
-            let decision = scheduler.next(now, &mut |id| may_start(rows, id));
+            let (scheduler, rows, common) = (&mut self.scheduler, &self.rows, &mut self.common);
+            let decision = scheduler.next(now, &mut |id| common.may_start(rows, id));
             match decision {
                 Decision::Expire(id) => self.end_early(id, Some(GenerateError::Deadline)),
                 Decision::Refuse(id) => {
@@ -200,24 +205,6 @@ impl Worker {
         self.tell_status();
     }
 
-    /// After a panic that nothing caught, nobody knows what state this is in: whoever waits for an answer
-    /// has an error, and nothing else is done.
-    fn abandon(&mut self) {
-        for leaving in self.leaving.drain(..) {
-            leaving.fail(GenerateError::Internal);
-        }
-        for (_, row) in std::mem::take(&mut self.rows) {
-            row.fail(GenerateError::Internal);
-        }
-        while let Ok(command) = self.commands.try_recv() {
-            // Dropped, a load says that the engine is gone.
-            if let Command::Submit(job) = command {
-                job.fail(GenerateError::Internal);
-            }
-        }
-        self.under_way = None;
-    }
-
     fn tell_rest(&mut self) {
         if std::mem::take(&mut self.at_work) {
             self.config.observer.rests();
@@ -230,6 +217,7 @@ impl Worker {
         self.status.reserved_bytes.store(self.scheduler.reserved_bytes(), Ordering::Relaxed);
         self.status.used_bytes.store(self.account.used_bytes(), Ordering::Relaxed);
         self.status.step_bytes.store(self.account.step_bytes(), Ordering::Relaxed);
+        self.status.peak_bytes.store(self.account.peak_bytes(), Ordering::Relaxed);
         self.status.pressure.store(self.account.pressure() as u8, Ordering::Relaxed);
     }
 
@@ -301,8 +289,15 @@ impl Worker {
         guarded("forgetting a model's KV", || reuse.forget(id));
         // A request that still runs keeps the weights until it ends.
         drop(model);
+        self.forget_costs();
         self.note_live();
         self.wire();
+    }
+
+    /// Models come and go, each time under another id.
+    fn forget_costs(&mut self) {
+        let models = &self.models;
+        self.scheduler.keep_costs(|model| models.contains_key(&ModelId(model)));
     }
 
     /// While there are models, what the budget allows stays wired.
@@ -348,6 +343,7 @@ impl Worker {
                 let loaded = Rc::new(loaded);
                 self.account.model_here(&loaded, info.weight_bytes);
                 self.models.insert(id, loaded);
+                self.forget_costs();
                 self.account_for_memory();
                 self.wire();
                 let over = self.account.over_bytes(self.scheduler.reserved_bytes());
@@ -391,11 +387,8 @@ impl Worker {
 
     fn asking(&mut self, row: &Row, solo: bool) -> Asking {
         let request = &row.job.request;
-        let tenants = self.tenants.len() as Tenant;
-        let tenant = match self.tenants.get(&request.tenant) {
-            Some(tenant) => *tenant,
-            None => *self.tenants.entry(request.tenant.clone()).or_insert(tenants),
-        };
+        let others = self.rows.values().map(|row| row.job.request.tenant.as_str());
+        let tenant = self.tenants.number(&request.tenant, others);
         let deadline = request.deadline;
         Asking {
             tenant,
@@ -457,6 +450,8 @@ impl Worker {
     fn admit(&mut self, id: RowId) {
         let Some(mut row) = self.rows.remove(&id) else { return self.scheduler.end(id) };
         self.status.waiting.fetch_sub(1, Ordering::Relaxed);
+        // It counts as running from here on: a disk that hangs while its KV is restored is a stall.
+        self.tell_status();
         let tokens = row.tokens();
         let reuse = &mut self.reuse;
         let others = self.rows.values().filter_map(|row| {
@@ -587,38 +582,6 @@ impl Job {
         drop(place);
         last.send(Raw::Failed(error));
     }
-}
-
-/// The life of the thread. A panic outside of what is guarded ends it: `status` then says why, before
-/// those who wait are told.
-pub(crate) fn supervise(mut worker: Worker, status: &Status) {
-    let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.run())) else { return };
-    let why = panic_text(&*panic);
-    tracing::error!(
-        panic = why,
-        "the engine's thread ended by a panic; nothing is computed any more"
-    );
-    status.fail(why);
-    guarded("telling those who wait for the engine", || worker.abandon());
-    guarded("letting go of what the engine held", || drop(worker));
-}
-
-/// Whether a waiting request may start. One that begins like a prompt being computed waits until
-/// what they share is there, instead of computing it a second time.
-fn may_start(rows: &BTreeMap<RowId, Row>, id: RowId) -> bool {
-    let Some(row) = rows.get(&id) else { return true };
-    let prompt = &row.job.request.prompt;
-    let leads = |leader: &Row| {
-        let Some(sequence) = &leader.sequence else { return false };
-        let alike = leader.job.model == row.job.model
-            && leader.job.request.cache_salt == row.job.request.cache_salt;
-        if sequence.next != Next::Prompt || !alike {
-            return false;
-        }
-        let shared = common_prefix(&leader.job.request.prompt, prompt);
-        shared >= WORTH_WAITING && shared > sequence.track.tokens.len()
-    };
-    !rows.values().any(leads)
 }
 
 /// Runs what no request may fail for. `None` after a panic, which is logged.

@@ -241,6 +241,9 @@ pub(crate) fn load(
 }
 
 #[cfg(test)]
+mod limit_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::cache::SequenceCache;
@@ -275,7 +278,7 @@ mod tests {
             length: tokens.len() as i32,
             wants_logits,
         });
-        let mut step = Step { segments: segments.collect() };
+        let mut step = Step::new(segments.collect());
         let logits = model.forward(&token_array(&tokens), &mut step).unwrap();
         let Some(logits) = logits else { return Vec::new() };
         let vocab = logits.shape()[2] as usize;

@@ -9,24 +9,24 @@ use std::ops::Range;
 use kvstore::{Key, Namespace};
 
 /// Changes whenever the bytes of a record, or what a key covers, change their meaning.
-const LAYOUT_VERSION: &[u8] = b"1";
+const LAYOUT_VERSION: &[u8] = b"2";
 /// Separates our digests from every other use of BLAKE3.
 const CONTEXT: &str = "omlx 2026-11 kv cache namespace";
 
 /// The namespace of a model's KV.
 ///
-/// `model` digests the weights' content, the config, and the types computed in; `layout` describes
+/// `model` digests the weights' content, the config, and the types computed in; `layout` encodes
 /// what the layers keep; `salt` keeps tenants apart. MLX's version is in it because another one may
 /// compute other low bits. Each field is labelled and its length written
 /// before it, so that no two lists of fields digest the same bytes.
-pub(crate) fn namespace(model: &str, layout: &str, block_tokens: usize, salt: &str) -> Namespace {
+pub(crate) fn namespace(model: &str, layout: &[u8], block_tokens: usize, salt: &str) -> Namespace {
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
     let mlx = crate::bridge::version();
     let fields: [(&str, &[u8]); 6] = [
         ("version", LAYOUT_VERSION),
         ("mlx", mlx.as_bytes()),
         ("model", model.as_bytes()),
-        ("layout", layout.as_bytes()),
+        ("layout", layout),
         ("block_tokens", &(block_tokens as u64).to_le_bytes()),
         ("salt", salt.as_bytes()),
     ];
@@ -155,7 +155,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn chain(salt: &str, tokens: &[u32]) -> Chain {
-        let mut chain = Chain::new(namespace("model", "layout", 4, salt), 4);
+        let mut chain = Chain::new(namespace("model", b"layout", 4, salt), 4);
         chain.extend(tokens);
         chain
     }
@@ -178,10 +178,10 @@ mod tests {
     #[test]
     fn fields_do_not_run_into_each_other() {
         let names = [
-            namespace("ab", "c", 4, ""),
-            namespace("a", "bc", 4, ""),
-            namespace("a", "b", 4, "c"),
-            namespace("a", "b", 5, "c"),
+            namespace("ab", b"c", 4, ""),
+            namespace("a", b"bc", 4, ""),
+            namespace("a", b"b", 4, "c"),
+            namespace("a", b"b", 5, "c"),
         ];
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
     }

@@ -76,8 +76,6 @@ pub(crate) struct ModelReuse {
     /// Digest of its content.
     pub(crate) digest: String,
     pub(crate) layout: Layout,
-    /// The layout as a namespace covers it.
-    pub(crate) layout_text: String,
     pub(crate) kinds: Vec<LayerKind>,
     /// What keys and values are kept in, when not in the type that they are computed in.
     pub(crate) kv_dtype: Option<Dtype>,
@@ -89,7 +87,7 @@ pub(crate) struct ModelReuse {
 
 impl ModelReuse {
     pub(crate) fn namespace(&self, block_tokens: usize, salt: &str) -> Namespace {
-        identity::namespace(&self.digest, &self.layout_text, block_tokens, salt)
+        identity::namespace(&self.digest, &self.layout.encode(), block_tokens, salt)
     }
 
     fn asker<'a>(&'a self, salt: &'a str, namespace: &'a Namespace) -> Asker<'a> {

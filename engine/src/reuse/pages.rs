@@ -76,6 +76,31 @@ impl Layout {
         Ok(Self { layers: layers.collect::<Result<_>>()? })
     }
 
+    /// Everything about it that a record's bytes depend on, as a namespace covers it: numbers in order,
+    /// as little-endian u64. What it says of a layout must never change, or every cache is lost.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![self.layers.len() as u64];
+        for layer in &self.layers {
+            match layer {
+                LayerLayout::Kv { window, keys, values } => {
+                    // No window is 0, which no window is.
+                    out.extend([1, window.map_or(0, |window| window as u64)]);
+                    for rows in [keys, values] {
+                        out.extend([rows.heads as u64, rows.dim as u64, dtype_number(rows.dtype)]);
+                    }
+                }
+                LayerLayout::State(arrays) => {
+                    out.extend([2, arrays.len() as u64]);
+                    for (shape, dtype) in arrays {
+                        out.extend([dtype_number(*dtype), shape.len() as u64]);
+                        out.extend(shape.iter().map(|&n| n as u64));
+                    }
+                }
+            }
+        }
+        out.into_iter().flat_map(u64::to_le_bytes).collect()
+    }
+
     /// What a restore has to find.
     pub(crate) fn needs(&self) -> Needs {
         let windows = self.layers.iter().filter_map(|layer| match layer {
@@ -361,6 +386,17 @@ impl<'a> Rebuild<'a> {
     }
 }
 
+/// A number of our own for each type that is kept, whatever MLX calls it.
+fn dtype_number(dtype: Dtype) -> u64 {
+    match dtype {
+        Dtype::Float32 => 1,
+        Dtype::Float16 => 2,
+        Dtype::Bfloat16 => 3,
+        // No layer keeps another one; told apart by their size at least.
+        other => 100 + item_bytes(other) as u64,
+    }
+}
+
 /// Copies the tokens `wanted` of `from`, which holds `tokens` as [heads, tokens, dim], into a buffer
 /// [heads, capacity, dim] whose first token is `base`.
 fn scatter(
@@ -377,5 +413,65 @@ fn scatter(
     let heads = from.chunks_exact(tokens.len() * row).zip(out.chunks_exact_mut(capacity * row));
     for (from, to) in heads {
         to[target..target + length].copy_from_slice(&from[source..source + length]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kv(window: Option<usize>, heads: usize, dim: usize, dtype: Dtype) -> LayerLayout {
+        let rows = Rows { heads, dim, dtype };
+        LayerLayout::Kv { window, keys: rows, values: rows }
+    }
+
+    /// A changed encoding throws away every user's cache: it changes with `LAYOUT_VERSION` only.
+    #[test]
+    fn a_layout_is_encoded_as_it_always_was() {
+        let state = vec![(vec![1, 3, 96], Dtype::Bfloat16), (vec![1, 4, 16, 16], Dtype::Float32)];
+        let layout = Layout {
+            layers: vec![
+                kv(None, 2, 32, Dtype::Float16),
+                kv(Some(512), 1, 8, Dtype::Float32),
+                LayerLayout::State(state),
+            ],
+        };
+        let encoded = layout.encode();
+        let numbers: Vec<u64> = encoded
+            .chunks_exact(8)
+            .map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+            .collect();
+        let wanted = [
+            &[3][..],
+            &[1, 0, 2, 32, 2, 2, 32, 2],
+            &[1, 512, 1, 8, 1, 1, 8, 1],
+            &[2, 2, 3, 3, 1, 3, 96, 1, 4, 1, 4, 16, 16],
+        ];
+        assert_eq!(numbers, wanted.concat());
+    }
+
+    #[test]
+    fn different_layouts_are_encoded_differently() {
+        let one = |layer| Layout { layers: vec![layer] };
+        let state = |arrays: &[(&[i32], Dtype)]| {
+            let arrays = arrays.iter().map(|(shape, dtype)| (shape.to_vec(), *dtype));
+            one(LayerLayout::State(arrays.collect()))
+        };
+        let f32 = Dtype::Float32;
+        let all = [
+            Layout { layers: Vec::new() },
+            one(kv(None, 2, 32, f32)),
+            one(kv(None, 32, 2, f32)),
+            one(kv(Some(1), 2, 32, f32)),
+            one(kv(None, 2, 32, Dtype::Float16)),
+            one(kv(None, 2, 32, Dtype::Bfloat16)),
+            Layout { layers: vec![kv(None, 2, 32, f32); 2] },
+            state(&[]),
+            state(&[(&[2, 3], f32)]),
+            state(&[(&[2], f32), (&[3], f32)]),
+            state(&[(&[3, 2], f32)]),
+        ];
+        let encoded: std::collections::BTreeSet<_> = all.iter().map(Layout::encode).collect();
+        assert_eq!(encoded.len(), all.len());
     }
 }

@@ -68,6 +68,11 @@ impl DecodeSteps {
 }
 
 impl CostModel {
+    /// Forgets all other models.
+    pub(crate) fn keep(&mut self, is_loaded: impl Fn(u64) -> bool) {
+        self.models.retain(|model, _| is_loaded(*model));
+    }
+
     pub(crate) fn observe(&mut self, model: u64, step: StepCost) {
         let costs = self.models.entry(model).or_default();
         let secs = step.duration.as_secs_f64();
@@ -201,6 +206,18 @@ mod tests {
             let got = chunk(depth);
             assert!((got / tokens - 1.0).abs() < 0.01, "{depth}: {got}, not {tokens}");
         }
+    }
+
+    #[test]
+    fn models_that_are_gone_are_forgotten() {
+        let mut costs = CostModel::default();
+        for model in 0..1000 {
+            costs.observe(model, step(1, 0, 10));
+            costs.observe(model, step(1, 10, 30));
+            costs.keep(|loaded| loaded >= model || loaded == 7);
+        }
+        assert_eq!(costs.models.keys().copied().collect::<Vec<_>>(), [7, 999]);
+        assert_ne!(costs.chunk(7, 1, 0, None), FIRST_CHUNK, "it is still known");
     }
 
     #[test]

@@ -153,6 +153,8 @@ pub(crate) struct Scheduler {
     reserved: u64,
     /// A shortage that was told and not answered yet, so that it is not told twice.
     told: Option<u64>,
+    /// Nobody could be admitted, and nothing that this depends on has changed since.
+    is_settled: bool,
     /// Since when nothing runs and what waits does not fit.
     stuck_since: Option<Duration>,
     costs: CostModel,
@@ -176,6 +178,7 @@ impl Scheduler {
             memory,
             reserved: 0,
             told: None,
+            is_settled: false,
             stuck_since: None,
             costs: CostModel::default(),
             turns: BTreeMap::new(),
@@ -186,6 +189,7 @@ impl Scheduler {
 
     /// A request arrives, or comes back after a preemption under its old id.
     pub(crate) fn arrive(&mut self, id: RowId, asking: Asking) {
+        self.is_settled = false;
         let old = self.leave(id);
         let overtaken = old.map_or(0, |entry| entry.overtaken);
         self.entries.insert(id, Entry { asking, overtaken, state: State::Waiting });
@@ -198,6 +202,7 @@ impl Scheduler {
 
     fn leave(&mut self, id: RowId) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
+        self.is_settled = false;
         if let State::Running { reserved, .. } = entry.state {
             self.reserved -= entry.asking.cost.bytes(reserved);
             self.told = None;
@@ -207,6 +212,7 @@ impl Scheduler {
 
     /// An admitted request has caches that hold `computed` tokens already.
     pub(crate) fn started(&mut self, id: RowId, computed: usize) {
+        self.is_settled = false;
         if let Some(State::Running { computed: now, .. }) = self.state_mut(id) {
             *now = computed;
         }
@@ -217,6 +223,10 @@ impl Scheduler {
     pub(crate) fn computing(&mut self, id: RowId, tokens: usize) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let State::Running { computed, target, passed, .. } = &mut entry.state else { return };
+        if *computed < *target {
+            // Who waits for this prompt may start.
+            self.is_settled = false;
+        }
         *computed += tokens;
         *passed = 0;
         if *computed >= *target {
@@ -255,9 +265,15 @@ impl Scheduler {
     /// What is used beside the rows, and what may be used in all.
     pub(crate) fn set_memory(&mut self, memory: Memory) {
         if memory != self.memory {
+            self.is_settled = false;
             self.told = None;
         }
         self.memory = memory;
+    }
+
+    /// What steps of other models took is forgotten.
+    pub(crate) fn keep_costs(&mut self, is_loaded: impl Fn(u64) -> bool) {
+        self.costs.keep(is_loaded);
     }
 
     /// Bytes reserved by running rows.
@@ -286,7 +302,8 @@ impl Scheduler {
     }
 
     /// What to do now. `may_start`: whether a waiting request may start, as far as the engine is
-    /// concerned.
+    /// concerned. Its answer changes only when a request comes or goes, or a prompt gets on: until then
+    /// it is not asked again.
     pub(crate) fn next(
         &mut self,
         now: Duration,
@@ -305,8 +322,11 @@ impl Scheduler {
         }
         let decision = self.step();
         let runs = self.running().next().is_some();
-        let first = self.waiting().map(|(id, _)| id).find(|&id| may_start(id));
-        match first.filter(|_| !runs) {
+        let first = match runs {
+            true => None,
+            false => self.waiting().map(|(id, _)| id).find(|&id| may_start(id)),
+        };
+        match first {
             None => self.stuck_since = None,
             Some(id) if now >= *self.stuck_since.get_or_insert(now) + ROOM_WAIT => {
                 self.stuck_since = None;
@@ -356,6 +376,15 @@ impl Scheduler {
 
     /// Starts the request whose turn it is, if there is a place and memory for it.
     fn admit(&mut self, may_start: &mut dyn FnMut(RowId) -> bool) -> Option<Decision> {
+        if self.is_settled {
+            return None;
+        }
+        let decision = self.pick_waiting(may_start);
+        self.is_settled = decision.is_none();
+        decision
+    }
+
+    fn pick_waiting(&mut self, may_start: &mut dyn FnMut(RowId) -> bool) -> Option<Decision> {
         let running = self.running().count();
         if running >= self.limits.max_batch {
             return None;

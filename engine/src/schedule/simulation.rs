@@ -398,3 +398,46 @@ fn bytes_and_tokens_are_each_others_inverse() {
         assert!(cost.bytes(tokens + 256) > bytes.min(cost.bytes(tokens + 256) - 1));
     }
 }
+
+#[test]
+fn who_waits_is_asked_again_only_when_something_changed() {
+    let mut scheduler = Scheduler::new(Limits { max_batch: 4, ..limits() }, roomy());
+    scheduler.arrive(0, asking(1, 1000, 1000));
+    assert_eq!(admit(&mut scheduler), [0]);
+    (1..=100).for_each(|id| scheduler.arrive(id, asking(1, 1000, 5)));
+    let asked = std::cell::Cell::new(0);
+    let mut may_start = |_| {
+        asked.set(asked.get() + 1);
+        false
+    };
+    let mut next = |scheduler: &mut Scheduler| {
+        let before = asked.get();
+        let Decision::Step(plan) = scheduler.next(Duration::ZERO, &mut may_start) else {
+            panic!("a step");
+        };
+        for id in plan.decode {
+            scheduler.computing(id, 1);
+        }
+        if let Some((id, tokens)) = plan.prefill {
+            scheduler.computing(id, tokens);
+        }
+        asked.get() - before
+    };
+    // Each chunk of the prompt may be what they wait for.
+    for _ in 0..4 {
+        assert_eq!(next(&mut scheduler), 100);
+    }
+    assert_eq!(next(&mut scheduler), 100);
+    for _ in 0..50 {
+        assert_eq!(next(&mut scheduler), 0, "nothing changed");
+    }
+    scheduler.end(7);
+    assert_eq!(next(&mut scheduler), 99);
+    assert_eq!(next(&mut scheduler), 0);
+    scheduler.arrive(101, asking(2, 10, 5));
+    assert_eq!(next(&mut scheduler), 100);
+    scheduler.set_memory(Memory { used_bytes: 1, ..roomy() });
+    assert_eq!(next(&mut scheduler), 100);
+    scheduler.set_memory(Memory { used_bytes: 1, ..roomy() });
+    assert_eq!(next(&mut scheduler), 0);
+}
