@@ -109,6 +109,8 @@ fn complaint(
         let escaped = &escaped[1..escaped.len() - 1];
         match (rest.find(text), rest.find(escaped)) {
             (Some(at), _) | (None, Some(at)) => rest = &rest[at..],
+            // Gemma 4's writes the text of an answer after its calls and their results.
+            (None, None) if known.name.starts_with("gemma4") && rendered.contains(text) => {}
             (None, None) if rendered.contains(text) || rendered.contains(escaped) => {
                 return Some(format!("{text:?} is out of order in:\n{rendered}"));
             }
@@ -155,7 +157,11 @@ fn check(
             }
         }
     }
-    assert!(wrong.is_empty(), "{} failed:\n{}", wrong.len(), wrong[..wrong.len().min(12)].join("\n\n"));
+    // One of each shape is enough to see what is wrong.
+    let mut shown = wrong.clone();
+    shown.dedup_by_key(|what| what.splitn(3, ", ").take(2).map(str::to_owned).collect::<Vec<_>>());
+    shown.truncate(20);
+    assert!(wrong.is_empty(), "{} failed:\n{}", wrong.len(), shown.join("\n\n"));
 }
 
 fn call(id: &str, name: &str, arguments: Value) -> Value {
