@@ -89,6 +89,12 @@ impl ChatRequest {
         })
     }
 
+    /// How much the model is to think.
+    #[cfg(test)]
+    pub(super) fn effort(&self) -> Option<&'static str> {
+        self.effort
+    }
+
     /// What the template gets besides messages and tools. `reasoning_effort` goes by the name and the
     /// word that the template takes; `chat_template_kwargs` have the last word.
     fn kwargs(&self, template: &ChatTemplate, takes: &Takes) -> Map<String, Value> {

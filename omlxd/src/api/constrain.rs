@@ -28,7 +28,7 @@ impl Constraint {
         fields: &Fields<'_, '_>,
         reading: &Reading,
     ) -> Result<Option<Self>, ApiError> {
-        let mut found = response_format(fields)?;
+        let mut found = response_format(fields, reading)?;
         let structured = structured_outputs(fields, reading)?;
         for other in std::iter::once(structured).chain(guided(fields)?).flatten() {
             if found.is_some() {
@@ -57,17 +57,37 @@ impl Constraint {
     }
 }
 
-fn response_format(fields: &Fields<'_, '_>) -> Result<Option<Constraint>, ApiError> {
+fn response_format(
+    fields: &Fields<'_, '_>,
+    reading: &Reading,
+) -> Result<Option<Constraint>, ApiError> {
     let path = fields.path().field("response_format");
     let Some(format) = fields.get("response_format") else { return Ok(None) };
     let format = Fields::of(format, &path)?;
-    match format.required_string("type")? {
+    let kind = format.required_string("type")?;
+    reading.known(
+        &format,
+        match kind {
+            "json_object" => &["type", "schema"],
+            "json_schema" => &["type", "json_schema"],
+            _ => &["type"],
+        },
+    )?;
+    match kind {
         "text" => Ok(None),
-        "json_object" => Ok(Some(Constraint::new(Pattern::json_object(), &path))),
+        // A schema here is what llama.cpp and others take.
+        "json_object" => {
+            let pattern = match format.object("schema")? {
+                Some(schema) => Pattern::Json { schema: schema.clone().into(), exactly: true },
+                None => Pattern::json_object(),
+            };
+            Ok(Some(Constraint::new(pattern, &path)))
+        }
         "json_schema" => {
             let path_schema = path.field("json_schema");
             let schema = Fields::of(format.required("json_schema")?, &path_schema)?;
             let name = schema.required_string("name")?;
+            reading.known(&schema, &["name", "description", "schema", "strict"])?;
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
             if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(plain) {
                 let what = format_args!(
@@ -198,6 +218,10 @@ mod tests {
             (json!({}), None),
             (json!({"response_format": null}), None),
             (json!({"response_format": {"type": "text"}}), None),
+            (
+                json!({"response_format": {"type": "json_object", "schema": schema}}),
+                Some(exactly.clone()),
+            ),
             (json!({"response_format": {"type": "json_object"}}), Some(Pattern::json_object())),
             (
                 json!({"response_format": {"type": "json_schema", "json_schema": wanted}}),
@@ -230,6 +254,11 @@ mod tests {
             (json!({"response_format": "json"}), "invalid_type", "response_format"),
             (json!({"response_format": {}}), "missing_required_parameter", "response_format.type"),
             (json!({"response_format": {"type": "xml"}}), "invalid_value", "response_format.type"),
+            (
+                json!({"response_format": {"type": "json_object", "schema": 3}}),
+                "invalid_type",
+                "response_format.schema",
+            ),
             (
                 json!({"response_format": {"type": "json_schema"}}),
                 "missing_required_parameter",

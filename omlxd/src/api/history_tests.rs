@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::{CallIds, ChatTemplate};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::anthropic;
 use super::chat::ChatRequest;
@@ -42,17 +42,18 @@ fn load(path: &Path) -> ChatTemplate {
 fn templates() -> Vec<Known> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let files = |folder: PathBuf| {
-        let Ok(entries) = fs::read_dir(&folder) else {
-            eprintln!("SKIPPED: no templates in {}", folder.display());
-            return Vec::new();
-        };
-        let paths = entries.map(|entry| entry.unwrap().path());
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         paths.filter(|path| path.extension().is_some_and(|ext| ext != "md")).collect::<Vec<_>>()
     };
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let published = beside.map(|dir| dir.join("shared/templates")).find(|dir| dir.is_dir());
     let mut paths = files(root.join("tests/fixtures/templates/strict"));
     assert!(paths.len() >= 7, "{paths:?}");
     paths.push(root.join("packaging/omlx-tiny/chat_template.jinja"));
-    paths.extend(files(root.join("../shared/templates")));
+    match published {
+        Some(folder) => paths.extend(files(folder)),
+        None => eprintln!("SKIPPED: there are no published templates in ../shared/templates"),
+    }
     paths.sort();
     let known = |path: &PathBuf| {
         let template = load(path);
@@ -108,6 +109,8 @@ fn complaint(
         let escaped = &escaped[1..escaped.len() - 1];
         match (rest.find(text), rest.find(escaped)) {
             (Some(at), _) | (None, Some(at)) => rest = &rest[at..],
+            // Gemma 4's writes the text of an answer after its calls and their results.
+            (None, None) if known.name.starts_with("gemma4") && rendered.contains(text) => {}
             (None, None) if rendered.contains(text) || rendered.contains(escaped) => {
                 return Some(format!("{text:?} is out of order in:\n{rendered}"));
             }
@@ -154,7 +157,11 @@ fn check(
             }
         }
     }
-    assert!(wrong.is_empty(), "{} failed:\n{}", wrong.len(), wrong[..wrong.len().min(12)].join("\n\n"));
+    // One of each shape is enough to see what is wrong.
+    let mut shown = wrong.clone();
+    shown.dedup_by_key(|what| what.splitn(3, ", ").take(2).map(str::to_owned).collect::<Vec<_>>());
+    shown.truncate(20);
+    assert!(wrong.is_empty(), "{} failed:\n{}", wrong.len(), shown.join("\n\n"));
 }
 
 fn call(id: &str, name: &str, arguments: Value) -> Value {
@@ -356,11 +363,12 @@ fn every_answer_of_the_responses_api_can_be_sent_back() {
     let stored = |input: &[Value], with_tools: bool, effort: &str| {
         let (last, before) = input.split_last().unwrap();
         let (question, output) = before.split_at(before.len().min(1));
-        let response = json!({"id": "resp_1", "output": output});
+        let id = format!("resp_{}", "0".repeat(32));
+        let response = json!({"id": id, "output": output});
         let record = Record::new(None, question.to_vec(), response);
-        store.save("", "resp_1", &record, std::time::SystemTime::now());
+        store.save("", &id, &record, std::time::SystemTime::now());
         let mut body = body(std::slice::from_ref(last), with_tools, effort);
-        body["previous_response_id"] = json!("resp_1");
+        body["previous_response_id"] = json!(id);
         read(body)
     };
     let again = |shapes: &[Shape]| -> Vec<Shape> {

@@ -35,7 +35,8 @@ impl Tools {
             let tool = Fields::of(tool, &path)?;
             match tool.required_string("type")? {
                 "function" => {
-                    let function = function(&tool, &path)?;
+                    reading.known(&tool, &["type", "function", "cache_control"])?;
+                    let function = function(&tool, &path, reading)?;
                     let path = path.field("function");
                     if tools.named(&function["function"]["name"]).is_some() {
                         let what = "another tool has the same name";
@@ -43,12 +44,12 @@ impl Tools {
                     }
                     tools.offer(function, &path);
                 }
-                "namespace" if !reading.strict => tools.namespace(&tool, &path)?,
+                "namespace" if !reading.strict => tools.namespace(&tool, &path, reading)?,
                 // Hosted tools (web_search, ...) cannot run here: the model is not told of them.
                 _ => reading.ignore(&path)?,
             }
         }
-        tools.choose(fields)?;
+        tools.choose(fields, reading)?;
         Ok(tools)
     }
 
@@ -157,13 +158,18 @@ impl Tools {
 
     /// A namespace offers its functions under their own names, where those are free. Its functions
     /// are written flat (`{"type": "function", "name": ...}`), as in the Responses API.
-    fn namespace(&mut self, tool: &Fields<'_, '_>, path: &Path<'_>) -> Result<(), ApiError> {
+    fn namespace(
+        &mut self,
+        tool: &Fields<'_, '_>,
+        path: &Path<'_>,
+        reading: &Reading,
+    ) -> Result<(), ApiError> {
         let path = path.field("tools");
         for (index, inner) in tool.array("tools")?.into_iter().flatten().enumerate() {
             let path = path.index(index);
             let inner = Fields::of(inner, &path)?;
             if inner.get("function").is_some() {
-                let function = function(&inner, &path)?;
+                let function = function(&inner, &path, reading)?;
                 if self.named(&function["function"]["name"]).is_none() {
                     self.offer(function, &path.field("function"));
                 }
@@ -185,7 +191,7 @@ impl Tools {
 
     /// Applies `tool_choice`. What may not be called at all is not shown to the model; where one is
     /// forced the others are shown all the same, so that the prompt stays what it was.
-    fn choose(&mut self, fields: &Fields<'_, '_>) -> Result<(), ApiError> {
+    fn choose(&mut self, fields: &Fields<'_, '_>, reading: &Reading) -> Result<(), ApiError> {
         let path = fields.path().field("tool_choice");
         let Some(choice) = fields.get("tool_choice") else { return Ok(()) };
         match choice {
@@ -201,15 +207,18 @@ impl Tools {
             },
             Value::Object(_) => {
                 let choice = Fields::of(choice, &path)?;
-                match choice.required_string("type")? {
+                let kind = choice.required_string("type")?;
+                reading.known(&choice, &["type", kind])?;
+                match kind {
                     "function" => {
                         let path = path.field("function");
                         let function = Fields::of(choice.required("function")?, &path)?;
                         let name = function.required_string("name")?;
+                        reading.known(&function, &["name"])?;
                         self.check_offered(&json!(name))?;
                         (self.forced, self.once) = (Some(vec![name.to_owned()]), true);
                     }
-                    "allowed_tools" => self.allow(&choice)?,
+                    "allowed_tools" => self.allow(&choice, reading)?,
                     other => {
                         let known = ["function", "allowed_tools"];
                         return Err(not_one_of(&path.field("type"), other, &known));
@@ -221,10 +230,11 @@ impl Tools {
         Ok(())
     }
 
-    fn allow(&mut self, choice: &Fields<'_, '_>) -> Result<(), ApiError> {
+    fn allow(&mut self, choice: &Fields<'_, '_>, reading: &Reading) -> Result<(), ApiError> {
         let path = choice.path().field("allowed_tools");
         let allowed = Fields::of(choice.required("allowed_tools")?, &path)?;
         allowed.required("tools")?;
+        reading.known(&allowed, &["tools", "mode"])?;
         let list = allowed.array("tools")?.expect("present");
         let mut names = Vec::new();
         let path_tools = path.field("tools");
@@ -289,7 +299,13 @@ fn arguments(parameters: &Value, exactly: bool) -> Pattern {
     Pattern::Json { schema: Value::Object(fields), exactly }
 }
 
-fn function(tool: &Fields<'_, '_>, path: &Path<'_>) -> Result<Value, ApiError> {
+/// What a template may show of a function is handed to it whole; only strict mode refuses what the API does
+/// not know.
+fn function(
+    tool: &Fields<'_, '_>,
+    path: &Path<'_>,
+    reading: &Reading,
+) -> Result<Value, ApiError> {
     let value = tool.required("function")?;
     let path = path.field("function");
     let function = Fields::of(value, &path)?;
@@ -299,6 +315,9 @@ fn function(tool: &Fields<'_, '_>, path: &Path<'_>) -> Result<Value, ApiError> {
     function.string("description")?;
     function.object("parameters")?;
     function.boolean("strict")?;
+    if reading.strict {
+        reading.known(&function, &["name", "description", "parameters", "strict"])?;
+    }
     Ok(json!({"type": "function", "function": value}))
 }
 

@@ -7,6 +7,7 @@ mod dashboard;
 mod error_table;
 mod errors;
 mod fuzz;
+mod history;
 mod limits;
 mod metrics;
 mod models;

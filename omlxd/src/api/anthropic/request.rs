@@ -49,6 +49,20 @@ const OWN: &[&str] = &[
     "betas",
 ];
 
+/// The fields of a tool. Only the first four change anything.
+const TOOL: &[&str] = &[
+    "name",
+    "description",
+    "input_schema",
+    "strict",
+    "type",
+    "cache_control",
+    "defer_loading",
+    "input_examples",
+    "allowed_callers",
+    "eager_input_streaming",
+];
+
 /// What a chat request's field is called here.
 const NAMES: [(&str, &str); 6] = [
     ("max_completion_tokens", "max_tokens"),
@@ -95,8 +109,8 @@ impl MessagesRequest {
         let system = input::system(&fields)?;
         let mut conversation = Conversation::with(system.as_deref());
         input::messages(&fields, &mut conversation, reading)?;
-        let (thinks, thoughts) = thinking(&fields)?;
-        let mut chat = chat_fields(&fields, thinks)?;
+        let (thinks, thoughts) = thinking(&fields, reading)?;
+        let mut chat = chat_fields(&fields, thinks, reading)?;
         chat.insert("messages".to_owned(), Value::Array(conversation.into_messages()));
         let chat = ChatRequest::read(&chat, reading).map_err(renamed)?;
         Ok(MessagesRequest { chat, thoughts })
@@ -156,8 +170,11 @@ fn renamed(error: ApiError) -> ApiError {
 }
 
 /// Whether to think, and what to show of it. As this API has it, a request that does not ask for
-/// thoughts gets none.
-fn thinking(fields: &Fields<'_, '_>) -> Result<(bool, Thoughts), ApiError> {
+/// thoughts gets none; nor does one that leaves it to the model, but asks for an effort of none.
+fn thinking(
+    fields: &Fields<'_, '_>,
+    reading: &Reading,
+) -> Result<(bool, Thoughts), ApiError> {
     let path = fields.path().field("thinking");
     let Some(thinking) = fields.get("thinking") else { return Ok((false, Thoughts::Dropped)) };
     let thinking = Fields::of(thinking, &path)?;
@@ -165,15 +182,23 @@ fn thinking(fields: &Fields<'_, '_>) -> Result<(bool, Thoughts), ApiError> {
     let kind = thinking.choice("type", &["enabled", "adaptive", "disabled"])?;
     thinking.integer("budget_tokens", 1..=i64::MAX)?;
     let display = thinking.choice("display", &["summarized", "omitted"])?;
+    reading.known(&thinking, &["type", "budget_tokens", "display"])?;
+    let effort = fields.get("output_config").map(|output| &output["effort"]);
+    let is_none = effort.is_some_and(|effort| effort == "none");
     Ok(match (kind, display) {
         (Some("disabled"), _) => (false, Thoughts::Dropped),
+        (Some("adaptive"), _) if is_none => (false, Thoughts::Dropped),
         (_, Some("omitted")) => (true, Thoughts::Sealed),
         _ => (true, Thoughts::Shown),
     })
 }
 
 /// The request's other fields as those of a chat request.
-fn chat_fields(fields: &Fields<'_, '_>, thinks: bool) -> Result<Map<String, Value>, ApiError> {
+fn chat_fields(
+    fields: &Fields<'_, '_>,
+    thinks: bool,
+    reading: &Reading,
+) -> Result<Map<String, Value>, ApiError> {
     let mut chat = Map::new();
     for name in SHARED {
         if let Some(value) = fields.get(name) {
@@ -187,8 +212,8 @@ fn chat_fields(fields: &Fields<'_, '_>, thinks: bool) -> Result<Map<String, Valu
     };
     put("max_completion_tokens", fields.get("max_tokens").cloned());
     put("stop", fields.array("stop_sequences")?.map(|stop| json!(stop)));
-    put("tools", tools(fields)?);
-    let (choice, parallel) = tool_choice(fields)?;
+    put("tools", tools(fields, reading)?);
+    let (choice, parallel) = tool_choice(fields, reading)?;
     put("tool_choice", choice);
     let budget = fields.get("thinking").and_then(|thinking| thinking.get("budget_tokens"));
     put("thinking_budget", budget.cloned());
@@ -197,12 +222,19 @@ fn chat_fields(fields: &Fields<'_, '_>, thinks: bool) -> Result<Map<String, Valu
     let mut format = fields.get("output_format").cloned();
     if let Some(output) = fields.get("output_config") {
         let output = Fields::of(output, &path)?;
-        put("reasoning_effort", output.get("effort").cloned());
+        reading.known(&output, &["effort", "format"])?;
+        // Thoughts that are asked for in so many words are not taken back by an effort of none.
+        let effort = output.get("effort").map(|effort| match effort == "none" && thinks {
+            true => json!("minimal"),
+            false => effort.clone(),
+        });
+        put("reasoning_effort", effort);
         format = output.get("format").cloned().or(format);
     }
     if let Some(format) = format {
         let path = path.field("format");
         let format = Fields::of(&format, &path)?;
+        reading.known(&format, &["type", "schema", "name"])?;
         match format.required_string("type")? {
             "json_schema" => {
                 let schema = json!({"name": "output", "schema": format.required("schema")?,
@@ -221,7 +253,7 @@ fn chat_fields(fields: &Fields<'_, '_>, thinks: bool) -> Result<Map<String, Valu
 /// `tools` in the shape of a chat request: what a template shows of a tool is its name, its
 /// description and its schema, in the client's order. Tools that Anthropic runs, or whose schema only
 /// its models know, go as they are, and chat leaves them out.
-fn tools(fields: &Fields<'_, '_>) -> Result<Option<Value>, ApiError> {
+fn tools(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<Value>, ApiError> {
     let path = fields.path().field("tools");
     let Some(tools) = fields.array("tools")? else { return Ok(None) };
     let translate = |(index, tool): (usize, &Value)| {
@@ -232,6 +264,7 @@ fn tools(fields: &Fields<'_, '_>) -> Result<Option<Value>, ApiError> {
         }
         tool.required_string("name")?;
         tool.required("input_schema")?;
+        reading.known(&tool, TOOL)?;
         let mut function = Map::new();
         for (name, value) in tool.entries() {
             match name {
@@ -250,13 +283,17 @@ fn tools(fields: &Fields<'_, '_>) -> Result<Option<Value>, ApiError> {
 }
 
 /// `tool_choice` in the words of a chat request, and `parallel_tool_calls`.
-fn tool_choice(fields: &Fields<'_, '_>) -> Result<(Option<Value>, Option<bool>), ApiError> {
+fn tool_choice(
+    fields: &Fields<'_, '_>,
+    reading: &Reading,
+) -> Result<(Option<Value>, Option<bool>), ApiError> {
     let path = fields.path().field("tool_choice");
     let Some(choice) = fields.get("tool_choice") else { return Ok((None, None)) };
     let choice = Fields::of(choice, &path)?;
     let parallel = choice.boolean("disable_parallel_tool_use")?.map(|disabled| !disabled);
     let has_tools = fields.array("tools")?.is_some_and(|tools| !tools.is_empty());
     choice.required_string("type")?;
+    reading.known(&choice, &["type", "name", "disable_parallel_tool_use"])?;
     let kind = choice.choice("type", &["auto", "any", "tool", "none"])?;
     let word = match kind {
         Some("auto" | "none") if !has_tools => None,
@@ -282,6 +319,48 @@ mod tests {
         let error = MessagesRequest::read(body, &Reading::new(false, 8, 4)).unwrap_err();
         let param = error.param().map(str::to_owned);
         (error.label().to_owned(), param, error.message().to_owned())
+    }
+
+    #[test]
+    fn unknown_fields_of_nested_objects_are_refused_when_strict() {
+        for (change, param) in [
+            (json!({"thinking": {"type": "adaptive", "x": 1}}), "thinking.x"),
+            (json!({"output_config": {"x": 1}}), "output_config.x"),
+            (json!({"tools": [{"name": "f", "input_schema": {}, "x": 1}]}), "tools[0].x"),
+            (json!({"tool_choice": {"type": "auto", "x": 1}}), "tool_choice.x"),
+            (json!({"messages": [{"role": "user", "content": "x", "x": 1}]}), "messages[0].x"),
+            (
+                json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "x": 1}]}]}),
+                "messages[0].content[0].x",
+            ),
+        ] {
+            let mut body = json!({"model": "m", "max_tokens": 5,
+                                  "messages": [{"role": "user", "content": "x"}]});
+            body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            let read = |strict: bool| {
+                let reading = Reading::new(strict, 8, 4);
+                let read = MessagesRequest::read(body.as_object().unwrap(), &reading);
+                read.map(|_| reading.into_ignored().paths)
+            };
+            assert_eq!(read(false).unwrap(), [param]);
+            assert_eq!(read(true).unwrap_err().param(), Some(param));
+        }
+    }
+
+    #[test]
+    fn an_effort_of_none_beside_thinking() {
+        let read = |kind: &str| {
+            let body = json!({"model": "m", "max_tokens": 5, "thinking": {"type": kind},
+                              "output_config": {"effort": "none"},
+                              "messages": [{"role": "user", "content": "x"}]});
+            let request =
+                MessagesRequest::read(body.as_object().unwrap(), &Reading::new(false, 8, 4));
+            let request = request.unwrap();
+            (request.thoughts, request.chat.effort())
+        };
+        assert_eq!(read("adaptive"), (Thoughts::Dropped, Some("none")));
+        assert_eq!(read("enabled"), (Thoughts::Shown, Some("minimal")));
+        assert_eq!(read("disabled"), (Thoughts::Dropped, Some("none")));
     }
 
     #[test]

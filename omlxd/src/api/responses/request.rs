@@ -70,6 +70,10 @@ const OWN: &[&str] = &[
     "client_metadata",
 ];
 
+/// The fields of a function. Only the first four change anything.
+const TOOL: &[&str] =
+    &["name", "description", "parameters", "strict", "type", "defer_loading", "output_schema"];
+
 /// What can be asked for with `include`. Only the first two name something that exists here.
 const INCLUDES: [&str; 8] = [
     "reasoning.encrypted_content",
@@ -146,7 +150,7 @@ impl ResponsesRequest {
             return Err(ApiError::invalid_value("input", "at least one item is needed"));
         }
         let include = include(&fields)?;
-        let mut chat = chat_fields(&fields, &include)?;
+        let mut chat = chat_fields(&fields, &include, reading)?;
         chat.insert("messages".to_owned(), Value::Array(messages));
         let chat = ChatRequest::read(&chat, reading).map_err(renamed)?;
         let wants_store = fields.boolean("store")?.unwrap_or(true) && archive.is_enabled();
@@ -299,6 +303,7 @@ fn go_on(
 fn chat_fields(
     fields: &Fields<'_, '_>,
     include: &[&'static str],
+    reading: &Reading,
 ) -> Result<Map<String, Value>, ApiError> {
     let mut chat = Map::new();
     for name in SHARED {
@@ -312,7 +317,7 @@ fn chat_fields(
         }
     };
     put("max_completion_tokens", fields.get("max_output_tokens").cloned());
-    put("tools", tools(fields)?);
+    put("tools", tools(fields, reading)?);
     put("tool_choice", tool_choice(fields)?);
     let path = fields.path().field("reasoning");
     if let Some(reasoning) = fields.get("reasoning") {
@@ -320,11 +325,13 @@ fn chat_fields(
         for name in ["summary", "generate_summary"] {
             reasoning.choice(name, &["auto", "concise", "detailed", "none"])?;
         }
+        reading.known(&reasoning, &["effort", "summary", "generate_summary"])?;
         put("reasoning_effort", reasoning.get("effort").cloned());
     }
     let path = fields.path().field("text");
     if let Some(text) = fields.get("text") {
         let text = Fields::of(text, &path)?;
+        reading.known(&text, &["format", "verbosity"])?;
         put("verbosity", text.get("verbosity").cloned());
         put("response_format", text_format(&text)?);
     }
@@ -351,7 +358,7 @@ fn include(fields: &Fields<'_, '_>) -> Result<Vec<&'static str>, ApiError> {
 
 /// `tools`, functions in the shape of a chat request. The others go as they are: chat knows a
 /// namespace, and leaves out what does not run here.
-fn tools(fields: &Fields<'_, '_>) -> Result<Option<Value>, ApiError> {
+fn tools(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<Value>, ApiError> {
     let path = fields.path().field("tools");
     let Some(tools) = fields.array("tools")? else { return Ok(None) };
     let translate = |(index, tool): (usize, &Value)| {
@@ -361,7 +368,8 @@ fn tools(fields: &Fields<'_, '_>) -> Result<Option<Value>, ApiError> {
             return Ok(tool.clone());
         }
         fields.required_string("name")?;
-        let known = ["name", "description", "parameters", "strict"];
+        reading.known(&fields, TOOL)?;
+        let known = &TOOL[..4];
         let function: Map<String, Value> = fields
             .entries()
             .filter(|(name, _)| known.contains(name))
