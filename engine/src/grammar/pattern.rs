@@ -201,7 +201,7 @@ fn literal(regex: &str) -> String {
 }
 
 /// A regular expression that matches this text alone.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut regex = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         if c.is_ascii_punctuation() {

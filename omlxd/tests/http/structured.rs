@@ -2,7 +2,9 @@
 //! makes sense in its answers the grammar made.
 
 use std::fs;
+use std::path::Path;
 
+use engine::{SCHEMA_FORMATS, SCHEMA_KEYWORDS, Treatment};
 use omlx_tests::fixtures::Case;
 use serde_json::{Value, json};
 
@@ -222,6 +224,14 @@ fn what_cannot_be_held_to_is_refused_before_any_token() {
         }
     }
 
+    // So does Anthropic's API.
+    let format = json!({"type": "json_schema", "schema": {"properties": {"a/b": {"uniqueItems": true}}}});
+    let body = json!({"model": MODEL, "max_tokens": 9, "output_config": {"format": format},
+                      "messages": [{"role": "user", "content": "x"}]});
+    let reply = server.post("/v1/messages", &body);
+    assert_eq!(reply.status, 400, "{}", reply.text);
+    assert!(reply.text.contains("uniqueItems at /properties/a~1b"), "{}", reply.text);
+
     // Nobody asked for it to be exact: what can be enforced is.
     let odd = json!({"type": "function", "function": {"name": "odd", "parameters":
         {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true,
@@ -229,4 +239,44 @@ fn what_cannot_be_held_to_is_refused_before_any_token() {
     let answer = server.chat(fields(json!({"tools": [odd], "tool_choice": "required"}))).ok();
     let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
     assert_eq!(call["name"], "odd");
+}
+
+/// The table of keywords as the page shows it.
+fn keywords() -> String {
+    let mut table = "| keyword | what becomes of it |\n|---|---|\n".to_owned();
+    for (treatment, word) in [
+        (Treatment::Enforced, "enforced"),
+        (Treatment::Refused, "refused"),
+        (Treatment::Note, "note"),
+    ] {
+        let rows = SCHEMA_KEYWORDS.iter().filter(|keyword| keyword.treatment == treatment);
+        // Rows that have nothing more to say share one.
+        let (plain, others): (Vec<_>, Vec<_>) = rows.partition(|keyword| keyword.says.is_empty());
+        let names: Vec<String> = plain.iter().map(|keyword| format!("`{}`", keyword.name)).collect();
+        if !names.is_empty() {
+            table.push_str(&format!("| {} | {word} |\n", names.join(", ")));
+        }
+        for keyword in others {
+            table.push_str(&format!("| `{}` | {word}: {} |\n", keyword.name, keyword.says));
+        }
+    }
+    let formats: Vec<String> = SCHEMA_FORMATS.iter().map(|format| format!("`{format}`")).collect();
+    table.push_str(&format!("\nFormats that are enforced: {}.\n", formats.join(", ")));
+    table
+}
+
+#[test]
+fn the_page_has_every_keyword_of_schemas() {
+    const OPENING: &str = "<!-- keywords: made by omlxd/tests/http/structured.rs -->\n";
+    const CLOSING: &str = "<!-- end of keywords -->";
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/api.md");
+    let page = std::fs::read_to_string(&file).unwrap();
+    let (before, rest) = page.split_once(OPENING).expect("the opening comment");
+    let (_, after) = rest.split_once(CLOSING).expect("the closing comment");
+    let made = format!("{before}{OPENING}\n{}\n{CLOSING}{after}", keywords());
+    if std::env::var_os("OMLX_UPDATE").is_some() {
+        std::fs::write(&file, made).unwrap();
+    } else {
+        assert!(page == made, "run `OMLX_UPDATE=1 cargo test -p omlxd --test http keyword`");
+    }
 }

@@ -62,8 +62,9 @@ pub(super) fn prepare(schema: &Value, exactly: bool) -> Result<Value, GrammarErr
     let root = completes::prune(root, definitions);
     match root {
         Value::Bool(false) => {
-            let why = pass.reason.map_or(String::new(), |reason| format!(": {reason}"));
-            Err(GrammarError::Invalid(format!("the schema allows nothing{why}")))
+            let endless = || "what has to be there contains itself without end, at the root".to_owned();
+            let why = pass.reason.unwrap_or_else(endless);
+            Err(GrammarError::Invalid(format!("the schema allows nothing: {why}")))
         }
         Value::Object(fields) => Ok(Value::Object(fields)),
         _ => Ok(Value::Object(Map::new())),

@@ -33,7 +33,8 @@ impl Pass<'_> {
             low = low.map(|(n, out)| (if out { (n + 1.0).floor() } else { n.ceil() }, false));
             high = high.map(|(n, out)| (if out { (n - 1.0).ceil() } else { n.floor() }, false));
         }
-        let step = fields.get("multipleOf").and_then(Value::as_number).and_then(decimal);
+        let divisor = self.divisor(fields, place)?;
+        let step = divisor.and_then(decimal);
         if !has_value(low, high, step, parts.types.and(number) == integer) {
             let why = "no number is within minimum, maximum and multipleOf";
             parts.types = parts.types.without(number);
@@ -51,10 +52,27 @@ impl Pass<'_> {
         };
         put(low, ["minimum", "exclusiveMinimum"]);
         put(high, ["maximum", "exclusiveMaximum"]);
-        if let Some(divisor) = fields.get("multipleOf") {
-            parts.own.insert("multipleOf".to_owned(), divisor.clone());
+        if let Some(divisor) = divisor {
+            parts.own.insert("multipleOf".to_owned(), divisor.clone().into());
         }
         Ok(())
+    }
+
+    /// `multipleOf`, where it can be enforced.
+    fn divisor<'v>(
+        &self,
+        fields: &'v Map<String, Value>,
+        place: &Place<'_>,
+    ) -> Result<Option<&'v Number>, GrammarError> {
+        let Some(value) = fields.get("multipleOf") else { return Ok(None) };
+        let Some(number) = value.as_number() else {
+            return Err(wrong(&place.field("multipleOf"), format!("{value} is not a number")));
+        };
+        if is_countable(number) && is_read_alike(number) {
+            return Ok(Some(number));
+        }
+        let why = format!("{number} is not what can be enforced, above 0 and of up to 5 digits");
+        self.cannot(place, "multipleOf", &why).map(|()| None)
     }
 }
 
@@ -107,31 +125,45 @@ fn has_value(low: End, high: End, step: Option<(u128, u32)>, is_integer: bool) -
     first * step < to || (first * step == to && !to_out)
 }
 
-/// Refuses divisors that would take too long: llguidance looks at each remainder, without a limit of
-/// its own. Several may have to hold at once, where schemas are put together.
+/// Refuses divisors of which several may have to hold at once, where schemas are put together, and that
+/// would take too long then: llguidance looks at each remainder, without a limit of its own.
 pub(super) fn check_divisors(schema: &Value) -> Result<(), GrammarError> {
     let (mut found, mut are_combined) = (Vec::new(), false);
     collect_divisors(schema, &mut found, &mut are_combined);
-    let refused = |what: &str| {
-        let what = format!("{what}: what can be enforced is more than 0 and has up to 5 digits");
-        Err(GrammarError::Invalid(what))
-    };
-    let mut all = Vec::new();
-    for number in found {
-        match decimal(number).filter(|(units, _)| (1..=SCHEMA_DIVISOR).contains(units)) {
-            Some(divisor) => all.push(divisor),
-            None => return refused(&format!("multipleOf {number}")),
-        }
-    }
+    let all = found.into_iter().filter(|number| is_countable(number)).filter_map(decimal);
+    let all: Vec<(u128, u32)> = all.collect();
     let scale = all.iter().map(|(_, scale)| *scale).max().unwrap_or(0);
     let multiple = all.iter().try_fold(1, |multiple: u128, (units, own)| {
         let units = units.checked_mul(10_u128.checked_pow(scale - own)?)?;
         Some(multiple / gcd(multiple, units) * units).filter(|multiple| *multiple <= SCHEMA_DIVISOR)
     });
     match are_combined && multiple.is_none() {
-        true => refused("the least common multiple of all multipleOf"),
+        true => {
+            let what = "the least common multiple of all multipleOf below the root is more than what \
+                        can be enforced, a number of up to 5 digits";
+            Err(GrammarError::Invalid(what.to_owned()))
+        }
         false => Ok(()),
     }
+}
+
+fn is_countable(number: &Number) -> bool {
+    decimal(number).is_some_and(|(units, _)| (1..=SCHEMA_DIVISOR).contains(&units))
+}
+
+/// Whether llguidance, which multiplies a float by ten until nothing is left behind its point, reads
+/// the number that is written.
+fn is_read_alike(number: &Number) -> bool {
+    const MOST_DIGITS: u32 = 20;
+    let mut value = number.as_f64().unwrap_or(0.0);
+    let mut scale = 0;
+    while value.fract() != 0.0 && scale < MOST_DIGITS {
+        value *= 10.0;
+        scale += 1;
+    }
+    decimal(number).is_some_and(|(units, own)| {
+        own <= scale && units.checked_mul(10_u128.pow(scale - own)) == Some(value as u128)
+    })
 }
 
 /// Finds every `multipleOf`, and whether there is anything by which two may hold for one number.

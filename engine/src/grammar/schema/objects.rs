@@ -18,6 +18,15 @@ pub(super) struct Properties {
     pub(super) required: Vec<String>,
 }
 
+/// The names that a schema evaluates.
+#[derive(Default)]
+struct Evaluated {
+    names: Vec<String>,
+    /// Patterns of names, as the schema has them.
+    patterns: Vec<String>,
+    has_all: bool,
+}
+
 impl Properties {
     /// Whether there may be names that are not declared.
     pub(super) fn is_open(&self) -> bool {
@@ -51,9 +60,13 @@ impl Pass<'_> {
         let mut properties = Properties {
             declared: self.map(fields, "properties", place)?,
             patterns: self.patterns(fields, place)?,
-            others: self.others(fields, place)?,
+            others: match fields.get("additionalProperties") {
+                Some(others) => self.schema(others, &place.field("additionalProperties"))?,
+                None => Value::Bool(true),
+            },
             required: required(fields, place)?,
         };
+        self.unevaluated(fields, &mut properties, place)?;
         let mut most = self.count(fields, "maxProperties", place)?;
         if !self.names(fields, &mut properties, place)? {
             most = Some(0);
@@ -110,26 +123,63 @@ impl Pass<'_> {
         Ok(all)
     }
 
-    /// `additionalProperties`, or `unevaluatedProperties` where it means the same.
-    fn others(
+    /// `unevaluatedProperties`, said of the names that nothing beside it evaluates.
+    fn unevaluated(
         &mut self,
         fields: &Map<String, Value>,
+        properties: &mut Properties,
         place: &Place<'_>,
-    ) -> Result<Value, GrammarError> {
-        if let Some(others) = fields.get("additionalProperties") {
-            return self.schema(others, &place.field("additionalProperties"));
-        }
+    ) -> Result<(), GrammarError> {
         let name = "unevaluatedProperties";
         let Some(others) = fields.get(name).filter(|others| !is_true(others)) else {
-            return Ok(Value::Bool(true));
+            return Ok(());
         };
-        // Names that `allOf` and `$ref` evaluate are put in by `evaluated`.
-        let evaluates = ["anyOf", "oneOf", "if", "dependentSchemas", "$dynamicRef", "allOf", "$ref"];
-        if evaluates.iter().any(|name| fields.contains_key(*name)) {
-            self.cannot(place, name, row(name).map_or("", |row| row.says))?;
-            return Ok(Value::Bool(true));
+        if fields.contains_key("additionalProperties") {
+            return Ok(());
         }
-        self.schema(others, &place.field(name))
+        let mut evaluated = Evaluated::default();
+        if !self.evaluated(fields, &mut evaluated, 0) {
+            return self.cannot(place, name, row(name).map_or("", |row| row.says));
+        }
+        if evaluated.has_all {
+            return Ok(());
+        }
+        for name in evaluated.names {
+            properties.declared.entry(name).or_insert(Value::Bool(true));
+        }
+        for pattern in evaluated.patterns {
+            if let Some(regex) = self.regex(&pattern, place)? {
+                properties.patterns.push((regex, Value::Bool(true)));
+            }
+        }
+        properties.others = self.schema(others, &place.field(name))?;
+        Ok(())
+    }
+
+    /// Finds the names that a schema evaluates. Says whether all of them can be told.
+    fn evaluated(&self, fields: &Map<String, Value>, found: &mut Evaluated, depth: usize) -> bool {
+        const MOST_LEVELS: usize = 8;
+        const UNTOLD: [&str; 6] =
+            ["anyOf", "oneOf", "if", "dependentSchemas", "$dynamicRef", "$recursiveRef"];
+        if depth > MOST_LEVELS || UNTOLD.iter().any(|name| fields.contains_key(*name)) {
+            return false;
+        }
+        let own = |name: &str| fields.get(name).and_then(Value::as_object);
+        found.names.extend(own("properties").into_iter().flat_map(Map::keys).cloned());
+        if depth > 0 {
+            found.patterns.extend(own("patternProperties").into_iter().flat_map(Map::keys).cloned());
+            let is_open = |name: &str| fields.contains_key(name);
+            found.has_all |= is_open("additionalProperties") || is_open("unevaluatedProperties");
+        }
+        let all_of = fields.get("allOf").and_then(Value::as_array).into_iter().flatten();
+        let target = fields.get("$ref").map(|reference| {
+            reference.as_str().and_then(|reference| self.document.get(reference))
+        });
+        let target = target.map(|target| target.unwrap_or(&Value::Null));
+        all_of.chain(target).all(|part| match part {
+            Value::Object(fields) => self.evaluated(fields, found, depth + 1),
+            part => part.is_boolean(),
+        })
     }
 
     /// What has to hold when a property is there.

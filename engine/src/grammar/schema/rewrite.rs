@@ -166,7 +166,12 @@ impl Pass<'_> {
                 && (not.contains_key("const") ^ not.contains_key("enum"))
                 && ["const", "enum"].iter().any(|name| fields.contains_key(*name))
         });
-        if *not == Value::Bool(false) || super::types::only_type(not).is_some() || is_values {
+        let is_text = self.never(fields, parts.types, &place)?.is_some();
+        if *not == Value::Bool(false)
+            || super::types::only_type(not).is_some()
+            || is_values
+            || is_text
+        {
             return Ok(());
         }
         let twice = not.as_object().filter(|fields| fields.len() == 1);

@@ -41,6 +41,23 @@ impl Pass<'_> {
             let format = format.as_str().ok_or_else(|| wrong(&place, "a format is a string"))?;
             patterns.extend(formats::regex(format).map(|regex| format!("^(?:{regex})$")));
         }
+        if let Some(never) = self.never(fields, parts.types, place)? {
+            if patterns.is_empty() {
+                patterns.push("^".to_owned());
+            }
+            match combine(&patterns, &[never]) {
+                Ok(Combined::Text(regex)) => patterns = vec![regex],
+                Ok(Combined::Nothing) => {
+                    let why = "every text is excluded by not";
+                    parts.also.push(self.nothing(place, why));
+                    return Ok(());
+                }
+                Ok(Combined::TooComplex) => {
+                    self.cannot(place, "not", "it is too complex to be told apart")?;
+                }
+                Err(error) => return Err(wrong(place, error)),
+            }
+        }
         let mut patterns = patterns.into_iter();
         if let Some(pattern) = patterns.next() {
             parts.own.insert("pattern".to_owned(), pattern.into());
@@ -51,6 +68,32 @@ impl Pass<'_> {
             false => json!({"pattern": pattern}),
         }));
         Ok(())
+    }
+
+    /// The expression of the texts that `not` excludes, where it excludes texts and nothing else does
+    /// see to it.
+    pub(super) fn never(
+        &self,
+        fields: &Map<String, Value>,
+        types: Types,
+        place: &Place<'_>,
+    ) -> Result<Option<String>, GrammarError> {
+        let not = fields.get("not").and_then(Value::as_object);
+        let is_listed = fields.contains_key("enum") || fields.contains_key("const");
+        let Some(not) = not.filter(|_| types == Types::STRING && !is_listed) else {
+            return Ok(None);
+        };
+        let kind = not.get("type").is_none_or(|kind| *kind == "string");
+        let others: Vec<&String> = not.keys().filter(|name| *name != "type").collect();
+        let values: Vec<&Value> = match others.as_slice() {
+            [name] if kind && *name == "pattern" => return self.pattern(not, &place.field("not")),
+            [name] if kind && *name == "const" => vec![&not["const"]],
+            [name] if kind && *name == "enum" => not["enum"].as_array().into_iter().flatten().collect(),
+            _ => return Ok(None),
+        };
+        let texts = values.into_iter().filter_map(Value::as_str);
+        let texts: Vec<String> = texts.map(crate::grammar::pattern::escaped).collect();
+        Ok((!texts.is_empty()).then(|| format!("^(?:{})$", texts.join("|"))))
     }
 
     /// The regular expression of `pattern`, as llguidance reads it.
