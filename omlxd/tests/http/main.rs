@@ -17,3 +17,4 @@ mod streams;
 mod structured;
 mod support;
 mod thoughts;
+mod tokenizers;
