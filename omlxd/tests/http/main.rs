@@ -18,3 +18,4 @@ mod streams;
 mod structured;
 mod support;
 mod thoughts;
+mod tokenizers;
