@@ -491,7 +491,8 @@ impl OutputParser {
                 self.state = State::Calls(reader);
             }
             Opener::Close => {
-                let before = self.input.seen().len();
+                // Space before it belongs to nothing.
+                let before = self.input.seen().trim_end().len();
                 self.say(before);
                 self.input.skip(length);
                 self.input.take();

@@ -106,6 +106,8 @@ enum Place {
     AfterJson,
     /// In calls that are written as JSON objects.
     Objects(JsonCalls),
+    /// After the end of the calls, which may come twice or before other ends.
+    Closed,
 }
 
 /// A value under way.
@@ -147,6 +149,7 @@ impl Pairs {
                 },
                 Place::AfterJson => self.after_json(input),
                 Place::Objects(objects) => return objects.read(input, out),
+                Place::Closed => self.closed(input),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -183,7 +186,7 @@ impl Pairs {
             (.., Stands::Yes(length)) if any => {
                 input.skip(length);
                 input.take();
-                Some(Progress::Done)
+                self.go(Place::Closed)
             }
             (Stands::Maybe, ..) | (_, Stands::Maybe, _) | (.., Stands::Maybe) => {
                 Some(Progress::More)
@@ -248,7 +251,10 @@ impl Pairs {
                 self.complete(length, input, out);
                 self.go(Place::Function)
             }
-            (_, Stands::Yes(length), ..) => self.complete(length, input, out),
+            (_, Stands::Yes(length), ..) => {
+                self.complete(length, input, out);
+                self.go(Place::Closed)
+            }
             (_, _, Stands::Yes(_), _) => {
                 self.complete(0, input, out);
                 self.go(Place::Function)
@@ -440,6 +446,27 @@ impl Pairs {
                 Some(Progress::More)
             }
             _ => self.go(Place::Function),
+        }
+    }
+}
+
+impl Pairs {
+    fn closed(&mut self, input: &mut Input) -> Option<Progress> {
+        if !input.skip_whitespace() {
+            input.rewind();
+            return Some(Progress::More);
+        }
+        match input.stands(&self.layout.close).or(tags::closing(&self.layout, input)) {
+            Stands::Yes(length) => {
+                input.skip(length);
+                input.take();
+                None
+            }
+            Stands::Maybe => {
+                input.rewind();
+                Some(Progress::More)
+            }
+            Stands::No => Some(Progress::Done),
         }
     }
 }

@@ -103,7 +103,10 @@ fn opener(prefix: Option<Marker>, words: &[&str], input: &Input) -> Stands {
 /// Whether a closing tag of the layout stands ahead, rightly spelled or not.
 pub(super) fn closing(layout: &Layout, input: &Input) -> Stands {
     let inner = [layout.key.1, layout.value_end];
-    let ends: Vec<Marker> = inner.into_iter().chain(layout.function_end).collect();
+    let mut ends: Vec<Marker> = inner.into_iter().chain(layout.function_end).collect();
+    if layout.name.is_some() {
+        ends.extend(FUNCTION_WORDS.map(Marker::spelled));
+    }
     match like(&ends, input) {
         Stands::Yes(_) if !input.ahead().starts_with("</") => Stands::No,
         stands => stands,
@@ -125,7 +128,7 @@ pub(super) fn like(markers: &[Marker], input: &Input) -> Stands {
 fn prefixed(markers: &[Marker], input: &Input) -> Stands {
     let Some(prefix) = markers.iter().find_map(|marker| {
         let rest = marker.text.trim_start_matches(['<', '/']);
-        let end = rest.rfind(|c: char| !c.is_ascii() )? + '\u{ff5c}'.len_utf8();
+        let end = rest.rfind(|c: char| !c.is_ascii())? + '\u{ff5c}'.len_utf8();
         Some(Marker::spelled(&rest[..end]))
     }) else {
         return Stands::No;
@@ -197,7 +200,7 @@ pub(super) fn seek_end(
         let found = if marker == layout.value_end {
             input.skip(length);
             let after = input.seen().len();
-            answer(followed(layout, None, input, tools), End::Value(after))
+            answer(followed(layout, known, false, input, tools), End::Value(after))
         } else if Some(marker) == layout.function_end {
             input.skip(length);
             answer(ends_function(layout, input), End::Here(end))
@@ -235,7 +238,7 @@ fn misspelt(layout: &Layout, known: Known<'_>, input: &mut Input, tools: &Tools)
             (Stands::Yes(length), _) => {
                 input.skip(length);
                 let after = input.seen().len();
-                let follows = followed(layout, Some(known), input, tools);
+                let follows = followed(layout, known, true, input, tools);
                 answer(follows, End::Value(after))
             }
             (_, Stands::Yes(length)) => {
@@ -275,11 +278,12 @@ fn names_next(layout: &Layout, known: Known<'_>, input: &Input, tools: &Tools) -
 }
 
 /// Whether what follows an end of a value, right ahead, makes it one: the next parameter or the end
-/// of the function, and not more of a text that speaks of this format. `slip`: the end is misspelt,
-/// of the call that is given; then a right one must not follow.
+/// of the function, and not more of a text that speaks of this format. After an end that is misspelt a
+/// right one must not follow.
 fn followed(
     layout: &Layout,
-    slip: Option<Known<'_>>,
+    known: Known<'_>,
+    is_misspelt: bool,
     input: &mut Input,
     tools: &Tools,
 ) -> Stands {
@@ -291,13 +295,14 @@ fn followed(
             return Stands::Yes(0);
         }
         let again = input.stands(&layout.value_end);
-        if slip.is_some() && again != Stands::No {
+        if is_misspelt && again != Stands::No {
             return if again == Stands::Maybe { again } else { Stands::No };
         }
-        let key = match slip {
-            Some(known) => names_next(layout, known, input, tools),
-            None => input.stands(&layout.key.0),
+        let key = match is_misspelt {
+            true => Stands::No,
+            false => input.stands(&layout.key.0),
         };
+        let key = key.or(names_next(layout, known, input, tools));
         let function = layout.name.map_or(Stands::No, |(begin, _)| input.stands(&begin));
         let mut next = vec![layout.close, layout.open];
         next.extend(layout.function_end);

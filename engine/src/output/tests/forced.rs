@@ -130,6 +130,51 @@ fn forced_calls_are_read_as_calls_in_every_format() {
     assert!(families >= 16, "{families}");
 }
 
+/// What may follow after `answer`: the end, and another call.
+fn after(template: usize, expected: &Expected, parallel: bool, answer: &str) -> (bool, bool) {
+    let harness = Harness::new(corpus::ALL[template].0);
+    let pattern = harness.format.pattern(harness.prompt(), expected, parallel).unwrap();
+    let mut constraint = Grammar::compile(&harness.vocabulary(), &pattern).unwrap().begin();
+    for id in harness.tokenizer.encode(answer, false).unwrap() {
+        assert!(constraint.allowed().unwrap()[id as usize], "{answer}");
+        constraint.push(id).unwrap();
+    }
+    let allowed = constraint.allowed();
+    let call = harness.tokenizer.added_token("<tool_call>").unwrap();
+    let may = |id: u32| allowed.as_ref().is_some_and(|allowed| allowed[id as usize]);
+    (allowed.is_none() || may(END), may(call))
+}
+
+#[test]
+fn an_answer_may_end_where_the_model_ends_its_call() {
+    let hermes = "<tool_call>\n{\"name\": \"stop\", \"arguments\": {}}\n</tool_call>";
+    let coder = "<tool_call>\n<function=stop>\n</function>\n</tool_call>";
+    for (family, call) in [(0, hermes), (5, coder)] {
+        for space in ["", "\n", "\n\n", " "] {
+            let answer = call.to_owned() + space;
+            let calls = Expected::Calls(functions());
+            assert_eq!(after(family, &calls, true, &answer), (true, true), "{answer:?}");
+            assert_eq!(after(family, &calls, false, &answer), (true, false), "{answer:?}");
+            let free = Expected::Free(functions());
+            assert_eq!(after(family, &free, true, &answer), (true, true), "{answer:?}");
+        }
+    }
+}
+
+#[test]
+fn parameters_are_held_wherever_a_schema_says_them() {
+    let schema = json!({"$defs": {"A": {"properties": {"days": {"type": "integer"},
+                                    "city": {"$ref": "#/$defs/City"}}, "required": ["days"]},
+                                  "City": {"const": "Rome"}},
+                        "$ref": "#/$defs/A"});
+    let call = Call { name: "look".to_owned(), arguments: json(schema) };
+    let expected = Expected::Calls(vec![call]);
+    let begin = "<tool_call>\n<function=look>\n";
+    let whole = "<parameter=days>\n3\n</parameter>\n<parameter=city>\nRome\n</parameter>\n\
+                 </function>\n</tool_call>";
+    assert!(after(5, &expected, true, &format!("{begin}{whole}")).0);
+}
+
 #[test]
 fn a_text_begins_after_the_thoughts() {
     let harness = Harness::new(corpus::ALL[0].0);
