@@ -274,6 +274,7 @@ pub(crate) struct Status {
     pub(crate) reserved_bytes: AtomicU64,
     pub(crate) used_bytes: AtomicU64,
     pub(crate) step_bytes: AtomicU64,
+    pub(crate) request_bytes: AtomicU64,
     pub(crate) wired_limit_bytes: AtomicU64,
     pub(crate) pressure: AtomicU8,
     pub(crate) budget_bytes: AtomicU64,
@@ -366,6 +367,7 @@ impl Engine {
             reserved_bytes: AtomicU64::new(0),
             used_bytes: AtomicU64::new(0),
             step_bytes: AtomicU64::new(bridge::cache_limit_bytes()),
+            request_bytes: AtomicU64::new(0),
             wired_limit_bytes: AtomicU64::new(0),
             pressure: AtomicU8::new(0),
             budget_bytes: AtomicU64::new(config.memory_budget.unwrap_or(u64::MAX)),
@@ -501,6 +503,12 @@ impl Engine {
                 _ => Pressure::Critical,
             },
         }
+    }
+
+    /// Counts bytes of the budget that requests take outside this crate: their bodies, and what
+    /// is made of them. Replaces what was said before.
+    pub fn set_request_bytes(&self, bytes: u64) {
+        self.shared.status.request_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// What the budget leaves beside so many bytes of weights and the memory of steps; `None`: no

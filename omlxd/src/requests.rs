@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use engine::{PhaseReader, RowPhase};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::error::ApiError;
+
 /// How far a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Its model is being loaded, or its prompt is being made.
+    /// Its body is being parsed, its model loaded, or its prompt made.
     Prepare,
     /// It waits for its turn.
     Queue,
@@ -40,10 +42,6 @@ pub struct About<'a> {
     pub id: &'a str,
     /// Such as `chat.completions`.
     pub endpoint: &'static str,
-    /// The model's id.
-    pub model: &'a str,
-    /// Whether the answer is streamed.
-    pub stream: bool,
     /// The caller's key; `None` when keys are switched off.
     pub key: Option<usize>,
 }
@@ -55,7 +53,7 @@ pub struct RequestInfo {
     pub id: String,
     /// Such as `chat.completions`.
     pub endpoint: &'static str,
-    /// The model's id.
+    /// The model's id; empty until the body was parsed.
     pub model: String,
     /// Whether the answer is streamed.
     pub stream: bool,
@@ -88,8 +86,8 @@ struct Shared {
 struct Entry {
     id: String,
     endpoint: &'static str,
-    model: String,
-    stream: bool,
+    /// Once the body was parsed: the model's id, and whether the answer is streamed.
+    wanted: OnceLock<(String, bool)>,
     started: Instant,
     /// The caller's key; `None` when keys are switched off.
     key: Option<usize>,
@@ -114,12 +112,11 @@ impl Requests {
     /// # Errors
     /// How many the key has.
     pub fn begin(&self, about: About<'_>, limit: usize) -> Result<Ticket, usize> {
-        let About { id, endpoint, model, stream, key } = about;
+        let About { id, endpoint, key } = about;
         let entry = Arc::new(Entry {
             id: id.to_owned(),
             endpoint,
-            model: model.to_owned(),
-            stream,
+            wanted: OnceLock::new(),
             started: Instant::now(),
             key,
             phases: OnceLock::new(),
@@ -158,9 +155,12 @@ impl Requests {
         self.shared.stop.cancel();
     }
 
-    /// Whether [`Requests::stop`] was called.
-    pub fn is_stopped(&self) -> bool {
-        self.shared.stop.is_cancelled()
+    /// What a request is told that was cancelled.
+    pub(crate) fn cancelled_error(&self) -> ApiError {
+        match self.shared.stop.is_cancelled() {
+            true => ApiError::shutting_down(),
+            false => ApiError::cancelled(),
+        }
     }
 }
 
@@ -183,11 +183,12 @@ impl Entry {
     }
 
     fn info(&self) -> RequestInfo {
+        let (model, stream) = self.wanted.get().cloned().unwrap_or_default();
         RequestInfo {
             id: self.id.clone(),
             endpoint: self.endpoint,
-            model: self.model.clone(),
-            stream: self.stream,
+            model,
+            stream,
             phase: self.phase(),
             prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
             generated_tokens: self.generated_tokens.load(Ordering::Relaxed),
@@ -202,9 +203,15 @@ impl Ticket {
         self.entry.cancel.clone()
     }
 
-    /// The model's id.
+    /// The body was parsed.
+    pub fn parsed(&self, model: &str, stream: bool) {
+        // A body is parsed once.
+        let _ = self.entry.wanted.set((model.to_owned(), stream));
+    }
+
+    /// The model's id; empty until the body was parsed.
     pub fn model(&self) -> &str {
-        &self.entry.model
+        self.entry.wanted.get().map_or("", |(model, _)| model)
     }
 
     /// The engine has the request's choices.
@@ -227,6 +234,8 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        // What still works for it on another thread stops.
+        self.entry.cancel.cancel();
         self.shared.live().remove(&self.place);
     }
 }
@@ -236,7 +245,7 @@ mod tests {
     use super::*;
 
     fn about(id: &str, key: Option<usize>) -> About<'_> {
-        About { id, endpoint: "completions", model: "m", stream: true, key }
+        About { id, endpoint: "completions", key }
     }
 
     #[test]

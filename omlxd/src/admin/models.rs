@@ -249,8 +249,8 @@ pub(super) fn cancel_pull(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answe
 }
 
 fn find(app: &App, name: &str) -> Result<ModelEntry, AdminError> {
-    app.registry.find(name).ok_or_else(|| {
-        let near = app.registry.near(name).join(", ");
+    app.registry.find_or_near(name).map_err(|near| {
+        let near = near.join(", ");
         let near = if near.is_empty() { String::new() } else { format!("; there is: {near}") };
         let message = format!("no model is called {name}{near}");
         AdminError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)

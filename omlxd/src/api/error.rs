@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
+use crate::limits::ERROR_MESSAGE_CHARS;
 use crate::registry::AcquireError;
 
 /// Tells the official SDKs whether another try can help; it overrides their own rule.
@@ -21,6 +22,14 @@ const MODEL_RETRY_SECS: u64 = 10;
 const TEMPLATE_MESSAGE_CHARS: usize = 500;
 /// What is wrong with a schema is told in at most this many characters.
 const SCHEMA_MESSAGE_CHARS: usize = 500;
+
+/// As much of a text as an answer repeats.
+fn cut(text: String) -> String {
+    match text.char_indices().nth(ERROR_MESSAGE_CHARS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
 
 /// A refusal: a status, the four keys of the error object, and what the client should do next.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,12 +61,13 @@ impl ApiError {
         message: impl Into<String>,
     ) -> Self {
         let can_retry = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        let message = cut(message.into());
         ApiError(Box::new(Refusal {
             status,
             kind,
             code,
             param: None,
-            message: message.into(),
+            message,
             extra: Vec::new(),
             retry_after_secs: None,
             can_retry,
@@ -69,7 +79,7 @@ impl ApiError {
 
     fn invalid(code: &'static str, param: impl Display, message: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::BAD_REQUEST, INVALID, Some(code), message);
-        error.0.param = Some(param.to_string());
+        error.0.param = Some(cut(param.to_string()));
         error
     }
 
@@ -269,6 +279,15 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, code, message).closing()
     }
 
+    /// E23: the body holds too many values.
+    pub fn too_many_values(limit: usize) -> Self {
+        let message = format!(
+            "The JSON of the request body holds more than {limit} values, which is the limit."
+        );
+        let code = Some("request_too_large");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, code, message).closing()
+    }
+
     /// E24: the body is not announced as JSON, or comes in an unknown encoding.
     pub fn unsupported_media(message: impl Into<String>) -> Self {
         let code = Some("unsupported_media_type");
@@ -309,6 +328,14 @@ impl ApiError {
         );
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("server_overloaded"), message)
             .retry_after(retry_after_secs)
+    }
+
+    /// E26: other requests hold the memory for bodies.
+    pub fn no_request_memory() -> Self {
+        let message = "The server is overloaded: other requests hold all of the memory that is set \
+                       aside for requests. Retry when they have ended.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("server_overloaded"), message)
+            .retry_after(1)
     }
 
     /// E32: a bug. The message holds no internals; the log has them under the request's id.

@@ -2,11 +2,14 @@
 //! the arguments of tool calls are objects, and only what can matter to the prompt is kept, so that
 //! ids and cache markers which change from turn to turn do not change the prompt.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::params::Reading;
 use super::read::{Fields, not_one_of, wrong};
+use crate::limits::{MESSAGES, PARTS};
 
 const ROLES: [&str; 6] = ["developer", "system", "user", "assistant", "tool", "function"];
 /// Kinds of content parts that exist in the API but are no text.
@@ -21,7 +24,8 @@ pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<Val
     if list.is_empty() {
         return Err(ApiError::invalid_value(path, "at least one message is needed"));
     }
-    let mut calls = Vec::new();
+    reading.check_count(&path, list.len(), MESSAGES)?;
+    let mut calls = HashSet::new();
     list.iter()
         .enumerate()
         .map(|(index, message)| {
@@ -36,14 +40,14 @@ pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<Val
 fn read_message<'a>(
     fields: &Fields<'a, '_>,
     reading: &Reading,
-    calls: &mut Vec<&'a str>,
+    calls: &mut HashSet<&'a str>,
 ) -> Result<Value, ApiError> {
     fields.required_string("role")?;
     let role = fields.choice("role", &ROLES)?.expect("present");
     let mut message = Map::new();
     // The deprecated role is the same thing under its old name.
     message.insert("role".to_owned(), json!(if role == "function" { "tool" } else { role }));
-    message.insert("content".to_owned(), json!(content(fields, role)?));
+    message.insert("content".to_owned(), json!(content(fields, role, reading)?));
     if let Some(name) = fields.string("name")? {
         message.insert("name".to_owned(), json!(name));
     }
@@ -51,7 +55,7 @@ fn read_message<'a>(
         "assistant" => assistant(fields, reading, calls, &mut message)?,
         "tool" => {
             let id = fields.required_string("tool_call_id")?;
-            if !calls.contains(&id) {
+            if !calls.contains(id) {
                 let what = format_args!("'{id:.64}' is no id of an earlier tool call");
                 return Err(ApiError::invalid_value(fields.path().field("tool_call_id"), what));
             }
@@ -63,7 +67,7 @@ fn read_message<'a>(
 }
 
 /// A message's text; parts are put together with nothing between them.
-fn content(fields: &Fields<'_, '_>, role: &str) -> Result<String, ApiError> {
+fn content(fields: &Fields<'_, '_>, role: &str, reading: &Reading) -> Result<String, ApiError> {
     let path = fields.path().field("content");
     let parts = match fields.get("content") {
         Some(Value::String(text)) => return Ok(text.clone()),
@@ -80,6 +84,7 @@ fn content(fields: &Fields<'_, '_>, role: &str) -> Result<String, ApiError> {
     if parts.is_empty() {
         return Err(ApiError::invalid_value(path, "at least one part is needed"));
     }
+    reading.check_count(&path, parts.len(), PARTS)?;
     let mut text = String::new();
     for (index, part) in parts.iter().enumerate() {
         let path = path.index(index);
@@ -101,7 +106,7 @@ fn content(fields: &Fields<'_, '_>, role: &str) -> Result<String, ApiError> {
 fn assistant<'a>(
     fields: &Fields<'a, '_>,
     reading: &Reading,
-    seen: &mut Vec<&'a str>,
+    seen: &mut HashSet<&'a str>,
     message: &mut Map<String, Value>,
 ) -> Result<(), ApiError> {
     // Both names are in use for the thoughts of an earlier turn; templates know the first.
@@ -114,12 +119,14 @@ fn assistant<'a>(
     }
     let mut calls = Vec::new();
     let path = fields.path().field("tool_calls");
-    for (index, call) in fields.array("tool_calls")?.into_iter().flatten().enumerate() {
+    let list = fields.array("tool_calls")?.map_or(&[][..], Vec::as_slice);
+    reading.check_count(&path, list.len(), PARTS)?;
+    for (index, call) in list.iter().enumerate() {
         let path = path.index(index);
         let call = Fields::of(call, &path)?;
         if let Some(kind) = call.string("type")?.filter(|kind| *kind != "function") {
             // A call of a kind that is not run here; its result is still answered to below.
-            seen.push(call.required_string("id")?);
+            seen.insert(call.required_string("id")?);
             if !["custom"].contains(&kind) {
                 return Err(not_one_of(&path.field("type"), kind, &["function", "custom"]));
             }
@@ -127,7 +134,7 @@ fn assistant<'a>(
             continue;
         }
         let id = call.required_string("id")?;
-        seen.push(id);
+        seen.insert(id);
         call.required("function")?;
         let path = path.field("function");
         let function = called(&Fields::of(call.required("function")?, &path)?)?;
@@ -200,10 +207,10 @@ pub(super) fn fold_system(messages: &[Value], fold: Fold) -> Vec<Value> {
             && (is_system || (is_user && (open_note || fold == Fold::Turns)));
         if joins {
             let last = folded.last_mut().expect("not empty");
-            let text = [&last["content"], &message["content"]]
-                .map(|content| content.as_str().unwrap_or_default())
-                .join("\n\n");
-            last["content"] = json!(text);
+            if let Value::String(text) = &mut last["content"] {
+                text.push_str("\n\n");
+                text.push_str(message["content"].as_str().unwrap_or_default());
+            }
         } else if is_system {
             folded.push(json!({"role": "user", "content": message["content"]}));
         } else {

@@ -20,7 +20,8 @@ use crate::config::KeepaliveMode;
 use crate::http::{Call, EventSender, EventStream};
 use crate::metrics::Rejection;
 use crate::registry::{AcquireError, Lease, ModelEntry};
-use crate::requests::{self, Ticket};
+use crate::request_memory::Share;
+use crate::requests::Ticket;
 
 /// A prompt, ready for the engine.
 pub(super) struct Prompt {
@@ -63,11 +64,11 @@ pub(super) trait Endpoint: Send + Sync + Sized + 'static {
 pub(crate) async fn answer<E: Endpoint>(
     caller: ApiCaller,
     call: &Call,
-    request: E,
+    (request, ticket): (E, Ticket),
 ) -> Result<Answer, ApiError> {
     let app = call.app();
     let stream = request.params().stream;
-    let (entry, ticket) = enter(caller, call, &request)?;
+    let entry = find(call, &request, &ticket).await?;
     let tally = Tally::new(call, ticket, app.metrics.add_model(&entry.id));
     // Two salts never run into each other: a key's has a fixed length.
     let cache_salt = request.params().cache_salt.as_deref().unwrap_or_default();
@@ -78,6 +79,7 @@ pub(crate) async fn answer<E: Endpoint>(
         salt,
         tenant: caller.key().map(|key| key.to_string()).unwrap_or_default(),
         deadline: limit.and_then(|limit| call.started().checked_add(limit)),
+        share: call.share(),
     };
     let admission = admit(Arc::clone(app), entry, request, tally, about);
     if stream.is_none() {
@@ -89,41 +91,55 @@ pub(crate) async fn answer<E: Endpoint>(
 
 /// Counts the tokens of a request's prompts, and does nothing else with it.
 pub(crate) async fn count<E: Endpoint>(
-    caller: ApiCaller,
     call: &Call,
-    request: E,
+    (request, ticket): (E, Ticket),
 ) -> Result<usize, ApiError> {
-    let (entry, _ticket) = enter(caller, call, &request)?;
-    let lease = acquire(call.app(), &entry, &request.params().model).await?;
-    let model = Model::clone(&lease);
-    let made = tokio::task::spawn_blocking(move || request.prompts(&model)).await;
-    let prompts = made.map_err(|_| ApiError::internal())??;
-    Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
+    let app = call.app();
+    let counting = async {
+        let entry = find(call, &request, &ticket).await?;
+        let lease = acquire(app, &entry, &request.params().model).await?;
+        let (_, prompts) = prompts(&lease, request, call.share()).await?;
+        Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
+    };
+    let cancelled = ticket.cancel_token();
+    tokio::select! {
+        biased;
+        counted = counting => counted,
+        () = cancelled.cancelled() => Err(app.requests.cancelled_error()),
+    }
 }
 
-/// Finds the request's model, and enters the request into the table.
-fn enter<E: Endpoint>(
-    caller: ApiCaller,
+/// Finds the request's model, and enters it into the table of requests.
+async fn find<E: Endpoint>(
     call: &Call,
     request: &E,
-) -> Result<(ModelEntry, Ticket), ApiError> {
-    let (app, name) = (call.app(), &request.params().model);
-    let Some(entry) = app.registry.find(name) else {
-        return Err(ApiError::model_not_found(name, &app.registry.near(name)));
-    };
-    let about = requests::About {
-        id: call.id(),
-        endpoint: E::NAME,
-        model: &entry.id,
-        stream: request.params().stream.is_some(),
-        key: caller.key(),
-    };
-    let ticket = app.requests.begin(about, app.config.limits.max_requests_per_key);
-    let ticket = ticket.map_err(|running| {
-        app.metrics.add_model(&entry.id).rejected(Rejection::RateLimit);
-        ApiError::rate_limited(running)
-    })?;
-    Ok((entry, ticket))
+    ticket: &Ticket,
+) -> Result<ModelEntry, ApiError> {
+    let params = request.params();
+    let (app, name) = (Arc::clone(call.app()), params.model.clone());
+    // Looking for a model reads directories.
+    let found = tokio::task::spawn_blocking(move || app.registry.find_or_near(&name)).await;
+    let found = found.map_err(|_| ApiError::internal())?;
+    let entry = found.map_err(|near| ApiError::model_not_found(&params.model, &near))?;
+    ticket.parsed(&entry.id, params.stream.is_some());
+    Ok(entry)
+}
+
+/// Renders and tokenizes, on a thread where that may take its time.
+async fn prompts<E: Endpoint>(
+    model: &Model,
+    request: E,
+    share: Option<Arc<Share>>,
+) -> Result<(E, Vec<Prompt>), ApiError> {
+    let model = model.clone();
+    let made = tokio::task::spawn_blocking(move || {
+        let prompts = request.prompts(&model)?;
+        if let Some(share) = share {
+            share.prompted(prompts.iter().map(|prompt| prompt.tokens.len()).sum());
+        }
+        Ok((request, prompts))
+    });
+    made.await.map_err(|_| ApiError::internal())?
 }
 
 /// The model, loaded if need be. `name` is what the client calls it.
@@ -168,6 +184,8 @@ struct About {
     tenant: String,
     /// When it fails if it has not ended.
     deadline: Option<Instant>,
+    /// Its share of memory.
+    share: Option<Arc<Share>>,
 }
 
 /// What [`prepare`] puts together.
@@ -200,13 +218,7 @@ async fn prepare<E: Endpoint>(
     let lease = acquire(app, entry, &request.params().model).await?;
     let model = Model::clone(&lease);
     request.params().check_vocabulary(model.info().vocab_tokens)?;
-    let making = model.clone();
-    let made = tokio::task::spawn_blocking(move || {
-        let prompts = request.prompts(&making);
-        (request, prompts)
-    });
-    let (request, prompts) = made.await.map_err(|_| ApiError::internal())?;
-    let prompts = prompts?;
+    let (request, prompts) = prompts(&model, request, about.share.clone()).await?;
     let prompt_tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
     let params = request.params();
     if let Some(max_tokens) = params.max_tokens {

@@ -18,6 +18,7 @@ use crate::app::App;
 use crate::http::Call;
 use crate::metrics::{Endpoint, Finish, ModelMetrics};
 use crate::registry::Lease;
+use crate::request_memory::Share;
 use crate::requests::Ticket;
 
 /// A request that the engine has taken.
@@ -148,6 +149,7 @@ pub(crate) struct Tally {
     route: &'static str,
     series: Arc<ModelMetrics>,
     ticket: Ticket,
+    _share: Option<Arc<Share>>,
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
     started: Instant,
     choices: Vec<ChoiceTally>,
@@ -180,6 +182,7 @@ impl Tally {
             has_first_token: false,
             finish: Finish::Stop,
             ended: false,
+            _share: call.share(),
             series,
             ticket,
         }
@@ -199,10 +202,7 @@ impl Tally {
     }
 
     fn poll_cancelled(&mut self, cx: &mut Context<'_>) -> Poll<ApiError> {
-        self.cancelled.as_mut().poll(cx).map(|()| match self.app.requests.is_stopped() {
-            true => ApiError::shutting_down(),
-            false => ApiError::cancelled(),
-        })
+        self.cancelled.as_mut().poll(cx).map(|()| self.app.requests.cancelled_error())
     }
 
     /// The engine has all generations, `choices_per_prompt` for each prompt.

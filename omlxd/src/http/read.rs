@@ -1,4 +1,5 @@
-//! Reading a request's body: bounded in size, also after decompression, and in time.
+//! Reading a request's body: bounded in size, also after decompression, in time, and by the memory that
+//! all requests share.
 
 use std::io::Read;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use hyper::header::{self, HeaderMap};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::api::error::ApiError;
+use crate::request_memory::{RequestMemory, Share};
 
 /// How long what is left of a refused body is read and thrown away, so that a client which writes
 /// all of it before it reads gets its answer instead of a reset.
@@ -18,13 +20,26 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 /// How much of a refused body is thrown away, in units of the limit.
 const DISCARD_LIMITS: u64 = 4;
 
-/// Reads the body of a JSON request. E1, E22, E23, E24.
+/// What is read of a body whose length is not announced before its share of memory is taken.
+const UNANNOUNCED_BYTES: u64 = 64 << 10;
+/// The most that a byte of gzip unpacks to.
+const GZIP_RATIO: u64 = 1032;
+
+/// How bodies are read.
+pub(super) struct Reader<'a> {
+    pub(super) memory: &'a RequestMemory,
+    pub(super) max_bytes: u64,
+    /// Longest pause between two parts of a body.
+    pub(super) pause: Duration,
+}
+
+/// Reads the body of a JSON request, and takes memory for it. E1, E22, E23, E24, E26.
 pub(super) async fn json_body(
+    reader: Reader<'_>,
     headers: &HeaderMap,
     mut body: Incoming,
-    max_bytes: u64,
-    pause: Duration,
-) -> Result<Bytes, ApiError> {
+) -> Result<(Bytes, Share), ApiError> {
+    let max_bytes = reader.max_bytes;
     check_type(headers)?;
     let gzip = is_gzip(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH);
@@ -36,12 +51,56 @@ pub(super) async fn json_body(
         }
         return Err(ApiError::too_large(max_bytes));
     }
-    let bytes = counted(&mut body, max_bytes, pause).await?;
+    let (bytes, share) = reader.read(&mut body, announced).await?;
     if !gzip {
-        return Ok(bytes);
+        return Ok((bytes, share));
     }
+    let most = max_bytes.min((bytes.len() as u64).saturating_mul(GZIP_RATIO));
+    let share = reader.instead_of(share, most).await?;
     let unpacked = tokio::task::spawn_blocking(move || gunzip(&bytes, max_bytes)).await;
-    unpacked.map_err(|_| ApiError::internal())?
+    Ok((unpacked.map_err(|_| ApiError::internal())??, share))
+}
+
+impl Reader<'_> {
+    async fn share(&self, bytes: u64) -> Result<Share, ApiError> {
+        self.memory.take(bytes).await.map_err(|_| ApiError::no_request_memory())
+    }
+
+    /// A share for more. The one before is given back first: two requests that each wait for what the
+    /// other holds would wait for ever.
+    async fn instead_of(&self, share: Share, bytes: u64) -> Result<Share, ApiError> {
+        drop(share);
+        self.share(bytes).await
+    }
+
+    async fn read(
+        &self,
+        body: &mut Incoming,
+        announced: Option<u64>,
+    ) -> Result<(Bytes, Share), ApiError> {
+        let (max, pause) = (self.max_bytes, self.pause);
+        let mut covered = announced.unwrap_or(UNANNOUNCED_BYTES);
+        let mut share = self.share(covered).await?;
+        let mut bytes = BytesMut::with_capacity(announced.map_or(0, |length| length as usize));
+        loop {
+            let frame = timeout(pause, body.frame()).await;
+            let frame = frame.map_err(|_| ApiError::read_timeout(pause.as_secs()))?;
+            let Some(frame) = frame else { return Ok((bytes.freeze(), share)) };
+            let frame = frame.map_err(ApiError::bad_body)?;
+            let Ok(data) = frame.into_data() else { continue };
+            let length = (bytes.len() + data.len()) as u64;
+            if length > max {
+                drop(bytes);
+                discard(body, max).await;
+                return Err(ApiError::too_large(max));
+            }
+            if length > covered {
+                covered = max;
+                share = self.instead_of(share, covered).await?;
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
 }
 
 /// JSON, or nothing said, which many simple clients leave out.
@@ -70,23 +129,6 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
     }
 }
 
-async fn counted(body: &mut Incoming, max: u64, pause: Duration) -> Result<Bytes, ApiError> {
-    let mut bytes = BytesMut::new();
-    loop {
-        let frame = timeout(pause, body.frame()).await;
-        let frame = frame.map_err(|_| ApiError::read_timeout(pause.as_secs()))?;
-        let Some(frame) = frame else { return Ok(bytes.freeze()) };
-        let frame = frame.map_err(ApiError::bad_body)?;
-        let Ok(data) = frame.into_data() else { continue };
-        if (bytes.len() + data.len()) as u64 > max {
-            drop(bytes);
-            discard(body, max).await;
-            return Err(ApiError::too_large(max));
-        }
-        bytes.extend_from_slice(&data);
-    }
-}
-
 async fn discard(body: &mut Incoming, max: u64) {
     let deadline = Instant::now() + DISCARD_TIME;
     let mut left = max.saturating_mul(DISCARD_LIMITS);
@@ -106,6 +148,8 @@ fn gunzip(bytes: &[u8], max: u64) -> Result<Bytes, ApiError> {
     if unpacked.len() as u64 > max {
         return Err(ApiError::too_large(max));
     }
+    // It grew by doubling.
+    unpacked.shrink_to_fit();
     Ok(Bytes::from(unpacked))
 }
 

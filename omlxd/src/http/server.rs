@@ -357,7 +357,9 @@ impl Server {
     ) -> Result<Response<Body>, ApiError> {
         let config = &self.app.config;
         let (max, pause) = (config.limits.max_body, config.server.request_read_timeout);
-        let body = read::json_body(headers, body, max, pause).await?;
+        let reader = read::Reader { memory: &self.app.request_memory, max_bytes: max, pause };
+        let (body, share) = read::json_body(reader, headers, body).await?;
+        call.hold(share);
         self.app.metrics.http().body(call.route().template(), body.len());
         let answer = match call.route() {
             Route::ChatCompletions => api::chat_completions(caller, call, body).await?,

@@ -6,6 +6,7 @@ use super::super::conversation::{Conversation, unseal};
 use super::super::error::ApiError;
 use super::super::params::Reading;
 use super::super::read::{Fields, Path, not_one_of, wrong};
+use crate::limits::PARTS;
 
 const ROLES: [&str; 4] = ["developer", "system", "user", "assistant"];
 /// Kinds of content that exist in the API but are no text.
@@ -22,25 +23,31 @@ pub(super) fn add(
 ) -> Result<(), ApiError> {
     let item = Fields::of(item, path)?;
     match item.string("type")? {
-        Some("message") => message(conversation, &item),
-        None if item.get("role").is_some() => message(conversation, &item),
+        Some("message") => message(conversation, &item, reading),
+        None if item.get("role").is_some() => message(conversation, &item, reading),
         None => Err(ApiError::missing(path.field("type"))),
-        Some("reasoning") => reasoning(conversation, &item),
+        Some("reasoning") => reasoning(conversation, &item, reading),
         Some("function_call") => call(conversation, &item, item.required_string("arguments")?),
         // A tool that takes any text: one parameter says the same to a template.
         Some("custom_tool_call") => {
             let arguments = json!({"input": item.required_string("input")?});
             call(conversation, &item, &arguments.to_string())
         }
-        Some("function_call_output" | "custom_tool_call_output") => output(conversation, &item),
+        Some("function_call_output" | "custom_tool_call_output") => {
+            output(conversation, &item, reading)
+        }
         Some(_) => reading.ignore(path),
     }
 }
 
-fn message(conversation: &mut Conversation, item: &Fields<'_, '_>) -> Result<(), ApiError> {
+fn message(
+    conversation: &mut Conversation,
+    item: &Fields<'_, '_>,
+    reading: &Reading,
+) -> Result<(), ApiError> {
     item.required_string("role")?;
     let role = item.choice("role", &ROLES)?.expect("present");
-    let text = text(item, "content")?;
+    let text = text(item, "content", reading)?;
     match role {
         "assistant" => conversation.say(&text),
         _ => conversation.push(role, &text),
@@ -49,9 +56,13 @@ fn message(conversation: &mut Conversation, item: &Fields<'_, '_>) -> Result<(),
 }
 
 /// Thoughts, in the clear or as we sealed them. Those of other servers stay unreadable.
-fn reasoning(conversation: &mut Conversation, item: &Fields<'_, '_>) -> Result<(), ApiError> {
+fn reasoning(
+    conversation: &mut Conversation,
+    item: &Fields<'_, '_>,
+    reading: &Reading,
+) -> Result<(), ApiError> {
     let mut thoughts = match item.get("content") {
-        Some(_) => text(item, "content")?,
+        Some(_) => text(item, "content", reading)?,
         None => String::new(),
     };
     if thoughts.is_empty() {
@@ -74,24 +85,29 @@ fn call(
     Ok(())
 }
 
-fn output(conversation: &mut Conversation, item: &Fields<'_, '_>) -> Result<(), ApiError> {
+fn output(
+    conversation: &mut Conversation,
+    item: &Fields<'_, '_>,
+    reading: &Reading,
+) -> Result<(), ApiError> {
     let id = item.required_string("call_id")?;
     if !conversation.called(id) {
         let what = format_args!("'{id:.64}' is no id of an earlier tool call");
         return Err(ApiError::invalid_value(item.path().field("call_id"), what));
     }
-    conversation.result(id, &text(item, "output")?);
+    conversation.result(id, &text(item, "output", reading)?);
     Ok(())
 }
 
 /// A field's text: a string, or parts put together with nothing between them.
-fn text(item: &Fields<'_, '_>, name: &str) -> Result<String, ApiError> {
+fn text(item: &Fields<'_, '_>, name: &str, reading: &Reading) -> Result<String, ApiError> {
     let path = item.path().field(name);
     let parts = match item.required(name)? {
         Value::String(text) => return Ok(text.clone()),
         Value::Array(parts) => parts,
         other => return Err(wrong(&path, "a string or an array of parts", other)),
     };
+    reading.check_count(&path, parts.len(), PARTS)?;
     let mut text = String::new();
     for (index, part) in parts.iter().enumerate() {
         let path = path.index(index);

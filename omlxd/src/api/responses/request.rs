@@ -1,6 +1,6 @@
 //! A Responses request: read, and put into the words of a chat request, whose rules then hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use engine::Model;
@@ -16,6 +16,7 @@ use super::super::run::{Endpoint, Prompt};
 use super::archive::Archive;
 use super::input;
 use super::reply::ResponsesReply;
+use crate::limits::MESSAGES;
 
 /// Fields that a chat request has under the same name.
 const SHARED: &[&str] = &[
@@ -136,6 +137,7 @@ impl ResponsesRequest {
             go_on(&mut conversation, previous, &archive, reading)?;
         }
         let input_path = path.field("input");
+        reading.check_count(&input_path, items.len(), MESSAGES)?;
         for (index, item) in items.iter().enumerate() {
             input::add(&mut conversation, item, &input_path.index(index), reading)?;
         }
@@ -403,11 +405,11 @@ fn text_format(text: &Fields<'_, '_>) -> Result<Option<Value>, ApiError> {
 /// The namespace of each function in one, for the calls of the answer.
 fn namespaces(fields: &Fields<'_, '_>) -> BTreeMap<String, String> {
     let tools = fields.get("tools").and_then(Value::as_array).into_iter().flatten();
-    let mut taken: Vec<&str> = Vec::new();
+    let mut taken: HashSet<&str> = HashSet::new();
     let mut namespaces = BTreeMap::new();
     for tool in tools {
         match (tool["type"].as_str(), tool["name"].as_str()) {
-            (Some("function"), Some(name)) => taken.push(name),
+            (Some("function"), Some(name)) => drop(taken.insert(name)),
             (Some("namespace"), Some(namespace)) => {
                 let inner = tool["tools"].as_array().into_iter().flatten();
                 for name in inner.filter_map(|tool| tool["name"].as_str()) {
@@ -417,7 +419,7 @@ fn namespaces(fields: &Fields<'_, '_>) -> BTreeMap<String, String> {
             _ => {}
         }
     }
-    namespaces.retain(|name, _| !taken.contains(&name.as_str()));
+    namespaces.retain(|name, _| !taken.contains(name.as_str()));
     namespaces
 }
 

@@ -1,0 +1,188 @@
+//! Memory of requests on their way to the engine. A request takes its share before its body is read,
+//! gives back what it turns out not to need, and the rest at its end. What all of them hold counts in
+//! `memory.budget`; who finds no room waits for a moment, and is then told to come back.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use engine::Engine;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::limits::{JSON_VALUES, REQUEST_MEMORY_WAIT_SECS};
+
+/// The part of `memory.budget` that requests may take together.
+const SHARE: u64 = 8;
+/// What they may take however small the budget is: one large request.
+const LEAST_BYTES: u64 = 256 << 20;
+/// What is counted at a time.
+const UNIT_BYTES: u64 = 4096;
+/// Copies of a body's text that a request makes at most: the body, its fields, the messages as the
+/// template wants them, the template's own, and the prompt.
+const TEXT_COPIES: u64 = 5;
+/// What a value of JSON takes at most, beside its text: that of an object with one key.
+const VALUE_BYTES: u64 = 300;
+
+/// The memory that requests share. Clones share it.
+#[derive(Debug, Clone)]
+pub struct RequestMemory {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    free: Arc<Semaphore>,
+    total_units: u32,
+    held_bytes: AtomicU64,
+    engine: Engine,
+    /// How long a request waits for others to give back.
+    patience: Duration,
+}
+
+/// There was no room, although it was waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// A request's share. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Share {
+    shared: Arc<Shared>,
+    held: Mutex<OwnedSemaphorePermit>,
+    body_bytes: AtomicU64,
+}
+
+impl RequestMemory {
+    /// A share of a budget.
+    pub fn new(engine: Engine, budget_bytes: u64) -> Self {
+        Self::with(engine, budget_bytes, Duration::from_secs(REQUEST_MEMORY_WAIT_SECS))
+    }
+
+    fn with(engine: Engine, budget_bytes: u64, patience: Duration) -> Self {
+        let bytes = (budget_bytes / SHARE).max(LEAST_BYTES);
+        let total_units = units(bytes).min(u32::MAX >> 4);
+        let free = Arc::new(Semaphore::new(total_units as usize));
+        let held_bytes = AtomicU64::new(0);
+        let shared = Shared { free, total_units, held_bytes, engine, patience };
+        RequestMemory { shared: Arc::new(shared) }
+    }
+
+    /// What a request with a body of so many bytes may need, before it is known what they are. Waits
+    /// for others to give back; who comes first is served first.
+    ///
+    /// # Errors
+    /// When there was no room in time.
+    pub async fn take(&self, body_bytes: u64) -> Result<Share, NoRoom> {
+        // The smallest value is a digit and a comma.
+        let bytes = needed(body_bytes, (body_bytes / 2).min(JSON_VALUES as u64));
+        // One request can always be read, however little there is.
+        let wanted = units(bytes).min(self.shared.total_units);
+        let waiting = Arc::clone(&self.shared.free).acquire_many_owned(wanted);
+        let permit = timeout(self.shared.patience, waiting).await.map_err(|_| NoRoom)?;
+        let permit = permit.expect("it is never closed");
+        self.shared.held_bytes.fetch_add(bytes_of(&permit), Ordering::Relaxed);
+        self.shared.tell();
+        Ok(Share {
+            shared: Arc::clone(&self.shared),
+            held: Mutex::new(permit),
+            body_bytes: AtomicU64::new(body_bytes),
+        })
+    }
+
+    /// What requests hold now.
+    pub fn held_bytes(&self) -> u64 {
+        self.shared.held_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn tell(&self) {
+        self.engine.set_request_bytes(self.held_bytes.load(Ordering::Relaxed));
+    }
+}
+
+impl Share {
+    /// The body is parsed: it has so many bytes, and so many values.
+    pub fn parsed(&self, body_bytes: usize, values: usize) {
+        self.body_bytes.store(body_bytes as u64, Ordering::Relaxed);
+        self.keep(needed(body_bytes as u64, values as u64));
+    }
+
+    /// The prompts are made, and have so many tokens: beside them the request's own text is left, for
+    /// its answer.
+    pub fn prompted(&self, prompt_tokens: usize) {
+        let body_bytes = self.body_bytes.load(Ordering::Relaxed);
+        self.keep(body_bytes + (prompt_tokens * size_of::<u32>()) as u64);
+    }
+
+    /// Gives back what is more than so many bytes.
+    fn keep(&self, bytes: u64) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = held.num_permits().saturating_sub(units(bytes) as usize);
+        if let Some(given) = held.split(more) {
+            self.shared.held_bytes.fetch_sub(bytes_of(&given), Ordering::Relaxed);
+            self.shared.tell();
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.keep(0);
+    }
+}
+
+fn needed(body_bytes: u64, values: u64) -> u64 {
+    body_bytes.saturating_mul(TEXT_COPIES).saturating_add(values * VALUE_BYTES)
+}
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
+}
+
+fn bytes_of(permit: &OwnedSemaphorePermit) -> u64 {
+    permit.num_permits() as u64 * UNIT_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::EngineConfig;
+
+    fn memory(patience: Duration) -> RequestMemory {
+        let engine = Engine::start(EngineConfig::default()).unwrap();
+        RequestMemory::with(engine, 0, patience)
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_waits_and_is_then_refused() {
+        let memory = memory(Duration::from_millis(20));
+        let large = memory.take(64 << 20).await.unwrap();
+        assert!(memory.held_bytes() <= LEAST_BYTES);
+        assert_eq!(memory.take(1 << 20).await.unwrap_err(), NoRoom);
+        large.parsed(64 << 20, 10);
+        large.prompted(1000);
+        assert!(memory.held_bytes() < 66 << 20, "{}", memory.held_bytes());
+        let second = memory.take(1 << 20).await.unwrap();
+        drop((large, second));
+        assert_eq!(memory.held_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn small_requests_do_not_overtake_a_large_one_for_ever() {
+        let memory = memory(Duration::from_secs(60));
+        let first = memory.take(64 << 20).await.unwrap();
+        let other = memory.clone();
+        let large = tokio::spawn(async move { other.take(64 << 20).await });
+        // A task of this runtime runs until it waits.
+        tokio::task::yield_now().await;
+        let other = memory.clone();
+        let small = tokio::spawn(async move { other.take(10).await });
+        tokio::task::yield_now().await;
+        drop(first);
+        let large = large.await.unwrap().unwrap();
+        assert!(!small.is_finished());
+        drop(large);
+        assert!(small.await.unwrap().is_ok());
+    }
+}
