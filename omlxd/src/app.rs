@@ -45,7 +45,7 @@ pub struct App {
     /// The requests being answered.
     pub requests: Requests,
     /// The memory that they share.
-    pub(crate) request_memory: RequestMemory,
+    pub request_memory: RequestMemory,
     /// Cancelled once: no new requests, and those that run get `server.drain` to finish.
     pub shutdown: CancellationToken,
     /// Keeps the machine from sleeping while there is something to compute.

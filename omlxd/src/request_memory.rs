@@ -18,6 +18,8 @@ const SHARE: u64 = 8;
 const LEAST_BYTES: u64 = 256 << 20;
 /// What is counted at a time.
 const UNIT_BYTES: u64 = 4096;
+/// After a body larger than this, what was freed of it goes back to the system.
+const LARGE_BODY_BYTES: u64 = 1 << 20;
 /// Copies of a body's text that a request makes at most: the body, its fields, the messages as the
 /// template wants them, the template's own, and the prompt.
 const TEXT_COPIES: u64 = 5;
@@ -113,6 +115,11 @@ impl Share {
     pub fn prompted(&self, prompt_tokens: usize) {
         let body_bytes = self.body_bytes.load(Ordering::Relaxed);
         self.keep(body_bytes + (prompt_tokens * size_of::<u32>()) as u64);
+    }
+
+    /// Whether the body is so large that what was made of it goes back to the system.
+    pub fn is_large(&self) -> bool {
+        self.body_bytes.load(Ordering::Relaxed) > LARGE_BODY_BYTES
     }
 
     /// Gives back what is more than so many bytes.

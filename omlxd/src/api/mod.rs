@@ -3,6 +3,7 @@
 pub(crate) mod anthropic;
 mod chat;
 mod chat_reply;
+pub mod code;
 mod completions;
 mod completions_reply;
 mod constrain;
@@ -22,6 +23,9 @@ mod run;
 mod session;
 mod tools;
 mod vendor_fields;
+
+#[cfg(test)]
+mod bounds_tests;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -89,8 +93,6 @@ pub(crate) fn error_body(route: Route, error: &ApiError, request_id: &str) -> By
 
 /// Bodies larger than this are parsed on a thread of their own.
 const INLINE_BODY_BYTES: usize = 64 << 10;
-/// After a body larger than this, what was freed of it goes back to the system.
-const LARGE_BODY_BYTES: usize = 1 << 20;
 
 /// Parses and validates a body; the request is in the table from here on. E25.
 async fn parse<R: run::Endpoint>(
@@ -131,7 +133,7 @@ async fn parse_as<R: Send + 'static>(
             }
             read(&parsed.map, &reading)
         });
-        if bytes > LARGE_BODY_BYTES {
+        if share.is_some_and(|share| share.is_large()) {
             engine::give_back_memory();
         }
         read.map(|request| (request, reading.into_ignored()))

@@ -133,13 +133,24 @@ async fn prompts<E: Endpoint>(
 ) -> Result<(E, Vec<Prompt>), ApiError> {
     let model = model.clone();
     let made = tokio::task::spawn_blocking(move || {
-        let prompts = request.prompts(&model)?;
+        let prompts = request.prompts(&model);
+        let tokens = prompts.as_ref().map_or(0, |all| all.iter().map(|one| one.tokens.len()).sum());
         if let Some(share) = share {
-            share.prompted(prompts.iter().map(|prompt| prompt.tokens.len()).sum());
+            share.prompted(tokens);
         }
-        Ok((request, prompts))
+        Ok((request, prompts?))
     });
     made.await.map_err(|_| ApiError::internal())?
+}
+
+/// Drops what is not needed any more. Of a large request that takes a while.
+fn discard<E: Endpoint>(request: E, share: Option<&Arc<Share>>) {
+    if share.is_some_and(|share| share.is_large()) {
+        tokio::task::spawn_blocking(move || {
+            drop(request);
+            engine::give_back_memory();
+        });
+    }
 }
 
 /// The model, loaded if need be. `name` is what the client calls it.
@@ -238,14 +249,10 @@ async fn prepare<E: Endpoint>(
             echoes.push(prompt.echo.clone());
         }
     }
-    Ok(Prepared {
-        running,
-        choices_per_prompt: params.n,
-        echoes,
-        prompt_tokens,
-        writer: request.reply(identity(app, &model, &about.id), &model),
-        lease,
-    })
+    let (choices_per_prompt, identity) = (params.n, identity(app, &model, &about.id));
+    let writer = request.reply(identity, &model);
+    discard(request, about.share.as_ref());
+    Ok(Prepared { running, choices_per_prompt, echoes, prompt_tokens, writer, lease })
 }
 
 /// E11: an answer that would pass the end of the context is cut there, unless `strict` (E10).

@@ -12,6 +12,7 @@ use engine::{
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::code::Code;
 use super::error::ApiError;
 use super::reply::{Ending, TotalUsage};
 use crate::app::App;
@@ -288,10 +289,10 @@ impl Tally {
 
     /// The request was refused, failed, or was cancelled.
     pub(crate) fn refused(&mut self, error: &ApiError) {
-        match error.label() {
-            "request_cancelled" => self.end(Finish::Cancelled),
+        match error.code() {
+            Some(Code::RequestCancelled) => self.end(Finish::Cancelled),
             // Counted as a rejection: it never was a request of the engine.
-            "server_overloaded" => self.ended = true,
+            Some(Code::ServerOverloaded) => self.ended = true,
             _ if error.status().is_server_error() => self.end(Finish::Error),
             _ => self.ended = true,
         }

@@ -18,8 +18,8 @@ use tokio::sync::watch;
 
 pub use self::core::Room;
 use self::core::{Action, Core, PATIENCE, Refused, State, Ticket, Turn};
-pub(crate) use self::discover::PULLED_REF;
 pub use self::discover::{ModelEntry, Source};
+pub(crate) use self::discover::{PULLED_REF, makes_embeddings};
 pub use self::removal::Removed;
 use crate::config::{Config, ModelSettings};
 use crate::daemon::Chain;

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::sync::Arc;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::core::Refused;
 use super::{KeepError, ModelEntry, Registry, Source, discover, lock};

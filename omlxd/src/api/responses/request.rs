@@ -7,6 +7,7 @@ use engine::Model;
 use serde_json::{Map, Value, json};
 
 use super::super::chat::ChatRequest;
+use super::super::code::Code;
 use super::super::conversation::Conversation;
 use super::super::error::ApiError;
 use super::super::params::{MAX_TOP_LOGPROBS, Params, Reading};
@@ -213,7 +214,7 @@ fn renamed(error: ApiError) -> ApiError {
 
 /// E13 as this API tells it: with a code, and at the schema itself.
 fn bad_schema(error: ApiError) -> ApiError {
-    let error = error.with_code("invalid_json_schema");
+    let error = error.with_code(Code::InvalidJsonSchema);
     match error.param() == Some("response_format") {
         true => error.renamed(|_| "text.format.schema".to_owned()),
         false => renamed(error),
