@@ -1,9 +1,8 @@
-//! Memory of requests on their way to the engine. A request takes its share before its body is read,
-//! gives back what it turns out not to need, and the rest at its end. What all of them hold counts in
+//! Memory of requests on their way to the engine. A request takes its share as its body is read, gives back what it turns out not to need, and the rest at its end. What all of them hold counts in
 //! `memory.budget`; who finds no room waits for a moment, and is then told to come back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use engine::Engine;
@@ -69,26 +68,14 @@ impl RequestMemory {
         RequestMemory { shared: Arc::new(shared) }
     }
 
-    /// What a request with a body of so many bytes may need, before it is known what they are. Waits
-    /// for others to give back; who comes first is served first.
-    ///
-    /// # Errors
-    /// When there was no room in time.
-    pub async fn take(&self, body_bytes: u64) -> Result<Share, NoRoom> {
-        // The smallest value is a digit and a comma.
-        let bytes = needed(body_bytes, (body_bytes / 2).min(JSON_VALUES as u64));
-        // One request can always be read, however little there is.
-        let wanted = units(bytes).min(self.shared.total_units);
-        let waiting = Arc::clone(&self.shared.free).acquire_many_owned(wanted);
-        let permit = timeout(self.shared.patience, waiting).await.map_err(|_| NoRoom)?;
-        let permit = permit.expect("it is never closed");
-        self.shared.held_bytes.fetch_add(bytes_of(&permit), Ordering::Relaxed);
-        self.shared.tell();
-        Ok(Share {
+    /// A share that holds nothing yet.
+    pub fn share(&self) -> Share {
+        let nothing = Arc::clone(&self.shared.free).try_acquire_many_owned(0);
+        Share {
             shared: Arc::clone(&self.shared),
-            held: Mutex::new(permit),
-            body_bytes: AtomicU64::new(body_bytes),
-        })
+            held: Mutex::new(nothing.expect("nothing is always there")),
+            body_bytes: AtomicU64::new(0),
+        }
     }
 
     /// What requests hold now.
@@ -104,6 +91,44 @@ impl Shared {
 }
 
 impl Share {
+    /// So many bytes of a body are about to be read. Waits for others to give back; who comes first is
+    /// served first.
+    ///
+    /// # Errors
+    /// When there was no room in time.
+    pub async fn cover(&self, body_bytes: u64) -> Result<(), NoRoom> {
+        self.grow(body_bytes).await
+    }
+
+    /// The body is here: takes what it may need before it is known what it holds. Waits as
+    /// [`Share::cover`] does.
+    ///
+    /// # Errors
+    /// When there was no room in time.
+    pub async fn read(&self, body_bytes: u64) -> Result<(), NoRoom> {
+        self.body_bytes.store(body_bytes, Ordering::Relaxed);
+        // The smallest value is a digit and a comma.
+        self.grow(needed(body_bytes, (body_bytes / 2).min(JSON_VALUES as u64))).await
+    }
+
+    async fn grow(&self, bytes: u64) -> Result<(), NoRoom> {
+        // One request can always be read, however little there is.
+        let wanted = units(bytes).min(self.shared.total_units);
+        let more =
+            wanted.saturating_sub(u32::try_from(self.held().num_permits()).unwrap_or(wanted));
+        let waiting = Arc::clone(&self.shared.free).acquire_many_owned(more);
+        let permit = timeout(self.shared.patience, waiting).await.map_err(|_| NoRoom)?;
+        let permit = permit.expect("it is never closed");
+        self.shared.held_bytes.fetch_add(bytes_of(&permit), Ordering::Relaxed);
+        self.held().merge(permit);
+        self.shared.tell();
+        Ok(())
+    }
+
+    fn held(&self) -> MutexGuard<'_, OwnedSemaphorePermit> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The body is parsed: it has so many bytes, and so many values.
     pub fn parsed(&self, body_bytes: usize, values: usize) {
         self.body_bytes.store(body_bytes as u64, Ordering::Relaxed);
@@ -124,7 +149,7 @@ impl Share {
 
     /// Gives back what is more than so many bytes.
     fn keep(&self, bytes: u64) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held();
         let more = held.num_permits().saturating_sub(units(bytes) as usize);
         if let Some(given) = held.split(more) {
             self.shared.held_bytes.fetch_sub(bytes_of(&given), Ordering::Relaxed);
@@ -161,30 +186,49 @@ mod tests {
         RequestMemory::with(engine, 0, patience)
     }
 
+    async fn take(memory: &RequestMemory, body_bytes: u64) -> Result<Share, NoRoom> {
+        let share = memory.share();
+        share.read(body_bytes).await.map(|()| share)
+    }
+
     #[tokio::test]
     async fn who_finds_no_room_waits_and_is_then_refused() {
         let memory = memory(Duration::from_millis(20));
-        let large = memory.take(64 << 20).await.unwrap();
+        let large = take(&memory, 64 << 20).await.unwrap();
         assert!(memory.held_bytes() <= LEAST_BYTES);
-        assert_eq!(memory.take(1 << 20).await.unwrap_err(), NoRoom);
+        assert_eq!(take(&memory, 1 << 20).await.unwrap_err(), NoRoom);
         large.parsed(64 << 20, 10);
         large.prompted(1000);
         assert!(memory.held_bytes() < 66 << 20, "{}", memory.held_bytes());
-        let second = memory.take(1 << 20).await.unwrap();
+        let second = take(&memory, 1 << 20).await.unwrap();
         drop((large, second));
+        assert_eq!(memory.held_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_slowly_holds_what_has_come() {
+        let memory = memory(Duration::from_millis(20));
+        let slow = memory.share();
+        slow.cover(1 << 20).await.unwrap();
+        slow.cover(2 << 20).await.unwrap();
+        assert_eq!(memory.held_bytes(), 2 << 20);
+        drop(take(&memory, 10 << 20).await.unwrap());
+        slow.read(2 << 20).await.unwrap();
+        assert!(memory.held_bytes() > 10 << 20);
+        drop(slow);
         assert_eq!(memory.held_bytes(), 0);
     }
 
     #[tokio::test]
     async fn small_requests_do_not_overtake_a_large_one_for_ever() {
         let memory = memory(Duration::from_secs(60));
-        let first = memory.take(64 << 20).await.unwrap();
+        let first = take(&memory, 64 << 20).await.unwrap();
         let other = memory.clone();
-        let large = tokio::spawn(async move { other.take(64 << 20).await });
+        let large = tokio::spawn(async move { take(&other, 64 << 20).await });
         // A task of this runtime runs until it waits.
         tokio::task::yield_now().await;
         let other = memory.clone();
-        let small = tokio::spawn(async move { other.take(10).await });
+        let small = tokio::spawn(async move { take(&other, 10).await });
         tokio::task::yield_now().await;
         drop(first);
         let large = large.await.unwrap().unwrap();

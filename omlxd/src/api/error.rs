@@ -339,6 +339,7 @@ impl ApiError {
                        aside for requests. Retry when they have ended.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some(Code::ServerOverloaded), message)
             .retry_after(1)
+            .closing()
     }
 
     /// E32: a bug. The message holds no internals; the log has them under the request's id.

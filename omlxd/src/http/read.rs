@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::api::error::ApiError;
-use crate::request_memory::{RequestMemory, Share};
+use crate::request_memory::{NoRoom, RequestMemory, Share};
 
 /// How long what is left of a refused body is read and thrown away, so that a client which writes
 /// all of it before it reads gets its answer instead of a reset.
@@ -20,8 +21,8 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 /// How much of a refused body is thrown away, in units of the limit.
 const DISCARD_LIMITS: u64 = 4;
 
-/// What is read of a body whose length is not announced before its share of memory is taken.
-const UNANNOUNCED_BYTES: u64 = 64 << 10;
+/// What is taken of memory for the first part of a body.
+const FIRST_BYTES: u64 = 64 << 10;
 /// The most that a byte of gzip unpacks to.
 const GZIP_RATIO: u64 = 1032;
 
@@ -51,41 +52,40 @@ pub(super) async fn json_body(
         }
         return Err(ApiError::too_large(max_bytes));
     }
-    let (bytes, share) = reader.read(&mut body, announced).await?;
+    let share = reader.memory.share();
+    let read = reader.read(&mut body, announced, &share).await;
+    if read.as_ref().is_err_and(|error| error.status() == StatusCode::SERVICE_UNAVAILABLE) {
+        discard(&mut body, max_bytes).await;
+    }
+    let bytes = read?;
+    let length = bytes.len() as u64;
     if !gzip {
+        room(share.read(length).await)?;
         return Ok((bytes, share));
     }
-    let most = max_bytes.min((bytes.len() as u64).saturating_mul(GZIP_RATIO));
-    let share = reader.instead_of(share, most).await?;
+    room(share.read(max_bytes.min(length.saturating_mul(GZIP_RATIO))).await)?;
     let unpacked = tokio::task::spawn_blocking(move || gunzip(&bytes, max_bytes)).await;
     Ok((unpacked.map_err(|_| ApiError::internal())??, share))
 }
 
+fn room(found: Result<(), NoRoom>) -> Result<(), ApiError> {
+    found.map_err(|NoRoom| ApiError::no_request_memory())
+}
+
 impl Reader<'_> {
-    async fn share(&self, bytes: u64) -> Result<Share, ApiError> {
-        self.memory.take(bytes).await.map_err(|_| ApiError::no_request_memory())
-    }
-
-    /// A share for more. The one before is given back first: two requests that each wait for what the
-    /// other holds would wait for ever.
-    async fn instead_of(&self, share: Share, bytes: u64) -> Result<Share, ApiError> {
-        drop(share);
-        self.share(bytes).await
-    }
-
     async fn read(
         &self,
         body: &mut Incoming,
         announced: Option<u64>,
-    ) -> Result<(Bytes, Share), ApiError> {
+        share: &Share,
+    ) -> Result<Bytes, ApiError> {
         let (max, pause) = (self.max_bytes, self.pause);
-        let mut covered = announced.unwrap_or(UNANNOUNCED_BYTES);
-        let mut share = self.share(covered).await?;
         let mut bytes = BytesMut::with_capacity(announced.map_or(0, |length| length as usize));
+        let mut covered = 0;
         loop {
             let frame = timeout(pause, body.frame()).await;
             let frame = frame.map_err(|_| ApiError::read_timeout(pause.as_secs()))?;
-            let Some(frame) = frame else { return Ok((bytes.freeze(), share)) };
+            let Some(frame) = frame else { return Ok(bytes.freeze()) };
             let frame = frame.map_err(ApiError::bad_body)?;
             let Ok(data) = frame.into_data() else { continue };
             let length = (bytes.len() + data.len()) as u64;
@@ -95,37 +95,12 @@ impl Reader<'_> {
                 return Err(ApiError::too_large(max));
             }
             if length > covered {
-                covered = max;
-                share = self.instead_of(share, covered).await?;
+                // By half as much again, so that a large body asks seldom.
+                covered = (length + length / 2).max(FIRST_BYTES);
+                room(share.cover(covered).await)?;
             }
             bytes.extend_from_slice(&data);
         }
-    }
-}
-
-/// JSON, or nothing said, which many simple clients leave out.
-fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
-    let kind = text.split(';').next().unwrap_or_default().trim();
-    let structured = kind.starts_with("application/") && kind.ends_with("+json");
-    if kind.is_empty() || kind == "application/json" || structured {
-        return Ok(());
-    }
-    Err(ApiError::unsupported_media(format!(
-        "Unsupported content type '{kind:.64}'; send application/json."
-    )))
-}
-
-fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
-    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(false) };
-    let encoding = value.to_str().unwrap_or_default().trim().to_ascii_lowercase();
-    match encoding.as_str() {
-        "" | "identity" => Ok(false),
-        "gzip" | "x-gzip" => Ok(true),
-        other => Err(ApiError::unsupported_media(format!(
-            "Unsupported content encoding '{other:.64}'; supported are identity and gzip."
-        ))),
     }
 }
 

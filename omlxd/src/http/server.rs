@@ -500,7 +500,8 @@ fn log_client_id(call: &Call, headers: &HeaderMap) {
     let Some(id) = headers.get("x-client-request-id").and_then(|id| id.to_str().ok()) else {
         return;
     };
-    let client_id: String = id.chars().filter(char::is_ascii_graphic).take(64).collect();
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+    let client_id: String = id.chars().filter(is_plain).take(64).collect();
     tracing::debug!(request = call.id(), client_id, "the client's own id");
 }
 

@@ -197,7 +197,7 @@ impl Hub {
         let said = response.headers().get(ERROR_CODE).and_then(|said| said.to_str().ok());
         let token = match self.token {
             None => "set HF_TOKEN (or run `hf auth login`)",
-            Some(_) => "check that HF_TOKEN is valid and has access to it",
+            Some(_) => "check that HF_TOKEN is valid and has access to it, or use another token",
         };
         Err(match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if said == Some("GatedRepo") => {

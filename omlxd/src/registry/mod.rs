@@ -597,8 +597,12 @@ impl Registry {
 
     /// Loads the models that the configuration pins. What cannot be loaded is in the log.
     pub async fn preload(&self) {
-        for (id, _) in self.shared.settings.iter().filter(|(_, settings)| settings.pin) {
-            match self.find(id) {
+        let pinned = self.shared.settings.iter().filter(|(_, settings)| settings.pin);
+        for (id, _) in pinned {
+            let (registry, name) = (self.clone(), id.clone());
+            // Looking for a model reads directories.
+            let found = tokio::task::spawn_blocking(move || registry.find(&name)).await;
+            match found.unwrap_or_default() {
                 Some(entry) => {
                     if let Err(error) = self.acquire(&entry).await {
                         tracing::warn!(model = id, why = %error, "a pinned model was not loaded");
