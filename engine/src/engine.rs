@@ -279,6 +279,7 @@ pub(crate) struct Status {
     pub(crate) used_bytes: AtomicU64,
     pub(crate) step_bytes: AtomicU64,
     pub(crate) peak_bytes: AtomicU64,
+    pub(crate) request_bytes: AtomicU64,
     pub(crate) wired_limit_bytes: AtomicU64,
     pub(crate) pressure: AtomicU8,
     pub(crate) budget_bytes: AtomicU64,
@@ -379,6 +380,7 @@ impl Engine {
             used_bytes: AtomicU64::new(0),
             step_bytes: AtomicU64::new(bridge::cache_limit_bytes()),
             peak_bytes: AtomicU64::new(0),
+            request_bytes: AtomicU64::new(0),
             wired_limit_bytes: AtomicU64::new(0),
             pressure: AtomicU8::new(0),
             budget_bytes: AtomicU64::new(config.memory_budget.unwrap_or(u64::MAX)),
@@ -536,6 +538,12 @@ impl Engine {
                 _ => Pressure::Critical,
             },
         }
+    }
+
+    /// Counts bytes of the budget that requests take outside this crate: their bodies, and what
+    /// is made of them. Replaces what was said before.
+    pub fn set_request_bytes(&self, bytes: u64) {
+        self.shared.status.request_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// What the budget leaves beside so many bytes of weights and the memory of steps; `None`: no

@@ -62,7 +62,7 @@ pub use memory::{MemorySensor, Pressure, SystemSensor};
 pub use model::{KvDtype, LoadOptions, Model, ModelInfo};
 pub use output::{Call, CallIds, Expected, LostThought, OutputFormat, OutputParser, Part, fuzz};
 pub use panic_text::panic_text;
-pub use platform::{Severity, StayAwake, end_process, system_log};
+pub use platform::{Severity, StayAwake, end_process, give_back_memory, system_log};
 pub use quantization::Quantization;
 pub use reuse::{Cause, Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};

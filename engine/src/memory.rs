@@ -79,6 +79,8 @@ pub(crate) struct Account {
     models: Vec<(Weak<Loaded>, u64)>,
     /// Caches of finished turns.
     pub(crate) live_bytes: u64,
+    /// Bodies of requests, and what is made of them.
+    pub(crate) request_bytes: u64,
     store: Option<Arc<Store>>,
     /// What the store's RAM tier may hold now, and by its configuration.
     ram_tier_bytes: u64,
@@ -102,6 +104,7 @@ impl Account {
             budget_bytes: config.memory_budget.unwrap_or(u64::MAX),
             models: Vec::new(),
             live_bytes: 0,
+            request_bytes: 0,
             store,
             ram_tier_bytes: ram_tier_most,
             ram_tier_most,
@@ -135,7 +138,7 @@ impl Account {
     /// Everything but the rows' own.
     pub(crate) fn used_bytes(&self) -> u64 {
         let held = self.weight_bytes() + self.live_bytes + self.ram_tier_bytes;
-        held + self.step_bytes() + tokenizer::bytes_in_use()
+        held + self.step_bytes() + self.request_bytes + tokenizer::bytes_in_use()
     }
 
     /// What can be given back without anybody waiting longer than for a computation.

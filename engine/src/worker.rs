@@ -211,7 +211,8 @@ impl Worker {
         }
     }
 
-    fn tell_status(&self) {
+    fn tell_status(&mut self) {
+        self.account.request_bytes = self.status.request_bytes.load(Ordering::Relaxed);
         let (running, _) = self.scheduler.counts();
         self.status.running.store(running, Ordering::Relaxed);
         self.status.reserved_bytes.store(self.scheduler.reserved_bytes(), Ordering::Relaxed);

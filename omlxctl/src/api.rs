@@ -94,6 +94,8 @@ pub(crate) async fn model(
     }
     let models: Models = context.get("/models").await?;
     models.default.ok_or_else(|| {
-        CommandError::Failed("no model was found: get one with `omlxctl pull org/name`".into())
+        CommandError::Failed(
+            "no model that can run was found: get one with `omlxctl pull org/name`".into(),
+        )
     })
 }

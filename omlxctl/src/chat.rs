@@ -309,7 +309,9 @@ fn choose_model(options: &mut Chat, models: &Models) -> Result<String, CommandEr
     }
     models.default.clone().ok_or_else(|| {
         CommandError::Failed(
-            "no model was found: put one into models/ of the base directory".into(),
+            "no model that can run was found: get one with `omlxctl pull org/name`; `omlxctl models` \
+             says what is wrong with those that are there"
+                .into(),
         )
     })
 }

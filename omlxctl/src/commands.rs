@@ -225,7 +225,8 @@ async fn requests(context: &Context) -> Done {
             .map(|request| {
                 [
                     request.id.clone(),
-                    request.model.clone(),
+                    // Its body is being parsed.
+                    if request.model.is_empty() { "-".into() } else { request.model.clone() },
                     request.endpoint.clone(),
                     request.phase.clone(),
                     request.prompt_tokens.to_string(),

@@ -66,7 +66,7 @@ impl Output {
     pub(crate) fn progress(&self, text: &str) {
         if !self.quiet && !self.json && io::stderr().is_terminal() {
             let mut stderr = io::stderr().lock();
-            let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
+            let _ = write!(stderr, "\r\x1b[K{}", plain(text)).and_then(|()| stderr.flush());
         }
     }
 
@@ -202,9 +202,12 @@ fn cut(cell: &str, width: usize) -> String {
     format!("{kept}\u{2026}")
 }
 
-/// A text that does nothing to a terminal: names of files may hold anything.
+/// A text that does nothing to a terminal, and looks like what it is: names of files may hold control
+/// characters and marks that turn the direction of what follows.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let misleads =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if misleads(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// Bytes as people read them: `512 B`, `1.5 GiB`.

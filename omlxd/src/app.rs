@@ -17,6 +17,7 @@ use crate::memory;
 use crate::metrics::{Endpoint, Metrics, Snapshot};
 use crate::pull::Pulls;
 use crate::registry::Registry;
+use crate::request_memory::RequestMemory;
 use crate::requests::{Phase, Requests};
 use crate::response_store::ResponseStore;
 
@@ -47,6 +48,8 @@ pub struct App {
     pub metrics: Metrics,
     /// The requests being answered.
     pub requests: Requests,
+    /// The memory that they share.
+    pub request_memory: RequestMemory,
     /// Cancelled once: no new requests, and those that run get `server.drain` to finish.
     pub shutdown: CancellationToken,
     /// Keeps the machine from sleeping while there is something to compute.
@@ -185,7 +188,9 @@ impl App {
         let registry = Registry::new(engine.clone(), metrics.clone(), &config);
         // Nothing is wanted before there is a model, so before this.
         let _ = observer.registry.set(registry.clone());
+        let budget = memory::budget_bytes(config.memory.budget);
         Ok(App {
+            request_memory: RequestMemory::new(engine.clone(), budget),
             pulls: Pulls::new(registry.clone()),
             registry,
             requests: Requests::default(),
@@ -205,18 +210,14 @@ impl App {
 
     /// Counts fields that were ignored, and logs each name once.
     pub(crate) fn note_ignored(&self, endpoint: Endpoint, ignored: &Ignored) {
-        let Ignored { count, paths } = ignored;
-        if *count == 0 {
+        if ignored.count == 0 {
             return;
         }
-        self.metrics.ignored(endpoint, *count);
+        self.metrics.ignored(endpoint, ignored.count);
         let mut seen = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
-        for path in paths {
-            // `tools[3]` and `tools[4]` are one thing to tell.
-            let name: String = path.chars().filter(|c| !c.is_ascii_digit()).take(64).collect();
-            if seen.len() < MAX_IGNORED_NAMES && seen.insert(name) {
-                let shown: String = path.chars().take(64).collect();
-                tracing::info!(endpoint = endpoint.as_str(), field = shown, "ignored, not known");
+        for name in &ignored.names {
+            if seen.len() < MAX_IGNORED_NAMES && seen.insert(name.clone()) {
+                tracing::info!(endpoint = endpoint.as_str(), field = name, "ignored, not known");
             }
         }
     }

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod options;
 pub mod pull;
 pub mod registry;
+pub mod request_memory;
 pub mod requests;
 pub mod response_store;
 mod watchdog;

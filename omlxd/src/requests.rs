@@ -9,11 +9,12 @@ use engine::{PhaseReader, RowPhase};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::KeyId;
+use crate::api::error::ApiError;
 
 /// How far a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Its model is being loaded, or its prompt is being made.
+    /// Its body is being parsed, its model loaded, or its prompt made.
     Prepare,
     /// It waits for its turn.
     Queue,
@@ -42,10 +43,6 @@ pub struct About<'a> {
     pub id: &'a str,
     /// Such as `chat.completions`.
     pub endpoint: &'static str,
-    /// The model's id.
-    pub model: &'a str,
-    /// Whether the answer is streamed.
-    pub stream: bool,
     /// The caller's key; `None` when keys are switched off.
     pub key: Option<KeyId>,
 }
@@ -57,7 +54,7 @@ pub struct RequestInfo {
     pub id: String,
     /// Such as `chat.completions`.
     pub endpoint: &'static str,
-    /// The model's id.
+    /// The model's id; empty until the body was parsed.
     pub model: String,
     /// Whether the answer is streamed.
     pub stream: bool,
@@ -90,8 +87,8 @@ struct Shared {
 struct Entry {
     id: String,
     endpoint: &'static str,
-    model: String,
-    stream: bool,
+    /// Once the body was parsed: the model's id, and whether the answer is streamed.
+    wanted: OnceLock<(String, bool)>,
     started: Instant,
     /// The caller's key; `None` when keys are switched off.
     key: Option<KeyId>,
@@ -116,12 +113,11 @@ impl Requests {
     /// # Errors
     /// How many the key has.
     pub fn begin(&self, about: About<'_>, limit: usize) -> Result<Ticket, usize> {
-        let About { id, endpoint, model, stream, key } = about;
+        let About { id, endpoint, key } = about;
         let entry = Arc::new(Entry {
             id: id.to_owned(),
             endpoint,
-            model: model.to_owned(),
-            stream,
+            wanted: OnceLock::new(),
             started: Instant::now(),
             key,
             phases: OnceLock::new(),
@@ -160,9 +156,12 @@ impl Requests {
         self.shared.stop.cancel();
     }
 
-    /// Whether [`Requests::stop`] was called.
-    pub fn is_stopped(&self) -> bool {
-        self.shared.stop.is_cancelled()
+    /// What a request is told that was cancelled.
+    pub(crate) fn cancelled_error(&self) -> ApiError {
+        match self.shared.stop.is_cancelled() {
+            true => ApiError::shutting_down(),
+            false => ApiError::cancelled(),
+        }
     }
 }
 
@@ -185,11 +184,12 @@ impl Entry {
     }
 
     fn info(&self) -> RequestInfo {
+        let (model, stream) = self.wanted.get().cloned().unwrap_or_default();
         RequestInfo {
             id: self.id.clone(),
             endpoint: self.endpoint,
-            model: self.model.clone(),
-            stream: self.stream,
+            model,
+            stream,
             phase: self.phase(),
             prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
             generated_tokens: self.generated_tokens.load(Ordering::Relaxed),
@@ -204,9 +204,15 @@ impl Ticket {
         self.entry.cancel.clone()
     }
 
-    /// The model's id.
+    /// The body was parsed.
+    pub fn parsed(&self, model: &str, stream: bool) {
+        // A body is parsed once.
+        let _ = self.entry.wanted.set((model.to_owned(), stream));
+    }
+
+    /// The model's id; empty until the body was parsed.
     pub fn model(&self) -> &str {
-        &self.entry.model
+        self.entry.wanted.get().map_or("", |(model, _)| model)
     }
 
     /// The engine has the request's choices.
@@ -229,6 +235,8 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        // What still works for it on another thread stops.
+        self.entry.cancel.cancel();
         self.shared.live().remove(&self.place);
     }
 }
@@ -238,8 +246,7 @@ mod tests {
     use super::*;
 
     fn about(id: &str, key: Option<&str>) -> About<'_> {
-        let key = key.map(KeyId::of_key);
-        About { id, endpoint: "completions", model: "m", stream: true, key }
+        About { id, endpoint: "completions", key: key.map(KeyId::of_key) }
     }
 
     #[test]

@@ -141,7 +141,7 @@ async fn answer(
     uid: Option<u32>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let answer = match AdminPeer::check(uid, request.headers()) {
+    let answer = match AdminPeer::check(uid, request.uri(), request.headers()) {
         Ok(peer) => route(peer, daemon, request).await,
         Err(refused) => Err(refused),
     };

@@ -15,7 +15,7 @@ use super::{AdminError, AdminPeer, Answer, Asked, Events, cache, json};
 use crate::app::App;
 use crate::daemon::Daemon;
 use crate::pull::{Access, PullError};
-use crate::registry::{KeepError, ModelEntry, Source};
+use crate::registry::{KeepError, ModelEntry, Source, makes_embeddings};
 
 /// Pause between two reports of progress.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -25,8 +25,15 @@ pub(super) fn list(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     let models: Vec<_> = app.registry.list().iter().map(|entry| known(app, entry)).collect();
     let chosen = app.config.models.default.clone();
     let loaded = app.registry.loaded().first().map(|model| model.name().to_owned());
-    let first = models.first().map(|model| model.id.clone());
+    let first = models.iter().find(|model| can_chat(model)).map(|model| model.id.clone());
     json(&Models { default: chosen.or(loaded).or(first), models })
+}
+
+/// Whether a model is one to talk to when none is named: its files say that it runs here and generates
+/// text, it fits, and the last attempt to load it did not fail.
+fn can_chat(model: &KnownModel) -> bool {
+    let fits = model.facts.as_ref().is_some_and(|facts| facts.fits);
+    fits && model.error.is_none() && !makes_embeddings(&model.path)
 }
 
 pub(super) fn show(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {
@@ -249,8 +256,8 @@ pub(super) fn cancel_pull(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answe
 }
 
 fn find(app: &App, name: &str) -> Result<ModelEntry, AdminError> {
-    app.registry.find(name).ok_or_else(|| {
-        let near = app.registry.near(name).join(", ");
+    app.registry.find_or_near(name).map_err(|near| {
+        let near = near.join(", ");
         let near = if near.is_empty() { String::new() } else { format!("; there is: {near}") };
         let message = format!("no model is called {name}{near}");
         AdminError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)

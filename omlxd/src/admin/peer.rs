@@ -1,7 +1,7 @@
 //! Who may use the admin socket.
 
-use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
+use hyper::{StatusCode, Uri};
 use omlxctl::protocol::{ErrorCode, HOST};
 
 use super::AdminError;
@@ -13,7 +13,11 @@ pub struct AdminPeer(());
 
 impl AdminPeer {
     /// Checks the user id that the kernel gave for the peer, and the headers.
-    pub(super) fn check(uid: Option<u32>, headers: &HeaderMap) -> Result<AdminPeer, AdminError> {
+    pub(super) fn check(
+        uid: Option<u32>,
+        target: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<AdminPeer, AdminError> {
         let ours = rustix::process::geteuid().as_raw();
         if uid.is_none_or(|uid| uid != ours && uid != 0) {
             return Err(forbidden(
@@ -27,6 +31,9 @@ impl AdminPeer {
                     "the admin API is not for web pages: it takes no {name}"
                 )));
             }
+        }
+        if target.authority().is_some() {
+            return Err(forbidden("the admin API takes a path only, without a host before it"));
         }
         let mut hosts = headers.get_all(header::HOST).iter();
         let host = hosts.next().map(|host| host.as_bytes());
@@ -54,7 +61,7 @@ mod tests {
         for (name, value) in pairs {
             map.append(name, value);
         }
-        AdminPeer::check(uid, &map).is_ok()
+        AdminPeer::check(uid, &Uri::from_static("/admin/v1/status"), &map).is_ok()
     }
 
     #[test]
@@ -79,5 +86,10 @@ mod tests {
             assert!(!check(Some(0), &[(header::HOST, host)]), "{host}");
         }
         assert!(!check(Some(0), &[]));
+        let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(HOST))]);
+        for (target, is_ok) in [("/x", true), ("http://omlxd/x", false), ("http://evil/x", false)] {
+            let target = Uri::from_static(target);
+            assert_eq!(AdminPeer::check(Some(0), &target, &headers).is_ok(), is_ok, "{target}");
+        }
     }
 }

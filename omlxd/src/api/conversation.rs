@@ -1,6 +1,8 @@
 //! A conversation of another API, put together as chat messages. What belongs to one turn of the
 //! model (its thoughts, its words, its calls) comes in pieces there and is one message here.
 
+use std::collections::HashSet;
+
 use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine as _};
 use serde_json::{Map, Value, json};
 
@@ -11,14 +13,15 @@ const SEAL: &str = "omlx1.";
 #[derive(Debug, Default)]
 pub(super) struct Conversation {
     messages: Vec<Value>,
-    calls: Vec<String>,
+    /// Ids of the calls so far.
+    calls: HashSet<String>,
 }
 
 impl Conversation {
     /// One that begins with instructions, if there are any.
     pub(super) fn with(instructions: Option<&str>) -> Self {
         let system = instructions.map(|text| json!({"role": "system", "content": text}));
-        Conversation { messages: system.into_iter().collect(), calls: Vec::new() }
+        Conversation { messages: system.into_iter().collect(), calls: HashSet::new() }
     }
 
     /// The messages.
@@ -45,7 +48,7 @@ impl Conversation {
     pub(super) fn call(&mut self, id: &str, name: &str, arguments: &str) {
         let function = json!({"name": name, "arguments": arguments});
         let call = json!({"id": id, "type": "function", "function": function});
-        self.calls.push(id.to_owned());
+        self.calls.insert(id.to_owned());
         let message = self.turn();
         match message.get_mut("tool_calls").and_then(Value::as_array_mut) {
             Some(calls) => calls.push(call),
@@ -57,7 +60,7 @@ impl Conversation {
 
     /// Whether the model made a call of this id.
     pub(super) fn called(&self, id: &str) -> bool {
-        self.calls.iter().any(|call| call == id)
+        self.calls.contains(id)
     }
 
     /// What a call gave.

@@ -1,24 +1,34 @@
 //! `/v1/embeddings`, which is refused clearly: only models that generate are served.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::read::{Fields, Path};
+use crate::app::App;
 
-/// E3, E4 for a body that is no request for embeddings, else E7.
-pub(super) fn refuse(body: &Map<String, Value>) -> ApiError {
+/// The model that is asked for. E3, E4.
+pub(super) fn model(body: &Map<String, Value>) -> Result<String, ApiError> {
     let fields = Fields::new(body, &Path::Root);
-    let named = fields.required_string("model").and_then(|model| {
-        fields.required("input")?;
-        Ok(model)
-    });
-    match named {
-        Ok(model) => {
+    let model = fields.required_string("model")?;
+    fields.required("input")?;
+    Ok(model.to_owned())
+}
+
+/// E7, or E19 for a model that does not exist.
+pub(super) async fn refuse(app: &Arc<App>, model: String) -> ApiError {
+    let (app, name) = (Arc::clone(app), model.clone());
+    // Looking for a model reads directories.
+    let found = tokio::task::spawn_blocking(move || app.registry.find_or_near(&name)).await;
+    match found {
+        Ok(Ok(_)) => {
             let what = format_args!(
-                "'{model:.64}' generates text; embeddings are not served by this version of omlxd"
+                "'{model:.64}' cannot be used here: this version of omlxd does not serve embeddings"
             );
             ApiError::unsupported_value("model", what)
         }
-        Err(error) => error,
+        Ok(Err(near)) => ApiError::model_not_found(&model, &near),
+        Err(_) => ApiError::internal(),
     }
 }

@@ -8,12 +8,15 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
+use super::code::Code;
+use crate::limits::ERROR_MESSAGE_CHARS;
 use crate::registry::AcquireError;
 
 /// Tells the official SDKs whether another try can help; it overrides their own rule.
 pub const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-const INVALID: &str = "invalid_request_error";
+/// The type of errors that are the request's fault: their label in metrics where they have no code.
+pub(crate) const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 /// When a client should ask again for a model that was not there in time.
 const MODEL_RETRY_SECS: u64 = 10;
@@ -21,6 +24,14 @@ const MODEL_RETRY_SECS: u64 = 10;
 const TEMPLATE_MESSAGE_CHARS: usize = 500;
 /// What is wrong with a schema is told in at most this many characters.
 const SCHEMA_MESSAGE_CHARS: usize = 500;
+
+/// As much of a text as an answer repeats.
+fn cut(text: String) -> String {
+    match text.char_indices().nth(ERROR_MESSAGE_CHARS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
 
 /// A refusal: a status, the four keys of the error object, and what the client should do next.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +41,7 @@ pub struct ApiError(Box<Refusal>);
 struct Refusal {
     status: StatusCode,
     kind: &'static str,
-    code: Option<&'static str>,
+    code: Option<Code>,
     param: Option<String>,
     message: String,
     /// More keys inside `error`, which SDKs tolerate.
@@ -48,16 +59,17 @@ impl ApiError {
     fn new(
         status: StatusCode,
         kind: &'static str,
-        code: Option<&'static str>,
+        code: Option<Code>,
         message: impl Into<String>,
     ) -> Self {
         let can_retry = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        let message = cut(message.into());
         ApiError(Box::new(Refusal {
             status,
             kind,
             code,
             param: None,
-            message: message.into(),
+            message,
             extra: Vec::new(),
             retry_after_secs: None,
             can_retry,
@@ -67,9 +79,9 @@ impl ApiError {
         }))
     }
 
-    fn invalid(code: &'static str, param: impl Display, message: impl Into<String>) -> Self {
+    fn invalid(code: Code, param: impl Display, message: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::BAD_REQUEST, INVALID, Some(code), message);
-        error.0.param = Some(param.to_string());
+        error.0.param = Some(cut(param.to_string()));
         error
     }
 
@@ -109,43 +121,43 @@ impl ApiError {
     /// E2: JSON, but not an object.
     pub fn not_an_object(got: &str) -> Self {
         let message = format!("The request body must be a JSON object, but it is {got}.");
-        Self::new(StatusCode::BAD_REQUEST, INVALID, Some("invalid_type"), message)
+        Self::new(StatusCode::BAD_REQUEST, INVALID, Some(Code::InvalidType), message)
     }
 
     /// E3: a required field is absent.
     pub fn missing(param: impl Display) -> Self {
         let message = format!("Missing required parameter: '{param}'.");
-        Self::invalid("missing_required_parameter", param, message)
+        Self::invalid(Code::MissingRequiredParameter, param, message)
     }
 
     /// E4: a field has the wrong JSON type.
     pub fn wrong_type(param: impl Display, expected: &str, got: &str) -> Self {
         let message = format!("Invalid type for '{param}': expected {expected}, but got {got}.");
-        Self::invalid("invalid_type", param, message)
+        Self::invalid(Code::InvalidType, param, message)
     }
 
     /// E5, E6, E9, E14: a value that is not one of those allowed.
     pub fn invalid_value(param: impl Display, what: impl Display) -> Self {
         let message = format!("Invalid value for '{param}': {what}.");
-        Self::invalid("invalid_value", param, message)
+        Self::invalid(Code::InvalidValue, param, message)
     }
 
     /// E7: a known parameter that is not supported.
     pub fn unsupported_parameter(param: impl Display, hint: impl Display) -> Self {
         let message = format!("Unsupported parameter: '{param}' is not supported{hint}.");
-        Self::invalid("unsupported_parameter", param, message)
+        Self::invalid(Code::UnsupportedParameter, param, message)
     }
 
     /// E7, E15: a supported parameter with a value that is not supported.
     pub fn unsupported_value(param: impl Display, what: impl Display) -> Self {
         let message = format!("Unsupported value for '{param}': {what}.");
-        Self::invalid("unsupported_value", param, message)
+        Self::invalid(Code::UnsupportedValue, param, message)
     }
 
     /// E8: an unknown parameter, in strict mode.
     pub fn unknown_parameter(param: impl Display) -> Self {
         let message = format!("Unknown parameter: '{param}'.");
-        Self::invalid("unknown_parameter", param, message)
+        Self::invalid(Code::UnknownParameter, param, message)
     }
 
     /// E10: the prompt leaves no room for an answer.
@@ -154,7 +166,7 @@ impl ApiError {
             "This model's maximum context length is {context_tokens} tokens. However, your \
              messages resulted in {prompt_tokens} tokens. Please reduce the length of the messages."
         );
-        let mut error = Self::invalid("context_length_exceeded", param, message);
+        let mut error = Self::invalid(Code::ContextLengthExceeded, param, message);
         error.0.extra = vec![("n_prompt_tokens", prompt_tokens), ("n_ctx", context_tokens)];
         error
     }
@@ -162,7 +174,7 @@ impl ApiError {
     /// E12: the conversation is not one that the model's chat template can render.
     pub fn template(error: &TemplateError) -> Self {
         let message: String = error.to_string().chars().take(TEMPLATE_MESSAGE_CHARS).collect();
-        Self::invalid("invalid_prompt", "messages", message)
+        Self::invalid(Code::InvalidPrompt, "messages", message)
     }
 
     /// E12: the model has no chat template.
@@ -171,7 +183,7 @@ impl ApiError {
             "The model '{model}' has no chat template, so it cannot answer messages; use \
              /v1/completions."
         );
-        Self::invalid("invalid_prompt", "messages", message)
+        Self::invalid(Code::InvalidPrompt, "messages", message)
     }
 
     /// E13: a schema or a grammar that no answer can be held to. `subject` names it.
@@ -203,7 +215,7 @@ impl ApiError {
         let message = format!(
             "Incorrect API key provided: ****{tail}. 'omlxctl key show' prints the right one."
         );
-        let code = Some("invalid_api_key");
+        let code = Some(Code::InvalidApiKey);
         let mut error = Self::new(StatusCode::UNAUTHORIZED, INVALID, code, message);
         let value = HeaderValue::from_static("Bearer realm=\"omlxd\", error=\"invalid_token\"");
         error.0.header = Some((header::WWW_AUTHENTICATE, value));
@@ -212,13 +224,13 @@ impl ApiError {
 
     /// E18: a browser origin or a `Host` that this daemon does not serve.
     pub fn forbidden(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, INVALID, Some("insufficient_permissions"), message)
+        Self::new(StatusCode::FORBIDDEN, INVALID, Some(Code::InsufficientPermissions), message)
     }
 
     /// E38: there is no stored answer of this id.
     pub fn response_not_found(id: &str) -> Self {
         let message = format!("Response with id '{id:.64}' not found.");
-        Self::new(StatusCode::NOT_FOUND, INVALID, Some("not_found"), message)
+        Self::new(StatusCode::NOT_FOUND, INVALID, Some(Code::NotFound), message)
     }
 
     /// E38: a stored answer that a request wants to go on from is not there.
@@ -227,7 +239,7 @@ impl ApiError {
             "Previous response with id '{id:.64}' not found. Stored answers are removed after \
              server.responses_ttl; send the whole input instead."
         );
-        Self::invalid("previous_response_not_found", "previous_response_id", message)
+        Self::invalid(Code::PreviousResponseNotFound, "previous_response_id", message)
     }
 
     /// E19: no such model; `near` are ids that resemble it.
@@ -236,7 +248,7 @@ impl ApiError {
         if !near.is_empty() {
             message.push_str(&format!(" Near names: {}.", near.join(", ")));
         }
-        let mut error = Self::invalid("model_not_found", "model", message);
+        let mut error = Self::invalid(Code::ModelNotFound, "model", message);
         error.0.status = StatusCode::NOT_FOUND;
         error
     }
@@ -244,13 +256,13 @@ impl ApiError {
     /// E20: no such URL.
     pub fn unknown_url(method: &str, path: &str) -> Self {
         let message = format!("Invalid URL ({method} {path})");
-        Self::new(StatusCode::NOT_FOUND, INVALID, Some("unknown_url"), message)
+        Self::new(StatusCode::NOT_FOUND, INVALID, Some(Code::UnknownUrl), message)
     }
 
     /// E21: the URL exists, for other methods.
     pub fn method_not_allowed(method: &str, path: &str, allow: &'static str) -> Self {
         let message = format!("Not allowed to {method} on {path}; allowed: {allow}.");
-        let code = Some("method_not_allowed");
+        let code = Some(Code::MethodNotAllowed);
         let mut error = Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, code, message);
         error.0.header = Some((header::ALLOW, HeaderValue::from_static(allow)));
         error
@@ -259,19 +271,29 @@ impl ApiError {
     /// E22: the body came too slowly.
     pub fn read_timeout(secs: u64) -> Self {
         let message = format!("The request body paused for more than {secs} seconds.");
-        Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, Some("request_timeout"), message).closing()
+        Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, Some(Code::RequestTimeout), message)
+            .closing()
     }
 
     /// E23: the body is too large.
     pub fn too_large(limit_bytes: u64) -> Self {
         let message = format!("The request body is larger than the limit of {limit_bytes} bytes.");
-        let code = Some("request_too_large");
+        let code = Some(Code::RequestTooLarge);
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, code, message).closing()
+    }
+
+    /// E23: the body holds too many values.
+    pub fn too_many_values(limit: usize) -> Self {
+        let message = format!(
+            "The JSON of the request body holds more than {limit} values, which is the limit."
+        );
+        let code = Some(Code::RequestTooLarge);
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, code, message).closing()
     }
 
     /// E24: the body is not announced as JSON, or comes in an unknown encoding.
     pub fn unsupported_media(message: impl Into<String>) -> Self {
-        let code = Some("unsupported_media_type");
+        let code = Some(Code::UnsupportedMediaType);
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, code, message)
     }
 
@@ -281,7 +303,7 @@ impl ApiError {
             "Rate limit reached: {running} requests of this API key are being answered already, \
              which is the limit. Retry when one has ended."
         );
-        let code = Some("rate_limit_exceeded");
+        let code = Some(Code::RateLimitExceeded);
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", code, message).retry_after(1)
     }
 
@@ -289,7 +311,7 @@ impl ApiError {
     pub fn deadline_exceeded() -> Self {
         let message = "The request took longer than limits.request_deadline allows. What was \
                        computed is kept: the same prompt sent again goes on from there.";
-        let code = Some("request_deadline_exceeded");
+        let code = Some(Code::RequestDeadlineExceeded);
         Self::new(StatusCode::GATEWAY_TIMEOUT, SERVER, code, message).never_retry()
     }
 
@@ -297,7 +319,7 @@ impl ApiError {
     pub fn no_memory() -> Self {
         let message = "There is not enough memory for this request now. Retry later, or raise \
                        memory.budget.";
-        let code = Some("aborted_memory_pressure");
+        let code = Some(Code::AbortedMemoryPressure);
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, code, message).retry_after(30)
     }
 
@@ -307,21 +329,30 @@ impl ApiError {
             "The server is overloaded: {waiting} requests are waiting already. Retry in \
              {retry_after_secs} s."
         );
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("server_overloaded"), message)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some(Code::ServerOverloaded), message)
             .retry_after(retry_after_secs)
+    }
+
+    /// E26: other requests hold the memory for bodies.
+    pub fn no_request_memory() -> Self {
+        let message = "The server is overloaded: other requests hold all of the memory that is set \
+                       aside for requests. Retry when they have ended.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some(Code::ServerOverloaded), message)
+            .retry_after(1)
+            .closing()
     }
 
     /// E32: a bug. The message holds no internals; the log has them under the request's id.
     pub fn internal() -> Self {
         let message = "The server had an error while processing your request. The log has it \
                        under the id in the x-request-id header.";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some("internal_error"), message)
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, Some(Code::InternalError), message)
     }
 
     /// E33: the daemon is shutting down.
     pub fn shutting_down() -> Self {
         let message = "The server is shutting down.";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("shutting_down"), message)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some(Code::ShuttingDown), message)
             .retry_after(5)
             .closing()
     }
@@ -329,7 +360,7 @@ impl ApiError {
     /// E35: the model's folder cannot be loaded. `why` names the file and the field.
     pub fn load_failed(model: &str, why: &str) -> Self {
         let message = format!("The model '{model}' cannot be loaded: {why}.");
-        let code = Some("model_load_failed");
+        let code = Some(Code::ModelLoadFailed);
         let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, code, message);
         error.0.param = Some("model".to_owned());
         error.never_retry()
@@ -342,7 +373,7 @@ impl ApiError {
             AcquireError::Gone => return Self::model_not_found(model, &[]),
             AcquireError::TooLarge { needed_bytes, budget_bytes } => {
                 let message = format!("The model '{model}' can never be loaded here: {error}.");
-                let mut error = Self::invalid("model_too_large", "model", message);
+                let mut error = Self::invalid(Code::ModelTooLarge, "model", message);
                 let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
                 error.0.extra = vec![
                     ("needed_bytes", bytes(*needed_bytes)),
@@ -350,8 +381,8 @@ impl ApiError {
                 ];
                 return error;
             }
-            AcquireError::NoRoom { .. } => ("insufficient_memory", "has no room"),
-            AcquireError::StillLoading { .. } => ("model_loading", "is not there yet"),
+            AcquireError::NoRoom { .. } => (Code::InsufficientMemory, "has no room"),
+            AcquireError::StillLoading { .. } => (Code::ModelLoading, "is not there yet"),
         };
         let message = format!("The model '{model}' {message}: {error}.");
         let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some(code), message)
@@ -363,7 +394,7 @@ impl ApiError {
     /// E36: an administrator cancelled the request.
     pub fn cancelled() -> Self {
         let message = "The request was cancelled by an administrator.";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("request_cancelled"), message)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some(Code::RequestCancelled), message)
             .never_retry()
     }
 
@@ -410,12 +441,12 @@ impl ApiError {
         match error {
             GenerateError::ShuttingDown => Self::shutting_down(),
             GenerateError::NotANumber { .. } | GenerateError::Mlx(_) => {
-                let code = Some("generation_failed");
+                let code = Some(Code::GenerationFailed);
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 Self::new(status, SERVER, code, format!("{error}.")).never_retry()
             }
             GenerateError::Grammar(_) => {
-                let code = Some("grammar_failed");
+                let code = Some(Code::GrammarFailed);
                 Self::new(StatusCode::BAD_REQUEST, INVALID, code, format!("{error}."))
             }
             GenerateError::SlowReader(secs) => Self::read_timeout(*secs),
@@ -441,7 +472,7 @@ impl ApiError {
     }
 
     /// The same refusal for an endpoint where it has a code.
-    pub(crate) fn with_code(mut self, code: &'static str) -> Self {
+    pub(crate) fn with_code(mut self, code: Code) -> Self {
         self.0.code = Some(code);
         self
     }
@@ -463,7 +494,12 @@ impl ApiError {
 
     /// The label of `omlx_request_errors_total`: the code, or the type where there is no code.
     pub fn label(&self) -> &'static str {
-        self.0.code.unwrap_or(self.0.kind)
+        self.0.code.map_or(self.0.kind, Code::as_str)
+    }
+
+    /// Its code, where it has one.
+    pub fn code(&self) -> Option<Code> {
+        self.0.code
     }
 
     /// Whether the connection must not be used again.
@@ -487,7 +523,7 @@ impl ApiError {
         error.insert("message".to_owned(), json!(self.0.message));
         error.insert("type".to_owned(), json!(self.0.kind));
         error.insert("param".to_owned(), json!(self.0.param));
-        error.insert("code".to_owned(), json!(self.0.code));
+        error.insert("code".to_owned(), json!(self.0.code.map(Code::as_str)));
         for (name, value) in &self.0.extra {
             error.insert((*name).to_owned(), json!(value));
         }

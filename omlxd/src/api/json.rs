@@ -1,27 +1,48 @@
-//! A request body as JSON, strictly: UTF-8, one value, no duplicate keys, no NaN, bounded depth.
+//! A request body as JSON, strictly: UTF-8, one value, no duplicate keys, no NaN, bounded depth, and a
+//! bounded number of values, each of which takes far more memory than it took bytes.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::error::ApiError;
+use crate::limits::JSON_VALUES;
 
-/// Parses a body. `serde_json` refuses NaN, infinities and more than 127 levels of nesting by
-/// itself; duplicate keys, which it would let pass, are refused here.
+/// Values between two looks whether the request is still wanted.
+const LOOK_EVERY: usize = 4096;
+/// Characters of a key that an error repeats.
+const SHOWN_KEY_CHARS: usize = 64;
+
+/// A parsed body.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    /// Its members.
+    pub(crate) map: Map<String, Value>,
+    /// How many values it holds, itself included.
+    pub(crate) values: usize,
+}
+
+/// Parses a body for as long as `is_wanted` says so. `serde_json` refuses NaN, infinities and more than
+/// 127 levels of nesting by itself; duplicate keys, which it would let pass, are refused here.
 ///
 /// # Errors
-/// E1 with the byte offset, E2 for JSON that is not an object.
-pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+/// E1 with the byte offset, E2 for JSON that is not an object, E23 for too many values, E36 when it is
+/// wanted no more.
+pub(crate) fn parse(body: &[u8], is_wanted: &dyn Fn() -> bool) -> Result<Parsed, ApiError> {
     let text = std::str::from_utf8(body)
         .map_err(|error| ApiError::not_json(error.valid_up_to(), "invalid UTF-8"))?;
     let text = &*without_lone_surrogates(text);
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value = Unique.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
-    match value {
-        Ok(Value::Object(map)) => Ok(map),
+    let count = Count { values: Cell::new(0), is_wanted };
+    let value = Unique(&count).deserialize(&mut reader);
+    match value.and_then(|value| reader.end().map(|()| value)) {
+        Ok(Value::Object(map)) => Ok(Parsed { map, values: count.values.get() }),
         Ok(other) => Err(ApiError::not_an_object(type_name(&other))),
+        Err(_) if count.values.get() > JSON_VALUES => Err(ApiError::too_many_values(JSON_VALUES)),
+        Err(_) if !is_wanted() => Err(ApiError::cancelled()),
         Err(error) => Err(ApiError::not_json(offset(text, &error), reason(&error))),
     }
 }
@@ -55,6 +76,22 @@ fn without_lone_surrogates(text: &str) -> Cow<'_, str> {
         }
     }
     mended
+/// Counts the values of a body, and ends it when there are too many or nobody waits for it.
+struct Count<'a> {
+    values: Cell<usize>,
+    is_wanted: &'a dyn Fn() -> bool,
+}
+
+impl Count<'_> {
+    fn one_more<E: Error>(&self) -> Result<(), E> {
+        let values = self.values.get() + 1;
+        self.values.set(values);
+        let may_go_on = !values.is_multiple_of(LOOK_EVERY) || (self.is_wanted)();
+        match values <= JSON_VALUES && may_go_on {
+            true => Ok(()),
+            false => Err(E::custom("ended")),
+        }
+    }
 }
 
 /// What a value is, with its article, for messages.
@@ -88,17 +125,18 @@ fn reason(error: &serde_json::Error) -> String {
 
 /// Builds a `Value` and refuses an object that names a key twice.
 #[derive(Clone, Copy)]
-struct Unique;
+struct Unique<'a>(&'a Count<'a>);
 
-impl<'de> DeserializeSeed<'de> for Unique {
+impl<'de> DeserializeSeed<'de> for Unique<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.0.one_more()?;
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Unique {
+impl<'de> Visitor<'de> for Unique<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -143,9 +181,11 @@ impl<'de> Visitor<'de> for Unique {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut array = Vec::new();
-        while let Some(item) = items.next_element_seed(Unique)? {
+        while let Some(item) = items.next_element_seed(self)? {
             array.push(item);
         }
+        // A list grows by doubling: of many short ones most would be room for nothing.
+        array.shrink_to_fit();
         Ok(Value::Array(array))
     }
 
@@ -153,9 +193,10 @@ impl<'de> Visitor<'de> for Unique {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             if map.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
+                let shown: String = key.chars().take(SHOWN_KEY_CHARS).collect();
+                return Err(A::Error::custom(format_args!("duplicate key {shown:?}")));
             }
-            let value = entries.next_value_seed(Unique)?;
+            let value = entries.next_value_seed(self)?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))
@@ -165,6 +206,10 @@ impl<'de> Visitor<'de> for Unique {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+        parse(body, &|| true).map(|parsed| parsed.map)
+    }
 
     #[test]
     fn a_valid_object_keeps_the_order_of_its_keys() {
@@ -220,5 +265,31 @@ mod tests {
         for body in ["[]", "3", "null", "\"x\""] {
             assert_eq!(object(body.as_bytes()).unwrap_err().label(), "invalid_type");
         }
+    }
+
+    #[test]
+    fn a_body_has_values_up_to_its_limit() {
+        let body = |values: usize| format!("{{\"a\":[{}0]}}", "0,".repeat(values - 3));
+        assert_eq!(parse(body(JSON_VALUES).as_bytes(), &|| true).unwrap().values, JSON_VALUES);
+        for shape in ["0,", "[],", "{},", "\"\",", "null,", "[0],", "{\"\":0},"] {
+            let body = format!("{{\"a\":[{}0]}}", shape.repeat(JSON_VALUES));
+            let error = object(body.as_bytes()).unwrap_err();
+            assert_eq!((error.status().as_u16(), error.label()), (413, "request_too_large"));
+        }
+        let error = object(body(JSON_VALUES + 1).as_bytes()).unwrap_err();
+        assert_eq!(error.status(), 413);
+    }
+
+    #[test]
+    fn a_body_that_nobody_waits_for_is_read_no_further() {
+        let looks = Cell::new(0);
+        let wanted = || {
+            looks.set(looks.get() + 1);
+            looks.get() < 3
+        };
+        let body = format!("{{\"a\":[{}0]}}", "0,".repeat(JSON_VALUES - 3));
+        let error = parse(body.as_bytes(), &wanted).unwrap_err();
+        assert_eq!(error.label(), "request_cancelled");
+        assert!(looks.get() < 6);
     }
 }

@@ -2,12 +2,15 @@
 //! the arguments of tool calls are objects, and only what can matter to the prompt is kept, so that
 //! ids and cache markers which change from turn to turn do not change the prompt.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::params::Reading;
 use super::parts;
 use super::read::{Fields, not_one_of, wrong};
+use crate::limits::{MESSAGES, PARTS};
 
 const ROLES: [&str; 6] = ["developer", "system", "user", "assistant", "tool", "function"];
 /// Kinds of content parts that are no text, of this API and of others whose messages are sent here.
@@ -85,8 +88,9 @@ pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<Val
     if list.is_empty() {
         return Err(ApiError::invalid_value(path, "at least one message is needed"));
     }
+    reading.check_count(&path, list.len(), MESSAGES)?;
     let asked = list.iter().rposition(|message| message["role"] == "user");
-    let mut calls = Vec::new();
+    let mut calls = HashSet::new();
     list.iter()
         .enumerate()
         .map(|(index, message)| {
@@ -102,7 +106,7 @@ fn read_message<'a>(
     fields: &Fields<'a, '_>,
     reading: &Reading,
     is_asked: bool,
-    calls: &mut Vec<&'a str>,
+    calls: &mut HashSet<&'a str>,
 ) -> Result<Value, ApiError> {
     fields.required_string("role")?;
     let role = fields.choice("role", &ROLES)?.expect("present");
@@ -119,7 +123,7 @@ fn read_message<'a>(
         "assistant" => assistant(fields, reading, &said.thoughts, calls, &mut message)?,
         "tool" => {
             let id = fields.required_string("tool_call_id")?;
-            if !calls.contains(&id) {
+            if !calls.contains(id) {
                 let what = format_args!("'{id:.64}' is no id of an earlier tool call");
                 return Err(ApiError::invalid_value(fields.path().field("tool_call_id"), what));
             }
@@ -217,7 +221,7 @@ fn assistant<'a>(
     fields: &Fields<'a, '_>,
     reading: &Reading,
     in_parts: &str,
-    seen: &mut Vec<&'a str>,
+    seen: &mut HashSet<&'a str>,
     message: &mut Map<String, Value>,
 ) -> Result<(), ApiError> {
     let mut thoughts = in_parts.to_owned();
@@ -239,13 +243,15 @@ fn assistant<'a>(
     }
     let mut calls = Vec::new();
     let path = fields.path().field("tool_calls");
-    for (index, call) in fields.array("tool_calls")?.into_iter().flatten().enumerate() {
+    let list = fields.array("tool_calls")?.map_or(&[][..], Vec::as_slice);
+    reading.check_count(&path, list.len(), PARTS)?;
+    for (index, call) in list.iter().enumerate() {
         let path = path.index(index);
         let call = Fields::of(call, &path)?;
         reading.known(&call, CALL)?;
         if let Some(kind) = call.string("type")?.filter(|kind| *kind != "function") {
             // A call of a kind that is not run here; its result is still answered to below.
-            seen.push(call.required_string("id")?);
+            seen.insert(call.required_string("id")?);
             if !["custom"].contains(&kind) {
                 return Err(not_one_of(&path.field("type"), kind, &["function", "custom"]));
             }
@@ -253,7 +259,7 @@ fn assistant<'a>(
             continue;
         }
         let id = call.required_string("id")?;
-        seen.push(id);
+        seen.insert(id);
         let path = path.field("function");
         let function = called(&Fields::of(call.required("function")?, &path)?, reading)?;
         calls.push(json!({"id": id, "type": "function", "function": function}));

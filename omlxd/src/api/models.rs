@@ -26,9 +26,9 @@ pub(crate) fn list(app: &App) -> Value {
 /// One model. `id` is the rest of the path: its slashes may be raw or percent-encoded. E19.
 pub(crate) fn get(app: &App, id: &str) -> Result<Value, ApiError> {
     let id = percent_decode_str(id).decode_utf8_lossy();
-    match app.registry.find(&id) {
-        Some(entry) => Ok(model(app, &entry)),
-        None => Err(ApiError::model_not_found(&id, &app.registry.near(&id))),
+    match app.registry.find_or_near(&id) {
+        Ok(entry) => Ok(model(app, &entry)),
+        Err(near) => Err(ApiError::model_not_found(&id, &near)),
     }
 }
 

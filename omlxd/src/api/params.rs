@@ -1,15 +1,19 @@
 //! The fields that chat and text completions share.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use engine::{SamplingDefaults, SamplingParams};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::constrain::Constraint;
 use super::error::ApiError;
 use super::read::{Fields, Path, out_of_range, wrong};
-use crate::limits::MODEL_NAME_BYTES;
+use crate::limits::{LOGIT_BIAS, MODEL_NAME_BYTES};
 
+/// Most different names of ignored fields that are noted of one request.
+const MAX_IGNORED_NAMES: usize = 32;
 /// Most likely tokens that can be asked for beside each token of a chat answer.
 pub(super) const MAX_TOP_LOGPROBS: i64 = 20;
 
@@ -24,22 +28,53 @@ pub(super) struct Reading {
     pub max_choices: usize,
     /// Most stop strings.
     pub max_stop: usize,
+    cancelled: CancellationToken,
     ignored: RefCell<Ignored>,
 }
 
-/// What was ignored in a request.
+/// What was ignored of a request.
 #[derive(Debug, Default)]
 pub(crate) struct Ignored {
-    /// How much it was.
-    pub count: usize,
-    /// Paths, of the first ones.
-    pub paths: Vec<String>,
+    /// How many fields and tools.
+    pub(crate) count: usize,
+    /// Where, in words that are not the client's: see [`Path::known`].
+    pub(crate) names: BTreeSet<String>,
 }
 
 impl Reading {
     /// A reader with the limits of a configuration.
     pub(super) fn new(strict: bool, max_choices: usize, max_stop: usize) -> Self {
-        Reading { strict, max_choices, max_stop, ignored: RefCell::default() }
+        let cancelled = CancellationToken::new();
+        Reading { strict, max_choices, max_stop, cancelled, ignored: RefCell::default() }
+    }
+
+    /// The same, for as long as a request is not cancelled.
+    pub(super) fn until(self, cancelled: CancellationToken) -> Self {
+        Reading { cancelled, ..self }
+    }
+
+    /// Whether nobody waits for the request any more.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
+    }
+
+    /// Whether a list of so many may be read on: E6 past its limit, E36 when nobody waits for it.
+    pub(super) fn check_count(
+        &self,
+        path: &Path<'_>,
+        count: usize,
+        limit: usize,
+    ) -> Result<(), ApiError> {
+        if self.is_cancelled() {
+            return Err(ApiError::cancelled());
+        }
+        match count <= limit {
+            true => Ok(()),
+            false => {
+                let what = format_args!("at most {limit} entries are allowed, and it has {count}");
+                Err(ApiError::invalid_value(path, what))
+            }
+        }
     }
 
     /// Notes something unknown: E8 in strict mode.
@@ -49,8 +84,8 @@ impl Reading {
         }
         let mut ignored = self.ignored.borrow_mut();
         ignored.count += 1;
-        if ignored.paths.len() < IGNORED_PATHS {
-            ignored.paths.push(path.to_string());
+        if ignored.names.len() < MAX_IGNORED_NAMES {
+            ignored.names.insert(path.known());
         }
         Ok(())
     }
@@ -178,7 +213,7 @@ impl Params {
             repetition_penalty: float(fields, "repetition_penalty", 0.01, 100.0)?,
             presence_penalty: float(fields, "presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
             frequency_penalty: float(fields, "frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
-            logit_bias: logit_bias(fields)?,
+            logit_bias: logit_bias(fields, reading)?,
         })
     }
 
@@ -297,9 +332,10 @@ fn stop(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<String>, ApiEr
     list.iter().enumerate().map(text).collect()
 }
 
-fn logit_bias(fields: &Fields<'_, '_>) -> Result<Vec<(u32, f32)>, ApiError> {
+fn logit_bias(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<(u32, f32)>, ApiError> {
     let path = fields.path().field("logit_bias");
     let Some(map) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
+    reading.check_count(&path, map.len(), LOGIT_BIAS)?;
     let bias = Fields::new(map, &path);
     map.keys()
         .map(|key| {

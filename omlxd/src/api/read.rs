@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::json::type_name;
+use super::vendor_fields::known_name;
 
 /// Where a value stands: `messages[2].content[0].type`.
 #[derive(Clone, Copy)]
@@ -23,6 +24,18 @@ impl<'a> Path<'a> {
     /// The path of a field.
     pub(super) fn field(&'a self, name: &'a str) -> Path<'a> {
         Path::Field(self, name)
+    }
+
+    /// The path in words that may stand in a log: a name that no server of this kind knows is the
+    /// client's own text, and shown as `?`. Elements are not numbered: `tools[3]` and `tools[4]` are one
+    /// thing to tell.
+    pub(super) fn known(&self) -> String {
+        match self {
+            Path::Root => String::new(),
+            Path::Field(Path::Root, name) => known_name(name).to_owned(),
+            Path::Field(parent, name) => format!("{}.{}", parent.known(), known_name(name)),
+            Path::Index(parent, _) => format!("{}[]", parent.known()),
+        }
     }
 
     /// The path of an element.

@@ -21,7 +21,8 @@ use crate::config::KeepaliveMode;
 use crate::http::{Call, EventSender, EventStream};
 use crate::metrics::Rejection;
 use crate::registry::{AcquireError, Lease, ModelEntry};
-use crate::requests::{self, Ticket};
+use crate::request_memory::Share;
+use crate::requests::Ticket;
 
 /// A prompt, ready for the engine.
 pub(super) struct Prompt {
@@ -73,11 +74,11 @@ pub(super) trait Endpoint: Send + Sync + Sized + 'static {
 pub(crate) async fn answer<E: Endpoint>(
     caller: ApiCaller,
     call: &Call,
-    request: E,
+    (request, ticket): (E, Ticket),
 ) -> Result<Answer, ApiError> {
     let app = call.app();
     let stream = request.params().stream;
-    let (entry, ticket) = enter(caller, call, &request)?;
+    let entry = find(call, &request, &ticket).await?;
     let tally = Tally::new(call, ticket, app.metrics.add_model(&entry.id));
     // Two salts never run into each other: a key's has a fixed length.
     let cache_salt = request.params().cache_salt.as_deref().unwrap_or_default();
@@ -88,6 +89,7 @@ pub(crate) async fn answer<E: Endpoint>(
         salt,
         tenant: caller.tenant(),
         deadline: limit.and_then(|limit| call.started().checked_add(limit)),
+        share: call.share(),
     };
     let admission = admit(Arc::clone(app), entry, request, tally, about);
     if stream.is_none() {
@@ -99,40 +101,69 @@ pub(crate) async fn answer<E: Endpoint>(
 
 /// Counts the tokens of a request's prompts, and does nothing else with it.
 pub(crate) async fn count<E: Endpoint>(
-    caller: ApiCaller,
     call: &Call,
-    request: E,
+    (request, ticket): (E, Ticket),
 ) -> Result<usize, ApiError> {
-    let (entry, _ticket) = enter(caller, call, &request)?;
-    let lease = acquire(call.app(), &entry, &request.params().model).await?;
-    let model = Model::clone(&lease);
-    let (_, prompts) = make_prompts(request, model).await?;
-    Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
+    let app = call.app();
+    let counting = async {
+        let entry = find(call, &request, &ticket).await?;
+        let lease = acquire(app, &entry, &request.params().model).await?;
+        let (_, prompts) = prompts(&lease, request, call.share()).await?;
+        Ok(prompts.iter().map(|prompt| prompt.tokens.len()).sum())
+    };
+    let cancelled = ticket.cancel_token();
+    tokio::select! {
+        biased;
+        counted = counting => counted,
+        () = cancelled.cancelled() => Err(app.requests.cancelled_error()),
+    }
 }
 
-/// Finds the request's model, and enters the request into the table.
-fn enter<E: Endpoint>(
-    caller: ApiCaller,
+/// Finds the request's model, and enters it into the table of requests.
+async fn find<E: Endpoint>(
     call: &Call,
     request: &E,
-) -> Result<(ModelEntry, Ticket), ApiError> {
-    let (app, name) = (call.app(), &request.params().model);
-    let Some(entry) = app.registry.find(name) else {
-        return Err(ApiError::model_not_found(name, &app.registry.near(name)));
-    };
-    let about = requests::About {
-        id: call.id(),
-        endpoint: E::NAME,
-        model: &entry.id,
-        stream: request.params().stream.is_some(),
-        key: caller.key(),
-    };
-    let ticket = app.requests.begin(about, app.config.limits.max_requests_per_key);
-    let ticket = ticket.map_err(|running| {
-        app.metrics.add_model(&entry.id).rejected(Rejection::RateLimit);
-        ApiError::rate_limited(running)
-    })?;
-    Ok((entry, ticket))
+    ticket: &Ticket,
+) -> Result<ModelEntry, ApiError> {
+    let params = request.params();
+    let (app, name) = (Arc::clone(call.app()), params.model.clone());
+    // Looking for a model reads directories.
+    let found = tokio::task::spawn_blocking(move || app.registry.find_or_near(&name)).await;
+    let found = found.map_err(|_| ApiError::internal())?;
+    let entry = found.map_err(|near| ApiError::model_not_found(&params.model, &near))?;
+    ticket.parsed(&entry.id, params.stream.is_some());
+    Ok(entry)
+}
+
+/// Renders and tokenizes, on a thread where that may take its time, for as long as this future is waited
+/// for.
+async fn prompts<E: Endpoint>(
+    model: &Model,
+    request: E,
+    share: Option<Arc<Share>>,
+) -> Result<(E, Vec<Prompt>), ApiError> {
+    let model = model.clone();
+    let abandoned = CancellationToken::new();
+    let _waits = abandoned.clone().drop_guard();
+    let made = tokio::task::spawn_blocking(move || {
+        let prompts = request.prompts(&model, &|| !abandoned.is_cancelled());
+        let tokens = prompts.as_ref().map_or(0, |all| all.iter().map(|one| one.tokens.len()).sum());
+        if let Some(share) = share {
+            share.prompted(tokens);
+        }
+        Ok((request, prompts?))
+    });
+    made.await.map_err(|_| ApiError::internal())?
+}
+
+/// Drops what is not needed any more. Of a large request that takes a while.
+fn discard<E: Endpoint>(request: E, share: Option<&Arc<Share>>) {
+    if share.is_some_and(|share| share.is_large()) {
+        tokio::task::spawn_blocking(move || {
+            drop(request);
+            engine::give_back_memory();
+        });
+    }
 }
 
 /// The model, loaded if need be. `name` is what the client calls it.
@@ -177,6 +208,8 @@ struct About {
     tenant: String,
     /// When it fails if it has not ended.
     deadline: Option<Instant>,
+    /// Its share of memory.
+    share: Option<Arc<Share>>,
 }
 
 /// What [`prepare`] puts together.
@@ -211,7 +244,7 @@ async fn prepare<E: Endpoint>(
     let lease = acquire(app, entry, &request.params().model).await?;
     let model = Model::clone(&lease);
     request.params().check_vocabulary(model.info().vocab_tokens)?;
-    let (request, prompts) = make_prompts(request, model.clone()).await?;
+    let (request, prompts) = prompts(&model, request, about.share.clone()).await?;
     let prompt_tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
     let unshown_tools = prompts.iter().map(|prompt| prompt.unshown_tools).sum();
     let params = request.params();
@@ -232,29 +265,18 @@ async fn prepare<E: Endpoint>(
             echoes.push(prompt.echo.clone());
         }
     }
+    let (choices_per_prompt, identity) = (params.n, identity(app, &model, &about.id));
+    let writer = request.reply(identity, &model);
+    discard(request, about.share.as_ref());
     Ok(Prepared {
         running,
-        choices_per_prompt: params.n,
+        choices_per_prompt,
         echoes,
         prompt_tokens,
         unshown_tools,
-        writer: request.reply(identity(app, &model, &about.id), &model),
+        writer,
         lease,
     })
-}
-
-/// Renders and tokenizes, for as long as this future is waited for.
-async fn make_prompts<E: Endpoint>(
-    request: E,
-    model: Model,
-) -> Result<(E, Vec<Prompt>), ApiError> {
-    let abandoned = CancellationToken::new();
-    let _waits = abandoned.clone().drop_guard();
-    let made = tokio::task::spawn_blocking(move || {
-        let prompts = request.prompts(&model, &|| !abandoned.is_cancelled());
-        prompts.map(|prompts| (request, prompts))
-    });
-    made.await.map_err(|_| ApiError::internal())?
 }
 
 /// E11: an answer that would pass the end of the context is cut there, unless `strict` (E10).

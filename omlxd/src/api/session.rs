@@ -12,12 +12,14 @@ use engine::{
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::code::Code;
 use super::error::ApiError;
 use super::reply::{Ending, TotalUsage};
 use crate::app::App;
 use crate::http::Call;
 use crate::metrics::{Endpoint, Finish, ModelMetrics};
 use crate::registry::Lease;
+use crate::request_memory::Share;
 use crate::requests::Ticket;
 
 /// A request that the engine has taken.
@@ -147,6 +149,7 @@ pub(crate) struct Tally {
     route: &'static str,
     series: Arc<ModelMetrics>,
     ticket: Ticket,
+    _share: Option<Arc<Share>>,
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
     started: Instant,
     choices: Vec<ChoiceTally>,
@@ -179,6 +182,7 @@ impl Tally {
             has_first_token: false,
             finish: Finish::Stop,
             ended: false,
+            _share: call.share(),
             series,
             ticket,
         }
@@ -198,10 +202,7 @@ impl Tally {
     }
 
     fn poll_cancelled(&mut self, cx: &mut Context<'_>) -> Poll<ApiError> {
-        self.cancelled.as_mut().poll(cx).map(|()| match self.app.requests.is_stopped() {
-            true => ApiError::shutting_down(),
-            false => ApiError::cancelled(),
-        })
+        self.cancelled.as_mut().poll(cx).map(|()| self.app.requests.cancelled_error())
     }
 
     /// The engine has all generations, `choices_per_prompt` for each prompt.
@@ -293,10 +294,10 @@ impl Tally {
 
     /// The request was refused, failed, or was cancelled.
     pub(crate) fn refused(&mut self, error: &ApiError) {
-        match error.label() {
-            "request_cancelled" => self.end(Finish::Cancelled),
+        match error.code() {
+            Some(Code::RequestCancelled) => self.end(Finish::Cancelled),
             // Counted as a rejection: it never was a request of the engine.
-            "server_overloaded" => self.ended = true,
+            Some(Code::ServerOverloaded) => self.ended = true,
             _ if error.status().is_server_error() => self.end(Finish::Error),
             _ => self.ended = true,
         }

@@ -1,5 +1,7 @@
 //! `tools` and `tool_choice`: what a model may call, and what it must.
 
+use std::collections::HashSet;
+
 use engine::{Call, Expected, Grammar, GrammarError, Model, Pattern};
 use serde_json::{Map, Value, json};
 
@@ -7,6 +9,7 @@ use super::constrain::Constraint;
 use super::error::ApiError;
 use super::params::Reading;
 use super::read::{Fields, Path, not_one_of, wrong};
+use crate::limits::TOOLS;
 
 /// What a request says about calling functions.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,8 +21,10 @@ pub(super) struct Tools {
     pub parallel: bool,
     /// Where each of them stands in the request.
     places: Vec<String>,
+    /// Names of all functions in the request.
+    known: HashSet<String>,
     /// Names of those of which at least one must be called.
-    forced: Option<Vec<String>>,
+    forced: Option<HashSet<String>>,
     /// The one function that is forced was named: it is called once.
     once: bool,
 }
@@ -30,7 +35,9 @@ impl Tools {
         let parallel = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
         let mut tools = Self { parallel, ..Self::default() };
         let path = fields.path().field("tools");
-        for (index, tool) in fields.array("tools")?.into_iter().flatten().enumerate() {
+        let list = fields.array("tools")?.map_or(&[][..], Vec::as_slice);
+        reading.check_count(&path, list.len(), TOOLS)?;
+        for (index, tool) in list.iter().enumerate() {
             let path = path.index(index);
             let tool = Fields::of(tool, &path)?;
             match tool.required_string("type")? {
@@ -38,13 +45,14 @@ impl Tools {
                     reading.known(&tool, &["type", "function", "cache_control"])?;
                     let function = function(&tool, &path, reading)?;
                     let path = path.field("function");
-                    if tools.named(&function["function"]["name"]).is_some() {
+                    if !tools.offer(function, &path) {
                         let what = "another tool has the same name";
                         return Err(ApiError::invalid_value(path.field("name"), what));
                     }
-                    tools.offer(function, &path);
                 }
-                "namespace" if !reading.strict => tools.namespace(&tool, &path, reading)?,
+                    "namespace" if !reading.strict => {
+                        tools.namespace(&tool, &path, reading)?;
+                    }
                 // Hosted tools (web_search, ...) cannot run here: the model is not told of them.
                 _ => reading.ignore(&path)?,
             }
@@ -147,13 +155,15 @@ impl Tools {
         }
     }
 
-    fn named(&self, name: &Value) -> Option<&Value> {
-        self.offered.iter().find(|tool| tool["function"]["name"] == *name)
-    }
-
-    fn offer(&mut self, function: Value, path: &Path<'_>) {
-        self.offered.push(function);
-        self.places.push(path.to_string());
+    /// Offers a function, unless one of its name is offered already.
+    fn offer(&mut self, function: Value, path: &Path<'_>) -> bool {
+        let name = function["function"]["name"].as_str().unwrap_or_default();
+        let is_new = self.known.insert(name.to_owned());
+        if is_new {
+            self.offered.push(function);
+            self.places.push(path.to_string());
+        }
+        is_new
     }
 
     /// A namespace offers its functions under their own names, where those are free. Its functions
@@ -165,7 +175,9 @@ impl Tools {
         reading: &Reading,
     ) -> Result<(), ApiError> {
         let path = path.field("tools");
-        for (index, inner) in tool.array("tools")?.into_iter().flatten().enumerate() {
+        let list = tool.array("tools")?.map_or(&[][..], Vec::as_slice);
+        reading.check_count(&path, self.offered.len() + list.len(), TOOLS)?;
+        for (index, inner) in list.iter().enumerate() {
             let path = path.index(index);
             let inner = Fields::of(inner, &path)?;
             if inner.get("function").is_some() {
@@ -182,9 +194,7 @@ impl Tools {
                     function.insert(name.to_owned(), value.clone());
                 }
             }
-            if self.named(&function["name"]).is_none() {
-                self.offer(json!({"type": "function", "function": function}), &path);
-            }
+            self.offer(json!({"type": "function", "function": function}), &path);
         }
         Ok(())
     }
@@ -216,7 +226,8 @@ impl Tools {
                         let name = function.required_string("name")?;
                         reading.known(&function, &["name"])?;
                         self.check_offered(&json!(name))?;
-                        (self.forced, self.once) = (Some(vec![name.to_owned()]), true);
+                        self.forced = Some(HashSet::from([name.to_owned()]));
+                        self.once = true;
                     }
                     "allowed_tools" => self.allow(&choice, reading)?,
                     other => {
@@ -236,7 +247,7 @@ impl Tools {
         allowed.required("tools")?;
         reading.known(&allowed, &["tools", "mode"])?;
         let list = allowed.array("tools")?.expect("present");
-        let mut names = Vec::new();
+        let mut names = HashSet::new();
         let path_tools = path.field("tools");
         for (index, tool) in list.iter().enumerate() {
             let path = path_tools.index(index);
@@ -245,10 +256,12 @@ impl Tools {
             let function = Fields::of(tool.required("function")?, &path)?;
             let name = function.required("name")?;
             self.check_offered(name)?;
-            names.push(name);
+            names.insert(name.as_str().unwrap_or_default());
         }
         let mode = allowed.choice("mode", &["auto", "required"])?;
-        self.retain(|tool| names.contains(&&tool["function"]["name"]));
+        self.retain(|tool| {
+            tool["function"]["name"].as_str().is_some_and(|name| names.contains(name))
+        });
         if mode == Some("required") {
             if self.offered.is_empty() {
                 return Err(without(choice.path()));
@@ -258,7 +271,7 @@ impl Tools {
         Ok(())
     }
 
-    fn names(&self) -> Vec<String> {
+    fn names(&self) -> HashSet<String> {
         let names = self.offered.iter().filter_map(|tool| tool["function"]["name"].as_str());
         names.map(str::to_owned).collect()
     }
@@ -272,9 +285,9 @@ impl Tools {
     }
 
     fn check_offered(&self, name: &Value) -> Result<(), ApiError> {
-        match self.named(name) {
-            Some(_) => Ok(()),
-            None => {
+        match name.as_str().is_some_and(|name| self.known.contains(name)) {
+            true => Ok(()),
+            false => {
                 let what = format_args!("{name} is not the name of a tool in 'tools'");
                 Err(ApiError::invalid_value("tool_choice", what))
             }
@@ -329,6 +342,10 @@ fn without(path: &Path<'_>) -> ApiError {
 mod tests {
     use super::*;
 
+    fn names(tools: &Tools) -> Vec<&str> {
+        tools.offered.iter().map(|tool| tool["function"]["name"].as_str().unwrap()).collect()
+    }
+
     fn read(body: &Value) -> Result<Tools, ApiError> {
         let path = Path::Root;
         Tools::read(&Fields::of(body, &path).unwrap(), &Reading::new(false, 8, 4))
@@ -342,7 +359,7 @@ mod tests {
             {"type": "namespace", "name": "ns", "tools": [
                 {"type": "function", "name": "a"}, {"type": "function", "name": "b"}]}]});
         let tools = read(&body).unwrap();
-        assert_eq!(tools.names(), ["a", "b"]);
+        assert_eq!(names(&tools), ["a", "b"]);
         assert_eq!(tools.places, ["tools[0].function", "tools[2].tools[1]"]);
     }
 
@@ -365,7 +382,7 @@ mod tests {
             (only_b("required"), vec!["b"], Some(vec!["b"])),
         ] {
             let tools = with(choice.clone()).unwrap();
-            assert_eq!(tools.names(), offered, "{choice}");
+            assert_eq!(names(&tools), offered, "{choice}");
             let forced = forced.map(|names| names.into_iter().map(str::to_owned).collect());
             assert_eq!(tools.forced, forced, "{choice}");
             assert_eq!(tools.offered.len(), tools.places.len());

@@ -1,6 +1,6 @@
 //! One request on its way through the server.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use hyper::Method;
@@ -8,6 +8,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::route::Route;
 use crate::app::App;
+use crate::request_memory::Share;
 
 /// The status counted for a client that went away, as nginx has it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -18,12 +19,13 @@ pub(crate) struct Call {
     id: String,
     route: Route,
     started: Instant,
+    share: OnceLock<Arc<Share>>,
 }
 
 impl Call {
     /// A request that has just come, with a new id.
     pub(crate) fn new(app: Arc<App>, route: Route) -> Self {
-        Call { app, id: new_id(), route, started: Instant::now() }
+        Call { app, id: new_id(), route, started: Instant::now(), share: OnceLock::new() }
     }
 
     /// The daemon's parts.
@@ -44,6 +46,17 @@ impl Call {
     /// When its head was complete.
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// The request holds this share of memory until its end.
+    pub(crate) fn hold(&self, share: Share) {
+        // A body is read once.
+        let _ = self.share.set(Arc::new(share));
+    }
+
+    /// Its share of memory, once its body is read.
+    pub(crate) fn share(&self) -> Option<Arc<Share>> {
+        self.share.get().cloned()
     }
 
     /// Its accounting, which ends when the response's body is dropped.

@@ -1,4 +1,5 @@
-//! Reading a request's body: bounded in size, also after decompression, and in time.
+//! Reading a request's body: bounded in size, also after decompression, in time, and by the memory that
+//! all requests share.
 
 use std::io::Read;
 use std::time::Duration;
@@ -6,11 +7,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::api::error::ApiError;
+use crate::request_memory::{NoRoom, RequestMemory, Share};
 
 /// How long what is left of a refused body is read and thrown away, so that a client which writes
 /// all of it before it reads gets its answer instead of a reset.
@@ -18,13 +21,26 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 /// How much of a refused body is thrown away, in units of the limit.
 const DISCARD_LIMITS: u64 = 4;
 
-/// Reads the body of a JSON request. E1, E22, E23, E24.
+/// What is taken of memory for the first part of a body.
+const FIRST_BYTES: u64 = 64 << 10;
+/// The most that a byte of gzip unpacks to.
+const GZIP_RATIO: u64 = 1032;
+
+/// How bodies are read.
+pub(super) struct Reader<'a> {
+    pub(super) memory: &'a RequestMemory,
+    pub(super) max_bytes: u64,
+    /// Longest pause between two parts of a body.
+    pub(super) pause: Duration,
+}
+
+/// Reads the body of a JSON request, and takes memory for it. E1, E22, E23, E24, E26.
 pub(super) async fn json_body(
+    reader: Reader<'_>,
     headers: &HeaderMap,
     mut body: Incoming,
-    max_bytes: u64,
-    pause: Duration,
-) -> Result<Bytes, ApiError> {
+) -> Result<(Bytes, Share), ApiError> {
+    let max_bytes = reader.max_bytes;
     check_type(headers)?;
     let gzip = is_gzip(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH);
@@ -36,54 +52,55 @@ pub(super) async fn json_body(
         }
         return Err(ApiError::too_large(max_bytes));
     }
-    let bytes = counted(&mut body, max_bytes, pause).await?;
+    let share = reader.memory.share();
+    let read = reader.read(&mut body, announced, &share).await;
+    if read.as_ref().is_err_and(|error| error.status() == StatusCode::SERVICE_UNAVAILABLE) {
+        discard(&mut body, max_bytes).await;
+    }
+    let bytes = read?;
+    let length = bytes.len() as u64;
     if !gzip {
-        return Ok(bytes);
+        room(share.read(length).await)?;
+        return Ok((bytes, share));
     }
+    room(share.read(max_bytes.min(length.saturating_mul(GZIP_RATIO))).await)?;
     let unpacked = tokio::task::spawn_blocking(move || gunzip(&bytes, max_bytes)).await;
-    unpacked.map_err(|_| ApiError::internal())?
+    Ok((unpacked.map_err(|_| ApiError::internal())??, share))
 }
 
-/// JSON, or nothing said, which many simple clients leave out.
-fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
-    let kind = text.split(';').next().unwrap_or_default().trim();
-    let structured = kind.starts_with("application/") && kind.ends_with("+json");
-    if kind.is_empty() || kind == "application/json" || structured {
-        return Ok(());
-    }
-    Err(ApiError::unsupported_media(format!(
-        "Unsupported content type '{kind:.64}'; send application/json."
-    )))
+fn room(found: Result<(), NoRoom>) -> Result<(), ApiError> {
+    found.map_err(|NoRoom| ApiError::no_request_memory())
 }
 
-fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
-    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(false) };
-    let encoding = value.to_str().unwrap_or_default().trim().to_ascii_lowercase();
-    match encoding.as_str() {
-        "" | "identity" => Ok(false),
-        "gzip" | "x-gzip" => Ok(true),
-        other => Err(ApiError::unsupported_media(format!(
-            "Unsupported content encoding '{other:.64}'; supported are identity and gzip."
-        ))),
-    }
-}
-
-async fn counted(body: &mut Incoming, max: u64, pause: Duration) -> Result<Bytes, ApiError> {
-    let mut bytes = BytesMut::new();
-    loop {
-        let frame = timeout(pause, body.frame()).await;
-        let frame = frame.map_err(|_| ApiError::read_timeout(pause.as_secs()))?;
-        let Some(frame) = frame else { return Ok(bytes.freeze()) };
-        let frame = frame.map_err(ApiError::bad_body)?;
-        let Ok(data) = frame.into_data() else { continue };
-        if (bytes.len() + data.len()) as u64 > max {
-            drop(bytes);
-            discard(body, max).await;
-            return Err(ApiError::too_large(max));
+impl Reader<'_> {
+    async fn read(
+        &self,
+        body: &mut Incoming,
+        announced: Option<u64>,
+        share: &Share,
+    ) -> Result<Bytes, ApiError> {
+        let (max, pause) = (self.max_bytes, self.pause);
+        let mut bytes = BytesMut::with_capacity(announced.map_or(0, |length| length as usize));
+        let mut covered = 0;
+        loop {
+            let frame = timeout(pause, body.frame()).await;
+            let frame = frame.map_err(|_| ApiError::read_timeout(pause.as_secs()))?;
+            let Some(frame) = frame else { return Ok(bytes.freeze()) };
+            let frame = frame.map_err(ApiError::bad_body)?;
+            let Ok(data) = frame.into_data() else { continue };
+            let length = (bytes.len() + data.len()) as u64;
+            if length > max {
+                drop(bytes);
+                discard(body, max).await;
+                return Err(ApiError::too_large(max));
+            }
+            if length > covered {
+                // By half as much again, so that a large body asks seldom.
+                covered = (length + length / 2).max(FIRST_BYTES);
+                room(share.cover(covered).await)?;
+            }
+            bytes.extend_from_slice(&data);
         }
-        bytes.extend_from_slice(&data);
     }
 }
 
@@ -106,6 +123,8 @@ fn gunzip(bytes: &[u8], max: u64) -> Result<Bytes, ApiError> {
     if unpacked.len() as u64 > max {
         return Err(ApiError::too_large(max));
     }
+    // It grew by doubling.
+    unpacked.shrink_to_fit();
     Ok(Bytes::from(unpacked))
 }
 

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ use crate::api::error::ApiError;
 use crate::api::{self, Answer};
 use crate::app::App;
 use crate::auth::{ApiCaller, Denied};
+use crate::limits::REFUSED_CONNECTIONS;
 use crate::metrics::{self, Rejection};
 use crate::watchdog;
 
@@ -37,15 +38,18 @@ use crate::watchdog;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// After an accept that failed (out of file descriptors, for one).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Connections beyond the limit that are told so at the same time; more are just closed.
-const MAX_REFUSALS: usize = 64;
 /// How long a connection beyond the limit may take to hear it.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// And how long to agree on TLS before: many may do that at a time.
+const REFUSAL_TLS_TIME: Duration = Duration::from_secs(10);
 /// After the drain: how long cancelled requests and then their connections have to end.
 const STOP_TIME: Duration = Duration::from_millis(800);
 
+/// What a connection beyond the limit hears: the length of the body is that of the last line.
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
-    retry-after: 1\r\ncontent-length: 0\r\n\r\n";
+    retry-after: 1\r\ncontent-type: application/json\r\ncontent-length: 141\r\n\r\n\
+    {\"error\":{\"message\":\"All connections of this server are in use. Retry later.\",\
+    \"type\":\"server_error\",\"param\":null,\"code\":\"server_overloaded\"}}";
 
 /// Answers requests until `app.shutdown` fires; then drains: no new connections, new requests of
 /// open connections are refused (E33), and running ones have `server.drain` to finish before they
@@ -59,7 +63,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
 pub async fn serve_with(app: Arc<App>, listener: TcpListener, tls: Option<Arc<Tls>>) {
     let server = Arc::new(Server {
         slots: Arc::new(Semaphore::new(app.config.server.max_connections)),
-        refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+        refusals: Arc::new(Semaphore::new(REFUSED_CONNECTIONS)),
         calls: TaskTracker::new(),
         connections: TaskTracker::new(),
         close: CancellationToken::new(),
@@ -71,13 +75,7 @@ pub async fn serve_with(app: Arc<App>, listener: TcpListener, tls: Option<Arc<Tl
         tokio::select! {
             biased;
             () = server.app.shutdown.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => server.accept(stream, peer),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            () = server.accept_one(&listener) => {}
         }
     }
     drop(listener);
@@ -98,6 +96,14 @@ struct Server {
     tls: Option<Arc<Tls>>,
 }
 
+/// What a connection may become.
+enum Place {
+    /// Served.
+    Slot(OwnedSemaphorePermit),
+    /// Refused.
+    Refusal(OwnedSemaphorePermit),
+}
+
 /// How a client speaks.
 enum Either {
     Plain(TcpStream),
@@ -115,15 +121,31 @@ struct Peer {
 }
 
 impl Server {
-    fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            if let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() {
-                self.connections.spawn(async move {
-                    let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
-                    drop(permit);
-                });
+    /// Takes a connection, to serve it or to say that there are too many. When too many are being told
+    /// so, the next ones wait in the system's own queue: to close one without a word is to reset it.
+    async fn accept_one(self: &Arc<Self>, listener: &TcpListener) {
+        let place = tokio::select! {
+            biased;
+            Ok(slot) = Arc::clone(&self.slots).acquire_owned() => Place::Slot(slot),
+            Ok(permit) = Arc::clone(&self.refusals).acquire_owned() => Place::Refusal(permit),
+        };
+        match listener.accept().await {
+            Ok((stream, peer)) => self.accept(stream, peer, place),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
             }
-            return;
+        }
+    }
+
+    fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, place: Place) {
+        let slot = match place {
+            Place::Slot(slot) => slot,
+            // A slot may have become free while this one was waited for.
+            Place::Refusal(permit) => match Arc::clone(&self.slots).try_acquire_owned() {
+                Ok(slot) => slot,
+                Err(_) => return self.refuse(stream, permit),
+            },
         };
         // A failure leaves the system's own, larger size.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES);
@@ -146,6 +168,19 @@ impl Server {
             }
             server.app.metrics.http().connections.dec();
             drop(slot);
+        });
+    }
+
+    /// Says 503 to a connection beyond the limit, over TLS where the client begins with that.
+    fn refuse(self: &Arc<Self>, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        let server = Arc::clone(self);
+        self.connections.spawn(async move {
+            tokio::select! {
+                // A client that says nothing, or reads nothing, is not worth a word in the log.
+                _ = say_refusal(stream, server.tls.as_deref()) => {}
+                () = server.close.cancelled() => {}
+            }
+            drop(permit);
         });
     }
 
@@ -218,14 +253,20 @@ impl Server {
         let call = Call::new(Arc::clone(&self.app), route);
         let mut answered = call.answered(&parts.method, self.calls.token());
         log_client_id(&call, &parts.headers);
-        let authority = parts.uri.authority().map(|authority| authority.as_str());
         let origins = &self.app.config.server.cors_origins;
-        let origin = origin::check(&parts.headers, authority, peer.on_loopback, origins);
-        let (outcome, origin) = match origin {
-            Ok(origin) => {
-                let preflight = origin.is_some() && parts.method == Method::OPTIONS;
-                let answer = self.answer(&call, &parts, id, &mut body, peer, preflight);
-                (guarded(&call, answer).await, origin)
+        let checked = origin::check(&parts, peer.on_loopback, origins);
+        let mut preflight = false;
+        let (outcome, origin) = match checked {
+            Ok(checked) => {
+                preflight = origin::is_preflight(&parts, &checked);
+                let is_own = peer.is_loopback && checked.is_own_host;
+                let answer = async {
+                    if preflight {
+                        return Ok(empty(StatusCode::NO_CONTENT));
+                    }
+                    self.answer(&call, &parts, id, &mut body, is_own).await
+                };
+                (guarded(&call, answer).await, checked.origin)
             }
             Err(error) => {
                 self.app.metrics.auth_failure("forbidden");
@@ -252,7 +293,7 @@ impl Server {
         }
         response.headers_mut().insert("x-request-id", id);
         if let Some(origin) = origin {
-            origin::allow(response.headers_mut(), origin);
+            origin::allow(response.headers_mut(), origin, &parts.headers, preflight);
         }
         answered.status(response.status().as_u16());
         response.map(|body| body.accounted(answered))
@@ -264,15 +305,12 @@ impl Server {
         parts: &Parts,
         id: &str,
         body: &mut Option<Incoming>,
-        peer: Peer,
-        preflight: bool,
+        // Whether a program on this machine asks, and not a web page by a name of its own.
+        is_own: bool,
     ) -> Result<Response<Body>, ApiError> {
         let app = &self.app;
         let (method, path) = (&parts.method, parts.uri.path());
         let route = call.route();
-        if preflight {
-            return Ok(empty(StatusCode::NO_CONTENT));
-        }
         if route == Route::Unknown {
             return Err(ApiError::unknown_url(method.as_str(), path));
         }
@@ -284,8 +322,7 @@ impl Server {
             Route::Healthz => Ok(document(StatusCode::OK, &json!({"status": "ok"}))),
             Route::Readyz => Ok(ready(app)),
             Route::Metrics => {
-                let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-                if !(peer.is_loopback && host.is_none_or(origin::is_own_host)) {
+                if !is_own {
                     self.authorize(&parts.headers)?;
                 }
                 metrics_text(app).await
@@ -357,7 +394,9 @@ impl Server {
     ) -> Result<Response<Body>, ApiError> {
         let config = &self.app.config;
         let (max, pause) = (config.limits.max_body, config.server.request_read_timeout);
-        let body = read::json_body(headers, body, max, pause).await?;
+        let reader = read::Reader { memory: &self.app.request_memory, max_bytes: max, pause };
+        let (body, share) = read::json_body(reader, headers, body).await?;
+        call.hold(share);
         self.app.metrics.http().body(call.route().template(), body.len());
         let answer = match call.route() {
             Route::ChatCompletions => api::chat_completions(caller, call, body).await?,
@@ -412,10 +451,10 @@ async fn metrics_text(app: &Arc<App>) -> Result<Response<Body>, ApiError> {
 fn ready(app: &App) -> Response<Body> {
     let progress = app.engine.progress();
     let (loading, ready, failed) = app.registry.counts();
+    // A model that cannot be loaded says nothing about the daemon, which serves the others.
     let status = match () {
         () if app.shutdown.is_cancelled() => "shutting_down",
         () if watchdog::is_stalled(&progress) => "stalled",
-        () if failed > 0 && ready + loading == 0 => "failed",
         () => "ready",
     };
     let code = match status {
@@ -461,17 +500,31 @@ fn log_client_id(call: &Call, headers: &HeaderMap) {
     let Some(id) = headers.get("x-client-request-id").and_then(|id| id.to_str().ok()) else {
         return;
     };
-    let client_id: String = id.chars().filter(char::is_ascii_graphic).take(64).collect();
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+    let client_id: String = id.chars().filter(is_plain).take(64).collect();
     tracing::debug!(request = call.id(), client_id, "the client's own id");
 }
 
-/// Says 503 to a connection beyond the limit, and waits for it to be read.
-async fn refuse(mut stream: TcpStream) -> io::Result<()> {
-    stream.write_all(REFUSAL).await?;
-    stream.shutdown().await?;
-    let mut sink = [0_u8; 4096];
-    while stream.read(&mut sink).await? > 0 {}
-    Ok(())
+/// Says 503 in the way that the client speaks.
+async fn say_refusal(stream: TcpStream, tls: Option<&Tls>) -> io::Result<()> {
+    let Some(tls) = tls else { return write_refusal(stream).await };
+    if !timeout(REFUSAL_TIME, tls::is_wanted(&stream)).await?? {
+        return write_refusal(stream).await;
+    }
+    let stream = timeout(REFUSAL_TLS_TIME, tls.acceptor().accept(stream)).await??;
+    write_refusal(stream).await
+}
+
+/// Writes the refusal, and waits for it to be read.
+async fn write_refusal<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<()> {
+    let writing = async {
+        stream.write_all(REFUSAL).await?;
+        stream.shutdown().await?;
+        let mut sink = [0_u8; 4096];
+        while stream.read(&mut sink).await? > 0 {}
+        Ok(())
+    };
+    timeout(REFUSAL_TIME, writing).await?
 }
 
 #[cfg(test)]
@@ -489,5 +542,13 @@ mod tests {
         let error = guarded::<()>(&call, async { panic!("a secret detail") }).await.unwrap_err();
         assert_eq!((error.status().as_u16(), error.label()), (500, "internal_error"));
         assert!(!error.message().contains("secret"));
+    }
+
+    #[test]
+    fn the_refusal_has_the_length_that_it_says() {
+        let text = std::str::from_utf8(REFUSAL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
+        serde_json::from_str::<Value>(body).unwrap();
     }
 }

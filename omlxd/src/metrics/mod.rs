@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::api::code::Code;
+use crate::api::error::INVALID;
 use engine::{GuardAction, ModelInfo, Pressure, StepReport};
 use omlxctl::protocol::Activity;
 use prometheus::{
@@ -34,38 +36,6 @@ const MODEL_STATES: [&str; 5] = ["unloaded", "loading", "ready", "draining", "fa
 const DISCONNECT_PHASES: [&str; 4] = ["prepare", "queue", "prefill", "decode"];
 /// What is done when memory is short.
 const GUARD_ACTIONS: [&str; 4] = ["pause", "evict_model", "shrink_cache", "abort"];
-/// Every code of the error catalogue, and the types of errors without a code.
-const ERROR_CODES: [&str; 28] = [
-    "context_length_exceeded",
-    "generation_failed",
-    "insufficient_permissions",
-    "insufficient_memory",
-    "internal_error",
-    "invalid_api_key",
-    "invalid_prompt",
-    "invalid_request_error",
-    "invalid_type",
-    "invalid_value",
-    "method_not_allowed",
-    "missing_required_parameter",
-    "model_load_failed",
-    "model_loading",
-    "model_not_found",
-    "model_too_large",
-    "not_found",
-    "previous_response_not_found",
-    "request_cancelled",
-    "request_timeout",
-    "request_too_large",
-    "server_overloaded",
-    "shutting_down",
-    "unknown_parameter",
-    "unknown_url",
-    "unsupported_media_type",
-    "unsupported_parameter",
-    "unsupported_value",
-];
-
 /// The series. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -154,7 +124,8 @@ impl Metrics {
         );
         for endpoint in Endpoint::ALL {
             ignored_fields.with_label_values(&[endpoint.as_str()]);
-            for code in ERROR_CODES {
+            let codes = Code::ALL.iter().map(|code| code.as_str());
+            for code in codes.chain([INVALID]) {
                 errors.with_label_values(&[endpoint.as_str(), code]);
             }
         }

@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 5;
 /// Largest listing of a revision.
 const MAX_LISTING_BYTES: u64 = 32 << 20;
+/// In which header a hub says what is wrong.
+const ERROR_CODE: &str = "x-error-code";
 /// Largest token file.
 const MAX_TOKEN_BYTES: u64 = 4096;
 
@@ -171,9 +173,12 @@ impl Hub {
             }
             let location = response.headers().get(header::LOCATION);
             let location = location.and_then(|location| location.to_str().ok());
-            url = location.and_then(|location| join(&url, location)).ok_or_else(|| {
+            let next = location.and_then(|location| join(&url, location)).ok_or_else(|| {
                 PullError::Refused(format!("{} redirects to nowhere", host_of(&url)))
             })?;
+            // A renamed repository is the same question at another path.
+            let query = url.split_once('?').filter(|_| self.is_own(&next) && !next.contains('?'));
+            url = query.map_or_else(|| next.clone(), |(_, query)| format!("{next}?{query}"));
         }
         Err(PullError::Refused(format!("{} redirects for ever", host_of(&url))))
     }
@@ -189,20 +194,33 @@ impl Hub {
             return Ok(response);
         }
         let endpoint = &self.endpoint;
+        let said = response.headers().get(ERROR_CODE).and_then(|said| said.to_str().ok());
+        let token = match self.token {
+            None => "set HF_TOKEN (or run `hf auth login`)",
+            Some(_) => "check that HF_TOKEN is valid and has access to it, or use another token",
+        };
         Err(match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.token.is_none() => {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if said == Some("GatedRepo") => {
                 PullError::Refused(format!(
-                    "{endpoint} does not give {id} to everybody: accept its terms at \
-                     {endpoint}/{id} if it has some, and set HF_TOKEN (or run `hf auth login`)"
+                    "{id} is gated: accept its terms at {endpoint}/{id}, and {token}"
                 ))
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => PullError::Refused(format!(
-                "{endpoint} does not give {id} to the owner of this HF_TOKEN: accept its terms at \
-                 {endpoint}/{id}, or use another token"
+            // A hub does not say whether a repository is private or does not exist.
+            StatusCode::UNAUTHORIZED => PullError::Refused(format!(
+                "{endpoint} has no public model {id}: check the name, organisation and spelling \
+                 included. If it is private or has terms to accept, accept them at {endpoint}/{id} \
+                 and {token}"
             )),
+            StatusCode::FORBIDDEN => PullError::Refused(format!(
+                "{endpoint} does not give out {id}: accept its terms at {endpoint}/{id} if it has \
+                 some, and {token}"
+            )),
+            StatusCode::NOT_FOUND if said == Some("RevisionNotFound") => {
+                PullError::NotFound(format!("{id} has no such revision: check --revision"))
+            }
             StatusCode::NOT_FOUND => PullError::NotFound(format!(
-                "{endpoint} has no {id} of this revision: check the name, or set HF_TOKEN if it is \
-                 private"
+                "{endpoint} has no {id} of this revision: check the name and the revision, or set \
+                 HF_TOKEN if it is private"
             )),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 let after = response.headers().get(header::RETRY_AFTER);

@@ -75,6 +75,20 @@ fn scan(dir: &Path, found: &mut BTreeMap<String, ModelEntry>) {
     }
 }
 
+/// Whether a name can be shown as it is, on a terminal, in a log, in a label and in a sentence: it holds no
+/// control character, nothing invisible, nothing that turns the direction of the text, and no quote or
+/// backslash.
+pub(crate) fn is_printable(name: &str) -> bool {
+    let hides = |c: char| {
+        c.is_control()
+            || matches!(c, '"' | '\\' | '`')
+            || matches!(u32::from(c), 0xAD | 0x61C | 0x180E | 0x200B..=0x200F | 0x2028..=0x202E
+                | 0x2060..=0x206F | 0x3164 | 0xFE00..=0xFE0F | 0xFEFF | 0xFFF0..=0xFFFF
+                | 0x1D173..=0x1D17A | 0xE000..=0xF8FF | 0xE0000..=0x10_FFFF)
+    };
+    !name.chars().any(hides)
+}
+
 fn add(found: &mut BTreeMap<String, ModelEntry>, id: String, dir: PathBuf, source: Source) {
     let changed = fs::metadata(dir.join("config.json")).and_then(|data| data.modified());
     let created = changed.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
@@ -103,6 +117,14 @@ pub(super) fn is_model(dir: &Path) -> bool {
     dir.join("config.json").is_file()
 }
 
+/// Whether a folder is one of sentence-transformers, whose models make embeddings. They may be decoders
+/// by their config.
+pub(crate) fn makes_embeddings(dir: &Path) -> bool {
+    ["modules.json", "config_sentence_transformers.json"]
+        .iter()
+        .any(|name| dir.join(name).is_file())
+}
+
 /// What changes when someone changes a model's files.
 pub(super) fn fingerprint(dir: &Path) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
@@ -119,14 +141,14 @@ pub(super) fn fingerprint(dir: &Path) -> u64 {
     hash.finish()
 }
 
-/// Folders in `dir`, by name; hidden ones and names that are no UTF-8 are left out.
+/// Folders in `dir`, by name; hidden ones and names that nobody should be shown are left out.
 fn folders(dir: &Path) -> Vec<(String, PathBuf)> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut folders: Vec<(String, PathBuf)> = entries
         .filter_map(|entry| {
             let path = entry.ok()?.path();
             let name = path.file_name()?.to_str()?.to_owned();
-            (!name.starts_with('.') && path.is_dir()).then_some((name, path))
+            (!name.starts_with('.') && is_printable(&name) && path.is_dir()).then_some((name, path))
         })
         .collect();
     folders.sort();
@@ -177,6 +199,43 @@ mod tests {
         fs::write(at("models--acme--big/refs/omlx"), ".unfinished/../../..").unwrap();
         let found = models(&[root.path().to_owned()], None);
         assert_eq!(found["acme/big"].dir, at("models--acme--big/snapshots/aaa"));
+    }
+
+    #[test]
+    fn names_that_nobody_should_be_shown_are_left_out() {
+        use std::os::unix::ffi::OsStrExt;
+        let root = tempfile::tempdir().unwrap();
+        for name in ["plain", "with space", "\u{43c}\u{43e}\u{434}\u{435}\u{43b}\u{44c}", "it's"] {
+            model(&root.path().join(name));
+        }
+        for name in [
+            "esc\u{1b}[31m",
+            "line\nbreak",
+            "quo\"te",
+            "back\\slash",
+            "bi\u{202e}di",
+            "bell\u{7}",
+            "c1\u{9b}",
+            "zero\u{200b}width",
+            "isolate\u{2066}",
+            "tag\u{e0041}",
+            "sep\u{2028}",
+            "tab\t",
+            "models--org--x\u{1b}y",
+            "del\u{7f}",
+        ] {
+            model(&root.path().join(name));
+            model(&root.path().join(name).join("inner"));
+            model(&root.path().join(name).join("snapshots/aaa"));
+            model(&root.path().join("org").join(name));
+        }
+        model(&root.path().join(std::ffi::OsStr::from_bytes(b"no\xffutf8")));
+        let found = models(&[root.path().to_owned()], None);
+        let names: Vec<&String> = found.keys().collect();
+        assert_eq!(
+            names,
+            ["it's", "plain", "with space", "\u{43c}\u{43e}\u{434}\u{435}\u{43b}\u{44c}"]
+        );
     }
 
     #[test]

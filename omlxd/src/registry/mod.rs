@@ -18,8 +18,8 @@ use tokio::sync::watch;
 
 pub use self::core::Room;
 use self::core::{Action, Core, PATIENCE, Refused, State, Ticket, Turn};
-pub(crate) use self::discover::PULLED_REF;
 pub use self::discover::{ModelEntry, Source};
+pub(crate) use self::discover::{PULLED_REF, makes_embeddings};
 pub use self::removal::Removed;
 use crate::config::{Config, ModelSettings};
 use crate::daemon::Chain;
@@ -162,13 +162,22 @@ struct Shared {
     compute: ComputeDtype,
     started: Instant,
     /// What the last look at the disk found.
-    known: Mutex<BTreeMap<String, ModelEntry>>,
+    known: Mutex<Known>,
+    /// Held by whoever looks at the disk.
+    scanning: Mutex<()>,
     /// By folder: its files' fingerprint then, and what they said.
     facts: Mutex<BTreeMap<PathBuf, (u64, Facts)>>,
     inner: Mutex<Inner>,
     /// Counts up when a decision may come out differently.
     changed: watch::Sender<u64>,
     runtime: OnceLock<Handle>,
+}
+
+/// What a look at the disk found, and when that began; `None` before the first one.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    models: Arc<BTreeMap<String, ModelEntry>>,
+    began: Option<Instant>,
 }
 
 type Facts = Result<Arc<ModelFacts>, String>;
@@ -199,6 +208,7 @@ impl Registry {
             compute: config.models.compute_dtype.into(),
             started: Instant::now(),
             known: Mutex::default(),
+            scanning: Mutex::default(),
             facts: Mutex::default(),
             inner: Mutex::default(),
             changed: watch::Sender::new(0),
@@ -207,52 +217,83 @@ impl Registry {
         Registry { shared: Arc::new(shared) }
     }
 
-    /// Every model on disk, by id. Reads directories: cheap, but not free.
+    /// Every model on disk, by id. Reads directories: not for an async thread.
     pub fn list(&self) -> Vec<ModelEntry> {
+        self.scan().values().cloned().collect()
+    }
+
+    fn scan(&self) -> Arc<BTreeMap<String, ModelEntry>> {
+        let began = Instant::now();
         let found = discover::models(&self.shared.dirs, self.shared.bundled.as_deref());
         for id in found.keys() {
             self.shared.metrics.add_model(id);
         }
-        let list = found.values().cloned().collect();
-        *lock(&self.shared.known) = found;
-        list
+        let found = Arc::new(found);
+        *lock(&self.shared.known) = Known { models: Arc::clone(&found), began: Some(began) };
+        found
+    }
+
+    /// What is on disk now. Of many who ask at once one looks, for all of them: names that do not exist
+    /// cannot keep the disk busier than that.
+    fn listed(&self) -> Arc<BTreeMap<String, ModelEntry>> {
+        let asked = Instant::now();
+        let _one = lock(&self.shared.scanning);
+        let known = lock(&self.shared.known).clone();
+        match known.began.is_some_and(|began| began >= asked) {
+            true => known.models,
+            false => self.scan(),
+        }
     }
 
     /// The model of this id, else the one with this alias. Case matters. Looks at the whole disk only
-    /// for what it does not know yet: every request comes through here.
+    /// for what it does not know yet: every request comes through here. Not for an async thread.
     pub fn find(&self, name: &str) -> Option<ModelEntry> {
-        let known = lock(&self.shared.known).get(name).cloned();
-        if known.as_ref().is_some_and(|entry| discover::is_model(&entry.dir)) {
-            return known;
+        self.find_or_near(name).ok()
+    }
+
+    /// The same, or else ids that resemble the name.
+    ///
+    /// # Errors
+    /// The near ids, nearest first.
+    pub fn find_or_near(&self, name: &str) -> Result<ModelEntry, Vec<String>> {
+        if let Some(entry) = self.known(name) {
+            return Ok(entry);
         }
-        let on_disk = self.list();
+        let listed = self.listed();
+        let mut found = name;
+        for _ in 0..=CONFIG_ALIAS_HOPS {
+            if let Some(entry) = listed.get(found) {
+                return Ok(entry.clone());
+            }
+            let Some(next) = self.aliased(found) else { break };
+            found = next;
+        }
+        Err(near(&listed, name))
+    }
+
+    /// A model that the last look at the disk found, if it is still there.
+    fn known(&self, name: &str) -> Option<ModelEntry> {
+        let models = Arc::clone(&lock(&self.shared.known).models);
         let mut name = name;
         for _ in 0..=CONFIG_ALIAS_HOPS {
-            if let Some(entry) = on_disk.iter().find(|entry| entry.id == name) {
-                return Some(entry.clone());
+            if let Some(entry) = models.get(name) {
+                return discover::is_model(&entry.dir).then(|| entry.clone());
             }
-            let mut settings = self.shared.settings.iter();
-            let owner = settings.find(|(_, own)| own.alias.iter().any(|alias| alias == name));
-            name = owner?.0;
+            name = self.aliased(name)?;
         }
         None
+    }
+
+    /// The model that has this alias.
+    fn aliased(&self, alias: &str) -> Option<&str> {
+        let mut settings = self.shared.settings.iter();
+        let found = settings.find(|(_, own)| own.alias.iter().any(|own| own == alias));
+        found.map(|(id, _)| id.as_str())
     }
 
     /// The aliases of a model.
     pub fn aliases(&self, id: &str) -> &[String] {
         self.shared.settings.get(id).map_or(&[], |settings| &settings.alias)
-    }
-
-    /// Ids that resemble a name, nearest first.
-    pub fn near(&self, name: &str) -> Vec<String> {
-        let name = name.to_lowercase();
-        let mut near: Vec<(usize, String)> = self
-            .list()
-            .into_iter()
-            .map(|entry| (strsim::levenshtein(&entry.id.to_lowercase(), &name), entry.id))
-            .collect();
-        near.sort();
-        near.into_iter().take(MAX_NEAR).map(|(_, id)| id).collect()
     }
 
     /// What a model's files say, without loading it. Reads files unless they were read as they are.
@@ -422,8 +463,6 @@ impl Registry {
                 Some(model) => Ok(Lease { registry: self.clone(), model: Some(model) }),
                 None => Err(AcquireError::Gone),
             },
-            // It was removed while it was asked for.
-            Turn::Failed(_) if !discover::is_model(&entry.dir) => Err(AcquireError::Gone),
             Turn::Failed(why) => Err(AcquireError::Failed(why)),
             Turn::Gone => Err(AcquireError::Gone),
             Turn::TooLarge => {
@@ -473,7 +512,12 @@ impl Registry {
                 tokio::time::sleep(POSTPONED).await;
                 self.inner().core.load_postponed(&id);
             }
-            Err(error) => self.failed(&entry, &Chain(&error).to_string()),
+            Err(error) => {
+                let (registry, why) = (self.clone(), Chain(&error).to_string());
+                // Looks at the folder.
+                let noting = tokio::task::spawn_blocking(move || registry.failed(&entry, &why));
+                let _ = noting.await;
+            }
         }
         self.notify();
         self.tend(&id).await;
@@ -567,8 +611,12 @@ impl Registry {
 
     /// Loads the models that the configuration pins. What cannot be loaded is in the log.
     pub async fn preload(&self) {
-        for (id, _) in self.shared.settings.iter().filter(|(_, settings)| settings.pin) {
-            match self.find(id) {
+        let pinned = self.shared.settings.iter().filter(|(_, settings)| settings.pin);
+        for (id, _) in pinned {
+            let (registry, name) = (self.clone(), id.clone());
+            // Looking for a model reads directories.
+            let found = tokio::task::spawn_blocking(move || registry.find(&name)).await;
+            match found.unwrap_or_default() {
                 Some(entry) => {
                     if let Err(error) = self.acquire(&entry).await {
                         tracing::warn!(model = id, why = %error, "a pinned model was not loaded");
@@ -660,6 +708,15 @@ impl Drop for Place {
         // Those behind move up.
         self.registry.notify();
     }
+}
+
+/// Ids that resemble a name, nearest first.
+fn near(listed: &BTreeMap<String, ModelEntry>, name: &str) -> Vec<String> {
+    let name = name.to_lowercase();
+    let distance = |id: &String| strsim::levenshtein(&id.to_lowercase(), &name);
+    let mut near: Vec<(usize, &String)> = listed.keys().map(|id| (distance(id), id)).collect();
+    near.sort();
+    near.into_iter().take(MAX_NEAR).map(|(_, id)| id.clone()).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

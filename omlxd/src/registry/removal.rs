@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::core::Refused;
 use super::{KeepError, ModelEntry, Registry, Source, discover, lock};
@@ -34,7 +35,7 @@ impl Registry {
         self.inner().core.remove(id).map_err(|refused| KeepError::new(id, refused))?;
         let deleted = tokio::task::spawn_blocking(move || delete(&folder)).await;
         let deleted = deleted.unwrap_or_else(|_| Err(io::Error::other("it was interrupted")));
-        lock(&self.shared.known).remove(id);
+        Arc::make_mut(&mut lock(&self.shared.known).models).remove(id);
         lock(&self.shared.facts).remove(&entry.dir);
         self.inner().failed.remove(id);
         self.inner().entries.remove(id);

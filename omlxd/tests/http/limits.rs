@@ -7,6 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use omlx_tests::http;
 use omlx_tests::sse::Event;
+use omlxd::limits::REFUSED_CONNECTIONS;
 use serde_json::json;
 
 use crate::support::{CHAT, KEY, LONG, Reply, Server, chat_body, events, eventually};
@@ -113,6 +114,39 @@ fn one_connection_too_many_is_told_so() {
         .collect();
     let reply = server.raw(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert_eq!(reply.status, 503);
+    drop(held);
+    eventually("a free connection", || {
+        let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        server.raw(request).status == 200
+    });
+}
+
+/// Whatever number comes, each hears why it is not served: none is reset.
+#[test]
+fn thousands_of_connections_past_the_limit_are_answered() {
+    let server = Server::with(|config| config.server.max_connections = 2);
+    let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let hold = || {
+        let mut stream = server.connect();
+        stream.write_all(request).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        stream
+    };
+    let held = [hold(), hold()];
+    // More than are refused at the same time; each side of a connection is a file of this process.
+    let clients: Vec<_> = (0..REFUSED_CONNECTIONS + 500)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(request).unwrap();
+            stream
+        })
+        .collect();
+    for mut stream in clients {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains("retry-after: 1") && answer.contains("server_overloaded"));
+    }
     drop(held);
     eventually("a free connection", || {
         let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";

@@ -2,6 +2,7 @@
 
 mod answers;
 mod anthropic;
+mod bounds;
 mod contract;
 mod dashboard;
 mod error_table;

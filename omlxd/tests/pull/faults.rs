@@ -299,6 +299,40 @@ fn refusals_say_what_to_do() {
 }
 
 #[test]
+fn a_name_that_may_be_wrong_is_said_to_be_so() {
+    let refused = |status: u16, code: Option<&'static str>, token: Option<&str>| {
+        let world = World::new();
+        world.hub.change(|state| state.error_code = code);
+        world.hub.fault("listing", [Fault::Status(status, None)]);
+        let error = world.pull_with(None, false, token).unwrap_err().to_string();
+        world.assert_absent();
+        error
+    };
+    for token in [None, Some("hf_wrong")] {
+        for code in [None, Some("RepoNotFound")] {
+            let error = refused(401, code, token);
+            assert!(error.contains("check the name") && error.contains("HF_TOKEN"), "{error}");
+            assert!(error.contains("terms") && !error.contains("hf_wrong"), "{error}");
+        }
+        for status in [401, 403] {
+            let error = refused(status, Some("GatedRepo"), token);
+            assert!(error.contains("is gated") && !error.contains("check the name"), "{error}");
+        }
+    }
+    let error = refused(404, Some("RevisionNotFound"), None);
+    assert!(error.contains("no such revision"), "{error}");
+    assert!(refused(404, None, None).contains("check the name"));
+}
+
+#[test]
+fn a_renamed_repository_is_found_at_its_new_name() {
+    let world = World::new();
+    world.hub.change(|state| state.renamed = true);
+    let pulled = world.pull().unwrap();
+    world.assert_whole(&pulled);
+}
+
+#[test]
 fn what_cannot_run_is_refused_before_its_weights_are_asked_for() {
     let world = World::of("llama-default-f32", |config| config.memory.budget = Size::Bytes(1000));
     let error = world.pull().unwrap_err().to_string();

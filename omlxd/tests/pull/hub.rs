@@ -56,6 +56,10 @@ pub(crate) struct State {
     /// Entries whose announced hash or size is replaced.
     pub(crate) lies: BTreeMap<String, Value>,
     pub(crate) needs_token: bool,
+    /// What every refusal says of itself.
+    pub(crate) error_code: Option<&'static str>,
+    /// The repository has another name now, and the way there loses the query.
+    pub(crate) renamed: bool,
     pub(crate) sha: String,
     pub(crate) log: Vec<Request>,
     pub(crate) served_bytes: u64,
@@ -166,9 +170,29 @@ fn serve(
     if locked.needs_token && !authorized && !is_cdn {
         return head(&mut stream, "401 Unauthorized", 0, "");
     }
-    if path.starts_with("/api/models/org/model/revision/") {
+    if locked.renamed && path.starts_with("/api/models/org/model/") {
+        let (path, _) = path.split_once('?').unwrap();
+        let location = format!("Location: {}\r\n", path.replace("org/model", "org/renamed"));
+        return head(&mut stream, "307 Temporary Redirect", 0, &location);
+    }
+    let is_listing = ["model", "renamed"]
+        .iter()
+        .any(|name| path.starts_with(&format!("/api/models/org/{name}/revision/")));
+    if is_listing && !path.contains("?blobs=true") {
+        // Without it a hub tells neither sizes nor hashes.
+        let names = locked.files.keys().map(|name| json!({"rfilename": name}));
+        let siblings: Vec<Value> = names.collect();
+        let body = json!({"id": "org/model", "sha": locked.sha, "siblings": siblings}).to_string();
+        head(&mut stream, "200 OK", body.len(), "Content-Type: application/json\r\n")?;
+        return stream.write_all(body.as_bytes());
+    }
+    if is_listing {
         let fault = locked.faults.get_mut("listing").and_then(VecDeque::pop_front);
         if let Some(Fault::Status(status, after)) = fault {
+            if let Some(code) = locked.error_code {
+                let code = format!("X-Error-Code: {code}\r\n");
+                return head(&mut stream, &format!("{status} Refused"), 0, &code);
+            }
             return refuse(&mut stream, status, after);
         }
         let mut siblings: Vec<Value> =

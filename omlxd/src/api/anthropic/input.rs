@@ -7,6 +7,7 @@ use super::super::error::ApiError;
 use super::super::params::Reading;
 use super::super::parts;
 use super::super::read::{Fields, Path, not_one_of, wrong};
+use crate::limits::{MESSAGES, PARTS};
 
 const ROLES: [&str; 3] = ["user", "assistant", "system"];
 /// Kinds of content that exist in the API but are no text.
@@ -73,6 +74,7 @@ pub(super) fn messages(
     if list.is_empty() {
         return Err(ApiError::invalid_value(path, "at least one message is needed"));
     }
+    reading.check_count(&path, list.len(), MESSAGES)?;
     let asked = list.iter().rposition(asks);
     for (index, message) in list.iter().enumerate() {
         let path = path.index(index);
@@ -118,6 +120,7 @@ fn turn(
     conversation: &mut Conversation,
     reading: &Reading,
 ) -> Result<(), ApiError> {
+    reading.check_count(path, blocks.len(), PARTS)?;
     conversation.say("");
     for (index, value) in blocks.iter().enumerate() {
         let path = path.index(index);
@@ -162,6 +165,7 @@ fn others(
     conversation: &mut Conversation,
     reading: &Reading,
 ) -> Result<(), ApiError> {
+    reading.check_count(path, blocks.len(), PARTS)?;
     let mut text = String::new();
     let mut has_text = blocks.is_empty();
     for (index, block) in blocks.iter().enumerate() {

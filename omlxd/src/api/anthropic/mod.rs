@@ -25,7 +25,7 @@ pub(crate) async fn messages(
     call: &Call,
     body: Bytes,
 ) -> Result<Answer, ApiError> {
-    let request = parse(call, body, false, MessagesRequest::read).await?;
+    let request = parse(caller, call, body, MessagesRequest::read).await?;
     run::answer(caller, call, request).await
 }
 
@@ -35,8 +35,8 @@ pub(crate) async fn count_tokens(
     call: &Call,
     body: Bytes,
 ) -> Result<Answer, ApiError> {
-    let request = parse(call, body, false, MessagesRequest::read_any).await?;
-    let tokens = run::count(caller, call, request).await?;
+    let request = parse(caller, call, body, MessagesRequest::read_any).await?;
+    let tokens = run::count(call, request).await?;
     Ok(Answer::Json(json!({"input_tokens": tokens}).to_string().into_bytes()))
 }
 

@@ -7,6 +7,7 @@ use super::super::error::ApiError;
 use super::super::params::Reading;
 use super::super::parts;
 use super::super::read::{Fields, Path, not_one_of, wrong};
+use crate::limits::PARTS;
 
 const ROLES: [&str; 4] = ["developer", "system", "user", "assistant"];
 /// Kinds of content that exist in the API but are no text.
@@ -175,6 +176,7 @@ fn text(
         Some(Value::Array(list)) => list,
         Some(other) => return Err(wrong(&path, "a string or an array of parts", other)),
     };
+    reading.check_count(&path, parts.len(), PARTS)?;
     let mut text = String::new();
     for (index, part) in list.iter().enumerate() {
         let path = path.index(index);

@@ -17,10 +17,13 @@ use super::reply::{Identity, Write};
 use super::{Answer, parse, run};
 use crate::auth::ApiCaller;
 use crate::http::Call;
+use crate::requests::Ticket;
 use crate::response_store::ResponseStore;
 use archive::Archive;
 use reply::ResponsesReply;
-use request::{ResponsesRequest, Told};
+use request::Told;
+
+pub(crate) use request::ResponsesRequest;
 
 /// Answers `POST /v1/responses`.
 pub(crate) async fn create(
@@ -28,7 +31,7 @@ pub(crate) async fn create(
     call: &Call,
     body: Bytes,
 ) -> Result<Answer, ApiError> {
-    let request = read(&caller, call, body).await?;
+    let request = read(caller, call, body).await?;
     run::answer(caller, call, request).await
 }
 
@@ -38,8 +41,8 @@ pub(crate) async fn input_tokens(
     call: &Call,
     body: Bytes,
 ) -> Result<Answer, ApiError> {
-    let request = read(&caller, call, body).await?;
-    let tokens = run::count(caller, call, request).await?;
+    let request = read(caller, call, body).await?;
+    let tokens = run::count(call, request).await?;
     let answer = json!({"object": "response.input_tokens", "input_tokens": tokens});
     Ok(Answer::Json(answer.to_string().into_bytes()))
 }
@@ -96,8 +99,11 @@ fn archive(caller: &ApiCaller, call: &Call) -> Archive {
     Archive::new(Arc::clone(&call.app().responses), caller.tenant())
 }
 
-async fn read(caller: &ApiCaller, call: &Call, body: Bytes) -> Result<ResponsesRequest, ApiError> {
-    let archive = archive(caller, call);
-    // Earlier answers are read from the disk.
-    parse(call, body, true, |body, reading| ResponsesRequest::read(body, reading, archive)).await
+async fn read(
+    caller: ApiCaller,
+    call: &Call,
+    body: Bytes,
+) -> Result<(ResponsesRequest, Ticket), ApiError> {
+    let archive = archive(&caller, call);
+    parse(caller, call, body, |body, reading| ResponsesRequest::read(body, reading, archive)).await
 }

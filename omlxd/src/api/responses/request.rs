@@ -1,12 +1,13 @@
 //! A Responses request: read, and put into the words of a chat request, whose rules then hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use engine::Model;
 use serde_json::{Map, Value, json};
 
 use super::super::chat::ChatRequest;
+use super::super::code::Code;
 use super::super::conversation::Conversation;
 use super::super::error::ApiError;
 use super::super::params::{MAX_TOP_LOGPROBS, Params, Reading};
@@ -16,6 +17,7 @@ use super::super::run::{Endpoint, Prompt, Wanted};
 use super::archive::Archive;
 use super::input;
 use super::reply::ResponsesReply;
+use crate::limits::MESSAGES;
 
 /// Fields that a chat request has under the same name.
 const SHARED: &[&str] = &[
@@ -140,6 +142,7 @@ impl ResponsesRequest {
             go_on(&mut conversation, previous, &archive, reading)?;
         }
         let input_path = path.field("input");
+        reading.check_count(&input_path, items.len(), MESSAGES)?;
         let asked = items.iter().rposition(input::asks);
         for (index, item) in items.iter().enumerate() {
             let is_asked = asked == Some(index);
@@ -225,7 +228,7 @@ fn renamed(error: ApiError) -> ApiError {
 
 /// E13 as this API tells it: with a code, and at the schema itself.
 fn bad_schema(error: ApiError) -> ApiError {
-    let error = error.with_code("invalid_json_schema");
+    let error = error.with_code(Code::InvalidJsonSchema);
     match error.param() == Some("response_format") {
         true => error.renamed(|_| "text.format.schema".to_owned()),
         false => renamed(error),
@@ -421,11 +424,11 @@ fn text_format(text: &Fields<'_, '_>) -> Result<Option<Value>, ApiError> {
 /// The namespace of each function in one, for the calls of the answer.
 fn namespaces(fields: &Fields<'_, '_>) -> BTreeMap<String, String> {
     let tools = fields.get("tools").and_then(Value::as_array).into_iter().flatten();
-    let mut taken: Vec<&str> = Vec::new();
+    let mut taken: HashSet<&str> = HashSet::new();
     let mut namespaces = BTreeMap::new();
     for tool in tools {
         match (tool["type"].as_str(), tool["name"].as_str()) {
-            (Some("function"), Some(name)) => taken.push(name),
+            (Some("function"), Some(name)) => drop(taken.insert(name)),
             (Some("namespace"), Some(namespace)) => {
                 let inner = tool["tools"].as_array().into_iter().flatten();
                 for name in inner.filter_map(|tool| tool["name"].as_str()) {
@@ -435,7 +438,7 @@ fn namespaces(fields: &Fields<'_, '_>) -> BTreeMap<String, String> {
             _ => {}
         }
     }
-    namespaces.retain(|name, _| !taken.contains(&name.as_str()));
+    namespaces.retain(|name, _| !taken.contains(name.as_str()));
     namespaces
 }
 
