@@ -6,6 +6,7 @@
 //! are not trusted: fuel bounds how long one runs and what it makes, `template/guard.rs` how deep it and its
 //! values can be, and it is compiled and rendered on a thread whose stack is enough for that.
 
+pub mod fuzz;
 mod guard;
 mod lexer;
 mod methods;
@@ -19,7 +20,8 @@ pub use python::template_json;
 pub use takes::{EFFORTS, TakenArguments, Takes};
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -29,11 +31,13 @@ use minijinja::{Environment, Error, ErrorKind};
 use serde_json::{Map, Value, json};
 
 use crate::error::{LoadError, TemplateError};
-use crate::limits::{TEMPLATE_BYTES, TEMPLATE_FILE_BYTES, TEMPLATE_FUEL};
+use crate::limits::{TEMPLATE_BYTES, TEMPLATE_FILE_BYTES, TEMPLATE_FUEL, TEMPLATES};
 use crate::{python_json, small_file};
 
 /// The name under which the main template of a list is known.
 const DEFAULT_NAME: &str = "default";
+/// The folder of further templates.
+const ADDITIONAL: &str = "additional_chat_templates";
 /// The name of the template that a list may hold for requests with tools.
 const TOOL_NAME: &str = "tool_use";
 
@@ -82,9 +86,11 @@ pub struct ChatInputs<'a> {
 struct Raised(String);
 
 impl ChatTemplate {
-    /// The template of a model folder: `chat_template.jinja`, else `chat_template.json`, else
-    /// `chat_template` of `tokenizer_config.json`, which may be a list of named ones. `None` when
-    /// there is none, as for base models.
+    /// The templates of a model folder, as transformers finds them: `chat_template.jinja` and those of
+    /// `additional_chat_templates`, which are named as their files; else `chat_template.json`, else
+    /// `chat_template` of `tokenizer_config.json`, which may be a list of named ones. Where there are only
+    /// additional ones, the main one is looked for as if there were none. `None` when there is no template,
+    /// as for base models.
     ///
     /// # Errors
     /// When a file cannot be read, or a template does not parse.
@@ -95,7 +101,7 @@ impl ChatTemplate {
             None => Map::new(),
         };
         let special_tokens = special_tokens(&tokenizer_config);
-        let (path, named) = if let Some(source) = read("chat_template.jinja")? {
+        let (path, mut named) = if let Some(source) = read("chat_template.jinja")? {
             (dir.join("chat_template.jinja"), vec![(DEFAULT_NAME.to_owned(), source)])
         } else if let Some(text) = read("chat_template.json")? {
             let path = dir.join("chat_template.json");
@@ -105,26 +111,47 @@ impl ChatTemplate {
             let path = dir.join("tokenizer_config.json");
             (path, named_templates(tokenizer_config.get("chat_template")))
         };
+        let more = additional_templates(&dir.join(ADDITIONAL))?;
+        named.retain(|(name, _)| more.iter().all(|(_, (other, _))| other != name));
+        let mut paths = vec![path; named.len()];
+        for (path, template) in more {
+            paths.push(path);
+            named.push(template);
+        }
         if named.is_empty() {
             return Ok(None);
         }
-        let invalid = |what: String| LoadError::Invalid { path: path.clone(), what };
-        Self::new(named, special_tokens).map(Some).map_err(invalid)
+        if named.len() > TEMPLATES {
+            let what = format!("the model has more than {TEMPLATES} chat templates");
+            return Err(LoadError::Invalid { path: dir.to_owned(), what });
+        }
+        Self::compile(named, special_tokens)
+            .map(Some)
+            .map_err(|(at, what)| LoadError::Invalid { path: paths[at].clone(), what })
     }
 
     pub(crate) fn new(
-        mut named: Vec<(String, String)>,
+        named: Vec<(String, String)>,
         special_tokens: Map<String, Value>,
     ) -> Result<Self, String> {
+        Self::compile(named, special_tokens).map_err(|(_, what)| what)
+    }
+
+    /// From sources with their names; an error tells which one it is.
+    fn compile(
+        mut named: Vec<(String, String)>,
+        special_tokens: Map<String, Value>,
+    ) -> Result<Self, (usize, String)> {
         if !named.iter().any(|(name, _)| name == DEFAULT_NAME) {
             named[0].0 = DEFAULT_NAME.to_owned();
         }
-        let mut environment = environment().map_err(|error| error.to_string())?;
+        let mut environment = environment().map_err(|error| (0, error.to_string()))?;
         let mut sources = String::new();
         let has_tool_template = named.iter().any(|(name, _)| name == TOOL_NAME);
-        for (name, source) in named {
+        for (at, (name, source)) in named.into_iter().enumerate() {
             if source.len() > TEMPLATE_BYTES {
-                return Err(format!("the chat template \"{name}\" is over {TEMPLATE_BYTES} bytes"));
+                let what = format!("the chat template \"{name}\" is over {TEMPLATE_BYTES} bytes");
+                return Err((at, what));
             }
             // Jinja reads every end of line as one.
             let source = source.replace("\r\n", "\n").replace('\r', "\n");
@@ -136,7 +163,7 @@ impl ChatTemplate {
             };
             stack::on_its_own(compile)
                 .and_then(|compiled| compiled)
-                .map_err(|what| format!("the chat template does not parse: {what}"))?;
+                .map_err(|what| (at, format!("the chat template does not parse: {what}")))?;
         }
         let takes = Default::default();
         let inner = Inner { environment, special_tokens, has_tool_template, sources, takes };
@@ -225,6 +252,8 @@ fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_fuel(Some(TEMPLATE_FUEL));
+    // Errors would quote the template, as it is after the guard.
+    environment.set_debug(false);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     python::install(&mut environment);
     methods::install(&mut environment);
@@ -307,6 +336,38 @@ fn named_templates(field: Option<&Value>) -> Vec<(String, String)> {
         }
         _ => Vec::new(),
     }
+}
+
+/// A file with its template and the template's name.
+type Additional = (PathBuf, (String, String));
+
+/// The templates of a folder of them, in the order of their names.
+fn additional_templates(dir: &Path) -> Result<Vec<Additional>, LoadError> {
+    let io = |source| LoadError::Io { path: dir.to_owned(), source };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(io(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let file = entry.map_err(io)?.file_name();
+        let name = file.to_str().and_then(|file| file.strip_suffix(".jinja"));
+        let Some(name) = name.filter(|name| !name.is_empty() && !name.starts_with('.')) else { continue };
+        found.push((dir.join(&file), name.to_owned()));
+        if found.len() > TEMPLATES {
+            let what = format!("it holds more than {TEMPLATES} chat templates");
+            return Err(LoadError::Invalid { path: dir.to_owned(), what });
+        }
+    }
+    found.sort();
+    let read = |(path, name): (PathBuf, String)| {
+        let text = read_optional(&path)?;
+        Ok(text.map(|text| (path, (name, text))))
+    };
+    found.into_iter().filter_map(|file| read(file).transpose()).collect()
 }
 
 /// The `*_token` entries of tokenizer_config.json: strings, or objects with their `content`.

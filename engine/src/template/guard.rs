@@ -31,7 +31,7 @@ pub(super) fn guarded(source: &str) -> Result<String, String> {
     for tag in tags(source)? {
         out.push_str(&source[copied..tag.at.start]);
         copied = tag.at.end;
-        let mut rewrite = Rewrite { source, tag: &tag, wraps: Vec::new(), instead: None, after: None };
+        let mut rewrite = Rewrite { source, tag: &tag, wraps: Vec::new(), instead: None, hidden: Vec::new(), after: None };
         rewrite
             .run(&mut blocks)
             .map_err(|what| format!("the tag in line {}: {what}", line(source, tag.at.start)))?;
@@ -104,7 +104,9 @@ struct Rewrite<'a> {
     wraps: Vec<Wrap>,
     /// What the tokens before a place are replaced by, and what is put after the last one.
     instead: Option<(usize, String, &'static str)>,
-    /// Another tag after this one.
+    /// Values that are replaced by one that is undefined.
+    hidden: Vec<Range<usize>>,
+    /// Tags after this one.
     after: Option<String>,
 }
 
@@ -147,9 +149,13 @@ impl<'a> Rewrite<'a> {
             "set" => self.set(blocks)?,
             "for" => self.for_loop(),
             "with" => self.with(),
-            "macro" => self.arguments(2, None),
+            "macro" => {
+                self.arguments(2, None);
+                self.defaults(2);
+            }
             "call" if end > 1 && self.text(1) == "(" => {
                 self.arguments(1, None);
+                self.defaults(1);
                 self.expression(self.tag.tokens[1].mate.unwrap_or(end - 1) + 1..end);
             }
             _ => self.expression(1.min(end)..end),
@@ -175,7 +181,7 @@ impl<'a> Rewrite<'a> {
             if is_attribute {
                 // The attribute is set after the block, by a function.
                 let (namespace, name) = (self.text(1), self.text(3));
-                assignment = Some(format!("do {PREFIX}set({namespace}, \"{name}\", {PREFIX}block)"));
+                assignment = Some(format!("{{% do {PREFIX}set({namespace}, \"{name}\", {PREFIX}block) %}}"));
                 self.instead = Some((4, format!("set {PREFIX}block "), ""));
             }
             return blocks.enter("set", assignment);
@@ -228,7 +234,10 @@ impl<'a> Rewrite<'a> {
     /// An expression whose value is given to a function.
     fn given(&mut self, function: &'static str, tokens: Range<usize>) {
         self.expression(tokens.clone());
-        if tokens.is_empty() || self.is_literal(tokens.clone()) && function != "looped" {
+        // A text is looped over by its characters, and a list is no key.
+        let is_list = function == "hashed" && self.tag.tokens.get(tokens.start).is_some_and(|t| t.mate.is_some());
+        let is_fine = self.is_literal(tokens.clone()) && function != "looped" && !is_list;
+        if tokens.is_empty() || is_fine {
             return;
         }
         let is_tuple = self.top(tokens.clone()).any(|at| self.text(at) == ",");
@@ -269,6 +278,34 @@ impl<'a> Rewrite<'a> {
         }
     }
 
+    /// A default may name the parameters before it, which minijinja does not know yet when it makes the
+    /// default: such a one is set in the body.
+    fn defaults(&mut self, opening: usize) {
+        let Some(Some(mate)) = self.tag.tokens.get(opening).map(|token| token.mate) else { return };
+        let mut known: Vec<&str> = Vec::new();
+        let mut after = String::new();
+        for part in self.parts(opening + 1..mate, ",") {
+            if part.is_empty() {
+                continue;
+            }
+            let name = self.text(part.start);
+            let value = part.start + 2..part.end;
+            if value.clone().any(|at| known.contains(&self.text(at))) {
+                let tokens = &self.tag.tokens;
+                let source = &self.source[tokens[value.start].at.start..tokens[part.end - 1].at.end];
+                after.push_str(&format!(
+                    "{{% if {name} is undefined %}}{{% set {name} = {PREFIX}checked(({source})) %}}{{% endif %}}"
+                ));
+                self.wraps.retain(|wrap| !value.contains(&wrap.tokens.start));
+                self.hidden.push(value);
+            }
+            known.push(name);
+        }
+        if !after.is_empty() {
+            self.after = Some(after);
+        }
+    }
+
     /// The function for arguments of what stands before a bracket.
     fn taken_by(&self, start: usize, opening: usize) -> &'static str {
         let name = self.text(opening - 1);
@@ -294,7 +331,7 @@ impl<'a> Rewrite<'a> {
         for part in self.parts(tokens, ",") {
             let colon = self.top(part.clone()).find(|&at| self.text(at) == ":");
             let colon = colon.unwrap_or(part.end);
-            self.given("key", part.start..colon);
+            self.given("hashed", part.start..colon);
             self.expression((colon + 1).min(part.end)..part.end);
         }
     }
@@ -446,15 +483,21 @@ impl<'a> Rewrite<'a> {
                 out.push_str(&format!(" {PREFIX}{}({second}", wrap.function));
                 closings[wrap.tokens.end] += if wrap.is_tuple { 2 } else { 1 };
             }
-            out.push_str(&self.source[token.at.clone()]);
+            match self.hidden.iter().find(|hidden| hidden.contains(&at)) {
+                None => out.push_str(&self.source[token.at.clone()]),
+                Some(hidden) if hidden.start == at => out.push_str(&format!("{PREFIX}undefined")),
+                Some(_) => {}
+            }
             copied = token.at.end;
             out.push_str(&")".repeat(closings[at + 1]));
         }
         out.push_str(last);
         out.push_str(&self.source[copied.max(self.skipped_end(skipped))..self.tag.at.end]);
         if let Some(after) = &self.after {
-            let flag = whole[..whole.len() - 2].ends_with(['-', '+']).then(|| &whole[whole.len() - 3..]);
-            out.push_str(&format!("{{% {after} {}", flag.unwrap_or("%}")));
+            // What the tag does to the white space after it is done by the last one.
+            let has_flag = whole[..whole.len() - 2].ends_with(['-', '+']);
+            out.push_str(&after[..after.len() - 2]);
+            out.push_str(&whole[whole.len() - if has_flag { 3 } else { 2 }..]);
         }
     }
 

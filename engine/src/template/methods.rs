@@ -74,6 +74,10 @@ fn text(
             let () = from_args(args)?;
             Value::from(if method == "title" { title(s) } else { swap_case(s) })
         }
+        "format" => {
+            bounded_format(state, s)?;
+            return Ok(None);
+        }
         "join" => {
             let (items,): (&Value,) = from_args(args)?;
             if items.try_iter()?.any(|item| item.as_str().is_none()) {
@@ -84,6 +88,19 @@ fn text(
         _ => return Ok(None),
     };
     Ok(Some(result))
+}
+
+/// Charges for the widths in a text that is formatted, which are padded to.
+fn bounded_format(state: &State<'_, '_>, s: &str) -> Result<(), Error> {
+    let mut digits = s.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    // A width may also be another argument.
+    let has_inner = s.split('{').any(|field| field.contains(':') && !field.contains('}'));
+    if has_inner {
+        return Err(failed("a format whose width is an argument is not supported"));
+    }
+    digits.try_for_each(|digits| {
+        state.consume_fuel(digits.parse::<u64>().unwrap_or(u64::MAX) / 64)
+    })
 }
 
 /// Python counts the four separators of ASCII as white space.

@@ -25,19 +25,33 @@ pub(super) const PREFIX: &str = "omlx__";
 /// Bytes of text that weigh as much as one value: as many as one unit of fuel pays for.
 const BYTES_PER_UNIT: usize = 64;
 
+/// minijinja's type of macros.
+const MACRO: &str = "macro_object::Macro";
+
 pub(super) fn install(environment: &mut Environment<'static>) {
     let mut add = |name: &str, function: fn(&State<'_, '_>, &Value) -> Result<Value, Error>| {
         environment.add_function(format!("{PREFIX}{name}"), function);
     };
     add("checked", |state, value| Walk { state, weighs: false, bare: true }.settled(value));
     add("weighed", |state, value| Walk { state, weighs: true, bare: false }.settled(value));
-    add("key", |state, value| key(state, value));
+    add("key", key);
+    add("hashed", |state, value| match value.kind() {
+        ValueKind::Seq if value.is_tuple() => key(state, value),
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
+            Err(invalid("a list or a dict cannot be a key"))
+        }
+        _ => Ok(value.clone()),
+    });
     add("looped", looped);
     add("text", |state, value| match value.kind() {
         ValueKind::Undefined => Ok(Value::from("")),
         _ => python::string(state, value),
     });
     environment.add_function(format!("{PREFIX}set"), set);
+    environment.add_test("callable", |value: &Value| {
+        let is_macro = value.as_object().is_some_and(|object| object.type_name().ends_with(MACRO));
+        is_macro || (value.kind() == ValueKind::Plain && attributes(value).is_none())
+    });
     environment.add_function("namespace", namespace);
     environment.add_function("joiner", |state: &State<'_, '_>, sep: Option<&Value>| {
         let sep = sep.map(|sep| held(state, sep)).transpose()?;
@@ -154,7 +168,7 @@ fn is_dict(object: &DynObject) -> bool {
 /// What holds no values itself.
 fn is_leaf(value: &Value, object: &DynObject) -> bool {
     value.downcast_object_ref::<Namespace>().is_some()
-        || object.type_name().ends_with("macro_object::Macro")
+        || object.type_name().ends_with(MACRO)
 }
 
 /// What a dict or a list is asked for.

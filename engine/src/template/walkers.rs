@@ -1,6 +1,6 @@
 //! Filters and tests that look through whole values: what they look through is charged first.
 
-use minijinja::value::{Kwargs, Rest, Value, from_args};
+use minijinja::value::{Kwargs, Rest, Value, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, State, filters, tests};
 
 use super::python::string;
@@ -25,12 +25,11 @@ pub(super) fn install(environment: &mut Environment<'static>) {
         ("lines", Value::from_function(filters::lines)),
         ("escape", Value::from_function(filters::escape)),
         ("e", Value::from_function(filters::escape)),
-        ("int", Value::from_function(filters::int)),
-        ("float", Value::from_function(filters::float)),
         ("pprint", Value::from_function(filters::pprint)),
     ];
     for (name, filter) in walkers {
-        environment.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>| {
+        environment.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
             weigh(state, &args)?;
             filter.call(state, &args)
         });
@@ -47,6 +46,8 @@ pub(super) fn install(environment: &mut Environment<'static>) {
         weigh(state, &[value.clone(), within.clone()])?;
         tests::is_in(state, value, within)
     });
+    environment.add_filter("int", int);
+    environment.add_filter("float", float);
     environment.add_filter("replace", replace);
     environment.add_filter("indent", indent);
 }
@@ -64,12 +65,66 @@ fn comparisons() -> [Comparison; 6] {
     ]
 }
 
+/// Jinja's `int(value, default, base)`: what is no number is the default.
+fn int(
+    value: &Value,
+    default: Option<Value>,
+    base: Option<u32>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let default = default.or(named.get("default")?).unwrap_or_else(|| Value::from(0));
+    let base = base.or(named.get("base")?).unwrap_or(10);
+    named.assert_all_used()?;
+    let whole = value.as_str().and_then(|text| whole_number(text, base));
+    if let Some(whole) = whole.or_else(|| value.as_i64()) {
+        return Ok(Value::from(whole));
+    }
+    let number = number(value).filter(|number| number.abs() < i64::MAX as f64);
+    Ok(number.map_or(default, |number| Value::from(number as i64)))
+}
+
+/// Jinja's `float(value, default)`.
+fn float(value: &Value, default: Option<Value>, named: Kwargs) -> Result<Value, Error> {
+    let default = default.or(named.get("default")?).unwrap_or_else(|| Value::from(0.0));
+    named.assert_all_used()?;
+    Ok(number(value).map_or(default, Value::from))
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value.kind() {
+        ValueKind::String => value.as_str()?.trim().replace('_', "").parse().ok(),
+        ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
+        _ => f64::try_from(value.clone()).ok(),
+    }
+}
+
+/// A whole number as Python reads it, with the prefix of its base.
+fn whole_number(text: &str, base: u32) -> Option<i64> {
+    let text = text.trim();
+    let (sign, digits) = match text.strip_prefix(['-', '+']) {
+        Some(digits) => (if text.starts_with('-') { -1 } else { 1 }, digits),
+        None => (1, text),
+    };
+    let prefix = match base {
+        16 => ["0x", "0X"],
+        8 => ["0o", "0O"],
+        2 => ["0b", "0B"],
+        3..=36 => ["", ""],
+        _ => return None,
+    };
+    let digits = prefix.iter().find_map(|prefix| digits.strip_prefix(prefix)).unwrap_or(digits);
+    let is_number = digits.starts_with(|c: char| c.is_digit(base));
+    let number = i64::from_str_radix(&digits.replace('_', ""), base).ok();
+    number.filter(|_| is_number).map(|number| sign * number)
+}
+
 fn text(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     string(state, value)
 }
 
 /// Jinja's `replace(s, old, new, count)`.
-fn replace(state: &State<'_, '_>, args: Rest<Value>) -> Result<String, Error> {
+fn replace(state: &State<'_, '_>, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let args = args.into_values();
     let (value, old, new, count, named): (&Value, &Value, &Value, Option<i64>, Kwargs) =
         from_args(&args)?;
     let count = count.or(named.get("count")?).and_then(|count| usize::try_from(count).ok());
@@ -84,7 +139,8 @@ fn replace(state: &State<'_, '_>, args: Rest<Value>) -> Result<String, Error> {
 }
 
 /// Jinja's `indent(s, width, first, blank)`; the width may be a text.
-fn indent(state: &State<'_, '_>, args: Rest<Value>) -> Result<String, Error> {
+fn indent(state: &State<'_, '_>, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let args = args.into_values();
     type Args<'a> = (&'a Value, Option<Value>, Option<bool>, Option<bool>, Kwargs);
     let (value, width, first, blank, named): Args<'_> = from_args(&args)?;
     let width = match width {

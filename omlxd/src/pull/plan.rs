@@ -70,7 +70,8 @@ pub(super) fn small(revision: &Revision) -> Result<Vec<Wanted>, PullError> {
              transformers checkpoints have one)"
         )));
     }
-    let small = revision.siblings.iter().filter(|file| SMALL.contains(&file.name.as_str()));
+    let is_small = |name: &str| SMALL.contains(&name) || is_additional_template(name);
+    let small = revision.siblings.iter().filter(|file| is_small(&file.name));
     let small = small.map(wanted).collect::<Result<Vec<_>, _>>()?;
     match small.iter().find(|file| file.size > MAX_SMALL_BYTES) {
         None => Ok(small),
@@ -78,6 +79,15 @@ pub(super) fn small(revision: &Revision) -> Result<Vec<Wanted>, PullError> {
             Err(PullError::Refused(format!("{} has {} bytes, far too many", file.name, file.size)))
         }
     }
+}
+
+/// A chat template besides the main one: the only files in a folder that are followed.
+fn is_additional_template(name: &str) -> bool {
+    let file = name.strip_prefix("additional_chat_templates/");
+    file.and_then(|file| file.strip_suffix(".jinja")).is_some_and(|stem| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        !stem.is_empty() && !stem.starts_with('.') && stem.bytes().all(is_plain)
+    })
 }
 
 /// The files of weights, as the engine chooses them when it loads. `index`: the text of the index.
@@ -202,8 +212,14 @@ mod tests {
             "original/model.safetensors",
             "../../evil.safetensors",
             ".hidden.safetensors",
+            "additional_chat_templates/tool_use.jinja",
+            "additional_chat_templates/notes.txt",
+            "additional_chat_templates/../../evil.jinja",
+            "additional_chat_templates/..jinja",
+            "other/tool_use.jinja",
         ]);
-        assert_eq!(names(small(&all)), ["config.json", "tokenizer.json"]);
+        let additional = "additional_chat_templates/tool_use.jinja";
+        assert_eq!(names(small(&all)), ["config.json", "tokenizer.json", additional]);
         assert_eq!(names(weights(&all, None)), ["model-1.safetensors", "model-2.safetensors"]);
         let index = br#"{"weight_map": {"a": "model-2.safetensors"}}"#;
         assert_eq!(names(weights(&all, Some(index))), ["model-2.safetensors"]);

@@ -25,7 +25,13 @@ pub(super) fn publish(
     }
     fs::create_dir(&hidden)?;
     for file in files {
-        symlink(Path::new("../../blobs").join(file.digest.name()), hidden.join(&file.name))?;
+        let link = hidden.join(&file.name);
+        // Of a file in a folder the way to the blobs is longer.
+        let folders = Path::new(&file.name).components().count().saturating_sub(1);
+        if let Some(folder) = link.parent().filter(|_| folders > 0) {
+            fs::create_dir_all(folder)?;
+        }
+        symlink(Path::new(&"../".repeat(2 + folders)).join("blobs").join(file.digest.name()), link)?;
     }
     let snapshot = snapshots.join(sha);
     if snapshot.is_dir() {
@@ -104,10 +110,14 @@ mod tests {
         fs::create_dir_all(repo.join(format!("snapshots/.new-{sha}/x"))).unwrap();
         let digest = Digest::Git("aa".to_owned());
         let file = Wanted { name: "config.json".to_owned(), size: 2, digest };
+        let in_folder = Wanted { name: "additional_chat_templates/a.jinja".to_owned(), ..file.clone() };
+        let files = [file, in_folder];
         for _ in 0..2 {
-            let made = publish(repo, &sha, "feature/x", std::slice::from_ref(&file)).unwrap();
+            let made = publish(repo, &sha, "feature/x", &files).unwrap();
             assert_eq!(made, half);
-            assert_eq!(fs::read_to_string(half.join("config.json")).unwrap(), "{}");
+            for file in &files {
+                assert_eq!(fs::read_to_string(half.join(&file.name)).unwrap(), "{}");
+            }
             assert_eq!(fs::read_to_string(half.join("docs/README.md")).unwrap(), "theirs");
             assert_eq!(fs::read_to_string(repo.join("refs/feature/x")).unwrap(), sha);
             assert_eq!(fs::read_to_string(repo.join("refs/omlx")).unwrap(), sha);
