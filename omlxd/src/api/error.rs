@@ -423,12 +423,12 @@ impl ApiError {
             }
             TokenizeError::TooManyBytes { .. } => {
                 let message = format!("The prompt is too long: {error}. Please reduce its length.");
-                Self::invalid("context_length_exceeded", param, message)
+                Self::invalid(Code::ContextLengthExceeded, param, message)
             }
             TokenizeError::Refused(_) => Self::invalid_value(param, error),
             TokenizeError::Unwanted => Self::cancelled(),
             TokenizeError::TooSlow => {
-                let code = Some("generation_failed");
+                let code = Some(Code::GenerationFailed);
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 Self::new(status, SERVER, code, format!("{error}.")).never_retry()
             }

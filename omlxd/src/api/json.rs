@@ -76,6 +76,8 @@ fn without_lone_surrogates(text: &str) -> Cow<'_, str> {
         }
     }
     mended
+}
+
 /// Counts the values of a body, and ends it when there are too many or nobody waits for it.
 struct Count<'a> {
     values: Cell<usize>,

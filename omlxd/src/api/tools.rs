@@ -182,9 +182,7 @@ impl Tools {
             let inner = Fields::of(inner, &path)?;
             if inner.get("function").is_some() {
                 let function = function(&inner, &path, reading)?;
-                if self.named(&function["function"]["name"]).is_none() {
-                    self.offer(function, &path.field("function"));
-                }
+                self.offer(function, &path.field("function"));
                 continue;
             }
             let mut function = Map::new();

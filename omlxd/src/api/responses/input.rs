@@ -176,7 +176,7 @@ fn text(
         Some(Value::Array(list)) => list,
         Some(other) => return Err(wrong(&path, "a string or an array of parts", other)),
     };
-    reading.check_count(&path, parts.len(), PARTS)?;
+    reading.check_count(&path, list.len(), PARTS)?;
     let mut text = String::new();
     for (index, part) in list.iter().enumerate() {
         let path = path.index(index);
