@@ -113,7 +113,10 @@ impl Job<'_> {
         let counting = Arc::clone(&start);
         let (place, counted) =
             self.call(place, move |inner, is_over| inner.count(&counting, most_tokens, is_over))?;
-        let normalized_bytes = counted?;
+        let (tokens, normalized_bytes) = counted?;
+        if text.len() > most_bytes && tokens > most_tokens {
+            return Err(TokenizeError::TooManyTokens { tokens, most_tokens });
+        }
         if text.len() > most_bytes {
             return Err(TokenizeError::TooManyBytes { bytes: text.len(), most_bytes });
         }
@@ -150,7 +153,8 @@ impl Job<'_> {
 impl Inner {
     /// Refuses a text while one that took too long is not done.
     fn check_free(&self) -> Result<(), TokenizeError> {
-        let mut left_behind = self.left_behind.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut left_behind =
+            self.left_behind.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         left_behind.retain(|call| call.strong_count() > 0);
         if left_behind.is_empty() { Ok(()) } else { Err(TokenizeError::TooSlow) }
     }
@@ -169,14 +173,14 @@ impl Inner {
         encoding.map(|e| e.get_ids().to_vec()).map_err(refused)
     }
 
-    /// Encodes a text piece by piece, until it is known that it has too many tokens, or grows too much. Gives the
-    /// bytes that the normalizer makes of it.
+    /// Encodes a text piece by piece, until it is known that it has too many tokens, or grows too much. Gives its
+    /// tokens, and the bytes that the normalizer makes of it.
     fn count(
         &self,
         text: &str,
         most_tokens: usize,
         is_over: &AtomicBool,
-    ) -> Result<usize, TokenizeError> {
+    ) -> Result<(usize, usize), TokenizeError> {
         let growth = usize::try_from(self.text_growth).unwrap_or(usize::MAX);
         let piece_bytes = (NORMALIZED_PIECE_BYTES / growth).clamp(4, PIECE_BYTES);
         let most_normalized =
@@ -197,7 +201,7 @@ impl Inner {
             }
             rest = after;
         }
-        Ok(normalized_bytes)
+        Ok((tokens, normalized_bytes))
     }
 
     /// The tokens of a piece, and the bytes that the normalizer makes of it.

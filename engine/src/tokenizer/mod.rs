@@ -74,7 +74,9 @@ impl Tokenizer {
         let read = guard::run(deadline, &|| true, move || Inner::read(path, &text));
         read.unwrap_or_else(|fault| {
             Err(match fault {
-                Fault::Panic(what) => format!("the tokenizers library panicked while reading it: {what}"),
+                Fault::Panic(what) => {
+                    format!("the tokenizers library panicked while reading it: {what}")
+                }
                 Fault::NoThread(what) => format!("the system gave no thread to read it: {what}"),
                 Fault::TooSlow | Fault::Unwanted => {
                     format!("reading it takes more than {} s", limits::TOKENIZER_LOAD_SECS)
@@ -87,7 +89,8 @@ impl Tokenizer {
     /// The text of `ids`. Ids outside the vocabulary have none.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> String {
         let shown = ids.iter().filter(|id| !skip_special_tokens || !self.is_special(**id));
-        let mut bytes: Vec<u8> = shown.filter_map(|id| self.inner.table.bytes(*id)).flatten().copied().collect();
+        let mut bytes: Vec<u8> =
+            shown.filter_map(|id| self.inner.table.bytes(*id)).flatten().copied().collect();
         bytes.drain(..self.leading_bytes(&bytes));
         String::from_utf8_lossy(&bytes).into_owned()
     }
@@ -122,8 +125,9 @@ impl Tokenizer {
     pub(crate) fn entry(&self, id: u32) -> Option<Entry> {
         let bytes = self.inner.table.bytes(id)?;
         let added = self.inner.library.get_added_vocabulary().get_added_tokens_decoder();
-        let is_marker =
-            added.get(&id).is_some_and(|token| token.special || looks_like_a_marker(&token.content));
+        let is_marker = added
+            .get(&id)
+            .is_some_and(|token| token.special || looks_like_a_marker(&token.content));
         let bytes = if is_marker { self.inner.table.own_bytes(id)? } else { bytes };
         Some(Entry { bytes: bytes.to_vec(), is_marker })
     }
@@ -162,6 +166,13 @@ impl Inner {
         file.check()?;
         let mut library =
             tokenizers::Tokenizer::from_bytes(text).map_err(|error| error.to_string())?;
+        let added = library.get_added_vocabulary().get_added_tokens_decoder().keys();
+        if let Some(id) =
+            added.copied().find(|id| library.id_to_token(*id).is_some_and(|s| s.is_empty()))
+        {
+            // The library would find it in every text, for ever.
+            return Err(format!("its normalizer leaves nothing of the added token {id}"));
+        }
         // A file saved for training may cut or pad every text; a prompt is taken as it is.
         let _ = library.with_truncation(None);
         library.with_padding(None);

@@ -38,7 +38,8 @@ impl Table {
     ) -> Result<Self, String> {
         let decoder = Decoder::new(file)?;
         let (leading, separator) = (decoder.leading, decoder.separator);
-        let mut table = Self { bytes: Vec::new(), starts: vec![0], known: Vec::new(), leading, separator };
+        let mut table =
+            Self { bytes: Vec::new(), starts: vec![0], known: Vec::new(), leading, separator };
         for id in 0..ids {
             let piece = piece(id);
             table.known.push(piece.is_some());
@@ -158,7 +159,11 @@ impl Decoder {
             }
             // The last word of a text keeps its space: it was written before it was known to be the last.
             "BPEDecoder" => Step::Replace { pattern: text("suffix"), content: " ".to_owned() },
-            "CTC" => Step::Ctc { pad: text("pad_token"), delimiter: text("word_delimiter_token"), cleanup },
+            "CTC" => Step::Ctc {
+                pad: text("pad_token"),
+                delimiter: text("word_delimiter_token"),
+                cleanup,
+            },
             other => return Err(format!("its decoder has a step \"{other}\", which is not known")),
         });
         Ok(())
@@ -212,7 +217,9 @@ impl Step {
                 let pieces = replace.decode_chain(vec![text]).map_err(|error| error.to_string())?;
                 pieces.concat()
             }
-            Self::Strip { content, start, stop } => strip(&text, *content, *start, *stop).to_owned(),
+            Self::Strip { content, start, stop } => {
+                strip(&text, *content, *start, *stop).to_owned()
+            }
             Self::Metaspace(replacement) => text.replace(*replacement, " "),
             Self::WordPiece { prefix, cleanup } => {
                 let text = match text.strip_prefix(prefix.as_str()) {
@@ -225,7 +232,8 @@ impl Step {
                 let text = if pad.is_empty() { text } else { text.replace(pad.as_str(), "") };
                 match cleanup {
                     true if delimiter.is_empty() => tokenizers::decoders::wordpiece::cleanup(&text),
-                    true => tokenizers::decoders::wordpiece::cleanup(&text).replace(delimiter.as_str(), " "),
+                    true => tokenizers::decoders::wordpiece::cleanup(&text)
+                        .replace(delimiter.as_str(), " "),
                     false => text,
                 }
             }

@@ -238,10 +238,7 @@ async fn prepare<E: Endpoint>(
 }
 
 /// Renders and tokenizes, for as long as this future is waited for.
-async fn make_prompts<E: Endpoint>(
-    request: E,
-    model: Model,
-) -> Result<(E, Vec<Prompt>), ApiError> {
+async fn make_prompts<E: Endpoint>(request: E, model: Model) -> Result<(E, Vec<Prompt>), ApiError> {
     let abandoned = CancellationToken::new();
     let _waits = abandoned.clone().drop_guard();
     let made = tokio::task::spawn_blocking(move || {
