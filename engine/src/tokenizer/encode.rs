@@ -5,7 +5,7 @@
 //! its bytes; and if it is long, by a count of its tokens in pieces, each encoded alone and forgotten.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokenizers::tokenizer::{Model as _, PreTokenizer as _};
@@ -153,8 +153,7 @@ impl Job<'_> {
 impl Inner {
     /// Refuses a text while one that took too long is not done.
     fn check_free(&self) -> Result<(), TokenizeError> {
-        let mut left_behind =
-            self.left_behind.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut left_behind = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner);
         left_behind.retain(|call| call.strong_count() > 0);
         if left_behind.is_empty() { Ok(()) } else { Err(TokenizeError::TooSlow) }
     }
@@ -165,7 +164,7 @@ impl Inner {
             "the tokenizer did not end in {} s; it refuses other texts until it does",
             limits::ENCODE_SECS
         );
-        self.left_behind.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(call);
+        self.left_behind.lock().unwrap_or_else(PoisonError::into_inner).push(call);
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizeError> {

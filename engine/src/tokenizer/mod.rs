@@ -15,7 +15,7 @@ mod table;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::LoadError;
@@ -70,20 +70,31 @@ impl Tokenizer {
     }
 
     fn guarded(path: PathBuf, text: Vec<u8>) -> Result<Self, String> {
+        let too_slow = || format!("reading it takes more than {} s", limits::TOKENIZER_LOAD_SECS);
+        if left_behind(&path, None) {
+            return Err(format!("{}, and has not ended since", too_slow()));
+        }
+        let running = Arc::new(());
+        let watched = Arc::downgrade(&running);
         let deadline = Instant::now() + Duration::from_secs(limits::TOKENIZER_LOAD_SECS);
-        let read = guard::run(deadline, &|| true, move || Inner::read(path, &text));
-        read.unwrap_or_else(|fault| {
+        let own_path = path.clone();
+        let read = guard::run(deadline, &|| true, move || {
+            let _running = running;
+            Inner::read(own_path, &text, deadline)
+        });
+        let inner = read.unwrap_or_else(|fault| {
             Err(match fault {
                 Fault::Panic(what) => {
                     format!("the tokenizers library panicked while reading it: {what}")
                 }
                 Fault::NoThread(what) => format!("the system gave no thread to read it: {what}"),
                 Fault::TooSlow | Fault::Unwanted => {
-                    format!("reading it takes more than {} s", limits::TOKENIZER_LOAD_SECS)
+                    left_behind(&path, Some(watched));
+                    too_slow()
                 }
             })
-        })
-        .map(|inner| Self { inner: Arc::new(inner) })
+        })?;
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The text of `ids`. Ids outside the vocabulary have none.
@@ -160,8 +171,17 @@ impl Tokenizer {
     }
 }
 
+/// Whether a file is still being read by a thread that was left behind. `more` is another such thread.
+fn left_behind(path: &Path, more: Option<Weak<()>>) -> bool {
+    static LEFT_BEHIND: Mutex<Vec<(PathBuf, Weak<()>)>> = Mutex::new(Vec::new());
+    let mut all = LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|(_, thread)| thread.strong_count() > 0);
+    all.extend(more.map(|thread| (path.to_owned(), thread)));
+    all.iter().any(|(other, _)| other == path)
+}
+
 impl Inner {
-    fn read(path: PathBuf, text: &[u8]) -> Result<Self, String> {
+    fn read(path: PathBuf, text: &[u8], deadline: Instant) -> Result<Self, String> {
         let file = checks::File::read(text)?;
         file.check()?;
         let mut library =
@@ -177,7 +197,7 @@ impl Inner {
         let _ = library.with_truncation(None);
         library.with_padding(None);
         Ok(Self {
-            table: Table::new(&file, file.most_ids(), |id| library.id_to_token(id))?,
+            table: Table::new(&file, file.most_ids(), |id| library.id_to_token(id), deadline)?,
             text_growth: file.text_growth()?,
             library,
             path,

@@ -5,6 +5,8 @@
 //! The table says what a token adds *within* a text. What a decoder does to the first token alone (it leaves out
 //! a space) is [`Table::leading`].
 
+use std::time::Instant;
+
 use serde_json::Value;
 use tokenizers::Decoder as _;
 use tokenizers::normalizers::Replace;
@@ -30,17 +32,21 @@ impl Table {
     /// `piece` gives what the vocabulary writes for an id; ids run from 0 to `ids`, exclusive.
     ///
     /// # Errors
-    /// In words, when the decoder is none or makes too much of the vocabulary.
+    /// In words, when the decoder is none, makes too much of the vocabulary, or is not done by `deadline`.
     pub(super) fn new(
         file: &File,
         ids: u32,
         piece: impl Fn(u32) -> Option<String>,
+        deadline: Instant,
     ) -> Result<Self, String> {
         let decoder = Decoder::new(file)?;
         let (leading, separator) = (decoder.leading, decoder.separator);
         let mut table =
             Self { bytes: Vec::new(), starts: vec![0], known: Vec::new(), leading, separator };
         for id in 0..ids {
+            if id % 256 == 0 && Instant::now() > deadline {
+                return Err("its decoder takes too long".to_owned());
+            }
             let piece = piece(id);
             table.known.push(piece.is_some());
             if let Some(piece) = piece {

@@ -24,6 +24,10 @@ fn read(fields: Value) -> Result<Tokenizer, String> {
     Tokenizer::from_json(file(&fields).to_string().as_bytes())
 }
 
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(120)
+}
+
 #[track_caller]
 fn check_limit(make: impl Fn(u64) -> Value, limit: u64, what: &str) {
     if let Err(error) = read(make(limit)) {
@@ -96,7 +100,7 @@ fn the_text_of_a_vocabulary_at_its_limit() {
         let file = checks::File::read(text.as_bytes()).unwrap();
         // A token of the largest kind, as often as it fits.
         let piece = "a".repeat(limits::TOKEN_BYTES as usize);
-        Table::new(&file, tokens as u32, |_| Some(piece.clone()))
+        Table::new(&file, tokens as u32, |_| Some(piece.clone()), soon())
     };
     let fits = limits::VOCABULARY_BYTES / (limits::TOKEN_BYTES * limits::TOKEN_GROWTH);
     assert!(bytes(fits as usize).is_ok());
@@ -404,6 +408,25 @@ fn a_panic_at_load_names_the_library_and_the_file() {
         assert!(error.contains("tokenizer.json is not usable"), "{error}");
         assert!(error.contains("the tokenizers library panicked"), "{error}");
     }
+}
+
+#[test]
+fn a_file_that_is_still_read_is_not_read_again() {
+    let (slow, other) = (Path::new("slow/tokenizer.json"), Path::new("other/tokenizer.json"));
+    let running = Arc::new(());
+    assert!(left_behind(slow, Some(Arc::downgrade(&running))));
+    let error =
+        Tokenizer::guarded(slow.to_owned(), file(&json!({})).to_string().into()).unwrap_err();
+    assert!(error.contains("has not ended since"), "{error}");
+    assert!(!left_behind(other, None));
+    drop(running);
+    assert!(!left_behind(slow, None));
+
+    let text = file(&json!({"decoder": {"type": "Fuse"}})).to_string();
+    let checked = checks::File::read(text.as_bytes()).unwrap();
+    let past = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+    let error = Table::new(&checked, 1, |_| Some("a".to_owned()), past).err();
+    assert_eq!(error.as_deref(), Some("its decoder takes too long"));
 }
 
 #[test]
