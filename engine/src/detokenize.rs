@@ -70,7 +70,8 @@ impl Detokenizer {
             begun = chunk.invalid().len();
             // Only the last can be a character that has begun.
             let is_last = chunk.invalid().as_ptr_range().end == self.held.as_ptr_range().end;
-            let can_go_on = is_last && std::str::from_utf8(chunk.invalid()).is_err_and(|e| e.error_len().is_none());
+            let can_go_on = is_last
+                && std::str::from_utf8(chunk.invalid()).is_err_and(|e| e.error_len().is_none());
             if begun > 0 && !can_go_on {
                 text.push(char::REPLACEMENT_CHARACTER);
                 begun = 0;

@@ -163,7 +163,9 @@ pub enum TokenizeError {
         most_tokens: usize,
     },
     /// The text has more bytes than are encoded for a model of this context.
-    #[error("the text has {bytes} bytes, and at most {most_bytes} are encoded for this model's context")]
+    #[error(
+        "the text has {bytes} bytes, and at most {most_bytes} are encoded for this model's context"
+    )]
     TooManyBytes {
         /// Bytes of the text, as it came or as the tokenizer's normalizer leaves it.
         bytes: usize,

@@ -63,8 +63,16 @@ impl File {
     pub(super) fn check(&self) -> Result<(), String> {
         self.check_model()?;
         let text = self.text_growth()?;
-        within("the growth of a text by its normalizer and pre_tokenizer", text, limits::TEXT_GROWTH)?;
-        check_post_processor(&steps(self.post_processor.as_ref(), "post_processor", "processors")?)?;
+        within(
+            "the growth of a text by its normalizer and pre_tokenizer",
+            text,
+            limits::TEXT_GROWTH,
+        )?;
+        check_post_processor(&steps(
+            self.post_processor.as_ref(),
+            "post_processor",
+            "processors",
+        )?)?;
         let decoded = expansion(&self.decoder_steps()?)?;
         within("the growth of a token by its decoder", decoded, limits::TOKEN_GROWTH)
     }
@@ -138,7 +146,11 @@ fn steps<'a>(
         }
         let inner = step.get(list).and_then(Value::as_array);
         let inner = inner.ok_or_else(|| format!("a sequence of its {name} has no \"{list}\""))?;
-        within(&format!("the number of steps of its {name}"), inner.len() as u64, limits::TOKENIZER_STEPS)?;
+        within(
+            &format!("the number of steps of its {name}"),
+            inner.len() as u64,
+            limits::TOKENIZER_STEPS,
+        )?;
         open.extend(inner.iter().rev().map(|step| (step, depth + 1)));
     }
     Ok(steps)

@@ -5,7 +5,7 @@
 //! its bytes; and if it is long, by a count of its tokens in pieces, each encoded alone and forgotten.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokenizers::tokenizer::{Model as _, PreTokenizer as _};
@@ -113,7 +113,10 @@ impl Job<'_> {
         let counting = Arc::clone(&start);
         let (place, counted) =
             self.call(place, move |inner, is_over| inner.count(&counting, most_tokens, is_over))?;
-        let normalized_bytes = counted?;
+        let (tokens, normalized_bytes) = counted?;
+        if text.len() > most_bytes && tokens > most_tokens {
+            return Err(TokenizeError::TooManyTokens { tokens, most_tokens });
+        }
         if text.len() > most_bytes {
             return Err(TokenizeError::TooManyBytes { bytes: text.len(), most_bytes });
         }
@@ -150,7 +153,7 @@ impl Job<'_> {
 impl Inner {
     /// Refuses a text while one that took too long is not done.
     fn check_free(&self) -> Result<(), TokenizeError> {
-        let mut left_behind = self.left_behind.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut left_behind = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner);
         left_behind.retain(|call| call.strong_count() > 0);
         if left_behind.is_empty() { Ok(()) } else { Err(TokenizeError::TooSlow) }
     }
@@ -161,7 +164,7 @@ impl Inner {
             "the tokenizer did not end in {} s; it refuses other texts until it does",
             limits::ENCODE_SECS
         );
-        self.left_behind.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(call);
+        self.left_behind.lock().unwrap_or_else(PoisonError::into_inner).push(call);
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizeError> {
@@ -169,14 +172,14 @@ impl Inner {
         encoding.map(|e| e.get_ids().to_vec()).map_err(refused)
     }
 
-    /// Encodes a text piece by piece, until it is known that it has too many tokens, or grows too much. Gives the
-    /// bytes that the normalizer makes of it.
+    /// Encodes a text piece by piece, until it is known that it has too many tokens, or grows too much. Gives its
+    /// tokens, and the bytes that the normalizer makes of it.
     fn count(
         &self,
         text: &str,
         most_tokens: usize,
         is_over: &AtomicBool,
-    ) -> Result<usize, TokenizeError> {
+    ) -> Result<(usize, usize), TokenizeError> {
         let growth = usize::try_from(self.text_growth).unwrap_or(usize::MAX);
         let piece_bytes = (NORMALIZED_PIECE_BYTES / growth).clamp(4, PIECE_BYTES);
         let most_normalized =
@@ -197,7 +200,7 @@ impl Inner {
             }
             rest = after;
         }
-        Ok(normalized_bytes)
+        Ok((tokens, normalized_bytes))
     }
 
     /// The tokens of a piece, and the bytes that the normalizer makes of it.

@@ -120,7 +120,11 @@ mod tests {
     fn what_is_too_slow_is_left_behind() {
         let release = Arc::new(AtomicBool::new(false));
         let slow = |release: Arc<AtomicBool>| {
-            move || while !release.load(Ordering::Relaxed) { std::thread::yield_now() }
+            move || {
+                while !release.load(Ordering::Relaxed) {
+                    std::thread::yield_now()
+                }
+            }
         };
         let now = Instant::now();
         assert_eq!(run(now, &|| true, slow(release.clone())), Err(Fault::TooSlow));
@@ -131,14 +135,18 @@ mod tests {
 
     #[test]
     fn a_panic_is_told() {
-        assert_eq!(run(soon(), &|| true, || panic!("a pattern")), Err::<(), _>(Fault::Panic("a pattern".into())));
+        assert_eq!(
+            run(soon(), &|| true, || panic!("a pattern")),
+            Err::<(), _>(Fault::Panic("a pattern".into()))
+        );
     }
 
     #[test]
     fn no_more_than_so_many_are_encoded_at_once() {
         let places = Arc::new(Places::new(crate::limits::ENCODES_AT_ONCE));
         let take = || Places::take(places.clone(), Instant::now(), &|| true);
-        let mut taken: Vec<_> = (0..crate::limits::ENCODES_AT_ONCE).map(|_| take().unwrap()).collect();
+        let mut taken: Vec<_> =
+            (0..crate::limits::ENCODES_AT_ONCE).map(|_| take().unwrap()).collect();
         assert_eq!(take().unwrap_err(), Fault::TooSlow);
         let unwanted = Places::take(places.clone(), soon(), &|| false);
         assert_eq!(unwanted.unwrap_err(), Fault::Unwanted);
@@ -147,7 +155,10 @@ mod tests {
             let asked = Arc::new(AtomicUsize::new(0));
             let count = asked.clone();
             let thread = std::thread::spawn(move || {
-                let wanted = || { count.fetch_add(1, Ordering::Relaxed); true };
+                let wanted = || {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    true
+                };
                 Places::take(places, soon(), &wanted).map(drop)
             });
             while asked.load(Ordering::Relaxed) == 0 {

@@ -15,7 +15,7 @@ mod table;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::LoadError;
@@ -70,24 +70,38 @@ impl Tokenizer {
     }
 
     fn guarded(path: PathBuf, text: Vec<u8>) -> Result<Self, String> {
+        let too_slow = || format!("reading it takes more than {} s", limits::TOKENIZER_LOAD_SECS);
+        if left_behind(&path, None) {
+            return Err(format!("{}, and has not ended since", too_slow()));
+        }
+        let running = Arc::new(());
+        let watched = Arc::downgrade(&running);
         let deadline = Instant::now() + Duration::from_secs(limits::TOKENIZER_LOAD_SECS);
-        let read = guard::run(deadline, &|| true, move || Inner::read(path, &text));
-        read.unwrap_or_else(|fault| {
+        let own_path = path.clone();
+        let read = guard::run(deadline, &|| true, move || {
+            let _running = running;
+            Inner::read(own_path, &text, deadline)
+        });
+        let inner = read.unwrap_or_else(|fault| {
             Err(match fault {
-                Fault::Panic(what) => format!("the tokenizers library panicked while reading it: {what}"),
+                Fault::Panic(what) => {
+                    format!("the tokenizers library panicked while reading it: {what}")
+                }
                 Fault::NoThread(what) => format!("the system gave no thread to read it: {what}"),
                 Fault::TooSlow | Fault::Unwanted => {
-                    format!("reading it takes more than {} s", limits::TOKENIZER_LOAD_SECS)
+                    left_behind(&path, Some(watched));
+                    too_slow()
                 }
             })
-        })
-        .map(|inner| Self { inner: Arc::new(inner) })
+        })?;
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The text of `ids`. Ids outside the vocabulary have none.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> String {
         let shown = ids.iter().filter(|id| !skip_special_tokens || !self.is_special(**id));
-        let mut bytes: Vec<u8> = shown.filter_map(|id| self.inner.table.bytes(*id)).flatten().copied().collect();
+        let mut bytes: Vec<u8> =
+            shown.filter_map(|id| self.inner.table.bytes(*id)).flatten().copied().collect();
         bytes.drain(..self.leading_bytes(&bytes));
         String::from_utf8_lossy(&bytes).into_owned()
     }
@@ -122,8 +136,9 @@ impl Tokenizer {
     pub(crate) fn entry(&self, id: u32) -> Option<Entry> {
         let bytes = self.inner.table.bytes(id)?;
         let added = self.inner.library.get_added_vocabulary().get_added_tokens_decoder();
-        let is_marker =
-            added.get(&id).is_some_and(|token| token.special || looks_like_a_marker(&token.content));
+        let is_marker = added
+            .get(&id)
+            .is_some_and(|token| token.special || looks_like_a_marker(&token.content));
         let bytes = if is_marker { self.inner.table.own_bytes(id)? } else { bytes };
         Some(Entry { bytes: bytes.to_vec(), is_marker })
     }
@@ -156,17 +171,33 @@ impl Tokenizer {
     }
 }
 
+/// Whether a file is still being read by a thread that was left behind. `more` is another such thread.
+fn left_behind(path: &Path, more: Option<Weak<()>>) -> bool {
+    static LEFT_BEHIND: Mutex<Vec<(PathBuf, Weak<()>)>> = Mutex::new(Vec::new());
+    let mut all = LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|(_, thread)| thread.strong_count() > 0);
+    all.extend(more.map(|thread| (path.to_owned(), thread)));
+    all.iter().any(|(other, _)| other == path)
+}
+
 impl Inner {
-    fn read(path: PathBuf, text: &[u8]) -> Result<Self, String> {
+    fn read(path: PathBuf, text: &[u8], deadline: Instant) -> Result<Self, String> {
         let file = checks::File::read(text)?;
         file.check()?;
         let mut library =
             tokenizers::Tokenizer::from_bytes(text).map_err(|error| error.to_string())?;
+        let added = library.get_added_vocabulary().get_added_tokens_decoder().keys();
+        if let Some(id) =
+            added.copied().find(|id| library.id_to_token(*id).is_some_and(|s| s.is_empty()))
+        {
+            // The library would find it in every text, for ever.
+            return Err(format!("its normalizer leaves nothing of the added token {id}"));
+        }
         // A file saved for training may cut or pad every text; a prompt is taken as it is.
         let _ = library.with_truncation(None);
         library.with_padding(None);
         Ok(Self {
-            table: Table::new(&file, file.most_ids(), |id| library.id_to_token(id))?,
+            table: Table::new(&file, file.most_ids(), |id| library.id_to_token(id), deadline)?,
             text_growth: file.text_growth()?,
             library,
             path,

@@ -5,6 +5,8 @@
 //! The table says what a token adds *within* a text. What a decoder does to the first token alone (it leaves out
 //! a space) is [`Table::leading`].
 
+use std::time::Instant;
+
 use serde_json::Value;
 use tokenizers::Decoder as _;
 use tokenizers::normalizers::Replace;
@@ -30,16 +32,21 @@ impl Table {
     /// `piece` gives what the vocabulary writes for an id; ids run from 0 to `ids`, exclusive.
     ///
     /// # Errors
-    /// In words, when the decoder is none or makes too much of the vocabulary.
+    /// In words, when the decoder is none, makes too much of the vocabulary, or is not done by `deadline`.
     pub(super) fn new(
         file: &File,
         ids: u32,
         piece: impl Fn(u32) -> Option<String>,
+        deadline: Instant,
     ) -> Result<Self, String> {
         let decoder = Decoder::new(file)?;
         let (leading, separator) = (decoder.leading, decoder.separator);
-        let mut table = Self { bytes: Vec::new(), starts: vec![0], known: Vec::new(), leading, separator };
+        let mut table =
+            Self { bytes: Vec::new(), starts: vec![0], known: Vec::new(), leading, separator };
         for id in 0..ids {
+            if id % 256 == 0 && Instant::now() > deadline {
+                return Err("its decoder takes too long".to_owned());
+            }
             let piece = piece(id);
             table.known.push(piece.is_some());
             if let Some(piece) = piece {
@@ -158,7 +165,11 @@ impl Decoder {
             }
             // The last word of a text keeps its space: it was written before it was known to be the last.
             "BPEDecoder" => Step::Replace { pattern: text("suffix"), content: " ".to_owned() },
-            "CTC" => Step::Ctc { pad: text("pad_token"), delimiter: text("word_delimiter_token"), cleanup },
+            "CTC" => Step::Ctc {
+                pad: text("pad_token"),
+                delimiter: text("word_delimiter_token"),
+                cleanup,
+            },
             other => return Err(format!("its decoder has a step \"{other}\", which is not known")),
         });
         Ok(())
@@ -212,7 +223,9 @@ impl Step {
                 let pieces = replace.decode_chain(vec![text]).map_err(|error| error.to_string())?;
                 pieces.concat()
             }
-            Self::Strip { content, start, stop } => strip(&text, *content, *start, *stop).to_owned(),
+            Self::Strip { content, start, stop } => {
+                strip(&text, *content, *start, *stop).to_owned()
+            }
             Self::Metaspace(replacement) => text.replace(*replacement, " "),
             Self::WordPiece { prefix, cleanup } => {
                 let text = match text.strip_prefix(prefix.as_str()) {
@@ -225,7 +238,8 @@ impl Step {
                 let text = if pad.is_empty() { text } else { text.replace(pad.as_str(), "") };
                 match cleanup {
                     true if delimiter.is_empty() => tokenizers::decoders::wordpiece::cleanup(&text),
-                    true => tokenizers::decoders::wordpiece::cleanup(&text).replace(delimiter.as_str(), " "),
+                    true => tokenizers::decoders::wordpiece::cleanup(&text)
+                        .replace(delimiter.as_str(), " "),
                     false => text,
                 }
             }

@@ -24,6 +24,10 @@ fn read(fields: Value) -> Result<Tokenizer, String> {
     Tokenizer::from_json(file(&fields).to_string().as_bytes())
 }
 
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(120)
+}
+
 #[track_caller]
 fn check_limit(make: impl Fn(u64) -> Value, limit: u64, what: &str) {
     if let Err(error) = read(make(limit)) {
@@ -60,7 +64,8 @@ fn a_vocabulary_at_its_limits() {
         limits::TOKEN_BYTES,
         "the bytes of its longest token",
     );
-    let id = |id: u64| json!({"model": {"type": "WordLevel", "vocab": {"?": id}, "unk_token": "?"}});
+    let id =
+        |id: u64| json!({"model": {"type": "WordLevel", "vocab": {"?": id}, "unk_token": "?"}});
     check_limit(id, limits::TOKEN_ID, "the largest id of its tokens");
     let word = |chars: u64| {
         let mut model = json!({"type": "WordPiece", "vocab": {"?": 0}, "unk_token": "?"});
@@ -78,19 +83,24 @@ fn a_vocabulary_at_its_limits() {
         checks::File::read(format!("{{\"model\":{model}}}").as_bytes()).unwrap().check()
     };
     assert_eq!(counted(limits::VOCABULARY_TOKENS, limits::VOCABULARY_MERGES), Ok(()));
-    assert!(counted(limits::VOCABULARY_TOKENS + 1, 0).unwrap_err().contains("number of its tokens"));
-    assert!(counted(0, limits::VOCABULARY_MERGES + 1).unwrap_err().contains("number of its merges"));
+    assert!(
+        counted(limits::VOCABULARY_TOKENS + 1, 0).unwrap_err().contains("number of its tokens")
+    );
+    assert!(
+        counted(0, limits::VOCABULARY_MERGES + 1).unwrap_err().contains("number of its merges")
+    );
 }
 
 #[test]
 fn the_text_of_a_vocabulary_at_its_limit() {
     let bytes = |tokens: usize| {
-        let decoder = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "b".repeat(64)});
+        let decoder =
+            json!({"type": "Replace", "pattern": {"String": "a"}, "content": "b".repeat(64)});
         let text = file(&json!({ "decoder": decoder })).to_string();
         let file = checks::File::read(text.as_bytes()).unwrap();
         // A token of the largest kind, as often as it fits.
         let piece = "a".repeat(limits::TOKEN_BYTES as usize);
-        Table::new(&file, tokens as u32, |_| Some(piece.clone()))
+        Table::new(&file, tokens as u32, |_| Some(piece.clone()), soon())
     };
     let fits = limits::VOCABULARY_BYTES / (limits::TOKEN_BYTES * limits::TOKEN_GROWTH);
     assert!(bytes(fits as usize).is_ok());
@@ -103,7 +113,8 @@ fn the_steps_of_a_tokenizer_at_their_limits() {
     let lists = [("normalizer", "normalizers", "NFC"), ("decoder", "decoders", "Fuse")];
     for (name, list, step) in lists {
         let step = if step == "NFC" { json!({"type": "Nmt"}) } else { json!({"type": step}) };
-        let many = |steps: u64| json!({name: {"type": "Sequence", list: vec![&step; steps as usize]}});
+        let many =
+            |steps: u64| json!({name: {"type": "Sequence", list: vec![&step; steps as usize]}});
         check_limit(many, limits::TOKENIZER_STEPS, &format!("the number of steps of its {name}"));
         let nested = |depth: u64| {
             let wrap = |inner, _| json!({"type": "Sequence", list: [inner]});
@@ -128,7 +139,9 @@ fn nesting_beyond_any_stack_is_an_error() {
     ] {
         let open = format!("{{\"type\":\"Sequence\",\"{list}\":[").repeat(100_000);
         let close = "]}".repeat(100_000);
-        let text = format!("{{\"{name}\":{open}{close},\"model\":{{\"type\":\"BPE\",\"vocab\":{{}},\"merges\":[]}}}}");
+        let text = format!(
+            "{{\"{name}\":{open}{close},\"model\":{{\"type\":\"BPE\",\"vocab\":{{}},\"merges\":[]}}}}"
+        );
         let error = Tokenizer::from_json(text.as_bytes()).unwrap_err();
         assert!(error.contains("recursion limit"), "{name}: {error}");
     }
@@ -146,7 +159,8 @@ fn the_growth_of_a_text_at_its_limit() {
     let twice = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
     let prepends = json!({"type": "Prepend", "prepend": "x"});
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true});
-    let spaces = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always"});
+    let spaces =
+        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always"});
     let regex = json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "x"});
     for (name, list, step) in [
         ("normalizer", "normalizers", &twice),
@@ -166,7 +180,8 @@ fn a_table_of_replacements_is_measured() {
     let growth = |longest: usize| {
         let texts = format!("short\0{}\0", "x".repeat(longest));
         let table = [&8u32.to_le_bytes()[..], &[0; 8], texts.as_bytes()].concat();
-        let step = json!({"type": "Precompiled", "precompiled_charsmap": BASE64_STANDARD.encode(table)});
+        let step =
+            json!({"type": "Precompiled", "precompiled_charsmap": BASE64_STANDARD.encode(table)});
         let text = file(&json!({ "normalizer": step })).to_string();
         checks::File::read(text.as_bytes()).unwrap().text_growth()
     };
@@ -204,15 +219,47 @@ fn the_tokens_around_a_text_at_their_limit() {
 
 /// Tokens of every kind that a decoder treats apart.
 const PIECES: [&str; 27] = [
-    "a", "b", "\u{120}a", "\u{2581}a", "\u{2581}", "\u{2581}\u{2581}\u{2581}", "a\u{2581}b", "##a", "a</w>", "</w>",
-    "<0x0A>", "<0xE4>", "<0x41>", "<0xZZ>", "\u{e4}", "\u{10a}\u{10a}", "\u{143}", "|", "<pad>", "n't", ".", " ",
-    "  x ", "\u{1f600}", "don\u{2019}t", "x", "y",
+    "a",
+    "b",
+    "\u{120}a",
+    "\u{2581}a",
+    "\u{2581}",
+    "\u{2581}\u{2581}\u{2581}",
+    "a\u{2581}b",
+    "##a",
+    "a</w>",
+    "</w>",
+    "<0x0A>",
+    "<0xE4>",
+    "<0x41>",
+    "<0xZZ>",
+    "\u{e4}",
+    "\u{10a}\u{10a}",
+    "\u{143}",
+    "|",
+    "<pad>",
+    "n't",
+    ".",
+    " ",
+    "  x ",
+    "\u{1f600}",
+    "don\u{2019}t",
+    "x",
+    "y",
 ];
 
 fn with_decoder(decoder: &Value, normalizer: &Value) -> Tokenizer {
     let vocab: serde_json::Map<String, Value> =
         PIECES.iter().enumerate().map(|(id, piece)| ((*piece).to_owned(), json!(id))).collect();
-    let tokens = ["<|im_start|>", "<tool_call>", "\u{2581}\u{2581}\u{2581}\u{2581}", "\u{e9} t", "\u{e9}", "\n\n", "<h1>"];
+    let tokens = [
+        "<|im_start|>",
+        "<tool_call>",
+        "\u{2581}\u{2581}\u{2581}\u{2581}",
+        "\u{e9} t",
+        "\u{e9}",
+        "\n\n",
+        "<h1>",
+    ];
     let normalized = |content: &&str| {
         let mut token = added(content);
         token["normalized"] = json!(true);
@@ -262,7 +309,8 @@ fn every_token_is_what_it_adds() {
     let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
     let ends = json!({"type": "Strip", "content": " ", "start": 0, "stop": 1});
     let level = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-    let space = |scheme| json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme});
+    let space =
+        |scheme| json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme});
     let sequence = |steps: &[&Value]| json!({"type": "Sequence", "decoders": steps});
     let byte_level = json!({"type": "ByteLevel"});
     for decoder in [
@@ -273,7 +321,11 @@ fn every_token_is_what_it_adds() {
         sequence(&[&fallback, &fuse, &replace]),
         sequence(&[&regex, &fuse]),
         // The library panics where it strips the end of an empty token.
-        sequence(&[&json!({"type": "Replace", "pattern": {"String": "</w>"}, "content": "w"}), &ends, &fuse]),
+        sequence(&[
+            &json!({"type": "Replace", "pattern": {"String": "</w>"}, "content": "w"}),
+            &ends,
+            &fuse,
+        ]),
         sequence(&[&space("first")]),
         space("always"),
         space("never"),
@@ -331,7 +383,12 @@ fn every_token_of_published_tokenizers_is_what_it_adds() {
 
 /// Texts come back from their tokens, as a whole and as a stream.
 fn check_texts(tokenizer: &Tokenizer) {
-    for text in ["Hello world", "a  b   c\n\n\n  d\t", "\u{4f60}\u{597d} \u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}!", "fn main() {\n    x\n}"] {
+    for text in [
+        "Hello world",
+        "a  b   c\n\n\n  d\t",
+        "\u{4f60}\u{597d} \u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}!",
+        "fn main() {\n    x\n}",
+    ] {
         let ids = tokenizer.encode(text, false).unwrap();
         assert_eq!(tokenizer.decode(&ids, false), text);
         let mut stream = Detokenizer::new(tokenizer.clone(), Arc::new([]));
@@ -353,6 +410,43 @@ fn a_panic_at_load_names_the_library_and_the_file() {
     }
 }
 
+#[test]
+fn a_file_that_is_still_read_is_not_read_again() {
+    let (slow, other) = (Path::new("slow/tokenizer.json"), Path::new("other/tokenizer.json"));
+    let running = Arc::new(());
+    assert!(left_behind(slow, Some(Arc::downgrade(&running))));
+    let error =
+        Tokenizer::guarded(slow.to_owned(), file(&json!({})).to_string().into()).unwrap_err();
+    assert!(error.contains("has not ended since"), "{error}");
+    assert!(!left_behind(other, None));
+    drop(running);
+    assert!(!left_behind(slow, None));
+
+    let text = file(&json!({"decoder": {"type": "Fuse"}})).to_string();
+    let checked = checks::File::read(text.as_bytes()).unwrap();
+    let past = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+    let error = Table::new(&checked, 1, |_| Some("a".to_owned()), past).err();
+    assert_eq!(error.as_deref(), Some("its decoder takes too long"));
+}
+
+#[test]
+fn an_added_token_that_a_normalizer_empties_is_refused() {
+    let mut token = added("\0");
+    token["normalized"] = json!(true);
+    for normalizer in [
+        json!({"type": "Nmt"}),
+        json!({"type": "Replace", "pattern": {"String": "\0"}, "content": ""}),
+        json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+               "strip_accents": true, "lowercase": false}),
+    ] {
+        let error = read(json!({"normalizer": normalizer, "added_tokens": [token]})).unwrap_err();
+        assert!(error.contains("leaves nothing of the added token 4"), "{error}");
+    }
+    token["normalized"] = json!(false);
+    let kept = read(json!({"normalizer": {"type": "Nmt"}, "added_tokens": [token]})).unwrap();
+    assert_eq!(kept.encode("a", false), Ok(vec![0]));
+}
+
 fn split(pattern: &str) -> Tokenizer {
     let pattern = json!({"Regex": pattern});
     read(json!({"pre_tokenizer": {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false}}))
@@ -367,7 +461,10 @@ fn a_pattern_that_gives_up_is_a_refusal() {
         (r"(a|aa)+c", "a".repeat(60)),
     ] {
         let error = split(pattern).encode(&text, false).unwrap_err();
-        assert!(matches!(&error, TokenizeError::Refused(what) if what.contains("retry-limit")), "{pattern}: {error}");
+        assert!(
+            matches!(&error, TokenizeError::Refused(what) if what.contains("retry-limit")),
+            "{pattern}: {error}"
+        );
     }
 }
 
@@ -398,9 +495,15 @@ fn a_text_is_counted_past_its_limit() {
         let text: String = "a ".chars().cycle().take(bytes).collect();
         tokenizer.encode_within(&text, false, 1000, &|| true)
     };
-    assert_eq!(encode(limits::UNCOUNTED_TEXT_BYTES).unwrap().len(), limits::UNCOUNTED_TEXT_BYTES / 2);
+    assert_eq!(
+        encode(limits::UNCOUNTED_TEXT_BYTES).unwrap().len(),
+        limits::UNCOUNTED_TEXT_BYTES / 2
+    );
     let error = encode(limits::UNCOUNTED_TEXT_BYTES + 1).unwrap_err();
-    assert!(matches!(error, TokenizeError::TooManyTokens { tokens: 4001.., most_tokens: 1000 }), "{error}");
+    assert!(
+        matches!(error, TokenizeError::TooManyTokens { tokens: 4001.., most_tokens: 1000 }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -431,7 +534,8 @@ fn any_tokenizer_and_any_text_end_well() {
     use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
     let secs = std::env::var("OMLX_FUZZ_SECS").ok().and_then(|secs| secs.parse().ok());
     let end = secs.map(|secs| Instant::now() + Duration::from_secs(secs));
-    let mut case = std::env::var("OMLX_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
+    let mut case =
+        std::env::var("OMLX_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
     let last = case + 1000;
     while end.map_or(case < last, |end| Instant::now() < end) {
         let mut bytes = [0; 400];

@@ -151,9 +151,7 @@ impl Endpoint for CompletionsRequest {
         let unusable = |error: TokenizeError| ApiError::tokenize("prompt", &error);
         let prompt = |input: &Input| {
             let (tokens, text) = match input {
-                Input::Text(text) => {
-                    (model.encode(text, true, wanted).map_err(unusable)?, None)
-                },
+                Input::Text(text) => (model.encode(text, true, wanted).map_err(unusable)?, None),
                 Input::Tokens(ids) => {
                     let vocab = tokenizer.vocab_tokens();
                     if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {

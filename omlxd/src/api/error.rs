@@ -418,7 +418,8 @@ impl ApiError {
             TokenizeError::TooManyTokens { tokens, most_tokens } => {
                 let mut error = Self::context_length(param, *tokens, *most_tokens);
                 let exact = format!("{tokens} tokens.");
-                error.0.message = error.0.message.replace(&exact, &format!("{tokens} tokens or more."));
+                error.0.message =
+                    error.0.message.replace(&exact, &format!("{tokens} tokens or more."));
                 error
             }
             TokenizeError::TooManyBytes { .. } => {

@@ -66,13 +66,13 @@ fn a_tokenizer_that_expands_or_panics_is_named_and_costs_nobody_else_anything() 
 fn a_pattern_that_gives_up_refuses_its_text_only() {
     let server = Server::start();
     let pattern = json!({"Regex": r"(\s|\s\s)+\S"});
-    let split = json!({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false});
+    let split =
+        json!({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false});
     let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     let steps = json!({"type": "Sequence", "pretokenizers": [split, level]});
     model(&server, "pattern", &json!({ "pre_tokenizer": steps }));
-    let say = |text: &str| {
-        server.complete(json!({"model": "pattern", "prompt": text, "max_tokens": 1}))
-    };
+    let say =
+        |text: &str| server.complete(json!({"model": "pattern", "prompt": text, "max_tokens": 1}));
     say("a b c").ok();
     let message = say(&" ".repeat(60)).is_error(400, Some("invalid_value"), Some("prompt"));
     assert!(message.contains("retry-limit"), "{message}");
@@ -85,11 +85,21 @@ const RUNS: [usize; 5] = [2, 3, 4, 5, 6];
 
 /// As Gemma's: bytes, letters, and runs of spaces that are added tokens written with U+2581.
 fn with_runs_of_spaces(server: &Server) {
-    let special = ["<|endoftext|>", "<|begin_of_text|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>",
-        "<tool_call>", "</tool_call>"];
+    let special = [
+        "<|endoftext|>",
+        "<|begin_of_text|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+    ];
     let pieces = special.iter().map(|piece| (*piece).to_owned());
     let pieces = pieces.chain((0..256).map(|byte| format!("<0x{byte:02X}>")));
-    let pieces = pieces.chain(('a'..='z').map(String::from)).chain(["\u{2581}", "\u{2581}a"].map(String::from));
+    let pieces = pieces
+        .chain(('a'..='z').map(String::from))
+        .chain(["\u{2581}", "\u{2581}a"].map(String::from));
     let vocab: serde_json::Map<String, Value> = pieces.zip((0..).map(Value::from)).collect();
     let run = |length: usize| {
         json!({"id": 0, "content": "\u{2581}".repeat(length), "special": false, "lstrip": false,
@@ -101,10 +111,14 @@ fn with_runs_of_spaces(server: &Server) {
     let model_fields = json!({"type": "BPE", "vocab": vocab, "merges": [["\u{2581}", "a"]], "unk_token": "<0x00>",
                               "dropout": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
                               "fuse_unk": true, "byte_fallback": true, "ignore_merges": false});
-    model(server, "runs", &json!({
-        "normalizer": replace(" ", "\u{2581}"), "pre_tokenizer": null, "post_processor": null,
-        "decoder": {"type": "Sequence", "decoders": decoders}, "added_tokens": runs, "model": model_fields,
-    }));
+    model(
+        server,
+        "runs",
+        &json!({
+            "normalizer": replace(" ", "\u{2581}"), "pre_tokenizer": null, "post_processor": null,
+            "decoder": {"type": "Sequence", "decoders": decoders}, "added_tokens": runs, "model": model_fields,
+        }),
+    );
 }
 
 #[test]
@@ -116,7 +130,9 @@ fn a_token_is_to_grammars_and_stop_strings_and_log_probabilities_what_it_adds() 
         .collect::<serde_json::Map<String, Value>>()
         .into();
     let ask = |fields: &Value| {
-        let mut body = completion_body(json!({"model": "runs", "prompt": "ab", "logit_bias": bias, "max_tokens": 8}));
+        let mut body = completion_body(
+            json!({"model": "runs", "prompt": "ab", "logit_bias": bias, "max_tokens": 8}),
+        );
         for (name, value) in fields.as_object().unwrap() {
             body[name] = value.clone();
         }
