@@ -68,9 +68,9 @@ fn refusal(vocabulary: &Vocabulary, schema: Value) -> Option<String> {
 /// llguidance's errors, of which the last lines say the most, by words that are found in them.
 const WORDS: [(&str, &str); 8] = [
     ("Unsatisfiable", "no value matches all that is asked for"),
+    ("determine if regex", "the pattern, the format and the lengths together are too complex"),
     ("is empty", "no text matches all that is asked for"),
     ("circular references", "a reference that leads back to itself stands beside other keywords"),
-    ("determine if regex", "the pattern, the format and the lengths together are too complex"),
     ("are disjoint", "the patterns are too complex to be told apart"),
     ("not disjoint", "the patterns match common names"),
     ("multipleOf", "a divisor of so many digits cannot be enforced"),

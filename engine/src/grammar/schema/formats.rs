@@ -1,7 +1,5 @@
 //! Formats as regular expressions, and what published libraries write with look-around.
 
-/// A label of a host's name. Two hyphens in a row mean more than they say, and are left out.
-const LABEL: &str = "[a-zA-Z0-9](?:-?[a-zA-Z0-9]){0,30}";
 /// A year from 0001.
 const YEAR: &str = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)";
 /// A year with a 29th of February.
@@ -12,6 +10,10 @@ const BYTE: &str = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
 /// What stands in a path of a URI.
 const PCHAR: &str = "(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})";
 
+/// A text in base64.
+pub(super) const BASE64: &str =
+    "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$";
+
 /// The values of `format` that are enforced. Any other restricts nothing.
 pub const FORMATS: [&str; 19] = [
     "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4",
@@ -19,8 +21,15 @@ pub const FORMATS: [&str; 19] = [
 ];
 
 /// What a text of this format looks like, from its begin to its end: never more than the standard
-/// allows, and where that is disputed, what readers agree on.
-pub(super) fn regex(format: &str) -> Option<String> {
+/// allows, and where that is disputed, what readers agree on. `is_alone`: names are no longer than hosts
+/// have them. Counting them beside another pattern would be too much.
+pub(super) fn regex(format: &str, is_alone: bool) -> Option<String> {
+    // Two hyphens in a row mean more than they say, and are left out.
+    let label = match is_alone {
+        true => "[a-zA-Z0-9](?:-?[a-zA-Z0-9]){0,30}",
+        false => "[a-zA-Z0-9]+(?:-[a-zA-Z0-9]+)*",
+    };
+    let counted = |few: &'static str, any: &'static str| if is_alone { few } else { any };
     let date = || {
         let long = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])";
         let short = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)";
@@ -35,12 +44,14 @@ pub(super) fn regex(format: &str) -> Option<String> {
         "date-time" => format!("{}T{TIME}", date()),
         "date" => date(),
         "time" => TIME.to_owned(),
-        "duration" => duration("[0-9]{1,9}", "[0-9]{1,9}"),
+        "duration" => duration(counted("[0-9]{1,9}", "[0-9]+")),
         "email" | "idn-email" => {
-            let word = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]{1,20}";
-            format!(r"{word}(?:\.{word}){{0,2}}@(?:{LABEL}\.){{1,3}}[a-zA-Z]{{2,24}}")
+            let word = format!("[a-zA-Z0-9!#$%&'*+/=?^_`{{|}}~-]{}", counted("{1,20}", "+"));
+            let (words, labels) = (counted("{0,2}", "*"), counted("{1,3}", "+"));
+            let top = counted("{2,24}", "{2,}");
+            format!(r"{word}(?:\.{word}){words}@(?:{label}\.){labels}[a-zA-Z]{top}")
         }
-        "hostname" | "idn-hostname" => format!(r"{LABEL}(?:\.{LABEL}){{0,4}}"),
+        "hostname" | "idn-hostname" => format!(r"{label}(?:\.{label}){}", counted("{0,4}", "*")),
         "ipv4" => format!(r"(?:{BYTE}\.){{3}}{BYTE}"),
         "ipv6" => ipv6(),
         "uuid" => {
@@ -53,7 +64,8 @@ pub(super) fn regex(format: &str) -> Option<String> {
         "uuid5" => uuid("5"),
         "uuid7" => uuid("7"),
         "uri" | "iri" => {
-            let host = format!(r"{LABEL}(?:\.{LABEL}){{0,4}}(?::[1-9][0-9]{{0,3}})?(?:/{PCHAR}*)*");
+            let labels = counted("{0,4}", "*");
+            let host = format!(r"{label}(?:\.{label}){labels}(?::[1-9][0-9]{{0,3}})?(?:/{PCHAR}*)*");
             let tail = format!(r"(?:\?(?:{PCHAR}|[/?])*)?(?:#(?:{PCHAR}|[/?])*)?");
             format!("[a-zA-Z][a-zA-Z0-9+.-]{{1,11}}:(?://{host}|{PCHAR}(?:{PCHAR}|/)*){tail}")
         }
@@ -62,16 +74,15 @@ pub(super) fn regex(format: &str) -> Option<String> {
     })
 }
 
-/// `number` and `last`: of all parts, and of seconds.
-fn duration(number: &str, last: &str) -> String {
-    let parts = |[first, second]: [&str; 2], third: &str, third_number: &str| {
-        let third = format!("{third_number}{third}");
+fn duration(number: &str) -> String {
+    let parts = |[first, second, third]: [&str; 3]| {
+        let third = format!("{number}{third}");
         format!(
             "(?:{number}{first}(?:{number}{second}(?:{third})?)?|{number}{second}(?:{third})?|{third})"
         )
     };
-    let date = parts(["Y", "M"], "D", number);
-    let time = parts(["H", "M"], "S", last);
+    let date = parts(["Y", "M", "D"]);
+    let time = parts(["H", "M", "S"]);
     format!("P(?:{number}W|{date}(?:T{time})?|T{time})")
 }
 

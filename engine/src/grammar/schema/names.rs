@@ -9,8 +9,8 @@ use super::types::Types;
 use super::{Pass, Place, formats, wrong};
 use crate::grammar::GrammarError;
 
-/// A pattern that matches at most so many names is written as properties of these names.
-const FEW_NAMES: usize = 64;
+/// A pattern that matches at most so many names beside the declared ones is written as properties.
+const FEW_NAMES: usize = 6;
 
 /// What `propertyNames` asks for.
 #[derive(Default)]
@@ -96,7 +96,7 @@ impl Pass<'_> {
                     names.listed = Some(texts.collect());
                 }
                 "format" => {
-                    let regex = value.as_str().and_then(formats::regex);
+                    let regex = value.as_str().and_then(|name| formats::regex(name, true));
                     // Beside a pattern the format is what the pattern says.
                     if !fields.contains_key("pattern") {
                         names.regexes.extend(regex.map(|regex| format!("^(?:{regex})$")));
@@ -158,6 +158,20 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// A pattern of names as one expression. `None`: it is overlooked.
+    pub(super) fn name_regex(
+        &mut self,
+        pattern: &str,
+        place: &Place<'_>,
+    ) -> Result<Option<String>, GrammarError> {
+        let regexes = self.regexes(pattern, place)?;
+        if regexes.is_empty() {
+            return Ok(None);
+        }
+        let held = self.combined(&regexes, &[], Value::Bool(true), place)?;
+        Ok(held.map(|(regex, _)| regex))
+    }
+
     fn combined(
         &mut self,
         must: &[String],
@@ -190,9 +204,12 @@ impl Pass<'_> {
     ) -> Result<(), GrammarError> {
         let place = place.field("patternProperties");
         let mut left: Vec<(String, Value)> = Vec::new();
-        let most = FEW_NAMES.max(properties.declared.len());
         for (regex, schema) in std::mem::take(&mut properties.patterns) {
-            let Some(names) = all_texts(&regex, most) else {
+            let most = FEW_NAMES + properties.declared.len();
+            let is_new = |name: &&String| !properties.declared.contains_key(*name);
+            let names = all_texts(&regex, most)
+                .filter(|names| names.iter().filter(is_new).count() <= FEW_NAMES);
+            let Some(names) = names else {
                 self.add_pattern(&mut left, regex, schema, &place)?;
                 continue;
             };

@@ -35,6 +35,11 @@ impl Pass<'_> {
         }
         let divisor = self.divisor(fields, place)?;
         let step = divisor.and_then(decimal);
+        if divisor.is_some() {
+            // Of longer numbers readers see too few digits to divide them.
+            low = low.or(Some((-EXACT, false)));
+            high = high.or(Some((EXACT, false)));
+        }
         if !has_value(low, high, step, parts.types.and(number) == integer) {
             let why = "no number is within minimum, maximum and multipleOf";
             parts.types = parts.types.without(number);

@@ -116,9 +116,8 @@ impl Pass<'_> {
         let place = place.field("patternProperties");
         let mut all = Vec::new();
         for (pattern, schema) in schemas {
-            if let Some(regex) = self.regex(&pattern, &place.field(&pattern))? {
-                all.push((regex, schema));
-            }
+            let place = place.field(&pattern);
+            all.extend(self.name_regex(&pattern, &place)?.map(|regex| (regex, schema)));
         }
         Ok(all)
     }
@@ -148,9 +147,8 @@ impl Pass<'_> {
             properties.declared.entry(name).or_insert(Value::Bool(true));
         }
         for pattern in evaluated.patterns {
-            if let Some(regex) = self.regex(&pattern, place)? {
-                properties.patterns.push((regex, Value::Bool(true)));
-            }
+            let regex = self.name_regex(&pattern, place)?;
+            properties.patterns.extend(regex.map(|regex| (regex, Value::Bool(true))));
         }
         properties.others = self.schema(others, &place.field(name))?;
         Ok(())

@@ -35,11 +35,16 @@ impl Pass<'_> {
                 parts.own.insert(name.to_owned(), count.into());
             }
         }
-        let mut patterns: Vec<String> = self.pattern(fields, place)?.into_iter().collect();
+        let mut patterns = self.pattern(fields, place)?;
+        let is_base64 = fields.get("contentEncoding").is_some_and(|encoding| encoding == "base64");
+        if is_base64 && patterns.is_empty() {
+            patterns.push(formats::BASE64.to_owned());
+        }
         if let Some(format) = fields.get("format") {
             let place = place.field("format");
             let format = format.as_str().ok_or_else(|| wrong(&place, "a format is a string"))?;
-            patterns.extend(formats::regex(format).map(|regex| format!("^(?:{regex})$")));
+            let is_alone = patterns.is_empty() && least.is_none() && most.is_none();
+            patterns.extend(formats::regex(format, is_alone).map(|regex| format!("^(?:{regex})$")));
         }
         if let Some(never) = self.never(fields, parts.types, place)? {
             if patterns.is_empty() {
@@ -86,7 +91,11 @@ impl Pass<'_> {
         let kind = not.get("type").is_none_or(|kind| *kind == "string");
         let others: Vec<&String> = not.keys().filter(|name| *name != "type").collect();
         let values: Vec<&Value> = match others.as_slice() {
-            [name] if kind && *name == "pattern" => return self.pattern(not, &place.field("not")),
+            [name] if kind && *name == "pattern" => {
+                let patterns = self.pattern(not, &place.field("not"))?;
+                // Not both of two is more than can be said.
+                return Ok(<[String; 1]>::try_from(patterns).ok().map(|[pattern]| pattern));
+            }
             [name] if kind && *name == "const" => vec![&not["const"]],
             [name] if kind && *name == "enum" => not["enum"].as_array().into_iter().flatten().collect(),
             _ => return Ok(None),
@@ -96,29 +105,29 @@ impl Pass<'_> {
         Ok((!texts.is_empty()).then(|| format!("^(?:{})$", texts.join("|"))))
     }
 
-    /// The regular expression of `pattern`, as llguidance reads it.
+    /// The regular expressions of `pattern`, all of which match.
     pub(super) fn pattern(
         &self,
         fields: &Map<String, Value>,
         place: &Place<'_>,
-    ) -> Result<Option<String>, GrammarError> {
-        let Some(pattern) = fields.get("pattern") else { return Ok(None) };
+    ) -> Result<Vec<String>, GrammarError> {
+        let Some(pattern) = fields.get("pattern") else { return Ok(Vec::new()) };
         let named = place.field("pattern");
         let pattern = pattern.as_str().ok_or_else(|| wrong(&named, "a pattern is a string"))?;
-        self.regex(pattern, place)
+        self.regexes(pattern, place)
     }
 
-    /// A regular expression as JSON Schema has them (ECMAScript's), in Rust's syntax. `None`: it is
-    /// overlooked.
-    pub(super) fn regex(
+    /// A regular expression as JSON Schema has them (ECMAScript's), in Rust's syntax: all of these
+    /// match. None: it is overlooked.
+    pub(super) fn regexes(
         &self,
         pattern: &str,
         place: &Place<'_>,
-    ) -> Result<Option<String>, GrammarError> {
+    ) -> Result<Vec<String>, GrammarError> {
         match read(pattern) {
-            Ok(regex) => Ok(Some(regex)),
+            Ok(regexes) => Ok(regexes),
             Err(Unread::Wrong(what)) => Err(wrong(&place.field("pattern"), what)),
-            Err(Unread::Unknown(why)) => self.cannot(place, "pattern", why).map(|()| None),
+            Err(Unread::Unknown(why)) => self.cannot(place, "pattern", why).map(|()| Vec::new()),
         }
     }
 }
@@ -133,37 +142,40 @@ enum Unread {
 
 const LOOK_AROUND: &str = "look-around can be read only at the beginning, right after '^', and ahead";
 
-fn read(pattern: &str) -> Result<String, Unread> {
+fn read(pattern: &str) -> Result<Vec<String>, Unread> {
     if let Some(same) = formats::published(pattern) {
-        return Ok(same);
+        return Ok(vec![same]);
     }
     let (ahead, rest) = looks_ahead(pattern)?;
-    let regex = translated(rest)?;
     if !ahead.is_empty() && has_choice(rest) {
         return Err(Unread::Unknown(LOOK_AROUND));
     }
-    let regex = match ahead.is_empty() {
-        true => regex,
-        false => {
-            let (mut must, mut never) = (vec![format!("^{regex}")], Vec::new());
-            for (is_wanted, inner) in ahead {
-                let inner = format!("^(?:{})", translated(inner)?);
-                if is_wanted { must.push(inner) } else { never.push(inner) }
+    let rest = translated(rest)?;
+    let mut must = vec![if ahead.is_empty() { rest } else { format!("^{rest}") }];
+    let mut never = Vec::new();
+    for (is_wanted, inner) in ahead {
+        let inner = format!("^(?:{})", translated(inner)?);
+        if is_wanted { must.push(inner) } else { never.push(inner) }
+    }
+    must.iter().chain(&never).try_for_each(|regex| readable(regex))?;
+    if !never.is_empty() {
+        match combine(&["^".to_owned()], &never) {
+            Ok(Combined::Text(regex)) => must.push(regex),
+            Ok(Combined::Nothing) => {
+                return Err(Unread::Wrong("no text matches the pattern".to_owned()));
             }
-            match combine(&must, &never) {
-                Ok(Combined::Text(regex)) => regex,
-                Ok(Combined::Nothing) => {
-                    return Err(Unread::Wrong("no text matches the pattern".to_owned()));
-                }
-                Ok(Combined::TooComplex) => {
-                    return Err(Unread::Unknown("what it looks ahead for is too complex"));
-                }
-                Err(error) => return Err(Unread::Wrong(error)),
+            Ok(Combined::TooComplex) => {
+                return Err(Unread::Unknown("what it looks ahead for is too complex"));
             }
+            Err(error) => return Err(Unread::Wrong(error)),
         }
-    };
-    match super::automaton::check(&regex) {
-        Ok(()) => Ok(regex),
+    }
+    Ok(must)
+}
+
+fn readable(regex: &str) -> Result<(), Unread> {
+    match super::automaton::check(regex) {
+        Ok(()) => Ok(()),
         Err(error) if error.contains("lookarounds") => Err(Unread::Unknown(
             "'^' and '$' can be read only where the text begins and ends, and word boundaries not at all",
         )),
