@@ -8,7 +8,7 @@
 //! one-off requests even once it has become a leaf.
 
 use crate::key::{BlockId, IdHash, Key};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// More uses than this are not counted, which bounds how often one block is passed over.
 const MAX_USES: u8 = 16;
@@ -29,7 +29,7 @@ pub(crate) struct ChainLru {
     /// Children whose parent is not here, counted by parent.
     orphans: HashMap<BlockId, u32, IdHash>,
     /// Nodes without children, by namespace and tick.
-    leaves: Vec<BTreeSet<(u64, Key)>>,
+    leaves: BTreeMap<u32, BTreeSet<(u64, Key)>>,
     tick: u64,
 }
 
@@ -62,7 +62,7 @@ impl ChainLru {
                 Some(above) => {
                     above.children += 1;
                     let tick = above.tick;
-                    self.leaf_set(parent.space).remove(&(tick, parent.key));
+                    self.unfile(&parent, tick);
                 }
                 None => *self.orphans.entry(parent).or_default() += 1,
             }
@@ -73,7 +73,7 @@ impl ChainLru {
 
     pub(crate) fn remove(&mut self, id: &BlockId) {
         let Some(node) = self.nodes.remove(id) else { return };
-        self.leaf_set(id.space).remove(&(node.tick, id.key));
+        self.unfile(id, node.tick);
         if node.children > 0 {
             self.orphans.insert(*id, node.children);
         }
@@ -99,8 +99,8 @@ impl ChainLru {
             node.uses = (node.uses + 1).min(MAX_USES);
         }
         if node.children == 0 {
-            self.leaf_set(id.space).remove(&(old, id.key));
-            self.leaf_set(id.space).insert((tick, id.key));
+            self.unfile(id, old);
+            self.file(id);
         }
     }
 
@@ -115,8 +115,9 @@ impl ChainLru {
             let id = match space {
                 Some(space) => self.oldest_leaf(space, &may_go)?.1,
                 None => {
-                    (0..self.leaves.len() as u32)
-                        .filter_map(|space| self.oldest_leaf(space, &may_go))
+                    let spaces = self.leaves.keys();
+                    spaces
+                        .filter_map(|space| self.oldest_leaf(*space, &may_go))
                         .min_by_key(|(tick, _)| *tick)?
                         .1
                 }
@@ -146,7 +147,7 @@ impl ChainLru {
         space: u32,
         may_go: &impl Fn(&BlockId) -> bool,
     ) -> Option<(u64, BlockId)> {
-        let leaves = self.leaves.get(space as usize)?;
+        let leaves = self.leaves.get(&space)?;
         leaves.iter().map(|&(tick, key)| (tick, BlockId { space, key })).find(|(_, id)| may_go(id))
     }
 
@@ -155,16 +156,18 @@ impl ChainLru {
         let node = &self.nodes[id];
         if node.children == 0 {
             let tick = node.tick;
-            self.leaf_set(id.space).insert((tick, id.key));
+            self.leaves.entry(id.space).or_default().insert((tick, id.key));
         }
     }
 
-    fn leaf_set(&mut self, space: u32) -> &mut BTreeSet<(u64, Key)> {
-        let space = space as usize;
-        if self.leaves.len() <= space {
-            self.leaves.resize_with(space + 1, BTreeSet::new);
+    /// Takes a node from among the leaves; the last of a namespace leaves nothing behind.
+    fn unfile(&mut self, id: &BlockId, tick: u64) {
+        if let Some(leaves) = self.leaves.get_mut(&id.space) {
+            leaves.remove(&(tick, id.key));
+            if leaves.is_empty() {
+                self.leaves.remove(&id.space);
+            }
         }
-        &mut self.leaves[space]
     }
 }
 
@@ -267,7 +270,7 @@ mod tests {
                 let gone_before = |key: Key| order[..place].contains(&key.0[0]);
                 prop_assert!(!parents[n].is_some_and(gone_before), "{n} went after its parent");
             }
-            prop_assert!(lru.orphans.is_empty() && lru.leaves.iter().all(BTreeSet::is_empty));
+            prop_assert!(lru.orphans.is_empty() && lru.leaves.is_empty());
         }
     }
 }

@@ -237,7 +237,7 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
 
-    fn about(id: &str, key: Option<&str>) -> About<'_> {
+    fn about<'a>(id: &'a str, key: Option<&str>) -> About<'a> {
         let key = key.map(KeyId::of_key);
         About { id, endpoint: "completions", model: "m", stream: true, key }
     }

@@ -215,7 +215,9 @@ fn check_chain(owners: &BTreeMap<&str, &str>, alias: &str) -> Result<(), String>
     }
     if owners.contains_key(name) {
         let alias = shown(alias);
-        return Err(format!("more than {CONFIG_ALIAS_HOPS} aliases lead from \"{alias}\" to a model"));
+        return Err(format!(
+            "more than {CONFIG_ALIAS_HOPS} aliases lead from \"{alias}\" to a model"
+        ));
     }
     Ok(())
 }
