@@ -30,6 +30,12 @@ impl Departures {
         self.why.remove(id);
     }
 
+    /// Forgets the blocks that `keep` refuses.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&BlockId) -> bool) {
+        self.why.retain(|id, _| keep(id));
+        self.order.retain(|id| keep(id));
+    }
+
     pub(crate) fn why(&self, id: &BlockId) -> Option<Departure> {
         self.why.get(id).copied()
     }

@@ -15,6 +15,8 @@ pub struct Meta {
     pub physical: u64,
     /// A folder, not a file.
     pub is_dir: bool,
+    /// A regular file: no folder, link, pipe or device.
+    pub is_file: bool,
 }
 
 /// One entry of a folder.
@@ -47,6 +49,8 @@ pub trait Disk: Send + Sync + 'static {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file. Who has it open or mapped keeps its bytes.
     fn unlink(&self, path: &Path) -> io::Result<()>;
+    /// Removes a folder that has nothing in it. It is an error when it has.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// What a file or folder occupies; symbolic links are not followed.
     fn stat(&self, path: &Path) -> io::Result<Meta>;
     /// The entries of a folder, in no order.

@@ -197,8 +197,9 @@ pub(crate) fn stored_entry(
     id: &crate::key::BlockId,
 ) -> Option<Stored> {
     let block = state.blocks.get(id)?;
+    let namespace = state.namespace(id)?;
     (block.on_disk == crate::state::OnDisk::Stored).then(|| Stored {
-        namespace: state.namespace(id),
+        namespace,
         key: id.key,
         parent: block.parent,
         kind: block.kind,

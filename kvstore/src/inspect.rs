@@ -1,6 +1,7 @@
 //! For whoever looks after the store: what is in it, is it sound, empty it.
 
 use crate::core::Core;
+use crate::disk;
 use crate::key::{BlockId, Key, Kind, Namespace};
 use crate::layout::Damage;
 use crate::read::{LoadError, verify};
@@ -8,6 +9,7 @@ use crate::state::{OnDisk, State};
 use crate::stats::{DropReason, EvictReason, Op};
 use crate::store::Store;
 use std::collections::HashMap;
+use std::io;
 use std::ops::ControlFlow;
 
 /// One block, as [`Store::list`] shows it.
@@ -78,7 +80,7 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Blocks that failed their checks and were set aside.
     pub damaged: u64,
-    /// Blocks that could not be read.
+    /// Blocks that could not be read; unless that may pass, they were set aside as well.
     pub unreadable: u64,
 }
 
@@ -213,14 +215,14 @@ fn ids(state: &State, namespace: Option<&Namespace>) -> Vec<BlockId> {
     let on_disk = ids.len();
     ids.extend(state.blocks.keys().filter(|id| !state.disk_order.contains(id)));
     ids[on_disk..].sort_unstable();
-    ids.retain(|id| namespace.is_none_or(|namespace| state.namespace(id) == *namespace));
+    ids.retain(|id| namespace.is_none_or(|namespace| state.namespace(id) == Some(*namespace)));
     ids
 }
 
 fn info(state: &State, id: &BlockId) -> Option<BlockInfo> {
     let block = state.blocks.get(id)?;
     Some(BlockInfo {
-        namespace: state.namespace(id),
+        namespace: state.namespace(id)?,
         key: id.key,
         parent: block.parent,
         kind: block.kind,
@@ -234,7 +236,8 @@ fn info(state: &State, id: &BlockId) -> Option<BlockInfo> {
 
 impl Core {
     fn verify_one(&self, id: &BlockId, report: &mut VerifyReport) {
-        let namespace = self.state().namespace(id);
+        // Forgotten with the block, evicted meanwhile: no failure.
+        let Some(namespace) = self.state().namespace(id) else { return };
         let result = verify(&*self.disk, namespace, id.key);
         let now = self.now_secs();
         let mut state = self.state();
@@ -245,9 +248,16 @@ impl Core {
             }
             Err(LoadError::Io(error)) => {
                 // Gone, because evicted meanwhile, is no failure.
-                if state.blocks.get(id).is_some_and(|block| block.on_disk == OnDisk::Stored) {
-                    state.counters.io_error(Op::Read, &error);
-                    report.unreadable += 1;
+                if state.blocks.get(id).is_none_or(|block| block.on_disk != OnDisk::Stored) {
+                    return;
+                }
+                state.counters.io_error(Op::Read, &error);
+                report.unreadable += 1;
+                if error.kind() == io::ErrorKind::NotFound {
+                    state.lost(id);
+                } else if !disk::is_transient(&error) {
+                    // No file, or one that the disk does not give: as for a reader, it goes.
+                    state.discard_stored(id, EvictReason::Corrupt, now);
                 }
             }
             Err(_) => report.unreadable += 1,

@@ -1,6 +1,8 @@
 //! The books of the disk, as pure arithmetic: nothing is written that was not reserved here first,
 //! so the sum of everything under the root never passes the quota.
 
+use std::collections::BTreeMap;
+
 /// One day, in seconds.
 const DAY_SECS: u64 = 24 * 60 * 60;
 
@@ -34,14 +36,15 @@ pub(crate) struct Ledger {
     settled: u64,
     /// What is being written.
     reserved: u64,
-    spaces: Vec<Space>,
+    /// Those that have bytes.
+    spaces: BTreeMap<u32, Space>,
     day: u64,
     spent: u64,
 }
 
 impl Ledger {
     pub(crate) fn new(limits: DiskLimits) -> Self {
-        Ledger { limits, settled: 0, reserved: 0, spaces: Vec::new(), day: 0, spent: 0 }
+        Ledger { limits, settled: 0, reserved: 0, spaces: BTreeMap::new(), day: 0, spent: 0 }
     }
 
     pub(crate) fn quota(&self) -> u64 {
@@ -55,7 +58,7 @@ impl Ledger {
 
     /// Bytes on the medium of one namespace.
     pub(crate) fn space_physical(&self, space: u32) -> u64 {
-        self.spaces.get(space as usize).map_or(0, |space| space.settled + space.reserved)
+        self.spaces.get(&space).map_or(0, |space| space.settled + space.reserved)
     }
 
     /// Takes room for a write, in a namespace or (`None`) for the store's own files.
@@ -74,7 +77,7 @@ impl Ledger {
             return Err(Refusal::Quota);
         }
         if let Some(space) = space {
-            self.space(space).reserved += bytes;
+            self.spaces.entry(space).or_default().reserved += bytes;
         }
         self.reserved += bytes;
         self.spent += bytes;
@@ -84,7 +87,7 @@ impl Ledger {
     /// Whether `bytes` would fit once everything that may go is gone: all records, and `removable`
     /// bytes besides. If not, nothing should go for them.
     pub(crate) fn could_fit(&self, bytes: u64, removable: u64) -> bool {
-        let records: u64 = self.spaces.iter().map(|space| space.settled).sum();
+        let records: u64 = self.spaces.values().map(|space| space.settled).sum();
         let fixed = self.physical().saturating_sub(records + removable);
         fixed.saturating_add(bytes) <= self.limits.quota
     }
@@ -96,9 +99,10 @@ impl Ledger {
         self.settled += kept;
         self.spent = (self.spent + written).saturating_sub(reserved);
         if let Some(space) = space {
-            let space = self.space(space);
-            space.reserved -= reserved;
-            space.settled += kept;
+            self.change(space, |space| {
+                space.reserved -= reserved;
+                space.settled += kept;
+            });
         }
     }
 
@@ -106,7 +110,7 @@ impl Ledger {
     pub(crate) fn found(&mut self, space: Option<u32>, bytes: u64) {
         self.settled += bytes;
         if let Some(space) = space {
-            self.space(space).settled += bytes;
+            self.spaces.entry(space).or_default().settled += bytes;
         }
     }
 
@@ -114,8 +118,7 @@ impl Ledger {
     pub(crate) fn gone(&mut self, space: Option<u32>, bytes: u64) {
         self.settled = self.settled.saturating_sub(bytes);
         if let Some(space) = space {
-            let space = self.space(space);
-            space.settled = space.settled.saturating_sub(bytes);
+            self.change(space, |space| space.settled = space.settled.saturating_sub(bytes));
         }
     }
 
@@ -147,12 +150,13 @@ impl Ledger {
         }
     }
 
-    fn space(&mut self, space: u32) -> &mut Space {
-        let space = space as usize;
-        if self.spaces.len() <= space {
-            self.spaces.resize_with(space + 1, Space::default);
+    /// Changes the bytes of a namespace, which is forgotten when it has none left.
+    fn change(&mut self, space: u32, change: impl FnOnce(&mut Space)) {
+        let own = self.spaces.entry(space).or_default();
+        change(own);
+        if own.settled + own.reserved == 0 {
+            self.spaces.remove(&space);
         }
-        &mut self.spaces[space]
     }
 }
 

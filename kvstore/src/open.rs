@@ -30,6 +30,11 @@ impl Core {
         for top in paths::TOP {
             let failed = |source| OpenError::Io { path: disk.root().join(top), source };
             disk.create_dir(Path::new(top)).map_err(failed)?;
+            // What is removed from it must be ours, and not what a link there leads to.
+            if !disk.stat(Path::new(top)).map_err(failed)?.is_dir {
+                let what = "it is a link, not a folder of the cache's own: remove it";
+                return Err(failed(io::Error::new(io::ErrorKind::NotADirectory, what)));
+            }
         }
         let cipher = config.key_file.as_deref().map(Cipher::from_key_file).transpose()?;
         let mut state = State::new(&config);

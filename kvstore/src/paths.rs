@@ -50,6 +50,19 @@ pub(crate) fn damaged(namespace: &Namespace, key: &Key) -> PathBuf {
     Path::new(DAMAGED).join(format!("{namespace}.{key}"))
 }
 
+/// Whether [`damaged`] gives such names.
+pub(crate) fn is_damaged(name: &OsStr) -> bool {
+    name.to_str().and_then(|name| name.split_once('.')).is_some_and(|(namespace, key)| {
+        Namespace::from_hex(namespace).is_some() && Key::from_hex(key).is_some()
+    })
+}
+
+/// Whether [`temporary`] gives such names.
+pub(crate) fn is_temporary(name: &OsStr) -> bool {
+    let digits = name.to_str().unwrap_or_default();
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 pub(crate) fn temporary(number: u64) -> PathBuf {
     Path::new(TMP).join(number.to_string())
 }

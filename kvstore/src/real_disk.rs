@@ -25,8 +25,10 @@ const STAT_BLOCK: u64 = 512;
 pub struct RealDisk {
     root: PathBuf,
     windows: Arc<Windows>,
-    /// Held for its lock.
+    /// Held for its lock, and names this process.
     _lock: File,
+    /// Held for its lock as well, which is not lost when the file is removed.
+    _folder: File,
 }
 
 impl RealDisk {
@@ -38,31 +40,33 @@ impl RealDisk {
         let io_error = |source| OpenError::Io { path: root.to_path_buf(), source };
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(root).map_err(io_error)?;
         fs::set_permissions(root, fs::Permissions::from_mode(DIR_MODE)).map_err(io_error)?;
+        let folder = File::open(root).map_err(io_error)?;
         let path = root.join(LOCK_NAME);
         let io_error = |source| OpenError::Io { path: path.clone(), source };
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(FILE_MODE)
-            .open(&path)
-            .map_err(io_error)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = lock.read_to_string(&mut holder);
-                return Err(OpenError::Locked { path, pid: holder.trim().parse().ok() });
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        let mut lock = open_regular(&path, &mut options).map_err(io_error)?;
+        let is_ours = match (lock.try_lock(), folder.try_lock()) {
+            (Ok(()), Ok(())) => true,
+            // Network file systems lock only what can be written, which no folder can.
+            (Ok(()), Err(TryLockError::Error(error))) if cannot_lock(&error) => true,
+            (Err(TryLockError::Error(source)), _) | (Ok(()), Err(TryLockError::Error(source))) => {
+                return Err(OpenError::Io { path, source });
             }
-            Err(TryLockError::Error(source)) => return Err(OpenError::Io { path, source }),
+            _ => false,
+        };
+        if !is_ours {
+            let mut holder = String::new();
+            let _ = (&lock).take(16).read_to_string(&mut holder);
+            return Err(OpenError::Locked { path, pid: holder.trim().parse().ok() });
         }
         // Rewriting a handful of bytes may fail on a full disk; the lock holds all the same.
         let _ = lock
             .set_len(0)
             .and_then(|()| lock.rewind())
             .and_then(|()| writeln!(lock, "{}", std::process::id()));
-        Ok(RealDisk { root: root.to_path_buf(), windows: Arc::default(), _lock: lock })
+        let windows = Arc::default();
+        Ok(RealDisk { root: root.to_path_buf(), windows, _lock: lock, _folder: folder })
     }
 
     fn at(&self, path: &Path) -> PathBuf {
@@ -71,7 +75,12 @@ impl RealDisk {
 }
 
 fn meta_of(meta: &fs::Metadata) -> Meta {
-    Meta { len: meta.len(), physical: meta.blocks() * STAT_BLOCK, is_dir: meta.is_dir() }
+    Meta {
+        len: meta.len(),
+        physical: meta.blocks() * STAT_BLOCK,
+        is_dir: meta.is_dir(),
+        is_file: meta.is_file(),
+    }
 }
 
 impl Disk for RealDisk {
@@ -117,6 +126,10 @@ impl Disk for RealDisk {
         fs::remove_file(self.at(path))
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(self.at(path))
+    }
+
     fn stat(&self, path: &Path) -> io::Result<Meta> {
         fs::symlink_metadata(self.at(path)).map(|meta| meta_of(&meta))
     }
@@ -143,10 +156,17 @@ impl Disk for RealDisk {
     }
 }
 
-/// Never follows a link and never waits on a pipe that took a record's place.
+fn cannot_lock(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBADF) || error.kind() == io::ErrorKind::Unsupported
+}
+
 fn open_record(path: &Path) -> io::Result<File> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    open_regular(path, OpenOptions::new().read(true))
+}
+
+/// Never follows a link and never waits on a pipe that took a file's place.
+fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
     }

@@ -72,8 +72,10 @@ impl Core {
             Found::Cold(None) => {
                 // Nothing would be left of a mapping that nobody holds; the system's cache may
                 // keep the pages for the one to come. Failures show when it does.
-                let path = paths::block(&self.state().namespace(id), &id.key);
-                let _ = self.disk.read_ahead(&path);
+                let namespace = self.state().namespace(id);
+                if let Some(namespace) = namespace {
+                    let _ = self.disk.read_ahead(&paths::block(&namespace, &id.key));
+                }
                 self.end_restore(id);
             }
             Found::Here(..) | Found::Busy | Found::Missing => {}
@@ -93,6 +95,10 @@ impl Core {
         witness: Option<&[u8]>,
     ) -> Result<Bytes, Miss> {
         let namespace = self.state().namespace(id);
+        let Some(namespace) = namespace else {
+            self.end_restore(id);
+            return Err(Miss::NotStored);
+        };
         let wanted = Wanted { namespace, key: id.key, witness };
         let started = self.clock.monotonic();
         let cipher = self.cipher.as_ref();

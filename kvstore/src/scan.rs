@@ -94,7 +94,8 @@ impl Writer {
             let log_or_snapshot = paths::parse_index(&entry.name);
             if entry.meta.is_dir || name == paths::FOREIGN {
                 self.enter_foreign(core, scan, &path, &entry);
-            } else if name == paths::DAMAGED {
+            } else if name == paths::DAMAGED && paths::is_damaged(&entry.name) && entry.meta.is_file
+            {
                 scan.seen.insert(path.clone());
                 match self.damaged.contains(&path) {
                     true => self.enter(core, scan, &path, physical, Owner::Unindexed),
@@ -105,7 +106,11 @@ impl Writer {
                 let current = log_or_snapshot == Some((Role::Log, self.index.generation));
                 let booked = if current { self.books.bytes(&path) } else { 0 };
                 self.enter(core, scan, &path, physical.max(booked), Owner::Store);
-            } else if name == paths::TMP && core.unlink(&path) {
+            } else if name == paths::TMP
+                && paths::is_temporary(&entry.name)
+                && entry.meta.is_file
+                && core.unlink(&path)
+            {
                 core.state().counters.orphan_temporaries += 1;
             } else {
                 self.set_aside(core, scan, &path, &entry);
@@ -140,6 +145,9 @@ impl Writer {
                 None => self.set_aside(core, scan, &dir.join(&entry.name), &entry),
             }
         }
+        if fans.is_empty() {
+            self.remove_empty_dirs(core, &namespace, &dir);
+        }
         scan.todo.extend(fans.into_iter().map(|fan| Item::Fan(namespace, fan)));
     }
 
@@ -150,11 +158,13 @@ impl Writer {
         let mut found = BTreeSet::new();
         for entry in entries {
             let key = entry.name.to_str().and_then(Key::from_hex);
-            match key.filter(|key| paths::fan(key) == fan && !entry.meta.is_dir) {
-                Some(key) => {
+            match key.filter(|key| paths::fan(key) == fan) {
+                Some(key) if entry.meta.is_file => {
                     found.insert(key);
                     self.scan_record(core, scan, namespace, key, &entry);
                 }
+                // In a record's place nothing else may stay, not even a folder.
+                Some(_) => self.move_aside(core, scan, &dir.join(&entry.name), &entry),
                 None => self.set_aside(core, scan, &dir.join(&entry.name), &entry),
             }
         }
@@ -164,6 +174,7 @@ impl Writer {
                 self.drop_if_missing(core, namespace, key);
             }
         }
+        self.remove_empty_dirs(core, &namespace, &dir);
     }
 
     fn scan_record(
@@ -275,6 +286,7 @@ impl Writer {
                 state.expire(now.saturating_sub(limit.as_secs()), now);
             }
         }
+        core.state().forget_empty_spaces();
         // The quota may be smaller than last time, or foreign files have grown.
         // Refused when nothing may go; then nothing is saved either.
         let _ = self.make_room(core, None, 0);
@@ -324,27 +336,13 @@ impl Writer {
         if entry.meta.is_dir {
             return self.enter_foreign(core, scan, path, entry);
         }
-        let mut number = 0;
-        let to = loop {
-            let mut name = std::ffi::OsString::from(format!("{number}."));
-            name.push(&entry.name);
-            let to = Path::new(paths::FOREIGN).join(name);
-            match core.disk.stat(&to) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break to,
-                Err(_) => return self.enter_foreign(core, scan, path, entry),
-                Ok(_) => number += 1,
-            }
-        };
-        match core.disk.rename(path, &to) {
-            Ok(()) => {
-                core.state().counters.set_aside_files += 1;
-                self.enter_foreign(core, scan, &to, entry);
-            }
-            Err(error) => {
-                core.count_error(Op::Rename, &error);
-                self.enter_foreign(core, scan, path, entry);
-            }
-        }
+        self.move_aside(core, scan, path, entry);
+    }
+
+    /// The same, of folders too.
+    fn move_aside(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
+        let to = self.move_to_foreign(core, path);
+        self.enter_foreign(core, scan, to.as_deref().unwrap_or(path), entry);
     }
 }
 
@@ -377,7 +375,8 @@ impl State {
         let mut keys: BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> = BTreeMap::new();
         for (id, block) in &self.blocks {
             if block.on_disk == OnDisk::Stored {
-                let fans = keys.entry(self.namespace(id)).or_default();
+                let Some(namespace) = self.namespace(id) else { continue };
+                let fans = keys.entry(namespace).or_default();
                 fans.entry(paths::fan(&id.key)).or_default().push(id.key);
             }
         }

@@ -12,7 +12,7 @@ use crate::layout::Damage;
 use crate::ledger::{DiskLimits, Ledger};
 use crate::record::{Bytes, MappedBlock, Resident};
 use crate::stats::{AGE_SAMPLE, Counters, DropReason, EvictReason, NamespaceStats, Tier};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ const MAX_BROKEN: usize = 4096;
 const AWAITED_SECS: u64 = 30;
 /// Reads waiting for a read thread; more are not queued, the later `get` reads for itself.
 pub(crate) const MAX_PREFETCH: usize = 4096;
+
+/// Namespaces met before those that hold nothing are looked for; then at twice as many as were left.
+pub(crate) const FIRST_FORGETTING: usize = 256;
 
 /// A block's standing on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +93,22 @@ pub(crate) struct Space {
     pub(crate) read_bytes: [u64; 3],
 }
 
+impl Space {
+    fn stats(&self, physical_bytes: u64) -> NamespaceStats {
+        let Space { namespace, write_bytes, read_bytes } = *self;
+        NamespaceStats { namespace: Some(namespace), physical_bytes, write_bytes, read_bytes }
+    }
+}
+
 pub(crate) struct State {
     pub(crate) blocks: HashMap<BlockId, Block, IdHash>,
-    pub(crate) spaces: Vec<Space>,
+    /// Numbers are not given twice: what still has one of a namespace that was forgotten finds nothing.
+    pub(crate) spaces: BTreeMap<u32, Space>,
+    next_space: u32,
+    /// So many namespaces are too many not to look which hold nothing.
+    forgetting_at: usize,
+    /// What was written to and read from namespaces that are forgotten.
+    forgotten: NamespaceStats,
     space_ids: HashMap<Namespace, u32>,
     /// Stored and queued blocks.
     pub(crate) disk_order: ChainLru,
@@ -133,7 +149,10 @@ impl State {
             DiskLimits { quota: config.quota_bytes, writes_per_day: config.writes_per_day_bytes };
         State {
             blocks: HashMap::default(),
-            spaces: Vec::new(),
+            spaces: BTreeMap::new(),
+            next_space: 0,
+            forgetting_at: FIRST_FORGETTING,
+            forgotten: NamespaceStats::default(),
             space_ids: HashMap::new(),
             disk_order: ChainLru::default(),
             ram_order: ChainLru::default(),
@@ -169,15 +188,43 @@ impl State {
         if let Some(space) = self.space_ids.get(namespace) {
             return *space;
         }
-        let space = self.spaces.len() as u32;
+        if self.spaces.len() >= self.forgetting_at {
+            self.forget_empty_spaces();
+            self.forgetting_at = FIRST_FORGETTING.max(2 * self.spaces.len());
+        }
+        let space = self.next_space;
+        self.next_space += 1;
         let (write_bytes, read_bytes) = ([0; 3], [0; 3]);
-        self.spaces.push(Space { namespace: *namespace, write_bytes, read_bytes });
+        self.spaces.insert(space, Space { namespace: *namespace, write_bytes, read_bytes });
         self.space_ids.insert(*namespace, space);
         space
     }
 
-    pub(crate) fn namespace(&self, id: &BlockId) -> Namespace {
-        self.spaces[id.space as usize].namespace
+    /// Forgets the namespaces that hold nothing, in any tier or queue: clients make them up.
+    pub(crate) fn forget_empty_spaces(&mut self) {
+        let mut used: BTreeSet<u32> = self.blocks.keys().map(|id| id.space).collect();
+        used.extend(self.pins.keys().map(|id| id.space));
+        used.extend(self.saves.iter().map(|save| save.id.space));
+        used.extend(self.deletes.iter().map(|delete| delete.id.space));
+        used.extend(self.leaving.iter().map(|id| id.space));
+        used.extend(self.restores.iter().chain(&self.restoring).map(|id| id.space));
+        let (ledger, forgotten) = (&self.ledger, &mut self.forgotten);
+        self.spaces.retain(|space, own| {
+            let keep = used.contains(space) || ledger.space_physical(*space) > 0;
+            if !keep {
+                forgotten.add(&own.stats(0));
+            }
+            keep
+        });
+        let spaces = &self.spaces;
+        self.space_ids.retain(|_, space| spaces.contains_key(space));
+        self.broken.retain(|id, _| spaces.contains_key(&id.space));
+        self.departures.retain(|id| spaces.contains_key(&id.space));
+    }
+
+    /// The namespace of a block; `None` when it was forgotten, and the block with it.
+    pub(crate) fn namespace(&self, id: &BlockId) -> Option<Namespace> {
+        self.spaces.get(&id.space).map(|space| space.namespace)
     }
 
     pub(crate) fn id(&self, namespace: &Namespace, key: &Key) -> Option<BlockId> {
@@ -314,7 +361,9 @@ impl State {
         block.on_disk = OnDisk::Stored;
         block.physical = physical;
         let (kind, parent) = (block.kind, block.parent);
-        self.spaces[save.id.space as usize].write_bytes[kind.index()] += physical;
+        if let Some(space) = self.spaces.get_mut(&save.id.space) {
+            space.write_bytes[kind.index()] += physical;
+        }
         if !self.ram_order.contains(&save.id) {
             if self.make_ram_room(memory_len, now_secs) {
                 self.ram_order.insert(save.id, parent, 0);
@@ -383,8 +432,9 @@ impl State {
             return;
         }
         let parent = block.parent;
-        let space = &mut self.spaces[id.space as usize];
-        space.read_bytes[block.kind.index()] += bytes.layout().payload_len;
+        if let Some(space) = self.spaces.get_mut(&id.space) {
+            space.read_bytes[block.kind.index()] += bytes.layout().payload_len;
+        }
         match bytes {
             Bytes::Mapped(mapped) => {
                 if let Some(block) = self.blocks.get_mut(id) {
@@ -653,25 +703,16 @@ impl State {
     }
 
     pub(crate) fn namespace_stats(&self) -> Vec<NamespaceStats> {
-        let mut all: Vec<_> = (0u32..)
-            .zip(&self.spaces)
-            .map(|(space, own)| NamespaceStats {
-                namespace: Some(own.namespace),
-                physical_bytes: self.ledger.space_physical(space),
-                write_bytes: own.write_bytes,
-                read_bytes: own.read_bytes,
-            })
-            .collect();
+        let stats = |(space, own): (&u32, &Space)| own.stats(self.ledger.space_physical(*space));
+        let mut all: Vec<_> = self.spaces.iter().map(stats).collect();
         all.sort_by_key(|space| (std::cmp::Reverse(space.physical_bytes), space.namespace));
-        if all.len() > crate::stats::MAX_NAMESPACE_STATS {
+        let mut other = self.forgotten.clone();
+        let has_other = other != NamespaceStats::default();
+        if all.len() + usize::from(has_other) > crate::stats::MAX_NAMESPACE_STATS {
             let rest = all.split_off(crate::stats::MAX_NAMESPACE_STATS - 1);
-            let mut other = NamespaceStats {
-                namespace: None,
-                physical_bytes: 0,
-                write_bytes: [0; 3],
-                read_bytes: [0; 3],
-            };
             rest.iter().for_each(|space| other.add(space));
+        }
+        if other != NamespaceStats::default() {
             all.push(other);
         }
         all
@@ -680,4 +721,32 @@ impl State {
 
 fn is_sampled(id: &BlockId) -> bool {
     u64::from(u16::from_le_bytes([id.key.0[30], id.key.0[31]])).is_multiple_of(AGE_SAMPLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_that_hold_nothing_do_not_add_up() {
+        let mut state = State::new(&StoreConfig::new("/none", 1 << 30));
+        let name = |n: u32| {
+            let mut bytes = [0; 32];
+            bytes[..4].copy_from_slice(&n.to_le_bytes());
+            Namespace(bytes)
+        };
+        let kept = BlockId { space: state.space(&name(0)), key: Key([1; 32]) };
+        state.pin(kept);
+        for n in 1..100_000 {
+            let id = BlockId { space: state.space(&name(n)), key: Key([1; 32]) };
+            state.drop_save(id, DropReason::Admission);
+            assert!(state.spaces.len() <= 2 * FIRST_FORGETTING);
+        }
+        assert_eq!(state.find_space(&name(0)), Some(kept.space));
+        state.unpin(&kept);
+        state.forget_empty_spaces();
+        assert!(state.spaces.is_empty() && state.space_ids.is_empty() && state.broken.is_empty());
+        assert_eq!(state.namespace(&kept), None);
+        assert_ne!(state.space(&name(0)), kept.space, "a number is not given twice");
+    }
 }

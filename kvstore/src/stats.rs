@@ -278,9 +278,10 @@ impl Counters {
 }
 
 /// One namespace's share.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Default, Clone, Debug, PartialEq)]
 pub struct NamespaceStats {
-    /// Which one; `None` for all those beyond [`MAX_NAMESPACE_STATS`] together.
+    /// Which one; `None` for all those beyond [`MAX_NAMESPACE_STATS`] together, and those that held
+    /// something before and are forgotten.
     pub namespace: Option<Namespace>,
     /// Physical bytes on disk.
     pub physical_bytes: u64,

@@ -179,7 +179,7 @@ impl Store {
             return Ok(PutOutcome::Dropped(DropReason::QueueFull));
         };
         fill(&mut resident.parts_mut())?;
-        Ok(self.enter(id, shape, &layout, resident, now))
+        Ok(self.enter(namespace, shape, &layout, resident, now))
     }
 
     /// Decides whether a block is wanted, and takes memory for it.
@@ -217,13 +217,15 @@ impl Store {
     /// Adds a block whose bytes are complete. Others may have been here while they were made.
     fn enter(
         &self,
-        id: BlockId,
+        namespace: &Namespace,
         shape: &RecordShape<'_>,
         layout: &Layout,
         resident: Resident,
         now: u64,
     ) -> PutOutcome {
         let mut state = self.core.state();
+        // It may have been forgotten meanwhile, and have another number now.
+        let id = BlockId { space: state.space(namespace), key: shape.key };
         if let Some(outcome) = self.put_known(&mut state, &id, now) {
             return outcome;
         }

@@ -113,7 +113,8 @@ impl Writer {
     // ---- removing ----------------------------------------------------------------------------
 
     fn delete(&mut self, core: &Core, delete: Delete) {
-        let namespace = core.state().namespace(&delete.id);
+        // Known for as long as the ledger has its bytes.
+        let Some(namespace) = core.state().namespace(&delete.id) else { return };
         let path = paths::block(&namespace, &delete.id.key);
         let gone = if delete.reason == EvictReason::Corrupt {
             self.set_aside_damaged(core, &namespace, &delete) || core.unlink(&path)
@@ -128,11 +129,37 @@ impl Writer {
         }
         state.leaving.remove(&delete.id);
         self.index.note(&Entry::Remove(namespace, delete.id.key));
+        let is_last = state.ledger.space_physical(delete.id.space) == 0;
+        drop(state);
+        self.remove_empty_dirs(core, &namespace, &paths::fan_dir(&namespace, &delete.id.key));
+        if is_last {
+            core.state().forget_empty_spaces();
+        }
+    }
+
+    /// Removes a folder of records, and its namespace's, when there is nothing in them any more.
+    pub(crate) fn remove_empty_dirs(&mut self, core: &Core, namespace: &Namespace, fan: &Path) {
+        for dir in [fan, &paths::space_dir(namespace)] {
+            match core.disk.remove_dir(dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return,
+                _ => self.books.strike(&mut core.state(), dir),
+            }
+        }
     }
 
     fn set_aside_damaged(&mut self, core: &Core, namespace: &Namespace, delete: &Delete) -> bool {
+        let from = paths::block(namespace, &delete.id.key);
+        if let Ok(meta) = core.disk.stat(&from)
+            && !meta.is_file
+        {
+            // Not ours: it is moved out of the way, whatever is in it.
+            let moved = self.move_to_foreign(core, &from);
+            let Some(to) = moved else { return false };
+            self.books.enter(&mut core.state(), &to, meta.physical, Owner::Unindexed);
+            return true;
+        }
         let to = paths::damaged(namespace, &delete.id.key);
-        match core.disk.rename(&paths::block(namespace, &delete.id.key), &to) {
+        match core.disk.rename(&from, &to) {
             Ok(()) => {
                 // It may have been damaged by growing.
                 let physical = core.disk.stat(&to).map_or(delete.physical, |meta| meta.physical);
@@ -142,6 +169,31 @@ impl Writer {
             Err(error) => {
                 core.count_error(Op::Rename, &error);
                 error.kind() == io::ErrorKind::NotFound
+            }
+        }
+    }
+
+    /// Moves what is not ours out of our way, under a name that nothing else has, which is given.
+    pub(crate) fn move_to_foreign(&mut self, core: &Core, path: &Path) -> Option<PathBuf> {
+        let mut number = 0;
+        let to = loop {
+            let mut name = std::ffi::OsString::from(format!("{number}."));
+            name.push(path.file_name()?);
+            let to = Path::new(paths::FOREIGN).join(name);
+            match core.disk.stat(&to) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break to,
+                Err(_) => return None,
+                Ok(_) => number += 1,
+            }
+        };
+        match core.disk.rename(path, &to) {
+            Ok(()) => {
+                core.state().counters.set_aside_files += 1;
+                Some(to)
+            }
+            Err(error) => {
+                core.count_error(Op::Rename, &error);
+                None
             }
         }
     }
@@ -300,7 +352,7 @@ impl Writer {
         if free.is_ok_and(|free| free < floor) {
             return Err(DropReason::DiskFull);
         }
-        Ok((state.namespace(&save.id), file_len))
+        Ok((state.namespace(&save.id).ok_or(DropReason::Admission)?, file_len))
     }
 
     fn missing_dirs(&self, namespace: &Namespace, id: &BlockId) -> Vec<PathBuf> {

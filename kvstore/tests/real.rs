@@ -384,3 +384,171 @@ fn many_threads_never_see_a_wrong_byte() {
     let on_disk: u64 = files_below(dir.path()).iter().map(|p| p.metadata().unwrap().blocks()).sum();
     assert!(on_disk * 512 <= 8 << 20);
 }
+
+/// What is in the folder of published records.
+fn folders_of_blocks(root: &Path) -> usize {
+    fs::read_dir(root.join("blocks")).unwrap().count()
+}
+
+/// Puts one block under each of some namespaces that nobody will use again.
+fn put_salted(store: &Store, from: u64, count: u64) {
+    for n in from..from + count {
+        let bytes = part(n, 64);
+        let record =
+            Record { kind: Kind::Kv, key: key(n), parent: None, witness: b"w", parts: &[&bytes] };
+        store.put(&Namespace(key(n).0), &record);
+    }
+    assert!(store.flush(LONG));
+}
+
+#[test]
+fn a_namespace_that_holds_nothing_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path())).unwrap();
+    put_salted(&store, 0, 300);
+    assert_eq!(folders_of_blocks(dir.path()), 300);
+    store.remove_namespace(&Namespace(key(7).0));
+    assert!(store.flush(LONG));
+    assert_eq!(folders_of_blocks(dir.path()), 299);
+    store.clear(None);
+    assert!(store.flush(LONG));
+    assert_eq!(folders_of_blocks(dir.path()), 0);
+    let namespaces = store.stats().namespaces;
+    assert!(namespaces.iter().all(|own| own.namespace.is_none()), "{namespaces:?}");
+    assert!(namespaces[0].write_bytes[0] > 0, "what they wrote still counts");
+    // They can come again.
+    put_salted(&store, 0, 3);
+    assert_eq!(folders_of_blocks(dir.path()), 3);
+    assert!(store.get(&Namespace(key(1).0), &key(1), b"w").is_ok());
+    store.close();
+}
+
+#[test]
+fn empty_folders_of_an_earlier_run_go_with_a_scan() {
+    let dir = tempfile::tempdir().unwrap();
+    for n in 0..20 {
+        let space = Namespace(key(n).0).to_string();
+        fs::create_dir_all(dir.path().join("blocks").join(space).join("a")).unwrap();
+    }
+    let store = Store::open(config(dir.path())).unwrap();
+    assert!(store.flush(LONG));
+    assert_eq!(folders_of_blocks(dir.path()), 0);
+    store.close();
+}
+
+#[test]
+fn what_took_a_records_place_is_moved_away_and_nothing_behind_it_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let theirs = outside.path().join("theirs");
+    fs::write(&theirs, "theirs").unwrap();
+    let store = Store::open(config(dir.path())).unwrap();
+    for n in 0..6 {
+        put(&store, n, None, 4096);
+    }
+    assert!(store.flush(LONG));
+    store.demote_all();
+    let files: Vec<PathBuf> = (0..6).map(|n| record_file(dir.path(), n)).collect();
+    files.iter().for_each(|file| fs::remove_file(file).unwrap());
+    fs::create_dir(&files[0]).unwrap();
+    fs::write(files[0].join("inside"), "theirs").unwrap();
+    std::os::unix::fs::symlink(&theirs, &files[1]).unwrap();
+    std::os::unix::fs::symlink(outside.path(), &files[2]).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&files[3]).status().unwrap().success());
+    std::os::unix::fs::symlink("nowhere", &files[4]).unwrap();
+    // The sixth is just gone.
+    let verify = || store.verify(|_| ControlFlow::Continue(()));
+    assert_eq!(verify().unreadable, 6);
+    assert!(store.flush(LONG));
+    let again = verify();
+    assert_eq!((again.total, again.damaged, again.unreadable), (0, 0, 0));
+    assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs");
+    let kept = files_below(&dir.path().join("foreign"));
+    assert!(kept.iter().any(|path| path.ends_with("inside")), "{kept:?}");
+    for n in 0..6 {
+        assert_eq!(put(&store, n, None, 4096), PutOutcome::Queued);
+    }
+    assert!(store.flush(LONG));
+    assert_eq!(
+        verify(),
+        kvstore::VerifyReport { total: 6, done: 6, bytes: verify().bytes, ..Default::default() }
+    );
+    store.close();
+}
+
+#[test]
+fn a_scan_moves_away_what_took_a_records_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path())).unwrap();
+    put(&store, 1, None, 4096);
+    put(&store, 2, None, 4096);
+    assert!(store.flush(LONG));
+    store.demote_all();
+    for (n, is_folder) in [(1, true), (2, false)] {
+        let file = record_file(dir.path(), n);
+        fs::remove_file(&file).unwrap();
+        match is_folder {
+            true => fs::create_dir(&file).unwrap(),
+            false => std::os::unix::fs::symlink("/dev/zero", &file).unwrap(),
+        }
+    }
+    store.rescan();
+    assert!(store.flush(LONG));
+    assert_eq!(store.list(None).len(), 0);
+    assert_eq!(folders_of_blocks(dir.path()), 0);
+    store.close();
+}
+
+#[test]
+fn a_folder_of_the_stores_own_that_is_a_link_is_refused_and_its_files_stay() {
+    for top in ["tmp", "damaged", "blocks", "index", "foreign"] {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for name in ["1", "log-1", "theirs"] {
+            fs::write(outside.path().join(name), "theirs").unwrap();
+        }
+        std::os::unix::fs::symlink(outside.path(), dir.path().join(top)).unwrap();
+        let error = Store::open(config(dir.path())).unwrap_err();
+        assert!(matches!(&error, OpenError::Io { path, .. } if path.ends_with(top)), "{error}");
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 3, "{top}");
+    }
+}
+
+#[test]
+fn a_start_removes_only_what_has_the_name_of_something_unfinished() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("tmp")).unwrap();
+    fs::create_dir_all(dir.path().join("damaged")).unwrap();
+    for name in ["tmp/17", "tmp/photo.jpg", "damaged/photo.jpg"] {
+        fs::write(dir.path().join(name), "theirs").unwrap();
+    }
+    std::os::unix::fs::symlink("photo.jpg", dir.path().join("tmp/18")).unwrap();
+    let store = Store::open(config(dir.path())).unwrap();
+    assert!(store.flush(LONG));
+    store.clear(None);
+    assert!(!dir.path().join("tmp/17").exists());
+    let kept = files_below(&dir.path().join("foreign"));
+    assert_eq!(kept.iter().filter(|path| path.to_string_lossy().contains("photo")).count(), 2);
+    store.close();
+}
+
+#[test]
+fn the_lock_holds_when_its_file_is_removed_and_a_lock_that_is_no_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path())).unwrap();
+    fs::remove_file(dir.path().join("lock")).unwrap();
+    assert!(matches!(Store::open(config(dir.path())), Err(OpenError::Locked { .. })));
+    let link = dir.path().with_extension("link");
+    std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+    assert!(matches!(Store::open(config(&link)), Err(OpenError::Locked { .. })));
+    fs::remove_file(&link).unwrap();
+    store.close();
+    let _ = fs::remove_file(dir.path().join("lock"));
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(dir.path().join("lock"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(matches!(Store::open(config(dir.path())), Err(OpenError::Io { .. })));
+}

@@ -342,7 +342,9 @@ mod tests {
         assert_eq!(time("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(time("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(time("1440m"), Ok(MAX_TIME));
-        for bad in ["", "s", "-1s", "0", "inf", "1h5", "nan", "1440.1m", "18446744073709551615", "1e300"] {
+        for bad in
+            ["", "s", "-1s", "0", "inf", "1h5", "nan", "1440.1m", "18446744073709551615", "1e300"]
+        {
             assert!(time(bad).is_err(), "{bad}");
         }
     }

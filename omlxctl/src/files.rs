@@ -137,9 +137,12 @@ mod tests {
         assert!(made.unwrap().success());
         let _listener = UnixListener::bind(at("socket")).unwrap();
         fs::write(at("file"), "12345").unwrap();
-        for (link, target) in
-            [("to-file", "file"), ("to-pipe", "pipe"), ("to-device", "/dev/zero"), ("circle", "circle")]
-        {
+        for (link, target) in [
+            ("to-file", "file"),
+            ("to-pipe", "pipe"),
+            ("to-device", "/dev/zero"),
+            ("circle", "circle"),
+        ] {
             symlink(target, at(link)).unwrap();
         }
         for links in [Links::Followed, Links::Refused] {

@@ -233,7 +233,8 @@ fn run_info(home: &Home) -> Option<RunInfo> {
 
 fn text(path: &Path) -> Option<String> {
     let bytes = files::read(path, RUN_FILE_BYTES).ok()?;
-    let text: String = String::from_utf8_lossy(&bytes).trim().chars().take(MAX_NOTE_CHARS).collect();
+    let text: String =
+        String::from_utf8_lossy(&bytes).trim().chars().take(MAX_NOTE_CHARS).collect();
     (!text.is_empty()).then_some(text)
 }
 
@@ -311,5 +312,45 @@ mod tests {
             serde_json::from_slice(&fs::read(home.crashes()).unwrap()).unwrap();
         let pids: Vec<u32> = kept.iter().map(|note| note.pid).collect();
         assert_eq!(pids, (20..30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn crash_notes_at_their_limit() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::at(temp.path().join("home"));
+        home.prepare().unwrap();
+        begin(&home, Some(1)).unwrap();
+        let limit = usize::try_from(CRASH_NOTES_BYTES).unwrap();
+        for (bytes, kept) in [(limit, 2), (limit + 1, 1)] {
+            let mut text = fs::read(home.crashes()).unwrap();
+            text.resize(bytes, b' ');
+            fs::write(home.crashes(), text).unwrap();
+            begin(&home, Some(2)).unwrap();
+            let text = fs::read(home.crashes()).unwrap();
+            assert_eq!(serde_json::from_slice::<Vec<CrashNote>>(&text).unwrap().len(), kept);
+        }
+        let limit = usize::try_from(RUN_FILE_BYTES).unwrap();
+        for (bytes, is_read) in [(limit, true), (limit + 1, false)] {
+            fs::write(home.panic(), "p".repeat(bytes)).unwrap();
+            let note = begin(&home, Some(3)).unwrap();
+            assert_eq!(note.panic.map(|panic| panic.len()), is_read.then_some(MAX_NOTE_CHARS));
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_read_nor_written_through() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::at(temp.path().join("home"));
+        home.prepare().unwrap();
+        let secret = temp.path().join("secret");
+        fs::write(&secret, "theirs").unwrap();
+        for path in [home.step(), home.panic(), home.crashes(), home.run_info()] {
+            assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        }
+        assert!(begin(&home, Some(7)).unwrap().step.is_none());
+        std::os::unix::fs::symlink(&secret, home.step()).unwrap();
+        StepFile::create(&home).write("a step");
+        assert_eq!(fs::read_to_string(&secret).unwrap(), "theirs");
+        assert!(fs::read_to_string(home.step()).unwrap().starts_with("a step"));
     }
 }

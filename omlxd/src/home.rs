@@ -478,6 +478,7 @@ fn on(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::Chain;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().mode() & 0o777
@@ -596,6 +597,70 @@ mod tests {
         fs::write(home.base().join("run/lock"), "4711\n").unwrap();
         assert_eq!(home.lock().unwrap().left_by(), Some(4711));
         assert_eq!(home.lock().unwrap().left_by(), None);
+    }
+
+    #[test]
+    fn the_lock_holds_when_its_file_is_removed() {
+        for gone in ["run", "run/lock"] {
+            let (_temp, home) = temp_home();
+            home.prepare().unwrap();
+            let lock = home.lock().unwrap();
+            let path = home.base().join(gone);
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.unwrap();
+            home.prepare().unwrap();
+            let error = home.lock().unwrap_err();
+            assert!(matches!(error, HomeError::Running { is_reachable: false, .. }), "{error}");
+            assert!(error.to_string().contains("its socket in run/ was removed"), "{error}");
+            drop(lock);
+            home.lock().unwrap();
+        }
+        // The same directory under another name.
+        let (temp, home) = temp_home();
+        home.prepare().unwrap();
+        let _lock = home.lock().unwrap();
+        let link = temp.path().join("link");
+        std::os::unix::fs::symlink(home.base(), &link).unwrap();
+        assert!(matches!(Home::at(link).lock(), Err(HomeError::Running { .. })));
+    }
+
+    #[test]
+    fn a_lock_that_is_a_link_or_a_pipe_is_refused() {
+        let (temp, home) = temp_home();
+        home.prepare().unwrap();
+        let secret = temp.path().join("secret");
+        fs::write(&secret, "theirs").unwrap();
+        let path = home.base().join("run/lock");
+        std::os::unix::fs::symlink(&secret, &path).unwrap();
+        assert!(Chain(&home.lock().unwrap_err()).to_string().contains("a symbolic link"));
+        assert_eq!(fs::read_to_string(&secret).unwrap(), "theirs");
+        fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(Chain(&home.lock().unwrap_err()).to_string().contains("a named pipe"));
+    }
+
+    #[test]
+    fn a_key_at_its_limit() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("api-key");
+        for (bytes, fits) in [(KEY_MIN_BYTES - 1, false), (KEY_BYTES, true), (KEY_BYTES + 1, false)]
+        {
+            replace_private(&path, "k".repeat(bytes).as_bytes()).unwrap();
+            assert_eq!(api_key(&path).is_ok(), fits, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_key_file_at_its_limit() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("api-key");
+        let limit = usize::try_from(KEY_FILE_BYTES).unwrap();
+        for (bytes, fits) in [(limit, true), (limit + 1, false)] {
+            let key = "sk-omlx-a-key-of-a-test\n#";
+            let text = format!("{key}{}", "x".repeat(bytes - key.len()));
+            replace_private(&path, text.as_bytes()).unwrap();
+            assert_eq!(api_key(&path).is_ok(), fits, "{bytes}");
+            assert_eq!(crate::auth::Keys::from_file(&path).is_ok(), fits, "{bytes}");
+        }
     }
 
     #[test]

@@ -173,6 +173,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_name_at_its_limit() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("api-key");
+        home::api_key(&path).unwrap();
+        assert!(add(&path, &"x".repeat(KEY_NAME_BYTES)).is_ok());
+        let long = add(&path, &"x".repeat(KEY_NAME_BYTES + 1));
+        assert!(matches!(long, Err(KeyError::BadName(_))));
+    }
+
+    #[test]
     fn a_full_file_stays_as_it_is() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("api-key");

@@ -98,6 +98,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pipe_is_no_log_and_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(LogFile::open(&path, 100).is_err());
+        fs::remove_file(&path).unwrap();
+        let mut log = LogFile::open(&path, 100).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        log.reopen();
+        log.write_all(b"lost, but nothing waits\n").unwrap();
+    }
+
+    #[test]
     fn two_files_never_pass_their_limit_and_end_with_the_last_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");

@@ -172,4 +172,33 @@ mod tests {
         assert!(problems[0].to_string().starts_with(&start), "{}", problems[0]);
         Options::parse_from(["omlxd"]).load(&home).expect("the default file may be missing");
     }
+
+    #[test]
+    fn a_configuration_file_at_its_limit() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = Home::at(temp.path().into());
+        let path = home.config_file();
+        let load = || Options::parse_from(["omlxd"]).load(&home);
+        let limit = usize::try_from(CONFIG_FILE_BYTES).unwrap();
+        for (bytes, fits) in [(limit, true), (limit + 1, false)] {
+            std::fs::write(&path, "#".repeat(bytes)).unwrap();
+            assert_eq!(load().is_ok(), fits, "{bytes}");
+        }
+        let problem = |words: &str| {
+            let problems = load().unwrap_err();
+            assert!(problems.len() == 1 && problems[0].to_string().contains(words), "{problems:?}");
+        };
+        problem("cannot read this file: it has more than 1048576 bytes");
+        std::fs::write(&path, [0xff]).unwrap();
+        problem("it is not UTF-8");
+        std::fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        problem("cannot read this file: it is a named pipe");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        problem("it is a device");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        problem("it is a directory");
+    }
 }

@@ -245,7 +245,7 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
 
-    fn about(id: &str, key: Option<&str>) -> About<'_> {
+    fn about<'a>(id: &'a str, key: Option<&str>) -> About<'a> {
         About { id, endpoint: "completions", key: key.map(KeyId::of_key) }
     }
 

@@ -529,8 +529,10 @@ mod tests {
         }
         fs::create_dir_all(at("responses/own/folder.tmp")).unwrap();
         symlink(at("elsewhere"), at("responses/link")).unwrap();
-        symlink(at("elsewhere/photo.jpg"), at("responses/own").join(format!("{}.tmp", id(2)))).unwrap();
-        symlink(at("elsewhere/x.json"), at("responses/own").join(format!("{}.json", id(3)))).unwrap();
+        symlink(at("elsewhere/photo.jpg"), at("responses/own").join(format!("{}.tmp", id(2))))
+            .unwrap();
+        symlink(at("elsewhere/x.json"), at("responses/own").join(format!("{}.json", id(3))))
+            .unwrap();
         fs::write(at("responses/own/notes.txt"), "theirs").unwrap();
         fs::write(at("responses/.DS_Store"), "theirs").unwrap();
         let now = SystemTime::now();

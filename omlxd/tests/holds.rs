@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Daemon, eventually};
@@ -102,6 +102,85 @@ fn a_lock_that_a_dead_daemon_left() {
     assert!(daemon.log().contains("the run before did not end by itself"), "{}", daemon.log());
     let doctor = daemon.ctl(&["--json", "doctor", "--no-generate"]);
     assert_eq!(diagnosis(&doctor, "last run")["result"], "warn");
+}
+
+/// Waits for a program that must not hang.
+fn output_in_time(mut command: Command) -> Output {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the program's end", || child.try_wait().unwrap());
+    child.wait_with_output().unwrap()
+}
+
+fn make_pipe(path: &Path) {
+    let _ = fs::remove_file(path);
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[test]
+fn something_else_in_a_files_place_is_one_line_and_nobody_waits() {
+    let mut daemon = Daemon::started();
+    daemon.signal(Signal::TERM);
+    daemon.wait();
+    let serve = || output_in_time(daemon.command(&["--port", "0", "--log-format", "json"]));
+    for (name, code) in [("config.toml", 78), ("api-key", 1), ("run/lock", 1)] {
+        let path = daemon.base.join(name);
+        let good = fs::read(&path).unwrap();
+        make_pipe(&path);
+        let doctor = output_in_time(daemon.ctl_command(&["--json", "doctor", "--no-generate"]));
+        assert_eq!(doctor.status.code(), Some(1), "{name}: {}", text(&doctor.stderr));
+        let output = serve();
+        assert_eq!(output.status.code(), Some(code), "{name}");
+        assert!(line(&output).contains("a named pipe"), "{name}: {}", line(&output));
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert_eq!(serve().status.code(), Some(code), "{name}");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(serve().status.code(), Some(code), "{name}");
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, good).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    // What a start can do without.
+    for name in ["logs/omlxd.log", "logs/omlxd.log.1", "logs/crashes.json", "run/omlxd.json", "run/step"] {
+        make_pipe(&daemon.base.join(name));
+    }
+    make_pipe(&daemon.base.join("cache/kv/lock"));
+    for args in [&["logs"][..], &["--json", "doctor", "--no-generate"], &["status"]] {
+        let output = output_in_time(daemon.ctl_command(args));
+        assert!(output.status.code().is_some_and(|code| code != 0), "{args:?}");
+    }
+    daemon.start(&[]);
+    assert!(daemon.log().contains("there is no log file"), "{}", daemon.log());
+}
+
+#[test]
+fn a_second_daemon_after_run_was_removed() {
+    let daemon = Daemon::started();
+    for gone in ["run/lock", "run"] {
+        let path = daemon.base.join(gone);
+        if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.unwrap();
+        let output = output_in_time(daemon.command(&["--port", "0", "--log-format", "json"]));
+        assert_eq!(output.status.code(), Some(75), "{gone}");
+        assert!(line(&output).contains("omlxd already runs"), "{gone}: {}", line(&output));
+    }
+}
+
+#[test]
+fn two_daemons_do_not_share_a_cache_or_stored_answers() {
+    let first = Daemon::started();
+    let mut second = Daemon::new();
+    fs::create_dir(&second.base).unwrap();
+    fs::set_permissions(&second.base, fs::Permissions::from_mode(0o700)).unwrap();
+    let cache = first.base.join("cache/kv");
+    fs::remove_file(cache.join("lock")).unwrap();
+    let config = format!("[cache]\nssd_dir = {:?}\n", cache.display().to_string());
+    fs::write(second.base.join("config.toml"), config).unwrap();
+    std::os::unix::fs::symlink(first.base.join("responses"), second.base.join("responses")).unwrap();
+    second.start(&[]);
+    let log = second.log();
+    assert!(log.contains("no prompt will outlive its session"), "{log}");
+    assert!(log.contains("answers of /v1/responses are not stored"), "{log}");
 }
 
 /// Whether this test may do what only root may; CI runs as somebody else.

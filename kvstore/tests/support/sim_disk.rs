@@ -35,6 +35,7 @@ enum NameChange {
     Unlink(PathBuf),
     Rename(PathBuf, PathBuf),
     Dir(PathBuf),
+    RemoveDir(PathBuf),
 }
 
 #[derive(Debug)]
@@ -44,6 +45,11 @@ struct Image {
 }
 
 impl Image {
+    fn is_empty(&self, dir: &Path) -> bool {
+        let below = |path: &PathBuf| path.parent() == Some(dir);
+        !self.files.keys().any(below) && !self.dirs.iter().any(below)
+    }
+
     fn apply(&mut self, change: &NameChange) {
         match change {
             NameChange::Link(path, file) => drop(self.files.insert(path.clone(), file.clone())),
@@ -54,6 +60,9 @@ impl Image {
                 }
             }
             NameChange::Dir(path) => drop(self.dirs.insert(path.clone())),
+            // Something may have come into it that outlived the power cut while its leaving did not.
+            NameChange::RemoveDir(path) if self.is_empty(path) => drop(self.dirs.remove(path)),
+            NameChange::RemoveDir(_) => {}
         }
     }
 }
@@ -396,14 +405,27 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut inner = self.enter()?;
+        if !inner.live.dirs.contains(path) {
+            return Err(os_error(libc::ENOENT));
+        }
+        if !inner.live.is_empty(path) {
+            return Err(os_error(libc::ENOTEMPTY));
+        }
+        inner.name(NameChange::RemoveDir(path.into()));
+        inner.shrunk();
+        Ok(())
+    }
+
     fn stat(&self, path: &Path) -> io::Result<Meta> {
         let inner = self.enter()?;
         if inner.live.dirs.contains(path) {
-            return Ok(Meta { len: CLUSTER, physical: CLUSTER, is_dir: true });
+            return Ok(Meta { len: CLUSTER, physical: CLUSTER, is_dir: true, is_file: false });
         }
         let file = inner.live.files.get(path).ok_or_else(|| os_error(libc::ENOENT))?;
         let len = lock(file).live.len() as u64;
-        Ok(Meta { len, physical: clusters(len), is_dir: false })
+        Ok(Meta { len, physical: clusters(len), is_dir: false, is_file: true })
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
@@ -415,11 +437,11 @@ impl Disk for SimDisk {
         let name = |path: &PathBuf| path.file_name().expect("below a folder").to_owned();
         let dirs = inner.live.dirs.iter().filter(in_dir).map(|path| DirEntry {
             name: name(path),
-            meta: Meta { len: CLUSTER, physical: CLUSTER, is_dir: true },
+            meta: Meta { len: CLUSTER, physical: CLUSTER, is_dir: true, is_file: false },
         });
         let files = inner.live.files.iter().filter(|(path, _)| in_dir(path)).map(|(path, file)| {
             let len = lock(file).live.len() as u64;
-            let meta = Meta { len, physical: clusters(len), is_dir: false };
+            let meta = Meta { len, physical: clusters(len), is_dir: false, is_file: true };
             DirEntry { name: name(path), meta }
         });
         Ok(dirs.chain(files).collect())

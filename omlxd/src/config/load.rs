@@ -380,7 +380,8 @@ impl Loading {
         self.config.anchor_paths();
         let together = self.config.check_together();
         if !together.is_empty() {
-            let origins = self.settings.iter().map(|setting| (setting.key.as_str(), &setting.origin));
+            let origins =
+                self.settings.iter().map(|setting| (setting.key.as_str(), &setting.origin));
             let origins: BTreeMap<_, _> = origins.collect();
             let found = together.into_iter().map(|(key, message)| {
                 let origin = origins.get(key.as_str()).map_or(Origin::Default, |o| (*o).clone());
@@ -403,7 +404,8 @@ fn shown_problems(mut found: Vec<Found>) -> Vec<Problem> {
         _ => usize::MAX,
     });
     let rest = found.split_off(found.len().min(CONFIG_PROBLEMS));
-    let with_message = |Found { origin, key, what }| Problem { origin, key, message: what.message() };
+    let with_message =
+        |Found { origin, key, what }| Problem { origin, key, message: what.message() };
     let mut problems: Vec<_> = found.into_iter().map(with_message).collect();
     let count = rest.len();
     if let Some(Found { origin, .. }) = rest.into_iter().next() {

@@ -320,9 +320,14 @@ impl Config {
             let message = format!("server.tls_{has} needs server.tls_{lacks} as well");
             problems.push((format!("server.tls_{has}"), message));
         }
-        if let Some(dir) = self.cache.ssd_dir.as_ref().filter(|dir| self.base_dir.starts_with(dir)) {
+        let holds_base = |dir: &&PathBuf| {
+            let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+            real(&self.base_dir).starts_with(real(dir))
+        };
+        if let Some(dir) = self.cache.ssd_dir.as_ref().filter(holds_base) {
             let dir = dir.display();
-            let message = format!("{dir} holds the base directory: the cache needs a folder of its own");
+            let message =
+                format!("{dir} holds the base directory: the cache needs a folder of its own");
             problems.push(("cache.ssd_dir".to_owned(), message));
         }
         let of_models = per_model::check_together(&self.per_model).into_iter();

@@ -61,7 +61,8 @@ pub const MODEL_KEYS: &[ModelKey] = &[
     ModelKey {
         name: "alias",
         kind: "text, or list of texts",
-        doc: "Other names for it in requests. A model that really has that name comes first.",
+        doc: "Other names for it in requests. A model that really has that name comes first. An alias may lead to \
+              another section's alias, eight in a row at most, and never in a circle.",
         set: |model, raw| {
             let names = match raw {
                 DeValue::String(_) => vec![String::from_toml(raw)?],
@@ -215,7 +216,9 @@ fn check_chain(owners: &BTreeMap<&str, &str>, alias: &str) -> Result<(), String>
     }
     if owners.contains_key(name) {
         let alias = shown(alias);
-        return Err(format!("more than {CONFIG_ALIAS_HOPS} aliases lead from \"{alias}\" to a model"));
+        return Err(format!(
+            "more than {CONFIG_ALIAS_HOPS} aliases lead from \"{alias}\" to a model"
+        ));
     }
     Ok(())
 }

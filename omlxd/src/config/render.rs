@@ -103,12 +103,14 @@ A value comes from, first match wins:
 4. the default.
 
 `omlxctl config show` prints each effective value and where it came from. `omlxd check-config`
-prints every problem, one line each with file, line and key, and exits with 78 when there is one.
+prints the problems, one line each with file, line and key (the first 100, and how many more there are), and
+exits with 78 when there is one.
 An unknown key is a problem, and so is an unknown variable in a section's name space.
 
 Sizes are texts with a unit: `B`, `kB`, `MB`, `GB`, `TB` count in 1000s, `KiB`, `MiB`, `GiB`, `TiB`
-in 1024s. Times are texts with `ms`, `s`, `m`, `h` or `d`. Relative paths start at the base
-directory; `~/` is your home.
+in 1024s; 1024 TiB are the most. Times are texts with `ms`, `s`, `m`, `h` or `d`; 365 days are the most.
+Relative paths start at the base directory; `~/` is your home. [Security](security.md#limits) lists the
+limits on the file itself.
 
 A file may begin with `version = 1`, as the one of a first start does; one of a later version is
 refused, because its keys may mean something else.

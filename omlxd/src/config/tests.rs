@@ -3,6 +3,10 @@
 use std::path::Path;
 
 use super::*;
+use crate::limits::{
+    CONFIG_ALIAS_HOPS, CONFIG_CONTEXT_TOKENS, CONFIG_LIST_ITEMS, CONFIG_MODELS, CONFIG_PROBLEMS,
+    CONFIG_SIZE_BYTES, CONFIG_TEXT_BYTES, CONFIG_TIME_SECS, CONFIG_TOP_K, MODEL_NAME_BYTES,
+};
 
 fn sources(text: &str) -> Sources {
     let file = FileText { path: PathBuf::from("config.toml"), text: text.to_owned() };
@@ -256,4 +260,176 @@ fn relative_paths_start_at_the_base_directory() {
     assert_eq!(dirs, ["/base/models", "/base/more", "/abs"].map(PathBuf::from));
     assert_eq!(loaded.config.auth.key_file, Path::new("/base/api-key"));
     assert_eq!(loaded.config.cache.ssd_dir, None);
+}
+
+/// The one problem of a text.
+fn problem(text: &str) -> String {
+    let problems = problems(text);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    problems.into_iter().next().unwrap()
+}
+
+#[test]
+fn times_and_sizes_at_their_limits() {
+    let days = CONFIG_TIME_SECS / 86_400;
+    let tebibytes = CONFIG_SIZE_BYTES >> 40;
+    for key in KEYS {
+        let set = |value: &str| format!("[{}]\n{} = \"{value}\"", key.section, key.name);
+        if key.kind.starts_with("time") {
+            assert!(load_text(&set(&format!("{days}d"))).is_ok(), "{}", key.path());
+            for long in [format!("{days}.001d"), "213503982334601d".into(), "9".repeat(400) + "ms"]
+            {
+                let problem = problem(&set(&long));
+                assert!(problem.contains("is too long: a time is at most 365d"), "{problem}");
+            }
+        } else if key.kind.starts_with("size") {
+            for large in [format!("{}TiB", tebibytes + 1), "99999999999999999999TB".into()] {
+                let problem = problem(&set(&large));
+                assert!(problem.contains("is too large: a size is at most 1024TiB"), "{problem}");
+            }
+        }
+    }
+    assert!(load_text(&format!("[memory]\nbudget = \"{tebibytes}TiB\"")).is_ok());
+    let long = problem("[models.\"a\"]\nidle_ttl = \"366d\"");
+    assert!(long.contains("is too long"), "{long}");
+}
+
+#[test]
+fn texts_and_lists_at_their_limits() {
+    let text = |bytes: usize| format!("[cache]\nssd_dir = \"/{}\"", "x".repeat(bytes - 1));
+    assert!(load_text(&text(CONFIG_TEXT_BYTES)).is_ok());
+    assert!(problem(&text(CONFIG_TEXT_BYTES + 1)).contains("4096 are the most"));
+    let origins = |count: usize| format!("[server]\ncors_origins = [{}]", "\"a\",".repeat(count));
+    assert!(load_text(&origins(CONFIG_LIST_ITEMS)).is_ok());
+    assert!(problem(&origins(CONFIG_LIST_ITEMS + 1)).contains("256 are the most"));
+    let name = |bytes: usize| format!("[models]\ndefault = \"{}\"", "x".repeat(bytes));
+    assert!(load_text(&name(MODEL_NAME_BYTES)).is_ok());
+    assert!(problem(&name(MODEL_NAME_BYTES + 1)).contains("256 are the most"));
+}
+
+#[test]
+fn model_sections_at_their_limit() {
+    let sections = |count: usize| -> String {
+        (0..count).map(|n| format!("[models.\"org/m{n:05}\"]\npin = true\n")).collect()
+    };
+    let loaded = load_text(&sections(CONFIG_MODELS)).unwrap();
+    assert_eq!(loaded.config.per_model.len(), CONFIG_MODELS);
+    assert!(
+        problem(&sections(CONFIG_MODELS + 1)).contains("1024 models with settings of their own")
+    );
+    let id = |bytes: usize| format!("[models.\"{}\"]\npin = true", "x".repeat(bytes));
+    assert!(load_text(&id(MODEL_NAME_BYTES)).is_ok());
+    assert!(problem(&id(MODEL_NAME_BYTES + 1)).contains("a model's id has 1 to 256 bytes"));
+}
+
+#[test]
+fn numbers_of_a_model_at_their_limits() {
+    for (key, limit) in [("context_limit", CONFIG_CONTEXT_TOKENS), ("top_k", CONFIG_TOP_K)] {
+        assert!(load_text(&format!("[models.\"m\"]\n{key} = {limit}")).is_ok());
+        assert!(problem(&format!("[models.\"m\"]\n{key} = {}", limit + 1)).contains("it must be"));
+        assert!(problem(&format!("[models.\"m\"]\n{key} = {}", i64::MAX)).contains("it must be"));
+    }
+}
+
+#[test]
+fn aliases_that_lead_in_a_circle_are_refused() {
+    let section = |id: &str, alias: &str| format!("[models.\"{id}\"]\nalias = \"{alias}\"\n");
+    let two = section("a", "b") + &section("b", "a");
+    let three = section("a", "b") + &section("b", "c") + &section("c", "a");
+    let beside = section("a", "b") + &section("b", "a") + "[models]\ndefault = \"a\"\n";
+    let pinned = "[models.\"a\"]\npin = true\nalias = [\"x\", \"a\"]\n".to_owned();
+    for text in [section("a", "a"), two, three, beside, pinned] {
+        let problems = problems(&text);
+        assert!(
+            problems.iter().all(|problem| problem.contains("leads back to itself")),
+            "{problems:?}"
+        );
+        assert!(problems[0].contains(".alias: "), "{problems:?}");
+    }
+    // To a name that is nothing, to the default, from one section's name to another: all end.
+    let fine = section("a", "b") + &section("b", "gone") + &section("c", "missing");
+    assert!(load_text(&fine).is_ok());
+    assert!(load_text(&(section("a", "auto") + "[models]\ndefault = \"auto\"\n")).is_ok());
+}
+
+#[test]
+fn alias_chains_at_their_limit() {
+    // m0 is an alias of m1, which is an alias of m2, and so on.
+    let chain = |hops: usize| -> String {
+        (0..hops).map(|n| format!("[models.\"m{}\"]\nalias = \"m{n}\"\n", n + 1)).collect()
+    };
+    assert!(load_text(&chain(CONFIG_ALIAS_HOPS)).is_ok());
+    let long = problem(&chain(CONFIG_ALIAS_HOPS + 1));
+    assert!(long.contains("more than 8 aliases lead from \"m0\" to a model"), "{long}");
+    assert_eq!(problems(&chain(CONFIG_MODELS)).len(), CONFIG_PROBLEMS + 1);
+}
+
+#[test]
+fn problems_at_their_limit() {
+    let unknown = |count: usize| -> String {
+        let keys: String = (0..count).map(|n| format!("k{n:06} = 1\n")).collect();
+        format!("[server]\n{keys}")
+    };
+    assert_eq!(problems(&unknown(CONFIG_PROBLEMS)).len(), CONFIG_PROBLEMS);
+    let shown = problems(&unknown(CONFIG_PROBLEMS + 1));
+    assert_eq!(shown.len(), CONFIG_PROBLEMS + 1);
+    assert_eq!(
+        shown[CONFIG_PROBLEMS],
+        "config.toml:102: problems from here on are not shown: there are 1 more"
+    );
+    assert!(shown[0].starts_with("config.toml:2: server.k000000: unknown key"), "{}", shown[0]);
+}
+
+#[test]
+fn texts_full_of_mistakes_take_no_time() {
+    let many = |line: fn(usize) -> String| -> String { (0..200_000).map(line).collect() };
+    let texts = [
+        ("keys", many(|n| format!("k{n}=1\n"))),
+        ("keys of a section", format!("[server]\n{}", many(|n| format!("k{n}=1\n")))),
+        ("keys of a model", format!("[models.m]\n{}", many(|n| format!("k{n}=1\n")))),
+        ("sections", many(|n| format!("[s{n}]\n"))),
+        ("models", many(|n| format!("[models.m{n}]\n"))),
+        ("the same alias", many(|n| format!("[models.m{n}]\nalias=\"a\"\n"))),
+        ("lines that are no TOML", many(|_| "x y\n".to_owned())),
+        ("the same key", many(|_| "a=1\n".to_owned())),
+        ("a long name", format!("{} = 1\n", "k".repeat(1 << 20))),
+        ("a long value", format!("[server]\nhost = \"{}\"\n", "h".repeat(1 << 20))),
+        ("a long list", format!("[models]\ndirs = [{}]\n", "\"a\",".repeat(200_000))),
+        ("deep lists", format!("[models]\ndirs = {}\n", "[".repeat(200_000))),
+        ("deep tables", format!("[models.m]\nchat_template_kwargs = {}", "{a=".repeat(100_000))),
+        ("deep names", format!("[{}x]\n", "models.".repeat(100_000))),
+        ("deep keys", format!("{}x = 1\n", "models.".repeat(100_000))),
+    ];
+    for (name, text) in texts {
+        let began = std::time::Instant::now();
+        let problems = problems(&text);
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(20), "{name} took {took:?}");
+        assert!(problems.len() <= CONFIG_PROBLEMS + 1, "{name}: {}", problems.len());
+        let longest = problems.iter().map(String::len).max().unwrap_or_default();
+        assert!(longest < 1000, "{name}: {longest} bytes");
+    }
+}
+
+#[test]
+fn a_message_holds_nothing_that_a_terminal_obeys() {
+    for text in ["[server]\n\"a\\u001b[2J\" = 1", "\"\\u001b\" = 1", "[server]\nhost = \"\\u001b\""]
+    {
+        let problem = problem(text);
+        assert!(!problem.contains('\u{1b}') && problem.contains("\\u{1b}"), "{problem}");
+    }
+}
+
+#[test]
+fn the_cache_has_a_folder_of_its_own() {
+    let temp = tempfile::tempdir().unwrap();
+    let base = temp.path().join("base");
+    std::fs::create_dir(&base).unwrap();
+    std::os::unix::fs::symlink(&base, temp.path().join("link")).unwrap();
+    let load_dir = |dir: &str| load(&base, &sources(&format!("[cache]\nssd_dir = \"{dir}\"")));
+    for dir in [".", "..", "/", "../link", &base.display().to_string()] {
+        let problems = load_dir(dir).unwrap_err();
+        assert!(problems[0].to_string().contains("the cache needs a folder of its own"), "{dir}");
+    }
+    assert!(load_dir("cache/other").is_ok() && load_dir("../beside").is_ok());
 }

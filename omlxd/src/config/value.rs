@@ -339,7 +339,10 @@ impl FromToml for Vec<PathBuf> {
 fn list<T: FromToml>(raw: &Raw<'_>, wanted: &str) -> Result<Vec<T>, String> {
     let items = raw.as_array().ok_or_else(|| expected(wanted, raw))?;
     if items.len() > CONFIG_LIST_ITEMS {
-        return Err(format!("this list has {} items: {CONFIG_LIST_ITEMS} are the most", items.len()));
+        return Err(format!(
+            "this list has {} items: {CONFIG_LIST_ITEMS} are the most",
+            items.len()
+        ));
     }
     items.iter().map(|item| T::from_toml(item.get_ref())).collect()
 }

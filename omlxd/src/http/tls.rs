@@ -170,4 +170,29 @@ mod tests {
         }
         tls.acceptor();
     }
+
+    #[test]
+    fn a_certificate_file_at_its_limit() {
+        let temp = tempfile::tempdir().unwrap();
+        let (cert, key) = (temp.path().join("cert"), temp.path().join("key"));
+        fs::write(&key, KEY).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let limit = usize::try_from(TLS_FILE_BYTES).unwrap();
+        for (bytes, fits) in [(limit, true), (limit + 1, false)] {
+            let mut text = CERTIFICATE.as_bytes().to_vec();
+            text.resize(bytes, b'\n');
+            fs::write(&cert, text).unwrap();
+            assert_eq!(Tls::open(&cert, &key).is_ok(), fits, "{bytes}");
+        }
+        for path in [&cert, &key] {
+            let good = fs::read(path).unwrap();
+            fs::remove_file(path).unwrap();
+            assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+            let error = Tls::open(&cert, &key).unwrap_err();
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert!(source.contains("a named pipe"), "{source}");
+            fs::remove_file(path).unwrap();
+            fs::write(path, &good[..good.len().min(limit)]).unwrap();
+        }
+    }
 }

@@ -247,4 +247,27 @@ mod tests {
         fs::write(root.path().join("config.json"), "{ }").unwrap();
         assert_ne!(before, fingerprint(root.path()));
     }
+
+    #[test]
+    fn a_reference_at_its_limit() {
+        let root = tempfile::tempdir().unwrap();
+        let repo = root.path();
+        for sha in ["aaa", "bbb"] {
+            let dir = repo.join("snapshots").join(sha);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("config.json"), "{}").unwrap();
+        }
+        fs::create_dir(repo.join("refs")).unwrap();
+        let limit = usize::try_from(REVISION_FILE_BYTES).unwrap();
+        fs::write(repo.join("refs/main"), "bbb").unwrap();
+        for (bytes, followed) in [(limit, "aaa"), (limit + 1, "bbb")] {
+            fs::write(repo.join("refs").join(PULLED_REF), format!("{:<bytes$}", "aaa")).unwrap();
+            assert_eq!(snapshot(repo).unwrap().0, followed, "{bytes}");
+        }
+        fs::remove_file(repo.join("refs").join(PULLED_REF)).unwrap();
+        let pipe =
+            std::process::Command::new("mkfifo").arg(repo.join("refs").join(PULLED_REF)).status();
+        assert!(pipe.unwrap().success());
+        assert_eq!(snapshot(repo).unwrap().0, "bbb");
+    }
 }

@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use omlx_tests::http;
 use omlx_tests::sse::Event;
-use omlxd::limits::REFUSED_CONNECTIONS;
+use omlxd::limits::{MODEL_NAME_BYTES, REFUSED_CONNECTIONS};
 use serde_json::json;
 
 use crate::support::{CHAT, KEY, LONG, Reply, Server, chat_body, events, eventually};
@@ -18,6 +18,19 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+#[test]
+fn a_model_name_at_its_limit() {
+    let server = Server::start();
+    let named = |bytes: usize| {
+        let body = json!({"model": "m".repeat(bytes), "messages": [{"role": "user", "content": "x"}]});
+        server.post(CHAT, &body)
+    };
+    // A name of that length may be one; there only is no such model.
+    named(MODEL_NAME_BYTES).is_error(404, Some("model_not_found"), Some("model"));
+    named(MODEL_NAME_BYTES + 1).is_error(400, Some("invalid_value"), Some("model"));
+    named(0).is_error(400, Some("invalid_value"), Some("model"));
 }
 
 #[test]
