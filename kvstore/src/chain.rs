@@ -8,7 +8,7 @@
 //! one-off requests even once it has become a leaf.
 
 use crate::key::{BlockId, IdHash, Key};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 /// More uses than this are not counted, which bounds how often one block is passed over.
 const MAX_USES: u8 = 16;

@@ -51,6 +51,8 @@ engine::limits! {
     PARTS: usize = 50_000, Count, Request, "400", "lists_are_read_up_to_their_limits";
     /// The tools of a request, those in namespaces included.
     TOOLS: usize = 10_000, Count, Request, "400", "lists_are_read_up_to_their_limits";
+    /// The choices of a request, all its prompts together.
+    CHOICES: usize = 128, Count, Request, "400", "lists_are_read_up_to_their_limits";
     /// The entries of `logit_bias`.
     LOGIT_BIAS: usize = 4096, Count, Request, "400", "lists_are_read_up_to_their_limits";
     /// The characters of a client's own text that an error message repeats.

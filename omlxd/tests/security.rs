@@ -151,6 +151,11 @@ fn bombs_are_refused_and_the_daemon_goes_on() {
 
 /// A daemon with the certificate of `tests/tls`.
 fn with_tls() -> Daemon {
+    with_tls_and("")
+}
+
+/// The same, with more settings of the section `[server]`.
+fn with_tls_and(more: &str) -> Daemon {
     let mut daemon = Daemon::new();
     fs::create_dir(&daemon.base).unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
@@ -159,7 +164,7 @@ fn with_tls() -> Daemon {
         fs::set_permissions(daemon.base.join(file), fs::Permissions::from_mode(0o600)).unwrap();
     }
     fs::set_permissions(&daemon.base, fs::Permissions::from_mode(0o700)).unwrap();
-    let config = "[server]\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n";
+    let config = format!("[server]\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n{more}");
     fs::write(daemon.base.join("config.toml"), config).unwrap();
     daemon.start(&[]);
     daemon
@@ -206,6 +211,28 @@ fn tls_is_spoken_by_its_certificate_and_this_machine_needs_none() {
         daemon.log().contains("holds no usable private key").then_some(())
     });
     assert!(ready_by_tls(&daemon).starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_connection_past_the_limit_is_told_so_by_tls_as_well() {
+    let daemon = with_tls_and("max_connections = 1\n");
+    let mut held = TcpStream::connect(daemon.info().unwrap().http).unwrap();
+    held.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    // The connection that asked whether it is up may still be closing.
+    eventually("the only place", || {
+        held = TcpStream::connect(daemon.info().unwrap().http).unwrap();
+        held.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        held.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut begin = [0; 12];
+        held.read_exact(&mut begin).unwrap();
+        (&begin == b"HTTP/1.1 200").then_some(())
+    });
+    let answer = ready_by_tls(&daemon);
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let plain = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert!(daemon.http(plain).starts_with("HTTP/1.1 503 "));
+    drop(held);
+    eventually("a free place", || ready_by_tls(&daemon).starts_with("HTTP/1.1 200 ").then_some(()));
 }
 
 #[test]

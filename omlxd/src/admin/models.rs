@@ -263,3 +263,33 @@ fn find(app: &App, name: &str) -> Result<ModelEntry, AdminError> {
         AdminError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn nobody_talks_to_a_model_that_cannot_run_unless_they_name_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = |change: Value| {
+            let facts = json!({"architecture": "qwen3", "parameters": 1, "quantization": null,
+                               "dtype": "f32", "context_tokens": 9, "disk_bytes": 1,
+                               "memory_bytes": 1, "fits": true});
+            let mut known = json!({"id": "m", "path": dir.path(), "state": "unloaded", "error": null,
+                                   "facts": facts});
+            known.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            serde_json::from_value::<KnownModel>(known).unwrap()
+        };
+        assert!(can_chat(&model(json!({}))));
+        assert!(!can_chat(&model(json!({"facts": null, "problem": "model_type is 'bert'"}))));
+        assert!(!can_chat(&model(json!({"state": "failed", "error": "no tensor"}))));
+        let mut large = model(json!({}));
+        large.facts.as_mut().unwrap().fits = false;
+        assert!(!can_chat(&large));
+        // A decoder by its config.
+        std::fs::write(dir.path().join("modules.json"), "[]").unwrap();
+        assert!(!can_chat(&model(json!({}))));
+    }
+}

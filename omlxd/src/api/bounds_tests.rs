@@ -8,11 +8,14 @@ use serde_json::{Map, Value, json};
 
 use super::anthropic;
 use super::chat::ChatRequest;
+use super::completions::CompletionsRequest;
 use super::error::ApiError;
 use super::params::Reading;
 use super::responses;
 use crate::config::Config;
-use crate::limits::{ERROR_MESSAGE_CHARS, LOGIT_BIAS, MESSAGES, PARTS, TOOLS};
+use crate::limits::{
+    CHOICES, ERROR_MESSAGE_CHARS, LOGIT_BIAS, MESSAGES, MODEL_NAME_BYTES, PARTS, TOOLS,
+};
 use crate::response_store::ResponseStore;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +123,25 @@ fn lists_are_read_up_to_their_limits() {
     };
     bias(LOGIT_BIAS).unwrap();
     refused(Api::Chat, bias(LOGIT_BIAS + 1), "logit_bias");
+    let choices = |prompts: usize| {
+        let body = json!({"model": "m", "n": 2, "prompt": vec!["x"; prompts]});
+        CompletionsRequest::read(body.as_object().unwrap(), &Reading::new(false, 8, 4)).map(drop)
+    };
+    choices(CHOICES / 2).unwrap();
+    assert_eq!(choices(CHOICES / 2 + 1).unwrap_err().param(), Some("prompt"));
+}
+
+#[test]
+fn a_model_name_at_its_limit() {
+    let named = |bytes: usize| {
+        let messages = [user("x")];
+        Api::Chat.read(json!({"model": "m".repeat(bytes), "messages": messages}))
+    };
+    named(MODEL_NAME_BYTES).unwrap();
+    for bytes in [0, MODEL_NAME_BYTES + 1] {
+        let error = named(bytes).unwrap_err();
+        assert_eq!((error.label(), error.param()), ("invalid_value", Some("model")));
+    }
 }
 
 /// The shortest of three, so that a busy machine does not decide.

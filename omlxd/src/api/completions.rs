@@ -9,14 +9,12 @@ use super::params::{PARAMS, Params, Reading};
 use super::read::{Fields, Path, out_of_range, wrong};
 use super::reply::{Identity, Reply};
 use super::run::{Endpoint, Prompt, Wanted};
+use crate::limits::CHOICES;
 
 /// Tokens generated when the request does not say, as the API defines it.
 const DEFAULT_MAX_TOKENS: usize = 16;
 /// Most likely tokens that can be asked for beside each token.
 const MAX_LOGPROBS: i64 = 5;
-
-/// Most choices that one request may ask for, all its prompts together.
-const MAX_CHOICES: usize = 128;
 
 /// Fields of completion requests besides the shared ones.
 const FIELDS: &[&str] = &["prompt", "echo", "logprobs", "suffix", "best_of"];
@@ -47,9 +45,9 @@ impl CompletionsRequest {
         }
         let params = Params::read(&fields, reading)?;
         let prompts = prompts(&fields)?;
-        if prompts.len() * params.n > MAX_CHOICES {
+        if prompts.len() * params.n > CHOICES {
             let what = format_args!(
-                "{} prompts with n = {} make more than {MAX_CHOICES} choices",
+                "{} prompts with n = {} make more than {CHOICES} choices",
                 prompts.len(),
                 params.n
             );

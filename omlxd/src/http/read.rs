@@ -104,6 +104,32 @@ impl Reader<'_> {
     }
 }
 
+/// JSON, or nothing said, which many simple clients leave out.
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let kind = text.split(';').next().unwrap_or_default().trim();
+    let structured = kind.starts_with("application/") && kind.ends_with("+json");
+    if kind.is_empty() || kind == "application/json" || structured {
+        return Ok(());
+    }
+    Err(ApiError::unsupported_media(format!(
+        "Unsupported content type '{kind:.64}'; send application/json."
+    )))
+}
+
+fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(false) };
+    let encoding = value.to_str().unwrap_or_default().trim().to_ascii_lowercase();
+    match encoding.as_str() {
+        "" | "identity" => Ok(false),
+        "gzip" | "x-gzip" => Ok(true),
+        other => Err(ApiError::unsupported_media(format!(
+            "Unsupported content encoding '{other:.64}'; supported are identity and gzip."
+        ))),
+    }
+}
+
 async fn discard(body: &mut Incoming, max: u64) {
     let deadline = Instant::now() + DISCARD_TIME;
     let mut left = max.saturating_mul(DISCARD_LIMITS);
