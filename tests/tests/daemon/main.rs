@@ -8,6 +8,7 @@ mod cached;
 mod clients;
 mod recall;
 mod soak;
+mod slips;
 mod sse;
 mod tools;
 mod world;
