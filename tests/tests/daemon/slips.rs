@@ -126,9 +126,9 @@ fn whole(daemon: &Daemon, body: &Value) -> (String, String, Vec<Value>) {
 
 /// Whether a line of parts has a call in it.
 fn has_call(parts: &str) -> bool {
-    ["look(", "stop("].iter().any(|name| {
-        parts.starts_with(name) || parts.contains(&format!("){name}"))
-    })
+    ["look(", "stop("]
+        .iter()
+        .any(|name| parts.starts_with(name) || parts.contains(&format!("){name}")))
 }
 
 #[test]
@@ -145,7 +145,9 @@ fn what_models_write_when_they_err_is_read_as_it_was_meant() {
         let model = format!("slips/m{number}");
         let words =
             write_model(&models.join(&model), &template(&family.template), &tokens, &answers);
-        asked.extend(cases.into_iter().zip(words).map(|(case, word)| (family, model.clone(), case, word)));
+        asked.extend(
+            cases.into_iter().zip(words).map(|(case, word)| (family, model.clone(), case, word)),
+        );
     }
     let daemon = Daemon::start(&built_binary(), &place.path().join("base"), Some(&models), &[]);
     let daemon = daemon.expect("omlxd starts");
@@ -187,13 +189,19 @@ fn published_templates_and_the_slips_of_their_models() {
     let thought = format!("I look.\n{coder}");
     let gemma = "<|tool_call>call:look{list:[\"one, two\"],city:\"Rome\"}<tool_call|>";
     let fenced = "```json\n{\"name\": \"look\", \"arguments\": {\"city\": \"Rome\"}}\n```";
-    let hermes = "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"city\": \"Rome\"}\n</tool_call>";
+    let hermes =
+        "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"city\": \"Rome\"}\n</tool_call>";
     let both = r#"look({"city": "Rome", "days": 2})"#;
     let one = r#"look({"city": "Rome"})"#;
     let cases: [(&str, &[&str], &str, String); 5] = [
         ("qwen3.8.jinja", &THINK, &thought, format!("think(I look.){both}")),
         ("qwen3-coder.jinja", &THINK, coder, both.to_owned()),
-        ("gemma4-31b.jinja", &GEMMA, gemma, r#"look({"list": ["one, two"], "city": "Rome"})"#.to_owned()),
+        (
+            "gemma4-31b.jinja",
+            &GEMMA,
+            gemma,
+            r#"look({"list": ["one, two"], "city": "Rome"})"#.to_owned(),
+        ),
         ("hermes2-pro-tool-use.jinja", &[], fenced, one.to_owned()),
         ("hermes2-pro-tool-use.jinja", &[], hermes, one.to_owned()),
     ];
