@@ -8,5 +8,6 @@ pub mod fixtures;
 pub mod golden;
 pub mod http;
 pub mod script;
+pub mod scripted;
 pub mod sse;
 mod weights;

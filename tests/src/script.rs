@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::fixtures::save;
 use crate::weights::Tensor;
 
-const TOKENIZER: &str = include_str!("../../packaging/omlx-tiny/model/tokenizer.json");
+pub(crate) const TOKENIZER: &str = include_str!("../../packaging/omlx-tiny/model/tokenizer.json");
 /// The id of `<|im_end|>`.
 const END: usize = 2;
 /// Tokens that other parts of the template would use, which must be text here: the pieces of a script
@@ -23,7 +23,7 @@ const END: usize = 2;
 const MARKERS: [&str; 4] = ["<think>", "</think>", "<tool_call>", "</tool_call>"];
 /// One dimension for each token of the script.
 const HIDDEN: usize = 128;
-const HEAD_DIM: usize = 32;
+pub(crate) const HEAD_DIM: usize = 32;
 const CONTEXT_TOKENS: usize = 131_072;
 
 /// What a model says.
@@ -167,7 +167,7 @@ fn spaced(value: &Value) -> String {
     }
 }
 
-fn config(vocabulary: usize) -> Value {
+pub(crate) fn config(vocabulary: usize) -> Value {
     json!({
         "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "vocab_size": vocabulary,
         "hidden_size": HIDDEN, "intermediate_size": HEAD_DIM, "num_hidden_layers": 1,

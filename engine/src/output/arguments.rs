@@ -35,16 +35,12 @@ impl Arguments {
     }
 
     /// Takes what there is of the object. One of `ends` closes the brackets that were left open.
-    pub(super) fn read(
-        &mut self,
-        ends: &[Marker],
-        input: &mut Input,
-        out: &mut Emitter,
-    ) -> Handed {
+    pub(super) fn read(&mut self, ends: &[Marker], input: &mut Input, out: &mut Emitter) -> Handed {
         let mut text = String::new();
         let mut handed = Handed::More;
         while let Some(c) = input.peek().filter(|_| handed == Handed::More) {
-            let ahead = ends.iter().filter(|end| end.text.starts_with(c) && !self.scanner.in_text());
+            let ahead =
+                ends.iter().filter(|end| end.text.starts_with(c) && !self.scanner.in_text());
             match ahead.map(|end| input.stands(end)).fold(Stands::No, Stands::or) {
                 Stands::Maybe => break,
                 Stands::Yes(_) if self.scanner.close_all(&mut text) => {

@@ -1,10 +1,10 @@
 //! What kinds of JSON values a schema allows, and which parameters it has.
 
-use regex::Regex;
+use regex::RegexBuilder;
 use serde_json::{Map, Value};
 
 use super::json::whole_value;
-use crate::limits::SCHEMAS_SEARCHED;
+use crate::limits::{PATTERN_BYTES, PATTERNS_SEARCHED, SCHEMAS_SEARCHED};
 
 /// Keywords whose schemas hold for the same value.
 const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
@@ -102,6 +102,7 @@ impl Kinds {
 /// refer to each other in circles.
 pub(super) struct Search<'s> {
     root: &'s Value,
+    /// Schemas that may still be looked at.
     left: usize,
 }
 
@@ -120,8 +121,9 @@ impl<'s> Search<'s> {
     /// The kinds of a property of the root, and whether the schema names it.
     pub(super) fn property(&mut self, key: &str) -> (Kinds, bool) {
         let (mut named, mut others) = (Vec::new(), Vec::new());
+        let mut patterns = PATTERNS_SEARCHED;
         self.each(self.root, &mut |schema| {
-            let found = named_by(schema, key);
+            let found = named_by(schema, key, &mut patterns);
             if found.is_empty() {
                 others.extend(OTHERS.iter().filter_map(|name| schema.get(name)));
             }
@@ -222,15 +224,19 @@ fn own(schema: &Value) -> u8 {
     }
 }
 
-/// The schemas that `properties` and `patternProperties` of one schema have for a key.
-fn named_by<'s>(schema: &'s Value, key: &str) -> Vec<&'s Value> {
+/// The schemas that `properties` and `patternProperties` of one schema have for a key. `patterns` are
+/// those that may still be tried.
+fn named_by<'s>(schema: &'s Value, key: &str, patterns: &mut usize) -> Vec<&'s Value> {
     let declared = schema.get("properties").and_then(|properties| properties.get(key));
-    let patterns = schema.get("patternProperties").and_then(Value::as_object);
-    let matching = patterns.into_iter().flatten().filter(|(pattern, _)| {
+    let mut found: Vec<&Value> = declared.into_iter().collect();
+    let all = schema.get("patternProperties").and_then(Value::as_object);
+    for (pattern, schema) in all.into_iter().flatten().take(*patterns) {
+        *patterns -= 1;
         // A pattern that is none here, with a look-ahead for example, names nothing.
-        Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(key))
-    });
-    declared.into_iter().chain(matching.map(|(_, schema)| schema)).collect()
+        let pattern = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).build();
+        found.extend(pattern.is_ok_and(|pattern| pattern.is_match(key)).then_some(schema));
+    }
+    found
 }
 
 #[cfg(test)]
@@ -290,6 +296,32 @@ mod tests {
         // The root and the property itself are two.
         assert_eq!(value(&chain(SCHEMAS_SEARCHED - 2), "n", "40"), "40");
         assert_eq!(value(&chain(SCHEMAS_SEARCHED - 1), "n", "40"), "\"40\"");
+    }
+
+    #[test]
+    fn patterns_at_their_search_limit() {
+        let schema = |before: usize| {
+            let mut patterns: Map<String, Value> =
+                (0..before).map(|n| (format!("^m{n}"), json!({"type": "null"}))).collect();
+            patterns.insert("^n".to_owned(), json!({"type": "integer"}));
+            json!({"patternProperties": patterns})
+        };
+        assert_eq!(value(&schema(PATTERNS_SEARCHED - 1), "n", "40"), "40");
+        assert_eq!(value(&schema(PATTERNS_SEARCHED), "n", "40"), "\"40\"");
+    }
+
+    #[test]
+    fn a_pattern_at_its_size_limit() {
+        let schema = |pattern: &str| json!({"patternProperties": {pattern: {"type": "integer"}}});
+        let compiles = |length: usize| {
+            let pattern = format!("^n{}", "o?".repeat(length));
+            let built = RegexBuilder::new(&pattern).size_limit(PATTERN_BYTES).build().is_ok();
+            assert_eq!(value(&schema(&pattern), "n", "40") == "40", built);
+            built
+        };
+        // The longest of this form that is small enough, and one more.
+        let longest = (0..20_000).collect::<Vec<_>>().partition_point(|length| compiles(*length));
+        assert!(longest > 100 && compiles(longest - 1) && !compiles(longest), "{longest}");
     }
 
     #[test]

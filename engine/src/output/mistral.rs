@@ -60,10 +60,12 @@ impl Mistral {
                     let name = std::mem::take(name);
                     self.before(name, true, input, out)
                 }
-                Place::Arguments(arguments) => Some(match arguments.read(&[self.open], input, out) {
-                    Handed::More => Progress::More,
-                    Handed::Whole | Handed::Broken => Progress::Done,
-                }),
+                Place::Arguments(arguments) => {
+                    Some(match arguments.read(&[self.open], input, out) {
+                        Handed::More => Progress::More,
+                        Handed::Whole | Handed::Broken => Progress::Done,
+                    })
+                }
             };
             if let Some(progress) = progress {
                 return progress;

@@ -241,27 +241,29 @@ impl OutputParser {
     }
 
     fn run(&mut self) {
-        while self.tried() && match &mut self.state {
-            State::Thinking => self.thinking(),
-            State::Text { lead } => {
-                let lead = *lead;
-                self.text(lead)
+        while self.tried()
+            && match &mut self.state {
+                State::Thinking => self.thinking(),
+                State::Text { lead } => {
+                    let lead = *lead;
+                    self.text(lead)
+                }
+                State::Calls(calls) => {
+                    let progress = calls.read(&mut self.input, &mut self.out);
+                    self.called(progress)
+                }
+                State::Closed { .. } => {
+                    self.input.skip_whitespace();
+                    self.state = State::Closed { followed: !self.input.ahead().is_empty() };
+                    self.input.rewind();
+                    false
+                }
+                State::Harmony(harmony) => {
+                    harmony.read(&mut self.input, &mut self.out);
+                    false
+                }
             }
-            State::Calls(calls) => {
-                let progress = calls.read(&mut self.input, &mut self.out);
-                self.called(progress)
-            }
-            State::Closed { .. } => {
-                self.input.skip_whitespace();
-                self.state = State::Closed { followed: !self.input.ahead().is_empty() };
-                self.input.rewind();
-                false
-            }
-            State::Harmony(harmony) => {
-                harmony.read(&mut self.input, &mut self.out);
-                false
-            }
-        } {}
+        {}
     }
 
     /// Thoughts up to their end. True when something else follows.

@@ -264,7 +264,9 @@ impl Pairs {
                 input.take();
                 self.go(Place::Key)
             }
-            (Stands::Maybe, ..) | (_, Stands::Maybe, ..) | (_, _, Stands::Maybe, _)
+            (Stands::Maybe, ..)
+            | (_, Stands::Maybe, ..)
+            | (_, _, Stands::Maybe, _)
             | (.., Stands::Maybe) => Some(Progress::More),
             _ => self.stray(input, out),
         }

@@ -126,7 +126,9 @@ impl Sectioned {
                 input.take();
                 None
             }
-            (Stands::Maybe, ..) | (_, Stands::Maybe, ..) | (_, _, Stands::Maybe, _)
+            (Stands::Maybe, ..)
+            | (_, Stands::Maybe, ..)
+            | (_, _, Stands::Maybe, _)
             | (.., Stands::Maybe) => {
                 if self.any {
                     input.rewind();

@@ -90,7 +90,11 @@ fn opener(prefix: Option<Marker>, words: &[&str], input: &Input) -> Stands {
             for between in ["=", " name=", " "] {
                 if rest.starts_with(between) {
                     let is_short = between == " " && !input.ended && " name=".starts_with(rest);
-                    return if is_short { Stands::Maybe } else { Stands::Yes(length + between.len()) };
+                    return if is_short {
+                        Stands::Maybe
+                    } else {
+                        Stands::Yes(length + between.len())
+                    };
                 }
             }
             Stands::No

@@ -22,8 +22,9 @@ const MAX_TAG_BYTES: usize = 32;
 pub(super) struct Trial {
     /// Reads what would be calls.
     parser: Box<OutputParser>,
-    /// What it found.
+    /// What it found, and the text among it.
     parts: Vec<Part>,
+    said: String,
     kind: Kind,
     /// Where the answer goes on if there are no calls: bytes of the input.
     pub(super) resume: usize,
@@ -91,7 +92,7 @@ impl Trial {
         (parser.openers, parser.state, parser.at_start) = (openers, state, true);
         // Nothing is tried within what is tried.
         parser.may_be_whole = false;
-        Self { parser, parts: Vec::new(), kind, resume }
+        Self { parser, parts: Vec::new(), said: String::new(), kind, resume }
     }
 
     /// More of the answer came.
@@ -107,15 +108,19 @@ impl Trial {
     /// Reads on and says what is known by now.
     pub(super) fn verdict(&mut self) -> Verdict {
         self.parser.run();
-        self.parts.extend(self.parser.out.take());
+        for part in self.parser.out.take() {
+            if let Part::Text(text) = &part {
+                self.said.push_str(text);
+            }
+            self.parts.push(part);
+        }
         let Input { ended, cut, .. } = self.parser.input;
         let has_call = match self.parts.first() {
             Some(Part::CallStart { .. }) => true,
             Some(_) => return Verdict::NoCalls,
             None => false,
         };
-        let after: String = self.parts.iter().filter_map(said).collect();
-        let after = after.trim();
+        let after = self.said.trim();
         let goes_on = match &self.kind {
             Kind::Thoughts => matches!(self.parser.state, State::Closed { followed: true }),
             Kind::Whole { end } => !end.starts_with(after),
@@ -141,13 +146,6 @@ impl Trial {
             parts.retain(|part| !matches!(part, Part::Text(_)));
         }
         (*self.parser, parts)
-    }
-}
-
-fn said(part: &Part) -> Option<&str> {
-    match part {
-        Part::Text(text) => Some(text),
-        _ => None,
     }
 }
 

@@ -383,6 +383,8 @@ mod tests {
             assert_eq!(names(&tools), offered, "{choice}");
             let forced = forced.map(|names| names.into_iter().map(str::to_owned).collect());
             assert_eq!(tools.forced, forced, "{choice}");
+            // A function that was named is called once.
+            assert_eq!(tools.once, choice == named("a"), "{choice}");
             assert_eq!(tools.offered.len(), tools.places.len());
         }
         for (choice, code) in [

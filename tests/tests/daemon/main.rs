@@ -7,6 +7,7 @@ mod cache_commands;
 mod cached;
 mod clients;
 mod recall;
+mod slips;
 mod soak;
 mod sse;
 mod tools;

@@ -6,6 +6,12 @@ use super::*;
 use crate::limits::CALLS_TRIED_IN_THOUGHTS;
 
 #[derive(Deserialize)]
+struct File {
+    tools: Vec<Value>,
+    families: Vec<Slips>,
+}
+
+#[derive(Deserialize)]
 struct Slips {
     family: String,
     /// Text of the chat template.
@@ -31,7 +37,9 @@ struct Slip {
 
 fn slips() -> Vec<Slips> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/slips.json");
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    let file: File = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(file.tools, tools());
+    file.families
 }
 
 #[test]

@@ -293,12 +293,14 @@ impl ResponsesReply {
         if self.open.is_none() && self.output.is_empty() {
             self.begin(out, Item::Message { text: String::new(), logprobs: Vec::new() });
         }
-        let is_whole = match &self.open {
-            Some(Item::Call { arguments, .. }) => serde_json::from_str::<Value>(arguments).is_ok(),
-            _ => false,
+        let is_whole_call = match &self.open {
+            Some(Item::Call { arguments, .. }) => {
+                Some(serde_json::from_str::<Value>(arguments).is_ok())
+            }
+            _ => None,
         };
-        let status = match ending {
-            Ending::Length if !is_whole => "incomplete",
+        let status = match (&ending, is_whole_call) {
+            (_, Some(false)) | (Ending::Length, None) => "incomplete",
             _ => "completed",
         };
         self.end_item(out, status);
