@@ -8,14 +8,7 @@ use serde_json::Value;
 use super::constrain::Constraint;
 use super::error::ApiError;
 use super::read::{Fields, Path, out_of_range, wrong};
-
-/// Longest model name, in bytes.
-const MODEL_NAME_BYTES: usize = 256;
-/// Most likely tokens that can be asked for beside each token of a chat answer.
-pub(super) const MAX_TOP_LOGPROBS: i64 = 20;
-
-/// Most paths of ignored fields that are kept for the log.
-const IGNORED_PATHS: usize = 256;
+use crate::limits::{CACHE_SALT_BYTES, IGNORED_PATHS, MODEL_NAME_BYTES};
 
 /// What a reader of requests must know, and what it found that it does not know.
 pub(super) struct Reading {
@@ -244,10 +237,11 @@ fn accepted(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
 fn cache_salt(fields: &Fields<'_, '_>) -> Result<Option<String>, ApiError> {
     let Some(salt) = fields.string("cache_salt")? else { return Ok(None) };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    if (16..=128).contains(&salt.len()) && salt.bytes().all(plain) {
+    if (16..=CACHE_SALT_BYTES).contains(&salt.len()) && salt.bytes().all(plain) {
         return Ok(Some(salt.to_owned()));
     }
-    let what = "a salt has 16 to 128 characters of A-Z, a-z, 0-9, _ and -";
+    let what =
+        format_args!("a salt has 16 to {CACHE_SALT_BYTES} characters of A-Z, a-z, 0-9, _ and -");
     Err(ApiError::invalid_value(fields.path().field("cache_salt"), what))
 }
 
@@ -311,4 +305,48 @@ fn logit_bias(fields: &Fields<'_, '_>) -> Result<Vec<(u32, f32)>, ApiError> {
             Ok((id, value as f32))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(body: &Value) -> Result<Params, ApiError> {
+        let path = Path::Root;
+        Params::read(&Fields::of(body, &path)?, &Reading::new(false, 8, 4))
+    }
+
+    #[test]
+    fn a_seed_of_minus_one_is_none() {
+        let seed = |seed: Value| read(&json!({"model": "m", "seed": seed})).unwrap().seed;
+        for none in [json!(null), json!(-1), json!(-1.0)] {
+            assert_eq!(seed(none), None);
+        }
+        assert_eq!((seed(json!(0)), seed(json!(-2))), (Some(0), Some(u64::MAX - 1)));
+    }
+
+    #[test]
+    fn a_model_name_at_its_limit() {
+        let name = |bytes: usize| read(&json!({"model": "m".repeat(bytes)}));
+        assert!(name(MODEL_NAME_BYTES).is_ok());
+        assert_eq!(name(MODEL_NAME_BYTES + 1).unwrap_err().param(), Some("model"));
+    }
+
+    #[test]
+    fn a_cache_salt_at_its_limit() {
+        let salt = |bytes: usize| read(&json!({"model": "m", "cache_salt": "s".repeat(bytes)}));
+        assert!(salt(CACHE_SALT_BYTES).is_ok());
+        assert_eq!(salt(CACHE_SALT_BYTES + 1).unwrap_err().param(), Some("cache_salt"));
+    }
+
+    #[test]
+    fn ignored_paths_at_their_limit() {
+        for (fields, kept) in [(IGNORED_PATHS, IGNORED_PATHS), (IGNORED_PATHS + 1, IGNORED_PATHS)] {
+            let reading = Reading::new(false, 8, 4);
+            (0..fields).for_each(|_| reading.ignore(&Path::Root.field("x")).unwrap());
+            let ignored = reading.into_ignored();
+            assert_eq!((ignored.count, ignored.paths.len()), (fields, kept));
+        }
+    }
 }

@@ -106,7 +106,7 @@ impl MessagesRequest {
             reading.ignore(&path.field(name))?;
         }
         fields.string("service_tier")?;
-        let system = input::system(&fields)?;
+        let system = input::system(&fields, reading)?;
         let mut conversation = Conversation::with(system.as_deref());
         input::messages(&fields, &mut conversation, reading)?;
         let (thinks, thoughts) = thinking(&fields, reading)?;
@@ -171,10 +171,7 @@ fn renamed(error: ApiError) -> ApiError {
 
 /// Whether to think, and what to show of it. As this API has it, a request that does not ask for
 /// thoughts gets none; nor does one that leaves it to the model, but asks for an effort of none.
-fn thinking(
-    fields: &Fields<'_, '_>,
-    reading: &Reading,
-) -> Result<(bool, Thoughts), ApiError> {
+fn thinking(fields: &Fields<'_, '_>, reading: &Reading) -> Result<(bool, Thoughts), ApiError> {
     let path = fields.path().field("thinking");
     let Some(thinking) = fields.get("thinking") else { return Ok((false, Thoughts::Dropped)) };
     let thinking = Fields::of(thinking, &path)?;
