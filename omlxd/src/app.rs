@@ -231,7 +231,8 @@ impl App {
         let mut seen = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
         // No field of a request has such a name.
         if seen.len() < MAX_IGNORED_NAMES && seen.insert(format!("tools for {model}")) {
-            let what = "the model's chat template knows no tools: it is not told of those in requests";
+            let what =
+                "the model's chat template knows no tools: it is not told of those in requests";
             tracing::warn!(model, "{what}");
         }
     }

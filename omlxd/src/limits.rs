@@ -59,4 +59,10 @@ engine::limits! {
     ERROR_MESSAGE_CHARS: usize = 2000, Count, Request, "cut there", "an_error_repeats_a_bounded_part_of_a_request";
     /// The connections beyond `server.max_connections` that are answered 503 at the same time.
     REFUSED_CONNECTIONS: usize = 2048, Count, Request, "they wait to be accepted", "thousands_of_connections_past_the_limit_are_answered";
+    /// The bytes of a cache salt.
+    CACHE_SALT_BYTES: usize = 128, Bytes, Request, "400", "a_cache_salt_at_its_limit";
+    /// The most likely tokens that can be asked for beside each token of a chat answer.
+    TOP_LOGPROBS: i64 = 20, Count, Request, "400", "top_logprobs_at_their_limit";
+    /// The different names of ignored fields of a request that are kept for the log.
+    IGNORED_NAMES: usize = 32, Count, Request, "counted, but not logged", "ignored_names_at_their_limit";
 }

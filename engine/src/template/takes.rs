@@ -231,7 +231,10 @@ impl Probe<'_> {
             later_system: says(
                 &[user(QUESTION), assistant(ANSWER), system(SYSTEM), user(LAST)],
                 &[SYSTEM, LAST],
-            ) && says(&[system(MORE), system(SYSTEM), user(LAST)], &[MORE, SYSTEM, LAST]),
+            ) && says(
+                &[system(MORE), system(SYSTEM), user(LAST)],
+                &[MORE, SYSTEM, LAST],
+            ),
             developer: self.template.mentions("developer")
                 && says(&[message("developer", SYSTEM), user(QUESTION)], &[SYSTEM, QUESTION]),
             users_in_a_row: says(&[user(QUESTION), user(LAST)], &[QUESTION, LAST]),
@@ -326,8 +329,14 @@ mod tests {
         };
         for (source, expected) in [
             ("{{ c.function.arguments | tojson }}", TakenArguments::ObjectOrQuoted),
-            ("{% for k, v in c.function.arguments | items %}{{ v }}{% endfor %}", TakenArguments::Object),
-            ("{% for k, v in c.function.arguments.items() %}{{ v }}{% endfor %}", TakenArguments::Object),
+            (
+                "{% for k, v in c.function.arguments | items %}{{ v }}{% endfor %}",
+                TakenArguments::Object,
+            ),
+            (
+                "{% for k, v in c.function.arguments.items() %}{{ v }}{% endfor %}",
+                TakenArguments::Object,
+            ),
             (
                 "{% if c.function.arguments is string %}{{ c.function.arguments }}{% else %}\
                  {{ c.function.arguments | tojson }}{% endif %}",
@@ -344,18 +353,25 @@ mod tests {
     #[test]
     fn the_nearest_effort_is_handed_over() {
         let with = |source: &str| {
-            let takes = takes(&format!("{source}{{% for m in messages %}}{{{{ m.content }}}}{{% endfor %}}"));
+            let takes = takes(&format!(
+                "{source}{{% for m in messages %}}{{{{ m.content }}}}{{% endfor %}}"
+            ));
             EFFORTS.map(|effort| takes.effort(effort).unwrap_or("-"))
         };
         let strict = |words: &str| {
             let raise = "{{ raise_exception('unknown effort') }}";
-            with(&format!("{{% if reasoning_effort is defined and reasoning_effort not in {words} %}}{raise}{{% endif %}}"))
+            with(&format!(
+                "{{% if reasoning_effort is defined and reasoning_effort not in {words} %}}{raise}{{% endif %}}"
+            ))
         };
         assert_eq!(
             strict("['low', 'medium', 'xhigh']"),
             ["low", "low", "low", "medium", "xhigh", "xhigh", "xhigh"]
         );
-        assert_eq!(strict("['none', 'high']"), ["none", "high", "high", "high", "high", "high", "high"]);
+        assert_eq!(
+            strict("['none', 'high']"),
+            ["none", "high", "high", "high", "high", "high", "high"]
+        );
         assert_eq!(strict("['none']"), ["none", "-", "-", "-", "-", "-", "-"]);
         assert_eq!(strict("['unheard-of']"), ["-"; 7]);
         assert_eq!(with(""), ["-"; 7]);

@@ -10,11 +10,12 @@ use super::dialect;
 use super::error::ApiError;
 use super::fold;
 use super::messages;
-use super::params::{MAX_TOP_LOGPROBS, PARAMS, Params, Reading, tokens};
+use super::params::{PARAMS, Params, Reading, tokens};
 use super::read::{Fields, Path};
 use super::reply::{Identity, Reply};
 use super::run::{Endpoint, Prompt, Wanted};
 use super::tools::Tools;
+use crate::limits::TOP_LOGPROBS;
 
 /// Fields of chat requests besides the shared ones.
 const FIELDS: &[&str] = &[
@@ -117,11 +118,7 @@ impl ChatRequest {
 
     /// The conversation as text. What the template is known not to take is folded into what it takes; a
     /// conversation that it refuses all the same is folded further.
-    pub(super) fn render(
-        &self,
-        template: &ChatTemplate,
-        ids: CallIds,
-    ) -> Result<String, ApiError> {
+    pub(super) fn render(&self, template: &ChatTemplate, ids: CallIds) -> Result<String, ApiError> {
         let takes = template.takes(!self.tools.offered.is_empty());
         let mut messages = self.messages.clone();
         dialect::settle(&mut messages, takes, ids);
@@ -245,11 +242,27 @@ fn is_empty(value: &Value) -> bool {
 
 fn logprobs(fields: &Fields<'_, '_>) -> Result<Option<usize>, ApiError> {
     let wanted = fields.boolean("logprobs")?.unwrap_or(false);
-    let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS)?;
+    let top = fields.integer("top_logprobs", 0..=TOP_LOGPROBS)?;
     match top {
         Some(top) if top > 0 && !wanted => {
             Err(ApiError::invalid_value("top_logprobs", "it needs \"logprobs\": true"))
         }
         _ => Ok(wanted.then_some(top.unwrap_or(0) as usize)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn top_logprobs_at_their_limit() {
+        let read = |top: i64| {
+            let body = json!({"logprobs": true, "top_logprobs": top});
+            let path = Path::Root;
+            logprobs(&Fields::of(&body, &path).unwrap())
+        };
+        assert_eq!(read(TOP_LOGPROBS).unwrap(), Some(20));
+        assert_eq!(read(TOP_LOGPROBS + 1).unwrap_err().param(), Some("top_logprobs"));
     }
 }

@@ -292,7 +292,9 @@ mod tests {
         let none = Takes { calls: false, results: false, ..takes() };
         let said = fit(messages, &none);
         let call = |name: &str| {
-            format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {{\"a\": 1}}}}\n</tool_call>")
+            format!(
+                "<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {{\"a\": 1}}}}\n</tool_call>"
+            )
         };
         assert_eq!(said[0]["content"], format!("text\n\n{}\n\n{}", call("f"), call("g")));
         assert_eq!(said[1], message("user", "<tool_response>\nr\n</tool_response>"));

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::error::ApiError;
 use super::params::Reading;
 use super::parts;
-use super::read::{Fields, not_one_of, wrong};
+use super::read::{Fields, Path, not_one_of, wrong};
 use crate::limits::{MESSAGES, PARTS};
 
 const ROLES: [&str; 6] = ["developer", "system", "user", "assistant", "tool", "function"];
@@ -162,9 +162,13 @@ fn content(
                 let path = path.index(index);
                 match part {
                     Value::String(text) if may_be_nothing => said.text.push_str(text),
-                    part => said.take(&Fields::of(part, &path)?, role, reading, is_asked)?,
+                    part => said.take(part, &path, role, reading, is_asked)?,
                 }
             }
+        }
+        // What a tool gave, as JSON that nobody made a text of.
+        Some(value) if role == "tool" || role == "function" => {
+            said.text = engine::template_json(value);
         }
         Some(other) => return Err(wrong(&path, "a string or an array of parts", other)),
         None if may_be_nothing => {}
@@ -182,35 +186,40 @@ impl Said {
     /// Adds a part.
     fn take(
         &mut self,
-        part: &Fields<'_, '_>,
+        value: &Value,
+        path: &Path<'_>,
         role: &str,
         reading: &Reading,
         is_asked: bool,
     ) -> Result<(), ApiError> {
+        let part = Fields::of(value, path)?;
         let kind = part.required_string("type")?;
-        reading.known(part, PART)?;
+        reading.known(&part, PART)?;
         match kind {
-            "text" | "input_text" | "output_text" => {
-                self.text.push_str(part.required_string("text")?);
-            }
-            "refusal" if role == "assistant" => self.text.push_str(part.required_string("refusal")?),
-            "thinking" | "redacted_thinking" | "reasoning" if role == "assistant" => {
-                for (name, value) in part.entries() {
-                    // A block of its own, as in a list of them.
-                    if matches!(name, "thinking" | "text" | "reasoning" | "summary" | "signature") {
-                        let block = Value::Object([(name.to_owned(), value.clone())].into_iter().collect());
-                        self.thoughts.push_str(&parts::thoughts(&block));
-                    }
+            "text" | "input_text" | "output_text" => match part.string("text")? {
+                None if matches!(role, "user" | "system" | "developer") => {
+                    return Err(ApiError::missing(path.field("text")));
                 }
+                text => self.text.push_str(text.unwrap_or_default()),
+            },
+            "refusal" if role == "assistant" => {
+                self.text.push_str(part.required_string("refusal")?)
+            }
+            "thinking" | "redacted_thinking" | "reasoning" if role == "assistant" => {
+                let thoughts = parts::thoughts(value);
+                if !thoughts.is_empty() && !self.thoughts.is_empty() {
+                    self.thoughts.push_str("\n\n");
+                }
+                self.thoughts.push_str(&thoughts);
             }
             _ if NOT_TEXT.contains(&kind) => {
-                parts::note(&mut self.text, kind, part.path(), is_asked)?;
+                parts::note(&mut self.text, kind, path, is_asked)?;
             }
-            _ if role == "user" || role == "system" || role == "developer" => {
-                return Err(not_one_of(&part.path().field("type"), kind, &["text"]));
+            _ if matches!(role, "user" | "system" | "developer") => {
+                return Err(not_one_of(&path.field("type"), kind, &["text"]));
             }
             // Such as a call that stands in 'tool_calls' as well.
-            _ => reading.ignore(part.path())?,
+            _ => reading.ignore(path)?,
         }
         Ok(())
     }
@@ -311,7 +320,6 @@ fn is_usual(text: &str, object: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read::Path;
     use super::*;
 
     fn normalised(messages: Value) -> Result<Vec<Value>, ApiError> {
@@ -417,11 +425,17 @@ mod tests {
     }
     #[test]
     fn arguments_that_are_none_are_an_empty_object() {
-        for nothing in [json!(null), json!(""), json!(" "), json!([]), json!({}), json!("{}"), json!("null")] {
+        for nothing in
+            [json!(null), json!(""), json!(" "), json!([]), json!({}), json!("{}"), json!("null")]
+        {
             let function = json!({"name": "f", "arguments": nothing});
             let calls = json!([{"id": "c", "function": function}]);
             let messages = normalised(json!([{"role": "assistant", "tool_calls": calls}])).unwrap();
-            assert_eq!(messages[0]["tool_calls"][0]["function"]["arguments"], json!({}), "{nothing}");
+            assert_eq!(
+                messages[0]["tool_calls"][0]["function"]["arguments"],
+                json!({}),
+                "{nothing}"
+            );
         }
         let function = json!({"name": "f"});
         let call = json!([{"role": "assistant", "function_call": function}]);
@@ -450,11 +464,12 @@ mod tests {
 
     #[test]
     fn unknown_fields_of_messages_are_counted() {
-        let body = json!({"messages": [{"role": "user", "content": "x", "vendor": 1, "other": null}]});
+        let body =
+            json!({"messages": [{"role": "user", "content": "x", "vendor": 1, "other": null}]});
         let path = Path::Root;
         let lenient = Reading::new(false, 8, 4);
         read(&Fields::of(&body, &path).unwrap(), &lenient).unwrap();
-        assert_eq!(lenient.into_ignored().paths, ["messages[0].vendor"]);
+        assert!(lenient.into_ignored().names.iter().eq(["messages[].?"]));
         let strict = Reading::new(true, 8, 4);
         let error = read(&Fields::of(&body, &path).unwrap(), &strict).unwrap_err();
         assert_eq!(error.param(), Some("messages[0].vendor"));

@@ -10,15 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::constrain::Constraint;
 use super::error::ApiError;
 use super::read::{Fields, Path, out_of_range, wrong};
-use crate::limits::{LOGIT_BIAS, MODEL_NAME_BYTES};
-
-/// Most different names of ignored fields that are noted of one request.
-const MAX_IGNORED_NAMES: usize = 32;
-/// Most likely tokens that can be asked for beside each token of a chat answer.
-pub(super) const MAX_TOP_LOGPROBS: i64 = 20;
-
-/// Most paths of ignored fields that are kept for the log.
-const IGNORED_PATHS: usize = 256;
+use crate::limits::{CACHE_SALT_BYTES, IGNORED_NAMES, LOGIT_BIAS, MODEL_NAME_BYTES};
 
 /// What a reader of requests must know, and what it found that it does not know.
 pub(super) struct Reading {
@@ -84,7 +76,7 @@ impl Reading {
         }
         let mut ignored = self.ignored.borrow_mut();
         ignored.count += 1;
-        if ignored.names.len() < MAX_IGNORED_NAMES {
+        if ignored.names.len() < IGNORED_NAMES {
             ignored.names.insert(path.known());
         }
         Ok(())
@@ -278,10 +270,11 @@ fn accepted(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
 fn cache_salt(fields: &Fields<'_, '_>) -> Result<Option<String>, ApiError> {
     let Some(salt) = fields.string("cache_salt")? else { return Ok(None) };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    if (16..=128).contains(&salt.len()) && salt.bytes().all(plain) {
+    if (16..=CACHE_SALT_BYTES).contains(&salt.len()) && salt.bytes().all(plain) {
         return Ok(Some(salt.to_owned()));
     }
-    let what = "a salt has 16 to 128 characters of A-Z, a-z, 0-9, _ and -";
+    let what =
+        format_args!("a salt has 16 to {CACHE_SALT_BYTES} characters of A-Z, a-z, 0-9, _ and -");
     Err(ApiError::invalid_value(fields.path().field("cache_salt"), what))
 }
 
@@ -346,4 +339,50 @@ fn logit_bias(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<(u32, f3
             Ok((id, value as f32))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(body: &Value) -> Result<Params, ApiError> {
+        let path = Path::Root;
+        Params::read(&Fields::of(body, &path)?, &Reading::new(false, 8, 4))
+    }
+
+    #[test]
+    fn a_seed_of_minus_one_is_none() {
+        let seed = |seed: Value| read(&json!({"model": "m", "seed": seed})).unwrap().seed;
+        for none in [json!(null), json!(-1), json!(-1.0)] {
+            assert_eq!(seed(none), None);
+        }
+        assert_eq!((seed(json!(0)), seed(json!(-2))), (Some(0), Some(u64::MAX - 1)));
+    }
+
+    #[test]
+    fn a_model_name_at_its_limit() {
+        let name = |bytes: usize| read(&json!({"model": "m".repeat(bytes)}));
+        assert!(name(MODEL_NAME_BYTES).is_ok());
+        assert_eq!(name(MODEL_NAME_BYTES + 1).unwrap_err().param(), Some("model"));
+    }
+
+    #[test]
+    fn a_cache_salt_at_its_limit() {
+        let salt = |bytes: usize| read(&json!({"model": "m", "cache_salt": "s".repeat(bytes)}));
+        assert!(salt(CACHE_SALT_BYTES).is_ok());
+        assert_eq!(salt(CACHE_SALT_BYTES + 1).unwrap_err().param(), Some("cache_salt"));
+    }
+
+    #[test]
+    fn ignored_names_at_their_limit() {
+        let names = super::super::vendor_fields::NAMES;
+        for (fields, kept) in [(IGNORED_NAMES, IGNORED_NAMES), (IGNORED_NAMES + 1, IGNORED_NAMES)] {
+            let reading = Reading::new(false, 8, 4);
+            let mut known = names[..fields].iter();
+            known.try_for_each(|name| reading.ignore(&Path::Root.field(name))).unwrap();
+            let ignored = reading.into_ignored();
+            assert_eq!((ignored.count, ignored.names.len()), (fields, kept));
+        }
+    }
 }

@@ -82,7 +82,9 @@ mod tests {
         ] {
             assert_eq!(thoughts(&value), "hm", "{value}");
         }
-        for value in [json!(null), json!(3), json!([]), json!({"type": "redacted_thinking", "data": "x"})] {
+        for value in
+            [json!(null), json!(3), json!([]), json!({"type": "redacted_thinking", "data": "x"})]
+        {
             assert_eq!(thoughts(&value), "", "{value}");
         }
     }

@@ -312,11 +312,7 @@ fn arguments(parameters: &Value, exactly: bool) -> Pattern {
 
 /// What a template may show of a function is handed to it whole; only strict mode refuses what the API does
 /// not know.
-fn function(
-    tool: &Fields<'_, '_>,
-    path: &Path<'_>,
-    reading: &Reading,
-) -> Result<Value, ApiError> {
+fn function(tool: &Fields<'_, '_>, path: &Path<'_>, reading: &Reading) -> Result<Value, ApiError> {
     let value = tool.required("function")?;
     let path = path.field("function");
     let function = Fields::of(value, &path)?;

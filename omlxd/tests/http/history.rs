@@ -116,7 +116,9 @@ fn tools_that_a_template_does_not_show_are_told_of() {
 fn half_of_a_surrogate_pair_is_read_as_no_character() {
     let server = server();
     let body = |text: &str| {
-        format!(r#"{{"model":"{STRICT}","max_tokens":1,"messages":[{{"role":"user","content":"{text}"}}]}}"#)
+        format!(
+            r#"{{"model":"{STRICT}","max_tokens":1,"messages":[{{"role":"user","content":"{text}"}}]}}"#
+        )
     };
     let tokens = |text: &str| {
         let reply = server.reply("POST", "/v1/chat/completions", &body(text));

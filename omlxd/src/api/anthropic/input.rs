@@ -39,7 +39,10 @@ const BLOCK: &[&str] = &[
 const BILLING: &str = "x-anthropic-billing-header:";
 
 /// `system`: a string, or text blocks.
-pub(super) fn system(fields: &Fields<'_, '_>) -> Result<Option<String>, ApiError> {
+pub(super) fn system(
+    fields: &Fields<'_, '_>,
+    reading: &Reading,
+) -> Result<Option<String>, ApiError> {
     let path = fields.path().field("system");
     let blocks = match fields.get("system") {
         None => return Ok(None),
@@ -55,6 +58,7 @@ pub(super) fn system(fields: &Fields<'_, '_>) -> Result<Option<String>, ApiError
             "text" => block.required_string("text")?,
             kind => return Err(not_one_of(&path.field("type"), kind, &["text"])),
         };
+        reading.known(&block, BLOCK)?;
         if !said.starts_with(BILLING) {
             text.push_str(said);
         }
@@ -109,7 +113,8 @@ pub(super) fn messages(
 /// Whether a message holds words of the user, rather than results of calls only.
 fn asks(message: &Value) -> bool {
     let is_result = |block: &Value| block["type"] == "tool_result";
-    let only_results = message["content"].as_array().is_some_and(|blocks| blocks.iter().all(is_result));
+    let only_results =
+        message["content"].as_array().is_some_and(|blocks| blocks.iter().all(is_result));
     message["role"] == "user" && !only_results
 }
 
@@ -128,7 +133,7 @@ fn turn(
         let kind = block.required_string("type")?;
         reading.known(&block, BLOCK)?;
         match kind {
-            "text" => conversation.say(block.required_string("text")?),
+            "text" => conversation.say(block.string("text")?.unwrap_or_default()),
             // What another server sealed only it can read.
             "thinking" | "redacted_thinking" => {
                 for name in ["thinking", "signature"] {
@@ -223,7 +228,7 @@ fn result(
                 let kind = part.required_string("type")?;
                 reading.known(&part, BLOCK)?;
                 match kind {
-                    "text" => text.push_str(part.required_string("text")?),
+                    "text" => text.push_str(part.string("text")?.unwrap_or_default()),
                     // What a search for tools found: all tools are offered from the start.
                     "tool_reference" => {
                         let name = part.required_string("tool_name")?;
@@ -251,8 +256,9 @@ mod tests {
     fn read(body: Value) -> Result<Vec<Value>, ApiError> {
         let path = Path::Root;
         let fields = Fields::of(&body, &path)?;
-        let mut conversation = Conversation::with(system(&fields)?.as_deref());
-        messages(&fields, &mut conversation, &Reading::new(false, 8, 4))?;
+        let reading = Reading::new(false, 8, 4);
+        let mut conversation = Conversation::with(system(&fields, &reading)?.as_deref());
+        messages(&fields, &mut conversation, &reading)?;
         Ok(conversation.into_messages())
     }
 

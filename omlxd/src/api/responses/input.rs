@@ -151,7 +151,12 @@ fn output(
         let what = format_args!("'{id:.64}' is no id of an earlier tool call");
         return Err(ApiError::invalid_value(item.path().field("call_id"), what));
     }
-    conversation.result(id, &said(item, "output", reading)?);
+    let text = match item.get("output") {
+        // JSON that nobody made a text of.
+        Some(object @ Value::Object(_)) => engine::template_json(object),
+        _ => said(item, "output", reading)?,
+    };
+    conversation.result(id, &text);
     Ok(())
 }
 
@@ -184,8 +189,10 @@ fn text(
         let kind = part.required_string("type")?;
         reading.known(&part, PART)?;
         match kind {
-            "input_text" | "output_text" | "text" | "reasoning_text" | "summary_text" => {
-                text.push_str(part.required_string("text")?);
+            "input_text" | "text" => text.push_str(part.required_string("text")?),
+            // What a model wrote may be nothing.
+            "output_text" | "reasoning_text" | "summary_text" => {
+                text.push_str(part.string("text")?.unwrap_or_default());
             }
             "refusal" => text.push_str(part.required_string("refusal")?),
             kind if NOT_TEXT.contains(&kind) => parts::note(&mut text, kind, &path, is_asked)?,

@@ -10,14 +10,14 @@ use super::super::chat::ChatRequest;
 use super::super::code::Code;
 use super::super::conversation::Conversation;
 use super::super::error::ApiError;
-use super::super::params::{MAX_TOP_LOGPROBS, Params, Reading};
+use super::super::params::{Params, Reading};
 use super::super::read::{Fields, Path, not_one_of, wrong};
 use super::super::reply::Identity;
 use super::super::run::{Endpoint, Prompt, Wanted};
 use super::archive::Archive;
 use super::input;
 use super::reply::ResponsesReply;
-use crate::limits::MESSAGES;
+use crate::limits::{MESSAGES, TOP_LOGPROBS};
 
 /// Fields that a chat request has under the same name.
 const SHARED: &[&str] = &[
@@ -321,7 +321,7 @@ fn chat_fields(
     };
     put("max_completion_tokens", fields.get("max_output_tokens").cloned());
     put("tools", tools(fields, reading)?);
-    put("tool_choice", tool_choice(fields)?);
+    put("tool_choice", tool_choice(fields, reading)?);
     let path = fields.path().field("reasoning");
     if let Some(reasoning) = fields.get("reasoning") {
         let reasoning = Fields::of(reasoning, &path)?;
@@ -338,7 +338,7 @@ fn chat_fields(
         put("verbosity", text.get("verbosity").cloned());
         put("response_format", text_format(&text)?);
     }
-    let top = fields.integer("top_logprobs", 0..=MAX_TOP_LOGPROBS)?;
+    let top = fields.integer("top_logprobs", 0..=TOP_LOGPROBS)?;
     if include.contains(&INCLUDES[1]) {
         put("logprobs", Some(json!(true)));
         put("top_logprobs", top.map(|top| json!(top)));
@@ -386,8 +386,12 @@ fn tools(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<Value>, Ap
 }
 
 /// `tool_choice` in the shape of a chat request.
-fn tool_choice(fields: &Fields<'_, '_>) -> Result<Option<Value>, ApiError> {
+fn tool_choice(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<Value>, ApiError> {
     let Some(choice) = fields.get("tool_choice") else { return Ok(None) };
+    if choice.is_object() {
+        let path = fields.path().field("tool_choice");
+        reading.known(&Fields::of(choice, &path)?, &["type", "name", "mode", "tools"])?;
+    }
     let has_tools = fields.array("tools")?.is_some_and(|tools| !tools.is_empty());
     if !has_tools && (choice == "auto" || choice == "none") {
         return Ok(None);
