@@ -66,6 +66,6 @@ pub use platform::{Severity, StayAwake, end_process, system_log};
 pub use quantization::Quantization;
 pub use reuse::{Cause, Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};
-pub use template::{ChatInputs, ChatTemplate, template_json};
+pub use template::{ChatInputs, ChatTemplate, fuzz as template_fuzz, template_json};
 pub use thoughts::ThinkingBudget;
 pub use tokenizer::Tokenizer;
