@@ -66,7 +66,9 @@ pub use platform::{Severity, StayAwake, end_process, give_back_memory, system_lo
 pub use quantization::Quantization;
 pub use reuse::{Cause, Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};
-pub use template::{ChatInputs, ChatTemplate, EFFORTS, TakenArguments, Takes, template_json};
+pub use template::{
+    ChatInputs, ChatTemplate, EFFORTS, TakenArguments, Takes, fuzz as template_fuzz, template_json,
+};
 pub use thoughts::ThinkingBudget;
 pub use weights::{NoWeightFiles, WeightFiles, choose_weight_files};
 pub use tokenizer::{Tokenizer, fuzz as tokenizer_fuzz};

@@ -346,7 +346,9 @@ fn additional_templates(dir: &Path) -> Result<Vec<Additional>, LoadError> {
     let io = |source| LoadError::Io { path: dir.to_owned(), source };
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
             return Ok(Vec::new());
         }
         Err(error) => return Err(io(error)),
@@ -355,7 +357,9 @@ fn additional_templates(dir: &Path) -> Result<Vec<Additional>, LoadError> {
     for entry in entries {
         let file = entry.map_err(io)?.file_name();
         let name = file.to_str().and_then(|file| file.strip_suffix(".jinja"));
-        let Some(name) = name.filter(|name| !name.is_empty() && !name.starts_with('.')) else { continue };
+        let Some(name) = name.filter(|name| !name.is_empty() && !name.starts_with('.')) else {
+            continue;
+        };
         found.push((dir.join(&file), name.to_owned()));
         if found.len() > TEMPLATES {
             let what = format!("it holds more than {TEMPLATES} chat templates");
@@ -390,6 +394,8 @@ pub(crate) fn parse_object(path: &Path, text: &str) -> Result<Map<String, Value>
     python_json::object(path, text)
 }
 
+#[cfg(test)]
+mod bounds_tests;
 #[cfg(test)]
 mod corpus_tests;
 

@@ -12,7 +12,7 @@ cargo fuzz --version >/dev/null 2>&1 ||
     fail "cargo-fuzz is missing: cargo +stable install --locked cargo-fuzz"
 
 targets=("$@")
-[ $# -gt 0 ] || targets=(kvstore/header kvstore/index engine/output engine/tokenizer omlxd/request omlxd/events)
+[ $# -gt 0 ] || targets=(kvstore/header kvstore/index engine/output engine/template engine/tokenizer omlxd/request omlxd/events)
 
 # cargo-fuzz sets RUSTFLAGS, and then cargo leaves out those of .cargo/config.toml, which link MLX on Linux.
 host=$(rustc +nightly -vV | sed -n 's/^host: //p')

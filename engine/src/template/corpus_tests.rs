@@ -83,7 +83,7 @@ fn conversations(name: &str, source: &str, expected: &Value) -> Vec<String> {
 
 /// What minijinja renders where Jinja2 raises an error, or renders otherwise: comparisons of what
 /// cannot be compared, and views and ranges that are printed whole.
-const OTHERWISE: [&str; 18] = [
+const OTHERWISE: [&str; 20] = [
     "{{ 'a' < 1 }}",
     "{{ none < 1 }}",
     "{{ 1 in 'a1' }}",
@@ -101,6 +101,8 @@ const OTHERWISE: [&str; 18] = [
     "{{ d | attr('b') }}",
     "{{ s | attr('upper') is defined }}",
     "{{ lipsum is defined }}",
+    "{% macro m() %}x{% endmacro %}{{ m.name }}{{ m.arguments }}",
+    "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}{{ c.current }}",
     "{{ self is defined }}",
 ];
 

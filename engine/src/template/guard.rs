@@ -31,7 +31,14 @@ pub(super) fn guarded(source: &str) -> Result<String, String> {
     for tag in tags(source)? {
         out.push_str(&source[copied..tag.at.start]);
         copied = tag.at.end;
-        let mut rewrite = Rewrite { source, tag: &tag, wraps: Vec::new(), instead: None, hidden: Vec::new(), after: None };
+        let mut rewrite = Rewrite {
+            source,
+            tag: &tag,
+            wraps: Vec::new(),
+            instead: None,
+            hidden: Vec::new(),
+            after: None,
+        };
         rewrite
             .run(&mut blocks)
             .map_err(|what| format!("the tag in line {}: {what}", line(source, tag.at.start)))?;
@@ -67,7 +74,9 @@ impl Blocks {
             open.levels += 1;
         }
         if self.levels > TEMPLATE_BLOCK_LEVELS {
-            return Err(format!("more than {TEMPLATE_BLOCK_LEVELS} blocks (and elif) are open at once"));
+            return Err(format!(
+                "more than {TEMPLATE_BLOCK_LEVELS} blocks (and elif) are open at once"
+            ));
         }
         Ok(())
     }
@@ -82,8 +91,13 @@ impl Blocks {
     /// minijinja does not leave the blocks between `break` or `continue` and their loop.
     fn can_leave_loop(&self) -> Result<(), String> {
         let between = self.open.iter().rev().take_while(|open| open.name != "for");
-        match between.into_iter().find(|open| !matches!(open.name.as_str(), "if" | "macro" | "call")) {
-            Some(open) => Err(format!("break and continue inside of a {} block are not supported", open.name)),
+        match between
+            .into_iter()
+            .find(|open| !matches!(open.name.as_str(), "if" | "macro" | "call"))
+        {
+            Some(open) => {
+                Err(format!("break and continue inside of a {} block are not supported", open.name))
+            }
             None => Ok(()),
         }
     }
@@ -115,7 +129,9 @@ impl<'a> Rewrite<'a> {
         let tag = self.tag;
         let tokens = &tag.tokens;
         if tokens.len() > TEMPLATE_TAG_TOKENS {
-            return Err(format!("it has more than {TEMPLATE_TAG_TOKENS} names, operators and brackets"));
+            return Err(format!(
+                "it has more than {TEMPLATE_TAG_TOKENS} names, operators and brackets"
+            ));
         }
         if self.tag.depth > TEMPLATE_BRACKET_LEVELS {
             return Err(format!("more than {TEMPLATE_BRACKET_LEVELS} brackets are open at once"));
@@ -174,21 +190,24 @@ impl<'a> Rewrite<'a> {
         let end = self.tag.tokens.len();
         let equals = self.top(1..end).find(|&at| self.text(at) == "=");
         let target_end = equals.unwrap_or(end);
-        let is_attribute = target_end >= 4 && self.text(2) == "." && (target_end == 4 || self.text(4) == "|");
+        let is_attribute =
+            target_end >= 4 && self.text(2) == "." && (target_end == 4 || self.text(4) == "|");
         let Some(equals) = equals else {
             self.expression(1..end);
             let mut assignment = None;
             if is_attribute {
                 // The attribute is set after the block, by a function.
                 let (namespace, name) = (self.text(1), self.text(3));
-                assignment = Some(format!("{{% do {PREFIX}set({namespace}, \"{name}\", {PREFIX}block) %}}"));
+                assignment =
+                    Some(format!("{{% do {PREFIX}set({namespace}, \"{name}\", {PREFIX}block) %}}"));
                 self.instead = Some((4, format!("set {PREFIX}block "), ""));
             }
             return blocks.enter("set", assignment);
         };
         if is_attribute {
             let (namespace, name) = (self.text(1), self.text(3));
-            self.instead = Some((equals + 1, format!("do {PREFIX}set({namespace}, \"{name}\", ("), "))"));
+            self.instead =
+                Some((equals + 1, format!("do {PREFIX}set({namespace}, \"{name}\", ("), "))"));
             self.expression(equals + 1..end);
         } else {
             self.kept("checked", equals + 1..end);
@@ -222,7 +241,8 @@ impl<'a> Rewrite<'a> {
     /// An expression whose value is kept: it is checked where it may build one.
     fn kept(&mut self, function: &'static str, tokens: Range<usize>) {
         let builds = |at: usize| {
-            self.tag.tokens[at].kind == Kind::Sign && !matches!(self.text(at), "." | "==" | "!=" | "<" | ">")
+            self.tag.tokens[at].kind == Kind::Sign
+                && !matches!(self.text(at), "." | "==" | "!=" | "<" | ">")
         };
         if tokens.clone().any(builds) {
             self.given(function, tokens);
@@ -235,7 +255,8 @@ impl<'a> Rewrite<'a> {
     fn given(&mut self, function: &'static str, tokens: Range<usize>) {
         self.expression(tokens.clone());
         // A text is looped over by its characters, and a list is no key.
-        let is_list = function == "hashed" && self.tag.tokens.get(tokens.start).is_some_and(|t| t.mate.is_some());
+        let is_list = function == "hashed"
+            && self.tag.tokens.get(tokens.start).is_some_and(|t| t.mate.is_some());
         let is_fine = self.is_literal(tokens.clone()) && function != "looped" && !is_list;
         if tokens.is_empty() || is_fine {
             return;
@@ -246,8 +267,10 @@ impl<'a> Rewrite<'a> {
 
     /// Everything in an expression, or in several between commas, that is given to a function.
     fn expression(&mut self, tokens: Range<usize>) {
-        let openings: Vec<usize> =
-            self.top(tokens.clone()).filter(|&at| self.tag.tokens[at].mate.is_some_and(|mate| mate > at)).collect();
+        let openings: Vec<usize> = self
+            .top(tokens.clone())
+            .filter(|&at| self.tag.tokens[at].mate.is_some_and(|mate| mate > at))
+            .collect();
         for at in openings {
             let inside = at + 1..self.tag.tokens[at].mate.unwrap_or(at + 1);
             let follows = at > tokens.start && self.ends_operand(at - 1);
@@ -292,7 +315,8 @@ impl<'a> Rewrite<'a> {
             let value = part.start + 2..part.end;
             if value.clone().any(|at| known.contains(&self.text(at))) {
                 let tokens = &self.tag.tokens;
-                let source = &self.source[tokens[value.start].at.start..tokens[part.end - 1].at.end];
+                let source =
+                    &self.source[tokens[value.start].at.start..tokens[part.end - 1].at.end];
                 after.push_str(&format!(
                     "{{% if {name} is undefined %}}{{% set {name} = {PREFIX}checked(({source})) %}}{{% endif %}}"
                 ));
@@ -338,7 +362,8 @@ impl<'a> Rewrite<'a> {
 
     /// What is compared, and what `~` joins.
     fn comparisons(&mut self, tokens: Range<usize>) {
-        let borders: Vec<usize> = self.top(tokens.clone()).filter(|&at| self.is_border(at)).collect();
+        let borders: Vec<usize> =
+            self.top(tokens.clone()).filter(|&at| self.is_border(at)).collect();
         let mut start = tokens.start;
         for (index, &border) in borders.iter().enumerate() {
             self.joins(start..border);
@@ -368,7 +393,8 @@ impl<'a> Rewrite<'a> {
     /// Whether the operand of a comparison ends before this token.
     fn is_border(&self, at: usize) -> bool {
         let before = |n: usize| at.checked_sub(n).map_or("", |at| self.text(at));
-        let is_name = matches!(before(1), "." | "|" | "is") || (before(1) == "not" && before(2) == "is");
+        let is_name =
+            matches!(before(1), "." | "|" | "is") || (before(1) == "not" && before(2) == "is");
         match self.text(at) {
             "," | ":" | "=" | "==" | "!=" | "<" | ">" | "<=" | ">=" => true,
             "and" | "or" | "not" | "if" | "else" | "in" => !is_name,
@@ -389,8 +415,12 @@ impl<'a> Rewrite<'a> {
         let mut start = tokens.start;
         for (index, end) in cuts.iter().copied().chain([tokens.end]).enumerate() {
             let is_joined = |cut: Option<&usize>| cut.is_some_and(|&at| self.text(at) == "~");
-            let joined = is_joined(index.checked_sub(1).and_then(|i| cuts.get(i))) || is_joined(cuts.get(index));
-            if joined && start < end && !(end - start == 1 && self.tag.tokens[start].kind == Kind::Text) {
+            let joined = is_joined(index.checked_sub(1).and_then(|i| cuts.get(i)))
+                || is_joined(cuts.get(index));
+            if joined
+                && start < end
+                && !(end - start == 1 && self.tag.tokens[start].kind == Kind::Text)
+            {
                 self.wraps.push(Wrap { tokens: start..end, function: "text", is_tuple: false });
             }
             start = end + 1;
@@ -411,14 +441,17 @@ impl<'a> Rewrite<'a> {
     fn is_literal(&self, tokens: Range<usize>) -> bool {
         let is_plain = |at: usize| match self.tag.tokens[at].kind {
             Kind::Number | Kind::Text => true,
-            Kind::Word => matches!(self.text(at), "true" | "false" | "none" | "True" | "False" | "None"),
+            Kind::Word => {
+                matches!(self.text(at), "true" | "false" | "none" | "True" | "False" | "None")
+            }
             Kind::Sign => self.text(at) == "-",
         };
         let is_list = tokens.len() >= 2
             && self.text(tokens.start) == "["
             && self.tag.tokens[tokens.start].mate == Some(tokens.end - 1);
         if is_list {
-            return (tokens.start + 1..tokens.end - 1).all(|at| is_plain(at) || self.text(at) == ",");
+            return (tokens.start + 1..tokens.end - 1)
+                .all(|at| is_plain(at) || self.text(at) == ",");
         }
         tokens.len() <= 2 && tokens.clone().all(is_plain)
     }

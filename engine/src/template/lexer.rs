@@ -61,13 +61,24 @@ pub(super) fn tags(source: &str) -> Result<Vec<Tag>, String> {
                     inside + length
                 }
                 _ => {
-                    let mut reader = Reader { source, at: inside, tokens: Vec::new(), open: Vec::new(), depth: 0 };
+                    let mut reader = Reader {
+                        source,
+                        at: inside,
+                        tokens: Vec::new(),
+                        open: Vec::new(),
+                        depth: 0,
+                    };
                     let closing = if opening == "{%" { "%}" } else { "}}" };
                     if !reader.read(closing)? {
                         return Err(unclosed("the tag"));
                     }
                     let Reader { at: end, tokens, depth, .. } = reader;
-                    found.push(Tag { is_statement: opening == "{%", at: start..end, tokens, depth });
+                    found.push(Tag {
+                        is_statement: opening == "{%",
+                        at: start..end,
+                        tokens,
+                        depth,
+                    });
                     end
                 }
             },
@@ -148,7 +159,9 @@ impl Reader<'_> {
                     let long = SIGNS.iter().any(|sign| trimmed.starts_with(sign));
                     (Kind::Sign, if long { 2 } else { 1 })
                 }
-                c => return Err(self.says(&format!("the character {c:?} stands outside of quotes"))),
+                c => {
+                    return Err(self.says(&format!("the character {c:?} stands outside of quotes")));
+                }
             };
             self.push(kind, length)?;
         }
@@ -168,7 +181,9 @@ impl Reader<'_> {
                     let opening = self.open.pop().map(|open| (open, &self.tokens[open].at));
                     let opening = opening.map(|(open, at)| (open, &self.source[at.clone()]));
                     match (opening, sign) {
-                        (Some((open, "(")), ")") | (Some((open, "[")), "]") | (Some((open, "{")), "}") => {
+                        (Some((open, "(")), ")")
+                        | (Some((open, "[")), "]")
+                        | (Some((open, "{")), "}") => {
                             self.tokens[open].mate = Some(place);
                             mate = Some(open);
                         }
@@ -193,7 +208,8 @@ impl Reader<'_> {
         let digits = |from: usize| {
             bytes[from..].iter().take_while(|b| b.is_ascii_digit() || **b == b'_').count()
         };
-        if bytes[0] == b'0' && matches!(bytes.get(1), Some(b'x' | b'X' | b'b' | b'B' | b'o' | b'O')) {
+        if bytes[0] == b'0' && matches!(bytes.get(1), Some(b'x' | b'X' | b'b' | b'B' | b'o' | b'O'))
+        {
             let is_digit = |b: &&u8| b.is_ascii_hexdigit() || **b == b'_';
             return 2 + bytes[2..].iter().take_while(is_digit).count();
         }
@@ -201,7 +217,8 @@ impl Reader<'_> {
         if self.source.as_bytes()[..self.at].last() == Some(&b'.') {
             return length;
         }
-        if bytes.get(length) == Some(&b'.') && bytes.get(length + 1).is_some_and(u8::is_ascii_digit) {
+        if bytes.get(length) == Some(&b'.') && bytes.get(length + 1).is_some_and(u8::is_ascii_digit)
+        {
             length += 1 + digits(length + 1);
         }
         if matches!(bytes.get(length), Some(b'e' | b'E')) {
@@ -249,16 +266,32 @@ mod tests {
 
     #[test]
     fn tags_are_what_the_dependency_takes_for_tags() {
-        assert_eq!(words("a {{ b }} { {# {{ c }} #} {%- if d -%} }}"), [vec!["b"], vec!["if", "d"]]);
+        assert_eq!(
+            words("a {{ b }} { {# {{ c }} #} {%- if d -%} }}"),
+            [vec!["b"], vec!["if", "d"]]
+        );
         assert_eq!(words("{%+ raw -%} {{ a }} {%- endraw %}{{ b }}"), [["b"]]);
-        assert_eq!(words("{{ '}}' ~ {'a': {}} }}"), [["'}}'", "~", "{", "'a'", ":", "{", "}", "}"]]);
-        assert_eq!(words("{{ 1.5e-3-2 }}{{ a.1.0 }}{{ 0xfe-1 }}"), [
-            vec!["1.5e-3", "-", "2"],
-            vec!["a", ".", "1", ".", "0"],
-            vec!["0xfe", "-", "1"]
-        ]);
-        assert_eq!(words("{{ gr\u{f6}\u{df}e\u{301}//x }}"), [["gr\u{f6}\u{df}e\u{301}", "//", "x"]]);
-        for broken in ["{{ a", "{# a", "{% raw %} {% end %}", "{{ 'a }}", "{{ (] }}", "{{ ) }}", "{{ \u{2192} }}"] {
+        assert_eq!(
+            words("{{ '}}' ~ {'a': {}} }}"),
+            [["'}}'", "~", "{", "'a'", ":", "{", "}", "}"]]
+        );
+        assert_eq!(
+            words("{{ 1.5e-3-2 }}{{ a.1.0 }}{{ 0xfe-1 }}"),
+            [vec!["1.5e-3", "-", "2"], vec!["a", ".", "1", ".", "0"], vec!["0xfe", "-", "1"]]
+        );
+        assert_eq!(
+            words("{{ gr\u{f6}\u{df}e\u{301}//x }}"),
+            [["gr\u{f6}\u{df}e\u{301}", "//", "x"]]
+        );
+        for broken in [
+            "{{ a",
+            "{# a",
+            "{% raw %} {% end %}",
+            "{{ 'a }}",
+            "{{ (] }}",
+            "{{ ) }}",
+            "{{ \u{2192} }}",
+        ] {
             assert!(tags(broken).is_err(), "{broken}");
         }
     }

@@ -98,9 +98,7 @@ fn bounded_format(state: &State<'_, '_>, s: &str) -> Result<(), Error> {
     if has_inner {
         return Err(failed("a format whose width is an argument is not supported"));
     }
-    digits.try_for_each(|digits| {
-        state.consume_fuel(digits.parse::<u64>().unwrap_or(u64::MAX) / 64)
-    })
+    digits.try_for_each(|digits| state.consume_fuel(digits.parse::<u64>().unwrap_or(u64::MAX) / 64))
 }
 
 /// Python counts the four separators of ASCII as white space.

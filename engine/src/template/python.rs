@@ -129,7 +129,8 @@ impl<W: Write, S: Tank> Printer<'_, W, S> {
             }
             ValueKind::Seq | ValueKind::Iterable => self.list("[", value, "]", depth),
             ValueKind::Map => {
-                let pairs = value.try_iter()?.map(|key| value.get_item(&key).map(|item| (key, item)));
+                let pairs =
+                    value.try_iter()?.map(|key| value.get_item(&key).map(|item| (key, item)));
                 self.map(pairs, depth)
             }
             _ => match attributes(value) {

@@ -16,15 +16,12 @@ pub(super) fn on_its_own<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, S
     on_stack(STACK_BYTES, run)
 }
 
-pub(super) fn on_stack<T: Send>(
-    bytes: usize,
-    run: impl FnOnce() -> T + Send,
-) -> Result<T, String> {
+pub(super) fn on_stack<T: Send>(bytes: usize, run: impl FnOnce() -> T + Send) -> Result<T, String> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("template".to_owned()).stack_size(bytes);
-        let thread = thread
-            .spawn_scoped(scope, run)
-            .map_err(|error| format!("the system gives no thread for the chat template: {error}"))?;
+        let thread = thread.spawn_scoped(scope, run).map_err(|error| {
+            format!("the system gives no thread for the chat template: {error}")
+        })?;
         thread.join().map_err(|panic| {
             format!("the chat template broke its interpreter ({})", panic_text(&*panic))
         })

@@ -70,7 +70,10 @@ fn invalid(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 /// Charges fuel for looking through all of the values.
 pub(super) fn weigh(state: &State<'_, '_>, values: &[Value]) -> Result<(), Error> {
     let walk = Walk { state, weighs: true, bare: true };
-    values.iter().filter(|value| !value.is_kwargs()).try_for_each(|value| walk.settled(value).map(drop))
+    values
+        .iter()
+        .filter(|value| !value.is_kwargs())
+        .try_for_each(|value| walk.settled(value).map(drop))
 }
 
 /// A value as a list, a namespace or the like may hold it.
@@ -105,7 +108,9 @@ impl Walk<'_, '_, '_> {
             self.burn(if self.weighs { 1 + text.len() / BYTES_PER_UNIT } else { 1 })?;
             return Ok(None);
         }
-        let Some(object) = value.as_object() else { return Ok(None) };
+        let Some(object) = value.as_object() else {
+            return self.burn(1).map(|()| None);
+        };
         if let Some(size) = given(value) {
             self.burn(if self.weighs { size.weight } else { 1 })?;
             return deep(size.levels).map(|()| None);
@@ -114,30 +119,35 @@ impl Walk<'_, '_, '_> {
         self.burn(1)?;
         match value.kind() {
             ValueKind::Map if is_dict(object) => self.dict(value, depth),
-            ValueKind::Seq if value.is_tuple() => {
-                let (items, is_changed) = self.items(value, depth)?;
-                Ok(is_changed.then(|| Value::from(Tuple::new(items))))
-            }
             ValueKind::Seq | ValueKind::Iterable => {
                 let is_list = object.downcast_ref::<Vec<Value>>().is_some();
-                let (items, is_changed) = self.items(value, depth)?;
-                Ok((is_changed || !is_list).then(|| Value::from(items)))
+                if (is_list || value.is_tuple()) && !self.items_change(value, depth)? {
+                    return Ok(None);
+                }
+                let items = self.items(value, depth)?;
+                let is_tuple = value.is_tuple();
+                Ok(Some(if is_tuple { Value::from(Tuple::new(items)) } else { Value::from(items) }))
             }
             _ if is_leaf(value, object) || (self.bare && depth == 0) => Ok(None),
             _ => Err(invalid("a list, a dict or a namespace cannot hold a loop or a function")),
         }
     }
 
-    fn items(&self, value: &Value, depth: usize) -> Result<(Vec<Value>, bool), Error> {
-        let mut items = Vec::new();
+    fn items_change(&self, value: &Value, depth: usize) -> Result<bool, Error> {
         let mut is_changed = false;
         for item in value.try_iter()? {
-            self.burn(1)?;
-            let changed = self.changed(&item, depth + 1)?;
-            is_changed |= changed.is_some();
-            items.push(changed.unwrap_or(item));
+            is_changed |= self.changed(&item, depth + 1)?.is_some();
         }
-        Ok((items, is_changed))
+        Ok(is_changed)
+    }
+
+    fn items(&self, value: &Value, depth: usize) -> Result<Vec<Value>, Error> {
+        let mut items = Vec::new();
+        for item in value.try_iter()? {
+            self.burn(1)?;
+            items.push(self.changed(&item, depth + 1)?.unwrap_or(item));
+        }
+        Ok(items)
     }
 
     fn dict(&self, value: &Value, depth: usize) -> Result<Option<Value>, Error> {
@@ -167,8 +177,7 @@ fn is_dict(object: &DynObject) -> bool {
 
 /// What holds no values itself.
 fn is_leaf(value: &Value, object: &DynObject) -> bool {
-    value.downcast_object_ref::<Namespace>().is_some()
-        || object.type_name().ends_with(MACRO)
+    value.downcast_object_ref::<Namespace>().is_some() || object.type_name().ends_with(MACRO)
 }
 
 /// What a dict or a list is asked for.
@@ -188,7 +197,9 @@ fn looped(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
             state.consume_fuel(text.len() as u64)?;
             Ok(text.chars().map(Value::from).collect())
         }
-        ValueKind::Map if value.as_object().is_some_and(|o| given(value).is_none() && !is_dict(o)) => {
+        ValueKind::Map
+            if value.as_object().is_some_and(|o| given(value).is_none() && !is_dict(o)) =>
+        {
             Err(invalid("a loop or a macro cannot be looped over"))
         }
         _ => held(state, value),
@@ -266,7 +277,9 @@ pub(super) fn attributes(value: &Value) -> Option<Vec<(Value, Value)>> {
     let namespace = value.downcast_object_ref::<Namespace>()?;
     let mut found = with_namespace(namespace, |fields| {
         let fields = fields.by_name.iter();
-        fields.map(|(name, (at, value))| (*at, Value::from(name.clone()), value.clone())).collect::<Vec<_>>()
+        fields
+            .map(|(name, (at, value))| (*at, Value::from(name.clone()), value.clone()))
+            .collect::<Vec<_>>()
     });
     found.sort_by_key(|(at, ..)| *at);
     Some(found.into_iter().map(|(_, name, value)| (name, value)).collect())
@@ -401,12 +414,14 @@ fn sized(value: &serde_json::Value) -> (Value, Size) {
         Json::Null => (Value::from(()), one),
         Json::Bool(value) => (Value::from(*value), one),
         Json::Number(number) => {
-            let integer = number.as_i64().map(Value::from).or_else(|| number.as_u64().map(Value::from));
+            let integer =
+                number.as_i64().map(Value::from).or_else(|| number.as_u64().map(Value::from));
             (integer.unwrap_or_else(|| Value::from(number.as_f64().unwrap_or_default())), one)
         }
-        Json::String(text) => {
-            (Value::from(text.as_str()), Size { weight: 1 + text.len() / BYTES_PER_UNIT, levels: 0 })
-        }
+        Json::String(text) => (
+            Value::from(text.as_str()),
+            Size { weight: 1 + text.len() / BYTES_PER_UNIT, levels: 0 },
+        ),
         Json::Array(values) => list(values.iter().map(sized)),
         Json::Object(fields) => {
             let mut size = one;

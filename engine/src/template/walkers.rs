@@ -28,11 +28,14 @@ pub(super) fn install(environment: &mut Environment<'static>) {
         ("pprint", Value::from_function(filters::pprint)),
     ];
     for (name, filter) in walkers {
-        environment.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-            let args = args.into_values();
-            weigh(state, &args)?;
-            filter.call(state, &args)
-        });
+        environment.add_filter(
+            name,
+            move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+                let args = args.into_values();
+                weigh(state, &args)?;
+                filter.call(state, &args)
+            },
+        );
     }
     for (names, test) in comparisons() {
         for name in names {

@@ -2,7 +2,7 @@
 //! name is the client's own text, which may hold anything.
 
 /// In alphabetical order.
-const NAMES: &[&str] = &[
+pub(super) const NAMES: &[&str] = &[
     "adapters",
     "add_generation_prompt",
     "add_special_tokens",

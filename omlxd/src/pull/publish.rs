@@ -31,7 +31,10 @@ pub(super) fn publish(
         if let Some(folder) = link.parent().filter(|_| folders > 0) {
             fs::create_dir_all(folder)?;
         }
-        symlink(Path::new(&"../".repeat(2 + folders)).join("blobs").join(file.digest.name()), link)?;
+        symlink(
+            Path::new(&"../".repeat(2 + folders)).join("blobs").join(file.digest.name()),
+            link,
+        )?;
     }
     let snapshot = snapshots.join(sha);
     if snapshot.is_dir() {
@@ -110,7 +113,8 @@ mod tests {
         fs::create_dir_all(repo.join(format!("snapshots/.new-{sha}/x"))).unwrap();
         let digest = Digest::Git("aa".to_owned());
         let file = Wanted { name: "config.json".to_owned(), size: 2, digest };
-        let in_folder = Wanted { name: "additional_chat_templates/a.jinja".to_owned(), ..file.clone() };
+        let in_folder =
+            Wanted { name: "additional_chat_templates/a.jinja".to_owned(), ..file.clone() };
         let files = [file, in_folder];
         for _ in 0..2 {
             let made = publish(repo, &sha, "feature/x", &files).unwrap();
