@@ -109,11 +109,14 @@ limits! {
     /// The number of tokens of a vocabulary. Real ones have under 300,000.
     VOCABULARY_TOKENS: u64 = 1 << 21, Count, ModelFolder, "the model is refused", "a_vocabulary_at_its_limits";
     /// The number of merges of a vocabulary. Real ones have under 600,000.
-    VOCABULARY_MERGES: u64 = 1 << 22, Count, ModelFolder, "the model is refused", "a_vocabulary_at_its_limits";
+    VOCABULARY_MERGES: u64 = 1 << 21, Count, ModelFolder, "the model is refused", "a_vocabulary_at_its_limits";
     /// The largest id of a token.
     TOKEN_ID: u64 = (1 << 24) - 1, Count, ModelFolder, "the model is refused", "a_vocabulary_at_its_limits";
     /// The bytes of a token in tokenizer.json. Real ones are under 1,000.
     TOKEN_BYTES: u64 = 4096, Bytes, ModelFolder, "the model is refused", "a_vocabulary_at_its_limits";
+    /// What the added tokens of a vocabulary have together, as large as its normalizer may make them. Real ones
+    /// have under 2 MiB.
+    ADDED_TOKENS_BYTES: u64 = 16 << 20, Bytes, ModelFolder, "the model is refused", "the_added_tokens_at_their_limit";
     /// What all tokens of a vocabulary stand for together.
     VOCABULARY_BYTES: u64 = 128 << 20, Bytes, ModelFolder, "the model is refused", "the_text_of_a_vocabulary_at_its_limit";
     /// `max_input_chars_per_word`, past which a word is one unknown token.

@@ -68,6 +68,9 @@ impl File {
             text,
             limits::TEXT_GROWTH,
         )?;
+        let added: usize = self.added_tokens.iter().map(|added| added.content.len()).sum();
+        let added = text.saturating_mul(added as u64);
+        within("the text of its added tokens", added, limits::ADDED_TOKENS_BYTES)?;
         check_post_processor(&steps(
             self.post_processor.as_ref(),
             "post_processor",

@@ -92,6 +92,20 @@ fn a_vocabulary_at_its_limits() {
 }
 
 #[test]
+fn the_added_tokens_at_their_limit() {
+    let check = |more: usize| {
+        let mut tokens = vec![added(&"x".repeat(4096)); (16 << 20) / 4096 / 16];
+        tokens.extend((more > 0).then(|| added(&"x".repeat(more))));
+        let content = "y".repeat(16);
+        let replace = json!({"type": "Replace", "pattern": {"String": "x"}, "content": content});
+        let text = file(&json!({"added_tokens": tokens, "normalizer": replace})).to_string();
+        checks::File::read(text.as_bytes()).unwrap().check()
+    };
+    assert_eq!(check(0), Ok(()));
+    assert!(check(1).unwrap_err().starts_with("the text of its added tokens"));
+}
+
+#[test]
 fn the_text_of_a_vocabulary_at_its_limit() {
     let bytes = |tokens: usize| {
         let decoder =
@@ -431,11 +445,11 @@ fn a_file_that_is_still_read_is_not_read_again() {
 
 #[test]
 fn an_added_token_that_a_normalizer_empties_is_refused() {
-    let mut token = added("\0");
+    let mut token = added("\u{1}");
     token["normalized"] = json!(true);
     for normalizer in [
         json!({"type": "Nmt"}),
-        json!({"type": "Replace", "pattern": {"String": "\0"}, "content": ""}),
+        json!({"type": "Replace", "pattern": {"String": "\u{1}"}, "content": ""}),
         json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
                "strip_accents": true, "lowercase": false}),
     ] {
