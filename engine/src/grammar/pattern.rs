@@ -6,9 +6,7 @@ use serde_json::{Value, json};
 
 use super::vocabulary::Vocabulary;
 use super::{GrammarError, schema};
-use crate::limits::{
-    GRAMMAR_BYTES, GRAMMAR_CHOICES, GRAMMAR_LEVELS, SCHEMA_BYTES, SCHEMA_LEVELS,
-};
+use crate::limits::{GRAMMAR_BYTES, GRAMMAR_CHOICES, GRAMMAR_LEVELS, SCHEMA_BYTES, SCHEMA_LEVELS};
 
 /// White space between two parts of a JSON document. It is bounded: a model that has lost its way
 /// likes to end in spaces without end.

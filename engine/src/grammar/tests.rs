@@ -6,9 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{Constraint, Grammar, GrammarError, Pattern, Vocabulary, on_large_stack};
-use crate::limits::{
-    GRAMMAR_BYTES, GRAMMAR_CHOICES, GRAMMAR_LEVELS, SCHEMA_BYTES, SCHEMA_LEVELS,
-};
+use crate::limits::{GRAMMAR_BYTES, GRAMMAR_CHOICES, GRAMMAR_LEVELS, SCHEMA_BYTES, SCHEMA_LEVELS};
 use crate::tokenizer::Tokenizer;
 
 /// A small generator of its own, so that a seed means the same for ever.

@@ -225,7 +225,8 @@ fn what_cannot_be_held_to_is_refused_before_any_token() {
     }
 
     // So does Anthropic's API.
-    let format = json!({"type": "json_schema", "schema": {"properties": {"a/b": {"uniqueItems": true}}}});
+    let format =
+        json!({"type": "json_schema", "schema": {"properties": {"a/b": {"uniqueItems": true}}}});
     let body = json!({"model": MODEL, "max_tokens": 9, "output_config": {"format": format},
                       "messages": [{"role": "user", "content": "x"}]});
     let reply = server.post("/v1/messages", &body);
@@ -252,7 +253,8 @@ fn keywords() -> String {
         let rows = SCHEMA_KEYWORDS.iter().filter(|keyword| keyword.treatment == treatment);
         // Rows that have nothing more to say share one.
         let (plain, others): (Vec<_>, Vec<_>) = rows.partition(|keyword| keyword.says.is_empty());
-        let names: Vec<String> = plain.iter().map(|keyword| format!("`{}`", keyword.name)).collect();
+        let names: Vec<String> =
+            plain.iter().map(|keyword| format!("`{}`", keyword.name)).collect();
         if !names.is_empty() {
             table.push_str(&format!("| {} | {word} |\n", names.join(", ")));
         }

@@ -32,7 +32,8 @@ impl Pass<'_> {
         };
         if let Some((list, name)) = prefix {
             let place = place.field(name);
-            let list = list.as_array().ok_or_else(|| wrong(&place, "a list of schemas is needed"))?;
+            let list =
+                list.as_array().ok_or_else(|| wrong(&place, "a list of schemas is needed"))?;
             let step = |(n, item)| self.schema(item, &place.field(&usize::to_string(&n)));
             let list: Result<Vec<Value>, _> = list.iter().enumerate().map(step).collect();
             let list = list?;

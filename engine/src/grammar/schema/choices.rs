@@ -144,7 +144,11 @@ impl<'d> Compare<'d> {
         let needed = f64::max(least(ours), least(theirs)) as usize;
         let items = |all: &[&Fields], n: usize| -> Vec<Value> {
             let item = |fields: &&Fields| {
-                fields.get("prefixItems").and_then(|items| items.get(n)).or_else(|| fields.get("items")).cloned()
+                fields
+                    .get("prefixItems")
+                    .and_then(|items| items.get(n))
+                    .or_else(|| fields.get("items"))
+                    .cloned()
             };
             all.iter().filter_map(item).collect()
         };

@@ -57,14 +57,17 @@ impl Pass<'_> {
                 match chosen.filter(|chosen| self.may_write(chosen.len())) {
                     Some(chosen) => {
                         let one = |names: Vec<&String>| json!({"required": names});
-                        parts.also.push(json!({"anyOf": chosen.into_iter().map(one).collect::<Vec<_>>()}));
+                        parts.also.push(
+                            json!({"anyOf": chosen.into_iter().map(one).collect::<Vec<_>>()}),
+                        );
                         Ok(())
                     }
                     None => self.cannot(place, "minProperties", "there are too many selections"),
                 }
             }
             (least, most) => {
-                let all = self.variants(&optional, needed, (least, most), (is_open, parts.types), place)?;
+                let all =
+                    self.variants(&optional, needed, (least, most), (is_open, parts.types), place)?;
                 parts.also.extend(all);
                 Ok(())
             }
@@ -125,11 +128,18 @@ impl Pass<'_> {
             all.push(variant);
         }
         if all.is_empty() {
-            let why = "a name outside 'properties' can come twice, so that several cannot be demanded";
+            let why =
+                "a name outside 'properties' can come twice, so that several cannot be demanded";
             self.cannot(place, keyword, why)?;
             return Ok(None);
         }
-        all.extend(types.without(Types::OBJECT).write().filter(|_| types != Types::OBJECT).map(|others| json!({"type": others})));
+        all.extend(
+            types
+                .without(Types::OBJECT)
+                .write()
+                .filter(|_| types != Types::OBJECT)
+                .map(|others| json!({"type": others})),
+        );
         Ok(Some(json!({"anyOf": all})))
     }
 }

@@ -16,8 +16,25 @@ pub(super) const BASE64: &str =
 
 /// The values of `format` that are enforced. Any other restricts nothing.
 pub const FORMATS: [&str; 19] = [
-    "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4",
-    "ipv6", "uuid", "uuid1", "uuid3", "uuid4", "uuid5", "uuid7", "uri", "iri", "json-pointer",
+    "date-time",
+    "date",
+    "time",
+    "duration",
+    "email",
+    "idn-email",
+    "hostname",
+    "idn-hostname",
+    "ipv4",
+    "ipv6",
+    "uuid",
+    "uuid1",
+    "uuid3",
+    "uuid4",
+    "uuid5",
+    "uuid7",
+    "uri",
+    "iri",
+    "json-pointer",
 ];
 
 /// What a text of this format looks like, from its begin to its end: never more than the standard
@@ -65,7 +82,8 @@ pub(super) fn regex(format: &str, is_alone: bool) -> Option<String> {
         "uuid7" => uuid("7"),
         "uri" | "iri" => {
             let labels = counted("{0,4}", "*");
-            let host = format!(r"{label}(?:\.{label}){labels}(?::[1-9][0-9]{{0,3}})?(?:/{PCHAR}*)*");
+            let host =
+                format!(r"{label}(?:\.{label}){labels}(?::[1-9][0-9]{{0,3}})?(?:/{PCHAR}*)*");
             let tail = format!(r"(?:\?(?:{PCHAR}|[/?])*)?(?:#(?:{PCHAR}|[/?])*)?");
             format!("[a-zA-Z][a-zA-Z0-9+.-]{{1,11}}:(?://{host}|{PCHAR}(?:{PCHAR}|/)*){tail}")
         }

@@ -44,19 +44,34 @@ pub const KEYWORDS: &[Keyword] = &[
     enforced("$recursiveRef", "as `$ref`"),
     enforced("allOf", ""),
     enforced("anyOf", ""),
-    enforced("oneOf", "where no value can match two of its schemas, as far as their types, constants, bounds, patterns and required properties show"),
-    enforced("not", "`{}`, `true` and `false`; another `not`; a `type`; `enum` or `const` beside another `enum`; `enum`, `const` or `pattern` of strings"),
+    enforced(
+        "oneOf",
+        "where no value can match two of its schemas, as far as their types, constants, bounds, patterns and required properties show",
+    ),
+    enforced(
+        "not",
+        "`{}`, `true` and `false`; another `not`; a `type`; `enum` or `const` beside another `enum`; `enum`, `const` or `pattern` of strings",
+    ),
     enforced("properties", "written in the schema's order"),
     enforced("required", ""),
-    enforced("additionalProperties", "a name outside `properties` can come twice; the last one counts, as wherever JSON is read"),
+    enforced(
+        "additionalProperties",
+        "a name outside `properties` can come twice; the last one counts, as wherever JSON is read",
+    ),
     enforced("patternProperties", ""),
     enforced("propertyNames", "`enum`, `const`, `pattern`, `format` and lengths"),
-    enforced("minProperties", "among the names of `properties` and of patterns that match a few names; of other names one can be demanded, not several"),
+    enforced(
+        "minProperties",
+        "among the names of `properties` and of patterns that match a few names; of other names one can be demanded, not several",
+    ),
     enforced("maxProperties", "with up to 6 optional properties, or as many as there may be"),
     enforced("dependentRequired", ""),
     enforced("dependentSchemas", ""),
     enforced("dependencies", "as the two before"),
-    enforced("unevaluatedProperties", "where nothing stands beside it but `properties`, `patternProperties`, and `allOf` or `$ref` of such schemas"),
+    enforced(
+        "unevaluatedProperties",
+        "where nothing stands beside it but `properties`, `patternProperties`, and `allOf` or `$ref` of such schemas",
+    ),
     enforced("items", "the older list too"),
     enforced("prefixItems", ""),
     enforced("additionalItems", ""),
@@ -65,17 +80,35 @@ pub const KEYWORDS: &[Keyword] = &[
     enforced("maxItems", ""),
     enforced("minLength", ""),
     enforced("maxLength", ""),
-    enforced("pattern", "without backreferences and word boundaries; look-ahead only right after `^`"),
-    enforced("contentEncoding", "`base64`, where no `pattern` stands beside it; any other is a note"),
+    enforced(
+        "pattern",
+        "without backreferences and word boundaries; look-ahead only right after `^`",
+    ),
+    enforced(
+        "contentEncoding",
+        "`base64`, where no `pattern` stands beside it; any other is a note",
+    ),
     enforced("format", "those that are listed below; any other is a note"),
     enforced("minimum", "beyond 2^53 it is taken as 2^53"),
     enforced("maximum", "beyond 2^53 it is taken as 2^53"),
     enforced("exclusiveMinimum", "the older `true` too"),
     enforced("exclusiveMaximum", "the older `true` too"),
-    enforced("multipleOf", "above 0, of up to 5 digits; where several may hold for one number, their least common multiple too"),
-    refused("uniqueItems", "leave it out or set it to `false`; beside `maxItems` of 0 or 1 it restricts nothing and is taken out"),
-    refused("contains", "say it with `items` or `prefixItems`; a `contains` that every item matches becomes `minItems`"),
-    refused("if", "say it with `anyOf`; without `then` and `else`, or with `true` or `false`, it restricts nothing of its own"),
+    enforced(
+        "multipleOf",
+        "above 0, of up to 5 digits; where several may hold for one number, their least common multiple too",
+    ),
+    refused(
+        "uniqueItems",
+        "leave it out or set it to `false`; beside `maxItems` of 0 or 1 it restricts nothing and is taken out",
+    ),
+    refused(
+        "contains",
+        "say it with `items` or `prefixItems`; a `contains` that every item matches becomes `minItems`",
+    ),
+    refused(
+        "if",
+        "say it with `anyOf`; without `then` and `else`, or with `true` or `false`, it restricts nothing of its own",
+    ),
     note("then", "beside no `if`"),
     note("else", "beside no `if`"),
     note("minContains", "beside no `contains`"),
@@ -111,11 +144,5 @@ pub(super) fn row(name: &str) -> Option<&'static Keyword> {
 /// Of these keywords the values are no schemas.
 pub(super) const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
 /// The fields of these are schemas under names of the client's.
-pub(super) const MAPS: [&str; 6] = [
-    "properties",
-    "patternProperties",
-    "$defs",
-    "definitions",
-    "dependentSchemas",
-    "dependencies",
-];
+pub(super) const MAPS: [&str; 6] =
+    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];

@@ -49,20 +49,18 @@ const PLACE_CHARS: usize = 200;
 pub(super) fn prepare(schema: &Value, exactly: bool) -> Result<Value, GrammarError> {
     numbers::check_divisors(schema)?;
     let document = Document::new(schema);
-    let mut pass = Pass {
-        document: &document,
-        exactly,
-        definitions: Vec::new(),
-        reason: None,
-        variants: 0,
-    };
+    let mut pass =
+        Pass { document: &document, exactly, definitions: Vec::new(), reason: None, variants: 0 };
     let root = pass.schema(schema, &Place::Root(""))?;
     let definitions = pass.definitions()?;
     let (root, definitions) = choices::decide(root, definitions, exactly)?;
     let root = completes::prune(root, definitions);
     match root {
         Value::Bool(false) => {
-            let endless = || "what has to be there contains itself without end, at the root".to_owned();
+            let endless = || {
+                "what has to be there has no value, or contains itself without end, at the root"
+                    .to_owned()
+            };
             let why = pass.reason.unwrap_or_else(endless);
             Err(GrammarError::Invalid(format!("the schema allows nothing: {why}")))
         }

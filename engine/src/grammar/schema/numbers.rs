@@ -33,6 +33,7 @@ impl Pass<'_> {
             low = low.map(|(n, out)| (if out { (n + 1.0).floor() } else { n.ceil() }, false));
             high = high.map(|(n, out)| (if out { (n - 1.0).ceil() } else { n.floor() }, false));
         }
+        (low, high) = without_whole_ends(low, high);
         let divisor = self.divisor(fields, place)?;
         let step = divisor.and_then(decimal);
         if divisor.is_some() {
@@ -108,6 +109,26 @@ fn end(
         true => (-EXACT * sign, false),
         false => (n, out),
     }))
+}
+
+/// llguidance takes an end in that is a whole number and itself outside, where the other end is less
+/// than 1 away. Such an end is moved inwards a little.
+fn without_whole_ends(low: End, high: End) -> (End, End) {
+    const LITTLE: f64 = 1e-9;
+    let (Some((from, from_out)), Some((to, to_out))) = (low, high) else { return (low, high) };
+    if to - from >= 1.0 || to <= from {
+        return (low, high);
+    }
+    let little = LITTLE.min((to - from) / 4.0);
+    let low = match from_out && from.fract() == 0.0 {
+        true => (from + little, false),
+        false => (from, from_out),
+    };
+    let high = match to_out && to.fract() == 0.0 {
+        true => (to - little, false),
+        false => (to, to_out),
+    };
+    (Some(low), Some(high))
 }
 
 /// Whether there is a number between the ends, one that can be written.

@@ -36,7 +36,8 @@ impl Properties {
 
     /// What holds for a name that is not declared, by the patterns and `others`.
     pub(super) fn undeclared(&self, name: &str) -> Value {
-        let matching = self.patterns.iter().filter(|(regex, _)| super::automaton::matches(regex, name));
+        let matching =
+            self.patterns.iter().filter(|(regex, _)| super::automaton::matches(regex, name));
         let all: Vec<Value> = matching.map(|(_, schema)| schema.clone()).collect();
         match all.len() {
             0 => self.others.clone(),
@@ -100,7 +101,8 @@ impl Pass<'_> {
     ) -> Result<Map<String, Value>, GrammarError> {
         let Some(value) = fields.get(name) else { return Ok(Map::new()) };
         let place = place.field(name);
-        let map = value.as_object().ok_or_else(|| wrong(&place, "an object of schemas is needed"))?;
+        let map =
+            value.as_object().ok_or_else(|| wrong(&place, "an object of schemas is needed"))?;
         let step = |(name, schema): (&String, &Value)| {
             Ok((name.clone(), self.schema(schema, &place.field(name))?))
         };
@@ -165,14 +167,16 @@ impl Pass<'_> {
         let own = |name: &str| fields.get(name).and_then(Value::as_object);
         found.names.extend(own("properties").into_iter().flat_map(Map::keys).cloned());
         if depth > 0 {
-            found.patterns.extend(own("patternProperties").into_iter().flat_map(Map::keys).cloned());
+            found
+                .patterns
+                .extend(own("patternProperties").into_iter().flat_map(Map::keys).cloned());
             let is_open = |name: &str| fields.contains_key(name);
             found.has_all |= is_open("additionalProperties") || is_open("unevaluatedProperties");
         }
         let all_of = fields.get("allOf").and_then(Value::as_array).into_iter().flatten();
-        let target = fields.get("$ref").map(|reference| {
-            reference.as_str().and_then(|reference| self.document.get(reference))
-        });
+        let target = fields
+            .get("$ref")
+            .map(|reference| reference.as_str().and_then(|reference| self.document.get(reference)));
         let target = target.map(|target| target.unwrap_or(&Value::Null));
         all_of.chain(target).all(|part| match part {
             Value::Object(fields) => self.evaluated(fields, found, depth + 1),
@@ -209,10 +213,7 @@ impl Pass<'_> {
     }
 }
 
-fn required(
-    fields: &Map<String, Value>,
-    place: &Place<'_>,
-) -> Result<Vec<String>, GrammarError> {
+fn required(fields: &Map<String, Value>, place: &Place<'_>) -> Result<Vec<String>, GrammarError> {
     let Some(value) = fields.get("required") else { return Ok(Vec::new()) };
     let place = place.field("required");
     let wrong = || wrong(&place, "a list of names is needed");

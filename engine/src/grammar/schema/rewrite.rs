@@ -25,8 +25,7 @@ impl Pass<'_> {
         place: &Place<'_>,
     ) -> Result<Value, GrammarError> {
         let fields = match schema {
-            Value::Bool(true) => return Ok(Value::Bool(true)),
-            Value::Bool(false) => return Ok(self.nothing(place, "the schema is false")),
+            Value::Bool(_) => return Ok(schema.clone()),
             Value::Object(fields) => fields,
             _ => return Err(wrong(place, "a schema is an object or a boolean")),
         };
@@ -229,9 +228,9 @@ fn all_of(parts: Vec<Value>, place: &Place<'_>) -> Value {
 /// Whether a schema allows everything, by its looks.
 pub(super) fn is_true(schema: &Value) -> bool {
     match schema {
-        Value::Object(fields) => fields
-            .keys()
-            .all(|name| row(name).is_none_or(|row| row.treatment == Treatment::Note)),
+        Value::Object(fields) => {
+            fields.keys().all(|name| row(name).is_none_or(|row| row.treatment == Treatment::Note))
+        }
         schema => *schema == Value::Bool(true),
     }
 }
@@ -254,7 +253,9 @@ fn can_be_written(value: &Value) -> bool {
         Value::Number(number) => {
             number.as_f64().is_some_and(|number| number.abs() <= super::numbers::EXACT)
         }
-        Value::String(text) => text.chars().all(|c| !c.is_ascii_control() || "\n\r\t\u{8}\u{c}".contains(c)),
+        Value::String(text) => {
+            text.chars().all(|c| !c.is_ascii_control() || "\n\r\t\u{8}\u{c}".contains(c))
+        }
         Value::Array(items) => items.iter().all(can_be_written),
         Value::Object(fields) => fields.values().all(can_be_written),
     }

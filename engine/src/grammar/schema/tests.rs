@@ -43,7 +43,8 @@ fn what_restricts_nothing_is_taken_out() {
     ] {
         let mut made = prepared(neutral.clone());
         let fields = made.as_object_mut().unwrap();
-        fields.retain(|name, value| !(name == "maxItems" || (name == "type" && *value == "string")));
+        fields
+            .retain(|name, value| !(name == "maxItems" || (name == "type" && *value == "string")));
         assert_eq!(made, json!({}), "{neutral}");
     }
 }
@@ -58,9 +59,7 @@ fn refusal(schema: Value) -> String {
 
 #[test]
 fn a_refusal_names_keyword_and_place() {
-    let in_tags = |schema: Value| {
-        json!({"type": "object", "properties": {"a/b": {"type": "array", "items": schema}}})
-    };
+    let in_tags = |schema: Value| json!({"type": "object", "properties": {"a/b": {"type": "array", "items": schema}}});
     let place = "at /properties/a~1b/items";
     for (schema, words) in [
         (json!({"uniqueItems": true, "type": "array"}), "uniqueItems"),
@@ -132,11 +131,14 @@ fn selections_at_their_limit() {
 
 #[test]
 fn what_cannot_be_completed_is_left_out() {
-    let endless = json!({"type": "object", "required": ["n"], "properties": {"n": {"$ref": "#/$defs/n"}}});
+    let endless =
+        json!({"type": "object", "required": ["n"], "properties": {"n": {"$ref": "#/$defs/n"}}});
     let definitions = json!({"n": endless});
-    let made = prepared(json!({"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}], "$defs": definitions}));
+    let made =
+        prepared(json!({"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}], "$defs": definitions}));
     assert_eq!(made["anyOf"], json!([false, {"type": "null"}]));
-    let optional = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": definitions});
+    let optional =
+        json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": definitions});
     assert_eq!(prepared(optional)["properties"], json!({"a": false}));
     assert!(refusal(json!({"$ref": "#/$defs/n", "$defs": definitions})).contains("without end"));
     for nothing in [
@@ -159,8 +161,11 @@ fn patterns_of_names_are_told_apart() {
     let made = prepared(json!({"type": "object", "properties": {"score": {"type": "integer"}},
                                "patternProperties": {"^score$": {"minimum": 0}}}));
     assert!(made.get("patternProperties").is_none(), "{made}");
-    let made = prepared(json!({"type": "object", "patternProperties": {"^[xy]$": {"type": "null"}}}));
+    let made =
+        prepared(json!({"type": "object", "patternProperties": {"^[xy]$": {"type": "null"}}}));
     assert_eq!(made["properties"], json!({"x": {"type": "null"}, "y": {"type": "null"}}));
-    let made = prepared(json!({"type": "object", "patternProperties": {"^a": true, "b$": {"type": "null"}}}));
+    let made = prepared(
+        json!({"type": "object", "patternProperties": {"^a": true, "b$": {"type": "null"}}}),
+    );
     assert_eq!(made["patternProperties"].as_object().unwrap().len(), 3, "{made}");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::automaton::{Combined, combine};
+use super::automaton::{Combined, combine, is_decided};
 use super::rewrite::Parts;
 use super::types::Types;
 use super::{Pass, Place, formats, wrong};
@@ -43,8 +43,18 @@ impl Pass<'_> {
         if let Some(format) = fields.get("format") {
             let place = place.field("format");
             let format = format.as_str().ok_or_else(|| wrong(&place, "a format is a string"))?;
-            let is_alone = patterns.is_empty() && least.is_none() && most.is_none();
-            patterns.extend(formats::regex(format, is_alone).map(|regex| format!("^(?:{regex})$")));
+            let whole = |regex: String| format!("^(?:{regex})$");
+            if let Some(exact) = formats::regex(format, true).map(whole) {
+                let mut all = patterns.clone();
+                all.push(exact.clone());
+                if least.is_some() || most.is_some() {
+                    let most = most.map_or(String::new(), |most| most.to_string());
+                    all.push(format!("^(?s:.{{{},{most}}})$", least.unwrap_or(0)));
+                }
+                let is_decided = all.len() == 1 || is_decided(&all);
+                let loose = || formats::regex(format, false).map(whole);
+                patterns.extend(if is_decided { Some(exact) } else { loose() });
+            }
         }
         if let Some(never) = self.never(fields, parts.types, place)? {
             if patterns.is_empty() {
@@ -97,7 +107,9 @@ impl Pass<'_> {
                 return Ok(<[String; 1]>::try_from(patterns).ok().map(|[pattern]| pattern));
             }
             [name] if kind && *name == "const" => vec![&not["const"]],
-            [name] if kind && *name == "enum" => not["enum"].as_array().into_iter().flatten().collect(),
+            [name] if kind && *name == "enum" => {
+                not["enum"].as_array().into_iter().flatten().collect()
+            }
             _ => return Ok(None),
         };
         let texts = values.into_iter().filter_map(Value::as_str);
@@ -140,7 +152,8 @@ enum Unread {
     Unknown(&'static str),
 }
 
-const LOOK_AROUND: &str = "look-around can be read only at the beginning, right after '^', and ahead";
+const LOOK_AROUND: &str =
+    "look-around can be read only at the beginning, right after '^', and ahead";
 
 fn read(pattern: &str) -> Result<Vec<String>, Unread> {
     if let Some(same) = formats::published(pattern) {
@@ -380,4 +393,3 @@ fn code_units(rest: &[char], regex: &mut String) -> Result<usize, Unread> {
         _ => Err(wrong()),
     }
 }
-

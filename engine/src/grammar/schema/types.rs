@@ -101,7 +101,10 @@ impl Pass<'_> {
             None => Types::ALL,
             Some(value) => Types::read(value).ok_or_else(|| {
                 let place = place.field("type");
-                wrong(&place, format!("{value} is not the name of a type, nor a list of such names"))
+                wrong(
+                    &place,
+                    format!("{value} is not the name of a type, nor a list of such names"),
+                )
             })?,
         };
         if let Some(not) = fields.get("not").and_then(only_type) {
