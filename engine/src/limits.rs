@@ -168,7 +168,7 @@ limits! {
     /// The patterns of `patternProperties` that are tried for what kind of value one parameter is.
     PATTERNS_SEARCHED: usize = 16, Count, Request, "the others say nothing", "patterns_at_their_search_limit";
     /// The size of one such pattern when it is compiled.
-    PATTERN_BYTES: usize = 64 << 10, Bytes, Request, "the pattern says nothing", "a_pattern_at_its_size_limit";
+    KEY_PATTERN_BYTES: usize = 64 << 10, Bytes, Request, "the pattern says nothing", "a_pattern_at_its_size_limit";
     /// The places in a model's thoughts where it is tried whether a call begins.
     CALLS_TRIED_IN_THOUGHTS: usize = 64, Count, Request, "what follows stays thoughts", "thoughts_at_their_limit_of_tries";
 }

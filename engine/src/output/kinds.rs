@@ -4,7 +4,7 @@ use regex::RegexBuilder;
 use serde_json::{Map, Value};
 
 use super::json::whole_value;
-use crate::limits::{PATTERN_BYTES, PATTERNS_SEARCHED, SCHEMAS_SEARCHED};
+use crate::limits::{KEY_PATTERN_BYTES, PATTERNS_SEARCHED, SCHEMAS_SEARCHED};
 
 /// Keywords whose schemas hold for the same value.
 const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
@@ -233,7 +233,7 @@ fn named_by<'s>(schema: &'s Value, key: &str, patterns: &mut usize) -> Vec<&'s V
     for (pattern, schema) in all.into_iter().flatten().take(*patterns) {
         *patterns -= 1;
         // A pattern that is none here, with a look-ahead for example, names nothing.
-        let pattern = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).build();
+        let pattern = RegexBuilder::new(pattern).size_limit(KEY_PATTERN_BYTES).build();
         found.extend(pattern.is_ok_and(|pattern| pattern.is_match(key)).then_some(schema));
     }
     found
@@ -315,7 +315,7 @@ mod tests {
         let schema = |pattern: &str| json!({"patternProperties": {pattern: {"type": "integer"}}});
         let compiles = |length: usize| {
             let pattern = format!("^n{}", "o?".repeat(length));
-            let built = RegexBuilder::new(&pattern).size_limit(PATTERN_BYTES).build().is_ok();
+            let built = RegexBuilder::new(&pattern).size_limit(KEY_PATTERN_BYTES).build().is_ok();
             assert_eq!(value(&schema(&pattern), "n", "40") == "40", built);
             built
         };
