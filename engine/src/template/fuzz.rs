@@ -272,7 +272,7 @@ impl Grammar<'_> {
 
     fn block(&mut self, kind: usize, level: usize) -> String {
         let value = self.expression(0);
-        let mut inner = |grammar: &mut Self| match level < Self::LEVELS {
+        let inner = |grammar: &mut Self| match level < Self::LEVELS {
             true => grammar.blocks(level + 1),
             false => String::new(),
         };
