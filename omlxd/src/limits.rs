@@ -39,6 +39,12 @@ engine::limits! {
     CRASH_NOTES_BYTES: u64 = 256 << 10, Bytes, Configuration, "the notes begin anew", "crash_notes_at_their_limit";
     /// The size of a file that the run before left in run/.
     RUN_FILE_BYTES: u64 = 64 << 10, Bytes, Configuration, "the file is not read", "crash_notes_at_their_limit";
+    /// The bytes of the name of an organisation, a model or a revision to pull.
+    PULL_NAME_BYTES: usize = 96, Bytes, Request, "400", "names_at_their_limit";
+    /// The size of each file of a model to pull but its weights.
+    PULL_SMALL_FILE_BYTES: u64 = 256 << 20, Bytes, ModelFolder, "nothing is downloaded", "listings_at_their_limits";
+    /// The files of weights of a model to pull.
+    PULL_WEIGHT_FILES: usize = 2048, Count, ModelFolder, "nothing is downloaded", "listings_at_their_limits";
     /// The size of a file in refs/ of the hub's cache layout.
     REVISION_FILE_BYTES: u64 = 4096, Bytes, ModelFolder, "the reference is not followed", "a_reference_at_its_limit";
     /// The values (objects, arrays, strings, numbers, literals) in the JSON of a request body.

@@ -142,7 +142,9 @@ fn something_else_in_a_files_place_is_one_line_and_nobody_waits() {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
     // What a start can do without.
-    for name in ["logs/omlxd.log", "logs/omlxd.log.1", "logs/crashes.json", "run/omlxd.json", "run/step"] {
+    for name in
+        ["logs/omlxd.log", "logs/omlxd.log.1", "logs/crashes.json", "run/omlxd.json", "run/step"]
+    {
         make_pipe(&daemon.base.join(name));
     }
     make_pipe(&daemon.base.join("cache/kv/lock"));
@@ -150,6 +152,8 @@ fn something_else_in_a_files_place_is_one_line_and_nobody_waits() {
         let output = output_in_time(daemon.ctl_command(args));
         assert!(output.status.code().is_some_and(|code| code != 0), "{args:?}");
     }
+    // This test itself would wait for that one.
+    fs::remove_file(daemon.base.join("run/omlxd.json")).unwrap();
     daemon.start(&[]);
     assert!(daemon.log().contains("there is no log file"), "{}", daemon.log());
 }
@@ -176,7 +180,8 @@ fn two_daemons_do_not_share_a_cache_or_stored_answers() {
     fs::remove_file(cache.join("lock")).unwrap();
     let config = format!("[cache]\nssd_dir = {:?}\n", cache.display().to_string());
     fs::write(second.base.join("config.toml"), config).unwrap();
-    std::os::unix::fs::symlink(first.base.join("responses"), second.base.join("responses")).unwrap();
+    std::os::unix::fs::symlink(first.base.join("responses"), second.base.join("responses"))
+        .unwrap();
     second.start(&[]);
     let log = second.log();
     assert!(log.contains("no prompt will outlive its session"), "{log}");

@@ -205,6 +205,7 @@ pub(super) fn check_together(models: &BTreeMap<String, ModelSettings>) -> Vec<(&
 
 /// Follows an alias to a name that is none, which has to come within the limit.
 fn check_chain(owners: &BTreeMap<&str, &str>, alias: &str) -> Result<(), String> {
+    let mut seen = vec![alias];
     let mut name = alias;
     for _ in 0..CONFIG_ALIAS_HOPS {
         let Some(owner) = owners.get(name) else { return Ok(()) };
@@ -212,6 +213,11 @@ fn check_chain(owners: &BTreeMap<&str, &str>, alias: &str) -> Result<(), String>
             let alias = shown(alias);
             return Err(format!("\"{alias}\" leads back to itself: an alias must end at a model"));
         }
+        if seen.contains(owner) {
+            // It leads into a circle, of which every part is told.
+            return Ok(());
+        }
+        seen.push(owner);
         name = owner;
     }
     if owners.contains_key(name) {

@@ -24,14 +24,13 @@ pub use hub::Access;
 use hub::{Hub, Revision};
 use plan::{Machine, Wanted};
 
+use crate::limits::PULL_NAME_BYTES;
 use crate::registry::Registry;
 
 /// Most pulls at once.
 pub(crate) const MAX_PULLS: usize = 4;
 /// Files of one pull that are downloaded at once.
 const MAX_PARALLEL: usize = 4;
-/// Longest name of an organisation, a model or a revision.
-const MAX_NAME_BYTES: usize = 96;
 /// Tries of the listing.
 const MAX_TRIES: u32 = 5;
 /// What the rate is averaged over.
@@ -496,7 +495,7 @@ fn free_bytes(dir: &Path) -> u64 {
 fn check_id(id: &str) -> Result<(), PullError> {
     let is_plain = |part: &str| {
         !part.is_empty()
-            && part.len() <= MAX_NAME_BYTES
+            && part.len() <= PULL_NAME_BYTES
             && !part.starts_with(['.', '-'])
             && !part.contains("--")
             && !part.contains("..")
@@ -515,7 +514,7 @@ fn check_revision(revision: &str) -> Result<(), PullError> {
             && !part.starts_with('.')
             && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
     };
-    if revision.len() <= MAX_NAME_BYTES && revision.split('/').all(is_plain) {
+    if revision.len() <= PULL_NAME_BYTES && revision.split('/').all(is_plain) {
         return Ok(());
     }
     Err(PullError::Refused(format!("{revision:?} is not the name of a branch, tag or commit")))
@@ -545,5 +544,13 @@ mod tests {
         for bad in ["", "..", "a/../b", "/a", "a//b", "a b", ".git", &"x".repeat(97)] {
             assert!(check_revision(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn names_at_their_limit() {
+        let (fits, long) = ("x".repeat(PULL_NAME_BYTES), "x".repeat(PULL_NAME_BYTES + 1));
+        assert!(check_id(&format!("{fits}/{fits}")).is_ok() && check_revision(&fits).is_ok());
+        assert!(check_id(&format!("a/{long}")).is_err() && check_id(&format!("{long}/a")).is_err());
+        assert!(check_revision(&long).is_err());
     }
 }

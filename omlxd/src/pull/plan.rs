@@ -6,6 +6,7 @@ use engine::NoWeightFiles;
 
 use super::PullError;
 use super::hub::{Revision, Sibling};
+use crate::limits::{PULL_SMALL_FILE_BYTES, PULL_WEIGHT_FILES};
 
 /// What the engine reads besides weights.
 const SMALL: [&str; 7] = [
@@ -20,12 +21,8 @@ const SMALL: [&str; 7] = [
 const INDEX: &str = "model.safetensors.index.json";
 /// Without these there is no model.
 const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
-/// The largest of the files in [`SMALL`].
-const MAX_SMALL_BYTES: u64 = 256 << 20;
 const NO_WEIGHTS: &str = "the repository has no files *.safetensors at its top: only models in that \
-                          format run here (not GGUF, not PyTorch's)";
-/// The most files of weights.
-const MAX_SHARDS: usize = 2048;
+                           format run here (not GGUF, not PyTorch's)";
 
 /// The hash that a file must have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +70,7 @@ pub(super) fn small(revision: &Revision) -> Result<Vec<Wanted>, PullError> {
     let is_small = |name: &str| SMALL.contains(&name) || is_additional_template(name);
     let small = revision.siblings.iter().filter(|file| is_small(&file.name));
     let small = small.map(wanted).collect::<Result<Vec<_>, _>>()?;
-    match small.iter().find(|file| file.size > MAX_SMALL_BYTES) {
+    match small.iter().find(|file| file.size > PULL_SMALL_FILE_BYTES) {
         None => Ok(small),
         Some(file) => {
             Err(PullError::Refused(format!("{} has {} bytes, far too many", file.name, file.size)))
@@ -105,10 +102,10 @@ pub(super) fn weights(revision: &Revision, index: Option<&[u8]>) -> Result<Vec<W
             NoWeightFiles::Index(what) => format!("{INDEX} cannot be read: {what}"),
         })
     })?;
-    if chosen.needed.len() > MAX_SHARDS {
+    if chosen.needed.len() > PULL_WEIGHT_FILES {
         let many = chosen.needed.len();
         return Err(PullError::Refused(format!(
-            "the repository has {many} files of weights, and {MAX_SHARDS} are the most that are pulled"
+            "the repository has {many} files of weights, and {PULL_WEIGHT_FILES} are the most that are pulled"
         )));
     }
     files.into_iter().filter(|file| chosen.needed.contains(&file.name)).map(wanted).collect()
@@ -257,5 +254,20 @@ mod tests {
         assert!(says(good, 101, 1, false).unwrap_err().contains("memory.budget leaves 100"));
         assert_eq!(says(good, 101, 1, true), Ok(()));
         assert!(says(good, 1, 51, true).unwrap_err().contains("omlxctl models rm"));
+    }
+
+    #[test]
+    fn listings_at_their_limits() {
+        let shards: Vec<String> =
+            (0..=PULL_WEIGHT_FILES).map(|n| format!("model-{n:05}.safetensors")).collect();
+        let shards: Vec<&str> = shards.iter().map(String::as_str).collect();
+        let fits = weights(&revision(&shards[1..]), None);
+        assert_eq!(fits.unwrap().len(), PULL_WEIGHT_FILES);
+        assert!(weights(&revision(&shards), None).is_err());
+        let mut listing = revision(&["config.json", "tokenizer.json"]);
+        for (bytes, fits) in [(PULL_SMALL_FILE_BYTES, true), (PULL_SMALL_FILE_BYTES + 1, false)] {
+            listing.siblings[1].size = Some(bytes);
+            assert_eq!(small(&listing).is_ok(), fits, "{bytes}");
+        }
     }
 }

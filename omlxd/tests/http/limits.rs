@@ -24,7 +24,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 fn a_model_name_at_its_limit() {
     let server = Server::start();
     let named = |bytes: usize| {
-        let body = json!({"model": "m".repeat(bytes), "messages": [{"role": "user", "content": "x"}]});
+        let body =
+            json!({"model": "m".repeat(bytes), "messages": [{"role": "user", "content": "x"}]});
         server.post(CHAT, &body)
     };
     // A name of that length may be one; there only is no such model.
