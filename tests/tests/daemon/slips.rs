@@ -37,7 +37,7 @@ struct Case {
 }
 
 /// The most answers of one family: each makes the model larger.
-const ANSWERS: usize = 10;
+const ANSWERS: usize = 8;
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -77,6 +77,9 @@ fn read(daemon: &Daemon, body: &Value) -> (String, Value) {
     body["stream"] = json!(true);
     let answer = daemon.request("POST", "/v1/chat/completions", &body.to_string());
     let answer = answer.expect("an answer");
+    if answer.status != 200 {
+        panic!("{}: {}", answer.status, answer.text().expect("text"));
+    }
     let (mut line, mut open, mut finish) = (String::new(), "", Value::Null);
     sse::for_each(answer.body, |event| {
         let Event::Data(data) = event else { return true };
