@@ -52,8 +52,7 @@ impl Scripted {
         // Ids have no gaps: what goes leaves a token that no text holds.
         for token in added.iter_mut() {
             let is = |marker: &&str| token["content"] == **marker;
-            if MARKERS.iter().any(|marker| is(&marker)) && !tokens.iter().any(|marker| is(&marker))
-            {
+            if MARKERS.iter().any(is) && !tokens.iter().any(is) {
                 token["content"] = json!(format!("<|unused_{}|>", token["id"]));
             }
         }

@@ -37,7 +37,7 @@ struct Case {
 }
 
 /// The most answers of one family: each makes the model larger.
-const ANSWERS: usize = 10;
+const ANSWERS: usize = 8;
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -77,6 +77,10 @@ fn read(daemon: &Daemon, body: &Value) -> (String, Value) {
     body["stream"] = json!(true);
     let answer = daemon.request("POST", "/v1/chat/completions", &body.to_string());
     let answer = answer.expect("an answer");
+    let status = answer.status;
+    if status != 200 {
+        panic!("{status}: {}", answer.text().expect("text"));
+    }
     let (mut line, mut open, mut finish) = (String::new(), "", Value::Null);
     sse::for_each(answer.body, |event| {
         let Event::Data(data) = event else { return true };
@@ -217,12 +221,18 @@ fn published_templates_and_the_slips_of_their_models() {
     if asked.is_empty() {
         return;
     }
+    // Of plain types: Hermes' template knows no others.
+    let tool = json!({"type": "function", "function": {"name": "look", "description": "Looks",
+        "parameters": {"type": "object", "properties": {
+            "city": {"type": "string", "description": "The city"},
+            "days": {"type": "integer", "description": "How many"},
+            "list": {"type": "array", "items": {"type": "string"}, "description": "Any"}}}}});
     let daemon = Daemon::start(&built_binary(), &place.path().join("base"), Some(&models), &[]);
     let daemon = daemon.expect("omlxd starts");
     for (model, word, parts) in asked {
         let body = json!({
             "model": model, "messages": [{"role": "user", "content": format!("Write {word}.")}],
-            "tools": file().tools, "temperature": 0, "max_tokens": 1000,
+            "tools": [tool], "temperature": 0, "max_tokens": 1000,
         });
         assert_eq!(read(&daemon, &body), (parts, json!("tool_calls")), "{model}");
     }
