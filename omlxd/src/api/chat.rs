@@ -120,13 +120,13 @@ impl ChatRequest {
     /// conversation that it refuses all the same is folded further.
     pub(super) fn render(&self, template: &ChatTemplate, ids: CallIds) -> Result<String, ApiError> {
         let takes = template.takes(!self.tools.offered.is_empty());
-        let mut messages = self.messages.clone();
-        dialect::settle(&mut messages, takes, ids);
         let kwargs = self.kwargs(template, takes);
         let now = SystemTime::now();
         let render = |takes: &Takes| {
+            let mut messages = self.messages.clone();
+            dialect::settle(&mut messages, takes, ids);
             template.render(&ChatInputs {
-                messages: &fold::fit(messages.clone(), takes),
+                messages: &fold::fit(messages, takes),
                 tools: (!self.tools.offered.is_empty()).then_some(&self.tools.offered[..]),
                 add_generation_prompt: true,
                 kwargs: &kwargs,

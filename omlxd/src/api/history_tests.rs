@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use engine::{CallIds, ChatTemplate};
 use serde_json::{Value, json};
 
 use super::anthropic;
 use super::chat::ChatRequest;
-use super::conversation::seal;
 use super::error::ApiError;
 use super::params::Reading;
 use super::responses;
@@ -69,21 +69,25 @@ fn templates() -> Vec<Known> {
 
 /// What was answered once, and what followed; the texts that must stand in the prompt.
 struct Shape {
-    name: &'static str,
+    name: String,
     messages: Vec<Value>,
-    texts: Vec<&'static str>,
+    texts: Vec<String>,
 }
 
-fn shape(name: &'static str, messages: Value, texts: &[&'static str]) -> Shape {
-    let Value::Array(messages) = messages else { panic!("{name}: no list") };
-    Shape { name, messages, texts: texts.to_vec() }
+/// The shapes of one API: `tests/fixtures/history`.
+fn shapes(api: &str) -> Vec<Shape> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/history");
+    let text = fs::read_to_string(folder.join(format!("{api}.json"))).unwrap();
+    let list: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let shape = |shape: Value| Shape {
+        name: shape["name"].as_str().unwrap().to_owned(),
+        messages: shape["messages"].as_array().unwrap().clone(),
+        texts: serde_json::from_value(shape["texts"].clone()).unwrap(),
+    };
+    list.into_iter().map(shape).collect()
 }
 
-fn read(body: &Value) -> Result<ChatRequest, ApiError> {
-    ChatRequest::read(body.as_object().unwrap(), &Reading::new(false, 8, 4))
-}
-
-/// A tool of an API; `wrap` puts name, description and schema into its shape.
+/// The tools of a request; `wrap` puts name, description and schema into its shape.
 fn tools(wrap: impl Fn(&str, Value) -> Value) -> Value {
     let schema = json!({"type": "object", "properties": {"path": {"type": "string", "description": "A path."}}});
     json!(["read_file", "list_dir"].map(|name| wrap(name, schema.clone())))
@@ -121,474 +125,123 @@ fn complaint(
     None
 }
 
-/// Every shape in the ways that a conversation goes on.
+/// The ways in which a conversation goes on around a shape: a name, the messages, the texts.
+fn ways<'a>(
+    shape: &'a Shape,
+    user: &impl Fn(&str) -> Value,
+) -> Vec<(&'static str, Vec<Value>, Vec<&'a str>)> {
+    let texts: Vec<&str> = shape.texts.iter().map(String::as_str).collect();
+    let (first, last) = ("First-question.", "Last-question.");
+    let asked = [&[user(first)], &shape.messages[..]].concat();
+    let asked_texts = [&[first], &texts[..]].concat();
+    let gone_on = [&asked[..], &[user(last)]].concat();
+    let gone_on_texts = [&asked_texts[..], &[last]].concat();
+    let again = [&gone_on[..], &shape.messages, &[user("Then?"), user("Well?")]].concat();
+    let again_texts = [&gone_on_texts[..], &texts, &["Then?", "Well?"]].concat();
+    let begun = [&shape.messages[..], &[user(last)]].concat();
+    let begun_texts = [&texts[..], &[last]].concat();
+    let mut ways = vec![
+        ("gone on", gone_on, gone_on_texts),
+        ("again", again, again_texts),
+        ("without a question", begun, begun_texts),
+    ];
+    // Nobody asks for an answer to an answer.
+    if asked.last().is_some_and(|last| last["role"] != "assistant") {
+        ways.push(("answered", asked, asked_texts));
+    }
+    ways
+}
+
+/// Every shape in every way on every template.
 fn check(
-    shapes: Vec<Shape>,
+    api: &str,
     user: impl Fn(&str) -> Value,
     request: impl Fn(&[Value], bool, &str) -> Result<ChatRequest, ApiError>,
 ) {
-    let mut wrong = Vec::new();
-    for known in &templates() {
-        for shape in &shapes {
-            let asked = [vec![user("First-question.")], shape.messages.clone()].concat();
-            let mut texts = vec!["First-question."];
-            texts.extend(&shape.texts);
-            let last_texts = [&texts[..], &["Last-question."]].concat();
-            let gone_on = [&asked[..], &[user("Last-question.")]].concat();
-            let twice =
-                [&gone_on[..], &shape.messages[..], &[user("Then?"), user("Well?")]].concat();
-            let twice_texts = [&last_texts[..], &shape.texts[..], &["Then?", "Well?"]].concat();
-            let begun = [&shape.messages[..], &[user("Last-question.")]].concat();
-            let begun_texts = [&shape.texts[..], &["Last-question."]].concat();
-            for (way, messages, texts) in [
-                ("answered", &asked, &texts),
-                ("gone on", &gone_on, &last_texts),
-                ("twice", &twice, &twice_texts),
-                ("without a question", &begun, &begun_texts),
-            ] {
-                let says = messages.last().unwrap()["role"] != "assistant";
-                for (with_tools, effort) in [(true, "high"), (true, "none"), (false, "minimal")] {
-                    if !says && way == "answered" {
-                        continue;
-                    }
-                    let read = request(messages, with_tools, effort);
-                    if let Some(what) = complaint(read, known, texts) {
-                        wrong.push(format!(
-                            "{}, {}, {way}, {effort}: {what}",
-                            known.name, shape.name
-                        ));
-                    }
-                }
+    let (templates, shapes) = (templates(), shapes(api));
+    let (mut wrong, mut shown) = (0, Vec::new());
+    for (known, shape) in templates.iter().flat_map(|t| shapes.iter().map(move |s| (t, s))) {
+        let mut complaints = Vec::new();
+        for (way, messages, texts) in ways(shape, &user) {
+            for (with_tools, effort) in [(true, "high"), (true, "none"), (false, "minimal")] {
+                let read = request(&messages, with_tools, effort);
+                let complaint = complaint(read, known, &texts);
+                complaints.extend(complaint.map(|what| format!("{way}, {effort}: {what}")));
             }
         }
+        wrong += complaints.len();
+        // One of each shape is enough to see what is wrong.
+        let first = complaints.first().filter(|_| shown.len() < 20);
+        shown.extend(first.map(|what| format!("{}, {}, {what}", known.name, shape.name)));
     }
-    // One of each shape is enough to see what is wrong.
-    let mut shown = wrong.clone();
-    shown.dedup_by_key(|what| what.splitn(3, ", ").take(2).map(str::to_owned).collect::<Vec<_>>());
-    shown.truncate(20);
-    assert!(wrong.is_empty(), "{} failed:\n{}", wrong.len(), shown.join("\n\n"));
-}
-
-fn call(id: &str, name: &str, arguments: Value) -> Value {
-    json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
+    assert!(wrong == 0, "{wrong} failed:\n{}", shown.join("\n\n"));
 }
 
 #[test]
 fn every_answer_of_the_chat_api_can_be_sent_back() {
-    let call_1 = || call("call_1", "read_file", json!("{\"path\": \"/a\"}"));
-    let call_2 = || call("call_2", "list_dir", json!("{\"path\":\"/b\"}"));
-    let result =
-        |id: &str, content: Value| json!({"role": "tool", "tool_call_id": id, "content": content});
-    let called = |call: Value| json!({"role": "assistant", "content": null, "tool_calls": [call]});
-    let image = json!({"type": "image_url", "image_url": {"url": "data:,"}});
-    let mut shapes = vec![
-        shape("text", json!([{"role": "assistant", "content": "An-answer."}]), &["An-answer."]),
-        shape("empty", json!([{"role": "assistant", "content": ""}]), &[]),
-        shape("null", json!([{"role": "assistant", "content": null}]), &[]),
-        shape("list", json!([{"role": "assistant", "content": []}]), &[]),
-        shape("absent", json!([{"role": "assistant"}]), &[]),
-        shape(
-            "all null",
-            json!([{"role": "assistant", "content": null, "tool_calls": null,
-            "function_call": null, "refusal": null, "reasoning_content": null, "audio": null}]),
-            &[],
-        ),
-        shape(
-            "parts",
-            json!([{"role": "assistant", "content": [{"type": "text", "text": "One-part."},
-            {"type": "output_text", "text": "Two-part."}, "Three-part."]}]),
-            &["One-part.", "Two-part.", "Three-part."],
-        ),
-        shape(
-            "refusal",
-            json!([{"role": "assistant", "content": null, "refusal": "I-refuse."}]),
-            &["I-refuse."],
-        ),
-        shape(
-            "refusal part",
-            json!([{"role": "assistant", "content": [{"type": "refusal", "refusal": "I-refuse."}]}]),
-            &["I-refuse."],
-        ),
-        shape(
-            "no calls",
-            json!([{"role": "assistant", "content": "An-answer.", "tool_calls": []}]),
-            &["An-answer."],
-        ),
-        shape(
-            "two answers",
-            json!([{"role": "assistant", "content": "One-answer."},
-            {"role": "assistant", "content": "Two-answer."}]),
-            &["One-answer.", "Two-answer."],
-        ),
-        shape(
-            "thinking part",
-            json!([{"role": "assistant", "content": [
-            {"type": "thinking", "thinking": "Hm.", "signature": "x"}, {"type": "redacted_thinking", "data": "x"},
-            {"type": "text", "text": "An-answer."}, {"type": "tool_use", "id": "call_1", "name": "f", "input": {}}],
-            "tool_calls": [call_1()]}, result("call_1", json!("A-result."))]),
-            &["An-answer.", "read_file", "A-result."],
-        ),
-        shape(
-            "call and text",
-            json!([{"role": "assistant", "content": "I-look.", "reasoning_content": "Hm.",
-            "tool_calls": [call_1()]}, result("call_1", json!("A-result."))]),
-            &["I-look.", "read_file", "/a", "A-result."],
-        ),
-        shape(
-            "call, result, answer",
-            json!([called(call_1()), result("call_1", json!("A-result.")),
-            {"role": "assistant", "content": "An-answer."}]),
-            &["read_file", "A-result.", "An-answer."],
-        ),
-        shape(
-            "text, then call",
-            json!([{"role": "assistant", "content": "I-look."}, called(call_1()),
-            result("call_1", json!("A-result.")), {"role": "assistant", "content": "An-answer."}]),
-            &["I-look.", "read_file", "A-result.", "An-answer."],
-        ),
-        shape(
-            "calls",
-            json!([{"role": "assistant", "content": "", "tool_calls": [call_1(), call_2()]},
-            result("call_1", json!("A-result.")), result("call_2", json!("B-result."))]),
-            &["read_file", "list_dir", "A-result.", "B-result."],
-        ),
-        shape(
-            "results out of order",
-            json!([{"role": "assistant", "content": "I-look.", "tool_calls": [call_1(), call_2()]},
-            result("call_2", json!("B-result.")), result("call_1", json!("A-result."))]),
-            &["I-look.", "read_file", "list_dir", "B-result.", "A-result."],
-        ),
-        shape("a call without a result", json!([called(call_1())]), &["read_file", "/a"]),
-        shape(
-            "function_call",
-            json!([{"role": "assistant", "content": null,
-            "function_call": {"name": "read_file", "arguments": "{}"}},
-            {"role": "function", "name": "read_file", "content": "A-result."}]),
-            &["read_file", "A-result."],
-        ),
-        shape(
-            "system in the middle",
-            json!([{"role": "assistant", "content": "An-answer."},
-            {"role": "system", "content": "Mind-this."}, {"role": "user", "content": "A-question."},
-            {"role": "assistant", "content": "B-answer."}]),
-            &["An-answer.", "Mind-this.", "A-question.", "B-answer."],
-        ),
-        shape(
-            "developer",
-            json!([{"role": "developer", "content": "Mind-this."},
-            {"role": "assistant", "content": "An-answer."}]),
-            &["Mind-this.", "An-answer."],
-        ),
-        shape(
-            "an image long ago",
-            json!([{"role": "user", "content": [{"type": "text", "text": "See:"}, image]},
-            {"role": "assistant", "content": "An-answer."}]),
-            &["See:", "an image was left out", "An-answer."],
-        ),
-    ];
-    for name in ["reasoning_content", "reasoning", "thinking"] {
-        let mut message = json!({"role": "assistant", "content": null});
-        message[name] = json!("Hm.");
-        shapes.push(shape(name, json!([message]), &[]));
-        message["tool_calls"] = json!([call_1()]);
-        shapes.push(shape(
-            name,
-            json!([message, result("call_1", json!("A-result."))]),
-            &["read_file", "A-result."],
-        ));
-    }
-    shapes.push(shape("blocks", json!([{"role": "assistant", "content": "An-answer.",
-        "thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "x"}, {"type": "redacted_thinking", "data": "x"}],
-        "reasoning_details": [{"type": "reasoning.text", "text": "Hm.", "signature": null}]}]), &["An-answer."]));
-    for arguments in
-        ["{\"path\": \"/cut", "cut-short", "[\"/cut\"]", "\"/cut\"", "{\"path\": \"/cut\"} more"]
-    {
-        let text = if arguments.contains("/cut") { "/cut" } else { arguments };
-        let messages = json!([
-            called(call("call_1", "read_file", json!(arguments))),
-            result("call_1", json!("A-result."))
-        ]);
-        shapes.push(shape("cut arguments", messages, &["read_file", text, "A-result."]));
-    }
-    for arguments in
-        [json!(null), json!("null"), json!(""), json!([]), json!({}), json!(3), json!("true")]
-    {
-        let messages = json!([
-            called(call("call_1", "read_file", arguments)),
-            result("call_1", json!("A-result."))
-        ]);
-        shapes.push(shape("no arguments", messages, &["read_file", "A-result."]));
-    }
-    for (content, texts) in [
-        (json!(null), vec!["read_file"]),
-        (json!(""), vec!["read_file"]),
-        (json!([]), vec!["read_file"]),
-        (json!([{"type": "text", "text": null}]), vec!["read_file"]),
-        (json!({"result": "A-result."}), vec!["A-result."]),
-        (
-            json!([{"type": "text", "text": "A-result."}, {"type": "text", "text": "B-result."}]),
-            vec!["A-result.", "B-result."],
-        ),
-        (
-            json!([{"type": "text", "text": "A-result."}, image]),
-            vec!["A-result.", "an image was left out"],
-        ),
-        (json!([image, {"type": "hologram"}]), vec!["an image was left out"]),
-    ] {
-        shapes.push(shape(
-            "a result",
-            json!([called(call_1()), result("call_1", content)]),
-            &texts,
-        ));
-    }
-    shapes.push(shape(
-        "no result",
-        json!([called(call_1()), {"role": "tool", "tool_call_id": "call_1"}]),
-        &["read_file"],
-    ));
     let tools = tools(|name, schema| {
-        json!({"type": "function", "function": {
-        "name": name, "description": "Reads.", "parameters": schema}})
+        let function = json!({"name": name, "description": "Reads.", "parameters": schema});
+        json!({"type": "function", "function": function})
     });
-    check(
-        shapes,
-        |text| json!({"role": "user", "content": text}),
-        |messages, with_tools, effort| {
-            let mut body = json!({"model": "m", "messages": messages, "reasoning_effort": effort});
-            if with_tools {
-                body["tools"] = tools.clone();
-            }
-            read(&body)
-        },
-    );
+    let user = |text: &str| json!({"role": "user", "content": text});
+    check("chat", user, |messages, with_tools, effort| {
+        let mut body = json!({"model": "m", "messages": messages, "reasoning_effort": effort});
+        if with_tools {
+            body["tools"] = tools.clone();
+        }
+        ChatRequest::read(body.as_object().unwrap(), &Reading::new(false, 8, 4))
+    });
 }
 
 #[test]
 fn every_answer_of_the_messages_api_can_be_sent_back() {
-    let turn = |blocks: Value| json!({"role": "assistant", "content": blocks});
-    let results = |blocks: Value| json!({"role": "user", "content": blocks});
-    let text = |text: &str| json!({"type": "text", "text": text});
-    let tool = |id: &str, name: &str, input: Value| json!({"type": "tool_use", "id": id, "name": name, "input": input});
-    let result = |id: &str, content: Value| json!({"type": "tool_result", "tool_use_id": id, "content": content});
-    let image = json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}});
-    let path = json!({"path": "/a"});
-    let mut shapes = vec![
-        shape("text", json!([turn(json!("An-answer."))]), &["An-answer."]),
-        shape("empty", json!([turn(json!(""))]), &[]),
-        shape("list", json!([turn(json!([]))]), &[]),
-        shape("null", json!([turn(json!(null))]), &[]),
-        shape("absent", json!([{"role": "assistant"}]), &[]),
-        shape(
-            "thoughts",
-            json!([turn(json!([{"type": "thinking", "thinking": "Hm.", "signature": "omlx"}]))]),
-            &[],
-        ),
-        shape(
-            "sealed",
-            json!([turn(
-                json!([{"type": "thinking", "thinking": "", "signature": seal("Hm.")}, text("An-answer.")])
-            )]),
-            &["An-answer."],
-        ),
-        shape(
-            "another's",
-            json!([turn(json!([{"type": "redacted_thinking", "data": "x"},
-            {"type": "thinking", "thinking": "Hm."}, text("An-answer.")]))]),
-            &["An-answer."],
-        ),
-        shape(
-            "two answers",
-            json!([turn(json!("One-answer.")), turn(json!([text("Two-answer.")]))]),
-            &["One-answer.", "Two-answer."],
-        ),
-        shape(
-            "everything",
-            json!([
-                turn(
-                    json!([{"type": "thinking", "thinking": "Hm.", "signature": "x"}, text("I-look."),
-            tool("t1", "read_file", path.clone()), tool("t2", "list_dir", json!({}))])
-                ),
-                results(json!([
-                    result("t2", json!("B-result.")),
-                    result("t1", json!([text("A-result.")])),
-                    text("And-this.")
-                ]))
-            ]),
-            &["I-look.", "read_file", "list_dir", "B-result.", "A-result.", "And-this."],
-        ),
-        shape(
-            "a call without a result",
-            json!([turn(json!([tool("t1", "read_file", path.clone())]))]),
-            &["read_file"],
-        ),
-        shape(
-            "system in the middle",
-            json!([turn(json!("An-answer.")), {"role": "system", "content": "Mind-this."}]),
-            &["An-answer.", "Mind-this."],
-        ),
-        shape(
-            "an image long ago",
-            json!([results(json!([text("See:"), image])), turn(json!("An-answer."))]),
-            &["See:", "an image was left out", "An-answer."],
-        ),
-        shape(
-            "a server's tool",
-            json!([turn(
-                json!([{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
-            {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}, text("An-answer.")])
-            )]),
-            &["An-answer."],
-        ),
-    ];
-    for input in [json!(null), json!({}), json!(""), json!("{\"path\": \"/cut")] {
-        let messages = json!([
-            turn(json!([tool("t1", "read_file", input)])),
-            results(json!([result("t1", json!("A-result."))]))
-        ]);
-        shapes.push(shape("input", messages, &["read_file", "A-result."]));
-    }
-    for content in
-        [json!(null), json!(""), json!([]), json!([image]), json!([text("A-result."), image])]
-    {
-        let messages = json!([
-            turn(json!([text("I-look."), tool("t1", "read_file", path.clone())])),
-            results(json!([result("t1", content)]))
-        ]);
-        shapes.push(shape("a result", messages, &["I-look.", "read_file"]));
-    }
     let tools = tools(
         |name, schema| json!({"name": name, "description": "Reads.", "input_schema": schema}),
     );
-    check(
-        shapes,
-        |text| json!({"role": "user", "content": text}),
-        |messages, with_tools, effort| {
-            let mut body = json!({"model": "m", "max_tokens": 9, "messages": messages,
+    let user = |text: &str| json!({"role": "user", "content": text});
+    check("messages", user, |messages, with_tools, effort| {
+        let mut body = json!({"model": "m", "max_tokens": 9, "messages": messages,
             "thinking": {"type": "adaptive"}, "output_config": {"effort": effort}});
-            if with_tools {
-                body["tools"] = tools.clone();
-            }
-            anthropic::chat(body.as_object().unwrap(), &Reading::new(false, 8, 4))
-        },
-    );
+        if with_tools {
+            body["tools"] = tools.clone();
+        }
+        anthropic::chat(body.as_object().unwrap(), &Reading::new(false, 8, 4))
+    });
+}
+
+/// The body of a Responses request.
+fn response_body(input: &[Value], with_tools: bool, effort: &str) -> Value {
+    let mut body = json!({"model": "m", "input": input, "reasoning": {"effort": effort}});
+    if with_tools {
+        body["tools"] = tools(
+            |name, schema| json!({"type": "function", "name": name, "description": "Reads.", "parameters": schema}),
+        );
+    }
+    body
 }
 
 #[test]
 fn every_answer_of_the_responses_api_can_be_sent_back() {
-    let said = |parts: Value| json!({"type": "message", "role": "assistant", "status": "completed", "content": parts});
-    let text = |text: &str| json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []});
-    let called = |id: &str, name: &str, arguments: Value| json!({"type": "function_call", "call_id": id, "name": name, "arguments": arguments});
-    let output = |id: &str, output: Value| json!({"type": "function_call_output", "call_id": id, "output": output});
-    let thought = |content: Value| json!({"type": "reasoning", "id": "rs_1", "summary": [], "content": content});
-    let image = json!({"type": "input_image", "image_url": "data:,"});
-    let path = json!("{\"path\": \"/a\"}");
-    let mut shapes = vec![
-        shape("text", json!([said(json!([text("An-answer.")]))]), &["An-answer."]),
-        shape("list", json!([said(json!([]))]), &[]),
-        shape("null", json!([said(json!(null))]), &[]),
-        shape("absent", json!([{"role": "assistant"}]), &[]),
-        shape(
-            "refusal",
-            json!([said(json!([{"type": "refusal", "refusal": "I-refuse."}]))]),
-            &["I-refuse."],
-        ),
-        shape(
-            "thoughts",
-            json!([thought(json!([{"type": "reasoning_text", "text": "Hm."}]))]),
-            &[],
-        ),
-        shape(
-            "sealed",
-            json!([{"type": "reasoning", "summary": [], "content": null, "encrypted_content": seal("Hm.")}, said(json!([text("An-answer.")]))]),
-            &["An-answer."],
-        ),
-        shape(
-            "another's",
-            json!([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}], "encrypted_content": "x"}, said(json!("An-answer."))]),
-            &["An-answer."],
-        ),
-        shape(
-            "everything",
-            json!([thought(json!([{"type": "reasoning_text", "text": "Hm."}])), said(json!([text("I-look.")])),
-            called("c1", "read_file", path.clone()), called("c2", "list_dir", json!("{}")),
-            output("c2", json!("B-result.")), output("c1", json!([{"type": "input_text", "text": "A-result."}])),
-            {"type": "message", "role": "user", "content": "And-this."}]),
-            &["I-look.", "read_file", "list_dir", "B-result.", "A-result.", "And-this."],
-        ),
-        shape(
-            "a call without an output",
-            json!([called("c1", "read_file", path.clone())]),
-            &["read_file"],
-        ),
-        shape(
-            "developer in the middle",
-            json!([said(json!("An-answer.")), {"role": "developer", "content": "Mind-this."}]),
-            &["An-answer.", "Mind-this."],
-        ),
-        shape(
-            "an image long ago",
-            json!([{"role": "user", "content": [{"type": "input_text", "text": "See:"}, image]}, said(json!("An-answer."))]),
-            &["See:", "an image was left out", "An-answer."],
-        ),
-    ];
-    for arguments in
-        [json!(null), json!(""), json!("null"), json!("{\"path\": \"/cut"), json!({"path": "/cut"})]
-    {
-        shapes.push(shape(
-            "arguments",
-            json!([called("c1", "read_file", arguments), output("c1", json!("A-result."))]),
-            &["read_file", "A-result."],
-        ));
-    }
-    for content in [
-        json!(null),
-        json!(""),
-        json!([]),
-        json!([image]),
-        json!([{"type": "input_text", "text": "A-result."}, image]),
-    ] {
-        shapes.push(shape(
-            "output",
-            json!([called("c1", "read_file", path.clone()), output("c1", content)]),
-            &["read_file"],
-        ));
-    }
     let dir = tempfile::tempdir().unwrap();
-    let mut config = Config::default();
-    config.base_dir = dir.path().to_owned();
+    let config = Config { base_dir: dir.path().to_owned(), ..Config::default() };
     let store = Arc::new(ResponseStore::open(&config));
-    let tools = tools(
-        |name, schema| json!({"type": "function", "name": name, "description": "Reads.", "parameters": schema}),
-    );
     let user = |text: &str| json!({"type": "message", "role": "user", "content": text});
-    let body = |input: &[Value], with_tools: bool, effort: &str| {
-        let mut body = json!({"model": "m", "input": input, "reasoning": {"effort": effort}});
-        if with_tools {
-            body["tools"] = tools.clone();
-        }
-        body
-    };
     let read = |body: Value| {
         responses::chat(body.as_object().unwrap(), &Reading::new(false, 8, 4), &store)
     };
+    check("responses", user, |input, with_tools, effort| {
+        read(response_body(input, with_tools, effort))
+    });
     // The last item as the new input, what was before it as a stored answer.
-    let stored = |input: &[Value], with_tools: bool, effort: &str| {
+    check("responses", user, |input, with_tools, effort| {
         let (last, before) = input.split_last().unwrap();
         let (question, output) = before.split_at(before.len().min(1));
         let id = format!("resp_{}", "0".repeat(32));
         let response = json!({"id": id, "output": output});
         let record = Record::new(None, question.to_vec(), response);
-        store.save("", &id, &record, std::time::SystemTime::now());
-        let mut body = body(std::slice::from_ref(last), with_tools, effort);
+        store.save("", &id, &record, SystemTime::now());
+        let mut body = response_body(std::slice::from_ref(last), with_tools, effort);
         body["previous_response_id"] = json!(id);
         read(body)
-    };
-    let again = |shapes: &[Shape]| -> Vec<Shape> {
-        shapes
-            .iter()
-            .map(|s| Shape { name: s.name, messages: s.messages.clone(), texts: s.texts.clone() })
-            .collect()
-    };
-    check(again(&shapes), user, |input, with_tools, effort| read(body(input, with_tools, effort)));
-    check(shapes, user, stored);
+    });
 }
