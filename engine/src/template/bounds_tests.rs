@@ -44,7 +44,7 @@ fn on_a_quarter(source: &str) -> Result<(), String> {
 /// What a chain begins with, what is repeated, and what it ends with; with the tokens of each.
 type Chain = (&'static str, usize, &'static str, usize, &'static str, usize);
 
-const CHAINS: [Chain; 32] = [
+const CHAINS: [Chain; 38] = [
     ("", 0, "1 + ", 2, "1", 1),
     ("", 0, "1 * ", 2, "1", 1),
     ("", 0, "1 ** ", 2, "1", 1),
@@ -77,6 +77,13 @@ const CHAINS: [Chain; 32] = [
     ("a(", 2, "a, ", 2, ")", 1),
     ("a(", 2, "b=a, ", 4, ")", 1),
     ("'a'", 1, " 'b'", 1, "", 0),
+    // Lists that are made of the one before only when they are looked at.
+    ("[1]", 3, " * 1", 2, "", 0),
+    ("[1]", 3, " + [1]", 4, "", 0),
+    ("[1]", 3, " | reverse", 2, "", 0),
+    ("[1]", 3, "[:]", 3, "", 0),
+    ("[1]", 3, " | batch(1)", 5, "", 0),
+    ("[1]", 3, " | map('list')", 5, "", 0),
 ];
 
 #[test]
