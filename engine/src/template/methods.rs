@@ -92,13 +92,24 @@ fn text(
 
 /// Charges for the widths in a text that is formatted, which are padded to.
 fn bounded_format(state: &State<'_, '_>, s: &str) -> Result<(), Error> {
-    let mut digits = s.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
-    // A width may also be another argument.
-    let has_inner = s.split('{').any(|field| field.contains(':') && !field.contains('}'));
-    if has_inner {
-        return Err(failed("a format whose width is an argument is not supported"));
+    let mut rest = s;
+    while let Some(at) = rest.find('{') {
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('{') {
+            rest = after;
+            continue;
+        }
+        let Some(end) = rest.find(['{', '}']) else { break };
+        if rest[end..].starts_with('{') {
+            return Err(failed("a format whose width is an argument is not supported"));
+        }
+        for digits in rest[..end].split(|c: char| !c.is_ascii_digit()) {
+            let width = if digits.is_empty() { 0 } else { digits.parse().unwrap_or(u64::MAX) };
+            state.consume_fuel(width / 64)?;
+        }
+        rest = &rest[end + 1..];
     }
-    digits.try_for_each(|digits| state.consume_fuel(digits.parse::<u64>().unwrap_or(u64::MAX) / 64))
+    Ok(())
 }
 
 /// Python counts the four separators of ASCII as white space.
