@@ -144,6 +144,15 @@ impl Pass<'_> {
     }
 }
 
+/// One of the optional properties, or one that is not declared.
+fn one_more(optional: &[&String], least: u64) -> Value {
+    let absent: Map<String, Value> =
+        optional.iter().map(|name| ((*name).clone(), Value::Bool(false))).collect();
+    let other = json!({"properties": absent, "minProperties": least});
+    let all = optional.iter().map(|name| json!({"required": [name]})).chain([other]);
+    json!({"anyOf": all.collect::<Vec<_>>()})
+}
+
 /// Every selection of so many of these, where there are not too many.
 fn selections<'a>(names: &[&'a String], count: usize) -> Option<Vec<Vec<&'a String>>> {
     let mut all: Vec<(usize, Vec<&String>)> = vec![(0, Vec::new())];
