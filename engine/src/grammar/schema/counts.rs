@@ -65,6 +65,14 @@ impl Pass<'_> {
                     None => self.cannot(place, "minProperties", "there are too many selections"),
                 }
             }
+            (Some(one), None)
+                if one == needed + 1
+                    && optional.len() > MOST_OPTIONAL
+                    && self.may_write(optional.len() + 1) =>
+            {
+                parts.also.push(one_more(&optional, one));
+                Ok(())
+            }
             (least, most) => {
                 let all =
                     self.variants(&optional, needed, (least, most), (is_open, parts.types), place)?;

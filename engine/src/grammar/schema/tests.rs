@@ -175,7 +175,7 @@ fn a_class_without_quotes_has_none() {
     // llguidance takes a class with all control characters to have quotes and backslashes too.
     for (pattern, regex) in [
         ("^[^\"]+$", r#"^[^\x00"]+$"#),
-        ("[\\d.]", r"[0-9.&&[^\x00]]"),
+        ("[\\d.]", r"[[0-9.]&&[^\x00]]"),
         (
             "\\S\\D",
             r"[^\x00\t\n\x0B\x0C\r\x20\u{A0}\u{1680}\u{2000}-\u{200A}\u{2028}\u{2029}\u{202F}\u{205F}\u{3000}\u{FEFF}][^\x000-9]",

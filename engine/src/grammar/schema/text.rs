@@ -265,7 +265,7 @@ fn translated(pattern: &str) -> Result<String, Unread> {
             ']' if in_class => {
                 in_class = false;
                 // A class with all control characters is taken to have quotes and backslashes too.
-                regex.push_str(if is_negated { "]" } else { r"&&[^\x00]]" });
+                regex.push_str(if is_negated { "]" } else { r"]&&[^\x00]]" });
             }
             '[' if in_class => regex.push_str(r"\["),
             '&' | '~' if in_class => regex.extend(['\\', c]),
@@ -282,7 +282,7 @@ fn translated(pattern: &str) -> Result<String, Unread> {
                     (in_class, is_negated) = (true, true);
                 }
                 _ => {
-                    regex.push('[');
+                    regex.push_str("[[");
                     (in_class, is_negated) = (true, false);
                 }
             },
