@@ -185,3 +185,16 @@ fn a_class_without_quotes_has_none() {
         assert_eq!(made["pattern"], regex);
     }
 }
+
+#[test]
+fn optional_properties_at_their_limit() {
+    use crate::limits::SCHEMA_OPTIONAL;
+    let wide = |count: usize| {
+        let properties = (0..count).map(|n| (format!("p{n}"), json!({"type": "null"})));
+        let inner: serde_json::Map<String, Value> = properties.collect();
+        json!({"type": "object", "properties": {"a": {"type": "object", "properties": inner}}})
+    };
+    assert!(prepare(&wide(SCHEMA_OPTIONAL), true).is_ok());
+    let what = refusal(wide(SCHEMA_OPTIONAL + 1));
+    assert!(what.contains("optional properties in one object, at /properties/a"), "{what}");
+}
