@@ -100,6 +100,8 @@ limits! {
     SCHEMA_DIVISOR: u128 = 100_000, Count, Request, "400 (E13)", "a_divisor_at_its_limit";
     /// The selections of optional properties that `minProperties` and `maxProperties` of a schema leave, written out.
     SCHEMA_VARIANTS: usize = 512, Count, Request, "400 (E13)", "selections_at_their_limit";
+    /// The optional properties of one object in a JSON schema: the parser holds the place of each at once.
+    SCHEMA_OPTIONAL: usize = 400, Count, Request, "400 (E13)", "optional_properties_at_their_limit";
     /// The length of a regular expression or a Lark grammar, and of all choices together.
     GRAMMAR_BYTES: usize = 64 << 10, Bytes, Request, "400 (E13)", "a_grammar_at_its_limits";
     /// The nesting of brackets in a regular expression or a Lark grammar.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::pattern::json_part;
 use super::schema::{PLACE, children, named, prepare};
-use super::{GrammarError, Pattern, Vocabulary, compile_error};
+use super::{GrammarError, Pattern, Vocabulary, compile_error, run_error};
 
 /// Parts that are compiled to find the one that is refused. A level of nesting takes as many as it has
 /// parts before that one.
@@ -15,7 +15,7 @@ const ATTEMPTS: usize = 200;
 /// What to say of a pattern that llguidance refuses with this error.
 pub(super) fn explain(vocabulary: &Vocabulary, pattern: &Pattern, error: &str) -> GrammarError {
     let found = find(vocabulary, pattern);
-    found.unwrap_or_else(|| compile_error(error))
+    found.unwrap_or_else(|| run_error(error))
 }
 
 fn find(vocabulary: &Vocabulary, pattern: &Pattern) -> Option<GrammarError> {
@@ -66,7 +66,8 @@ fn refusal(vocabulary: &Vocabulary, schema: Value) -> Option<String> {
 }
 
 /// llguidance's errors, of which the last lines say the most, by words that are found in them.
-const WORDS: [(&str, &str); 8] = [
+const WORDS: [(&str, &str); 9] = [
+    ("min/maxProperties", "properties are counted that stand in another part of an allOf"),
     ("Unsatisfiable", "no value matches all that is asked for"),
     ("determine if regex", "the pattern, the format and the lengths together are too complex"),
     ("is empty", "no text matches all that is asked for"),

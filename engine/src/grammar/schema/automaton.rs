@@ -143,7 +143,8 @@ const APART: [(u32, u32); 9] = [
 
 /// Ranges of characters of which all lead to the same state.
 fn symbols() -> Vec<(u32, u32)> {
-    let mut ends: Vec<u32> = (0..=0x80).collect();
+    // Without 0: a class with all control characters is taken to have quotes and backslashes too.
+    let mut ends: Vec<u32> = (1..=0x80).collect();
     ends.extend(APART.iter().flat_map(|(first, last)| [*first, *last + 1]));
     ends.extend([0xD800, 0xE000, 0x10000, 0x11_0000]);
     ends.sort_unstable();

@@ -5,12 +5,15 @@ use serde_json::{Map, Value, json};
 use super::objects::Properties;
 use super::rewrite::Parts;
 use super::types::Types;
-use super::{Pass, Place};
+use super::{Pass, Place, wrong};
 use crate::grammar::GrammarError;
-use crate::limits::SCHEMA_VARIANTS;
+use crate::limits::{SCHEMA_OPTIONAL, SCHEMA_VARIANTS};
 
 /// With more optional properties not every selection of them is written out.
 const MOST_OPTIONAL: usize = 6;
+/// With more optional properties not even one of them can be demanded: the parser would hold every place
+/// in each of as many objects at once.
+const MOST_DEMANDED: usize = 20;
 
 impl Pass<'_> {
     /// `minProperties` and `maxProperties`. Which of the optional properties are there is written out
@@ -32,6 +35,10 @@ impl Pass<'_> {
             })
             .map(|(name, _)| name)
             .collect();
+        if optional.len() > SCHEMA_OPTIONAL {
+            let what = format!("more than {SCHEMA_OPTIONAL} optional properties in one object");
+            return Err(wrong(place, what));
+        }
         let is_open = properties.is_open();
         let largest = (!is_open).then_some(needed + optional.len() as u64);
         let least = (least > needed).then_some(least);
@@ -48,7 +55,9 @@ impl Pass<'_> {
         match (least, most) {
             (None, None) => Ok(()),
             // llguidance knows this: one of the optional ones has to be there.
-            (Some(one), None) if !is_open && one == needed + 1 => {
+            (Some(one), None)
+                if !is_open && one == needed + 1 && optional.len() <= MOST_DEMANDED =>
+            {
                 parts.own.insert("minProperties".to_owned(), one.into());
                 Ok(())
             }
@@ -64,6 +73,14 @@ impl Pass<'_> {
                     }
                     None => self.cannot(place, "minProperties", "there are too many selections"),
                 }
+            }
+            (Some(one), None)
+                if one == needed + 1
+                    && (MOST_OPTIONAL + 1..=MOST_DEMANDED).contains(&optional.len())
+                    && self.may_write(optional.len() + 1) =>
+            {
+                parts.also.push(one_more(&optional, one));
+                Ok(())
             }
             (least, most) => {
                 let all =
@@ -142,6 +159,15 @@ impl Pass<'_> {
         );
         Ok(Some(json!({"anyOf": all})))
     }
+}
+
+/// One of the optional properties, or one that is not declared.
+fn one_more(optional: &[&String], least: u64) -> Value {
+    let absent: Map<String, Value> =
+        optional.iter().map(|name| ((*name).clone(), Value::Bool(false))).collect();
+    let other = json!({"properties": absent, "minProperties": least});
+    let all = optional.iter().map(|name| json!({"required": [name]})).chain([other]);
+    json!({"anyOf": all.collect::<Vec<_>>()})
 }
 
 /// Every selection of so many of these, where there are not too many.

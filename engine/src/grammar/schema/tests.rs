@@ -169,3 +169,32 @@ fn patterns_of_names_are_told_apart() {
     );
     assert_eq!(made["patternProperties"].as_object().unwrap().len(), 3, "{made}");
 }
+
+#[test]
+fn a_class_without_quotes_has_none() {
+    // llguidance takes a class with all control characters to have quotes and backslashes too.
+    for (pattern, regex) in [
+        ("^[^\"]+$", r#"^[^\x00"]+$"#),
+        ("[\\d.]", r"[[0-9.]&&[^\x00]]"),
+        (
+            "\\S\\D",
+            r"[^\x00\t\n\x0B\x0C\r\x20\u{A0}\u{1680}\u{2000}-\u{200A}\u{2028}\u{2029}\u{202F}\u{205F}\u{3000}\u{FEFF}][^\x000-9]",
+        ),
+    ] {
+        let made = prepared(json!({"type": "string", "pattern": pattern}));
+        assert_eq!(made["pattern"], regex);
+    }
+}
+
+#[test]
+fn optional_properties_at_their_limit() {
+    use crate::limits::SCHEMA_OPTIONAL;
+    let wide = |count: usize| {
+        let properties = (0..count).map(|n| (format!("p{n}"), json!({"type": "null"})));
+        let inner: serde_json::Map<String, Value> = properties.collect();
+        json!({"type": "object", "properties": {"a": {"type": "object", "properties": inner}}})
+    };
+    assert!(prepare(&wide(SCHEMA_OPTIONAL), true).is_ok());
+    let what = refusal(wide(SCHEMA_OPTIONAL + 1));
+    assert!(what.contains("optional properties in one object, at /properties/a"), "{what}");
+}

@@ -256,6 +256,7 @@ const SPACES: &str = r"\t\n\x0B\x0C\r\x20\u{A0}\u{1680}\u{2000}-\u{200A}\u{2028}
 fn translated(pattern: &str) -> Result<String, Unread> {
     let chars: Vec<char> = pattern.chars().collect();
     let (mut regex, mut at, mut in_class, mut is_counting) = (String::new(), 0, false, false);
+    let mut is_negated = false;
     while let Some(&c) = chars.get(at) {
         let rest = &chars[at + 1..];
         at += 1;
@@ -263,7 +264,8 @@ fn translated(pattern: &str) -> Result<String, Unread> {
             '\\' => at += escape(rest, in_class, &mut regex)?,
             ']' if in_class => {
                 in_class = false;
-                regex.push(']');
+                // A class with all control characters is taken to have quotes and backslashes too.
+                regex.push_str(if is_negated { "]" } else { r"]&&[^\x00]]" });
             }
             '[' if in_class => regex.push_str(r"\["),
             '&' | '~' if in_class => regex.extend(['\\', c]),
@@ -275,16 +277,16 @@ fn translated(pattern: &str) -> Result<String, Unread> {
                 }
                 [']', ..] => return Err(Unread::Wrong("a class without characters".to_owned())),
                 ['^', ..] => {
-                    regex.push_str("[^");
+                    regex.push_str(r"[^\x00");
                     at += 1;
-                    in_class = true;
+                    (in_class, is_negated) = (true, true);
                 }
                 _ => {
-                    regex.push('[');
-                    in_class = true;
+                    regex.push_str("[[");
+                    (in_class, is_negated) = (true, false);
                 }
             },
-            '.' => regex.push_str(r"[^\n\r\u{2028}\u{2029}]"),
+            '.' => regex.push_str(r"[^\x00\n\r\u{2028}\u{2029}]"),
             '(' => at += group(rest, &mut regex)?,
             '{' if is_count(rest) => {
                 is_counting = true;
@@ -339,7 +341,7 @@ fn escape(rest: &[char], in_class: bool, regex: &mut String) -> Result<usize, Un
     let mut class = |what: &str, is_not: bool| {
         let brackets = match (in_class, is_not) {
             (true, false) => ["", ""],
-            (_, true) => ["[^", "]"],
+            (_, true) => [r"[^\x00", "]"],
             (false, false) => ["[", "]"],
         };
         regex.push_str(brackets[0]);
@@ -365,8 +367,9 @@ fn escape(rest: &[char], in_class: bool, regex: &mut String) -> Result<usize, Un
         'p' | 'P' => {
             // Its name is Rust's too, and its brackets are not ours.
             let end = rest.iter().position(|c| *c == '}').unwrap_or(0);
-            regex.push('\\');
+            regex.push_str(if in_class { "\\" } else { "[\\" });
             regex.extend(&rest[..=end]);
+            regex.push_str(if in_class { "" } else { r"&&[^\x00]]" });
             return Ok(end + 1);
         }
         c if c.is_ascii_punctuation() && !matches!(c, '<' | '>') => regex.extend(['\\', c]),
