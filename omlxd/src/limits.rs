@@ -3,7 +3,7 @@
 engine::limits! {
     /// The bytes of a model's name in a request.
     MODEL_NAME_BYTES: usize = 256, Bytes, Request, "400", "a_model_name_at_its_limit";
-    /// The values (objects, arrays, strings, numbers, literals) in the JSON of a request body.
+    /// The values in the JSON of a request body; an object counts as three.
     JSON_VALUES: usize = 1 << 19, Count, Request, "413", "a_body_has_values_up_to_its_limit";
     /// How long a request waits for others to give back memory, before its body is read.
     REQUEST_MEMORY_WAIT_SECS: u64 = 5, Seconds, Request, "503", "who_finds_no_room_waits_and_is_then_refused";
