@@ -47,7 +47,7 @@ engine::limits! {
     PULL_WEIGHT_FILES: usize = 2048, Count, ModelFolder, "nothing is downloaded", "listings_at_their_limits";
     /// The size of a file in refs/ of the hub's cache layout.
     REVISION_FILE_BYTES: u64 = 4096, Bytes, ModelFolder, "the reference is not followed", "a_reference_at_its_limit";
-    /// The values (objects, arrays, strings, numbers, literals) in the JSON of a request body.
+    /// The values in the JSON of a request body; an object counts as three.
     JSON_VALUES: usize = 1 << 19, Count, Request, "413", "a_body_has_values_up_to_its_limit";
     /// How long a request waits for others to give back memory, before its body is read.
     REQUEST_MEMORY_WAIT_SECS: u64 = 5, Seconds, Request, "503", "who_finds_no_room_waits_and_is_then_refused";

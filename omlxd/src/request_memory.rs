@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use engine::Engine;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -161,6 +162,12 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.keep(0);
+        // Without a runtime the process ends.
+        if self.is_large()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn_blocking(engine::give_back_memory);
+        }
     }
 }
 

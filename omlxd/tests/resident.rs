@@ -65,7 +65,7 @@ fn shapes() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     };
     // As many values as a body may hold, where every API keeps them.
     let schema = |head: &str, unit: &str, tail: &str| {
-        format!("{head}{}0{tail}", unit.repeat((1 << 18) - 100)).into_bytes()
+        format!("{head}{}0{tail}", unit.repeat((1 << 17) - 100)).into_bytes()
     };
     let image = "{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:image/png;base64,";
     vec![

@@ -11,6 +11,8 @@ use serde_json::{Map, Number, Value};
 use super::error::ApiError;
 use crate::limits::JSON_VALUES;
 
+/// What an object counts beside its members: the smallest takes as much memory as several numbers.
+const OBJECT_VALUES: usize = 2;
 /// Values between two looks whether the request is still wanted.
 const LOOK_EVERY: usize = 4096;
 /// Characters of a key that an error repeats.
@@ -21,7 +23,7 @@ const SHOWN_KEY_CHARS: usize = 64;
 pub(crate) struct Parsed {
     /// Its members.
     pub(crate) map: Map<String, Value>,
-    /// How many values it holds, itself included.
+    /// How many values it holds, itself included; an object counts as three.
     pub(crate) values: usize,
 }
 
@@ -85,10 +87,12 @@ struct Count<'a> {
 }
 
 impl Count<'_> {
-    fn one_more<E: Error>(&self) -> Result<(), E> {
-        let values = self.values.get() + 1;
+    fn add<E: Error>(&self, more: usize) -> Result<(), E> {
+        let before = self.values.get();
+        let values = before + more;
         self.values.set(values);
-        let may_go_on = !values.is_multiple_of(LOOK_EVERY) || (self.is_wanted)();
+        let is_time = values / LOOK_EVERY > before / LOOK_EVERY;
+        let may_go_on = !is_time || (self.is_wanted)();
         match values <= JSON_VALUES && may_go_on {
             true => Ok(()),
             false => Err(E::custom("ended")),
@@ -133,7 +137,7 @@ impl<'de> DeserializeSeed<'de> for Unique<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.0.one_more()?;
+        self.0.add(1)?;
         deserializer.deserialize_any(self)
     }
 }
@@ -192,6 +196,7 @@ impl<'de> Visitor<'de> for Unique<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        self.0.add(OBJECT_VALUES)?;
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             if map.contains_key(&key) {
@@ -271,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_body_has_values_up_to_its_limit() {
-        let body = |values: usize| format!("{{\"a\":[{}0]}}", "0,".repeat(values - 3));
+        let body = |values: usize| format!("{{\"a\":[{}0]}}", "0,".repeat(values - 5));
         assert_eq!(parse(body(JSON_VALUES).as_bytes(), &|| true).unwrap().values, JSON_VALUES);
         for shape in ["0,", "[],", "{},", "\"\",", "null,", "[0],", "{\"\":0},"] {
             let body = format!("{{\"a\":[{}0]}}", shape.repeat(JSON_VALUES));
@@ -289,7 +294,7 @@ mod tests {
             looks.set(looks.get() + 1);
             looks.get() < 3
         };
-        let body = format!("{{\"a\":[{}0]}}", "0,".repeat(JSON_VALUES - 3));
+        let body = format!("{{\"a\":[{}0]}}", "0,".repeat(JSON_VALUES - 5));
         let error = parse(body.as_bytes(), &wanted).unwrap_err();
         assert_eq!(error.label(), "request_cancelled");
         assert!(looks.get() < 6);

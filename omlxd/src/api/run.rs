@@ -159,10 +159,7 @@ async fn prompts<E: Endpoint>(
 /// Drops what is not needed any more. Of a large request that takes a while.
 fn discard<E: Endpoint>(request: E, share: Option<&Arc<Share>>) {
     if share.is_some_and(|share| share.is_large()) {
-        tokio::task::spawn_blocking(move || {
-            drop(request);
-            engine::give_back_memory();
-        });
+        tokio::task::spawn_blocking(move || drop(request));
     }
 }
 
