@@ -26,6 +26,7 @@ impl Core {
                 }
                 Found::Cold(share) => {
                     drop(state);
+                    let _claim = Claim { core: self, id };
                     break (self.restore(id, share, Some(witness))?, Tier::Disk);
                 }
                 Found::Busy => state = self.done.wait(state),
@@ -63,6 +64,7 @@ impl Core {
                 _ => return,
             }
         };
+        let _claim = matches!(found, Found::Cold(_)).then_some(Claim { core: self, id });
         match found {
             Found::Cold(Some(share)) => {
                 if self.restore(id, Some(share), None).is_ok() {
@@ -177,6 +179,20 @@ impl Core {
                 state.counters.io_error(Op::Read, &error);
                 Miss::Io
             }
+        }
+    }
+}
+
+/// This thread restores a block, and others wait for it: by a panic, too, that comes to an end.
+struct Claim<'a> {
+    core: &'a Core,
+    id: &'a BlockId,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.core.end_restore(self.id);
         }
     }
 }

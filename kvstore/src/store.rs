@@ -14,12 +14,16 @@ use crate::record::{Record, RecordShape, Resident, memory_len};
 use crate::state::OnDisk;
 use crate::stats::{DropReason, Stats};
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// How long an idle thread sleeps before it looks for work by itself.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How long a thread pauses after work that panicked, so that what panics always does not fill the log.
+const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// Keys looked up before others may have the lock.
 const PROBE_BATCH: usize = 2048;
@@ -116,7 +120,10 @@ impl Store {
         let body = move || {
             set_intent(intent);
             while !core.state().stopping {
-                work(&core);
+                // A panic ends that piece of work, and not what all others wait for.
+                if catch_unwind(AssertUnwindSafe(|| work(&core))).is_err() {
+                    std::thread::sleep(PAUSE_AFTER_PANIC);
+                }
             }
         };
         let failed = |source| OpenError::Io { path: self.core.disk.root().into(), source };
