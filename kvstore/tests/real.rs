@@ -492,7 +492,9 @@ fn a_scan_moves_away_what_took_a_records_place() {
             false => std::os::unix::fs::symlink("/dev/zero", &file).unwrap(),
         }
     }
-    store.rescan();
+    store.close();
+    // Every opening scans.
+    let store = Store::open(config(dir.path())).unwrap();
     assert!(store.flush(LONG));
     assert_eq!(store.list(None).len(), 0);
     assert_eq!(folders_of_blocks(dir.path()), 0);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use omlxctl::files;
@@ -79,7 +79,7 @@ struct Tail {
 }
 
 impl Tail {
-    fn open(path: &PathBuf) -> io::Result<Tail> {
+    fn open(path: &Path) -> io::Result<Tail> {
         let file = files::open_to_read(path)?;
         let inode = file.metadata()?.ino();
         Ok(Tail { reader: BufReader::new(file), inode, rest: String::new() })

@@ -233,8 +233,7 @@ impl Pass<'_> {
         const MOST_PATTERNS: usize = 16;
         let mut rest = regex;
         let mut shared = Vec::new();
-        for n in 0..all.len() {
-            let (known, held) = &mut all[n];
+        for (n, (known, held)) in all.iter_mut().enumerate() {
             match overlap(known, &rest) {
                 Some(false) => continue,
                 Some(true) if *held == schema => {
@@ -243,7 +242,7 @@ impl Pass<'_> {
                 }
                 _ => {}
             }
-            let (known, held) = all[n].clone();
+            let (known, held) = (known.clone(), held.clone());
             let one = [known.clone()];
             let other = [rest.clone()];
             let both_match = [known.clone(), rest.clone()];

@@ -196,8 +196,11 @@ fn readable(regex: &str) -> Result<(), Unread> {
     }
 }
 
-/// What stands ahead right after `^`: whether it must be there, and its expression. And the rest.
-fn looks_ahead(pattern: &str) -> Result<(Vec<(bool, &str)>, &str), Unread> {
+/// A look-ahead: whether its expression must match, and the expression.
+type LookAhead<'p> = (bool, &'p str);
+
+/// The look-aheads right after `^`, and the rest of the pattern.
+fn looks_ahead(pattern: &str) -> Result<(Vec<LookAhead<'_>>, &str), Unread> {
     let Some(mut rest) = pattern.strip_prefix('^') else { return Ok((Vec::new(), pattern)) };
     let mut ahead = Vec::new();
     while let Some(is_wanted) = [("(?=", true), ("(?!", false)]
