@@ -18,8 +18,8 @@ const SHARE: u64 = 8;
 const LEAST_BYTES: u64 = 256 << 20;
 /// What is counted at a time.
 const UNIT_BYTES: u64 = 4096;
-/// After a body larger than this, what was freed of it goes back to the system.
-const LARGE_BODY_BYTES: u64 = 1 << 20;
+/// After a request that needed more than this, what was freed goes back to the system.
+const LARGE_BYTES: u64 = 16 << 20;
 /// Copies of a body's text that a request makes at most: the body, its fields, the messages as the
 /// template wants them, the template's own, and the prompt.
 const TEXT_COPIES: u64 = 5;
@@ -52,6 +52,8 @@ pub struct Share {
     shared: Arc<Shared>,
     held: Mutex<OwnedSemaphorePermit>,
     body_bytes: AtomicU64,
+    /// What the body and all that is made of it take at most.
+    made_bytes: AtomicU64,
 }
 
 impl RequestMemory {
@@ -76,6 +78,7 @@ impl RequestMemory {
             shared: Arc::clone(&self.shared),
             held: Mutex::new(nothing.expect("nothing is always there")),
             body_bytes: AtomicU64::new(0),
+            made_bytes: AtomicU64::new(0),
         }
     }
 
@@ -108,6 +111,7 @@ impl Share {
     /// When there was no room in time.
     pub async fn read(&self, body_bytes: u64) -> Result<(), NoRoom> {
         self.body_bytes.store(body_bytes, Ordering::Relaxed);
+        self.made_bytes.store(needed(body_bytes, 0), Ordering::Relaxed);
         // The smallest value is a digit and a comma.
         self.grow(needed(body_bytes, (body_bytes / 2).min(JSON_VALUES as u64))).await
     }
@@ -132,8 +136,10 @@ impl Share {
 
     /// The body is parsed: it has so many bytes, and so many values.
     pub fn parsed(&self, body_bytes: usize, values: usize) {
+        let made_bytes = needed(body_bytes as u64, values as u64);
         self.body_bytes.store(body_bytes as u64, Ordering::Relaxed);
-        self.keep(needed(body_bytes as u64, values as u64));
+        self.made_bytes.store(made_bytes, Ordering::Relaxed);
+        self.keep(made_bytes);
     }
 
     /// The prompts are made, and have so many tokens: beside them the request's own text is left, for
@@ -143,9 +149,9 @@ impl Share {
         self.keep(body_bytes + (prompt_tokens * size_of::<u32>()) as u64);
     }
 
-    /// Whether the body is so large that what was made of it goes back to the system.
+    /// Whether so much was made of the body that it goes back to the system.
     pub fn is_large(&self) -> bool {
-        self.body_bytes.load(Ordering::Relaxed) > LARGE_BODY_BYTES
+        self.made_bytes.load(Ordering::Relaxed) > LARGE_BYTES
     }
 
     /// Gives back what is more than so many bytes.
