@@ -70,5 +70,5 @@ pub use template::{
     ChatInputs, ChatTemplate, EFFORTS, TakenArguments, Takes, fuzz as template_fuzz, template_json,
 };
 pub use thoughts::ThinkingBudget;
-pub use weights::{NoWeightFiles, WeightFiles, choose_weight_files};
 pub use tokenizer::{Tokenizer, fuzz as tokenizer_fuzz};
+pub use weights::{NoWeightFiles, WeightFiles, choose_weight_files};

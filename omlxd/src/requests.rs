@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use engine::{PhaseReader, RowPhase};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::KeyId;
 use crate::api::error::ApiError;
+use crate::auth::KeyId;
 
 /// How far a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

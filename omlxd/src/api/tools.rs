@@ -50,9 +50,9 @@ impl Tools {
                         return Err(ApiError::invalid_value(path.field("name"), what));
                     }
                 }
-                    "namespace" if !reading.strict => {
-                        tools.namespace(&tool, &path, reading)?;
-                    }
+                "namespace" if !reading.strict => {
+                    tools.namespace(&tool, &path, reading)?;
+                }
                 // Hosted tools (web_search, ...) cannot run here: the model is not told of them.
                 _ => reading.ignore(&path)?,
             }

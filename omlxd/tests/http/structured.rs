@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use engine::{SCHEMA_FORMATS, SCHEMA_KEYWORDS, Treatment};
+use engine::{Keyword, SCHEMA_FORMATS, SCHEMA_KEYWORDS, Treatment};
 use omlx_tests::fixtures::Case;
 use serde_json::{Value, json};
 
@@ -252,7 +252,8 @@ fn keywords() -> String {
     ] {
         let rows = SCHEMA_KEYWORDS.iter().filter(|keyword| keyword.treatment == treatment);
         // Rows that have nothing more to say share one.
-        let (plain, others): (Vec<_>, Vec<_>) = rows.partition(|keyword| keyword.says.is_empty());
+        let (plain, others): (Vec<&Keyword>, Vec<_>) =
+            rows.partition(|keyword| keyword.says.is_empty());
         let names: Vec<String> =
             plain.iter().map(|keyword| format!("`{}`", keyword.name)).collect();
         if !names.is_empty() {
