@@ -138,7 +138,10 @@ impl Pass<'_> {
     ) -> Result<Vec<String>, GrammarError> {
         match read(pattern) {
             Ok(regexes) => Ok(regexes),
-            Err(Unread::Wrong(what)) => Err(wrong(&place.field("pattern"), what)),
+            Err(Unread::Wrong(what)) => {
+                let what = format!("{what} in the pattern '{pattern:.80}'");
+                Err(wrong(&place.field("pattern"), what))
+            }
             Err(Unread::Unknown(why)) => self.cannot(place, "pattern", why).map(|()| Vec::new()),
         }
     }
