@@ -60,15 +60,19 @@ pub use grammar::{
 pub use inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use memory::{MemorySensor, Pressure, SystemSensor};
 pub use model::{KvDtype, LoadOptions, Model, ModelInfo};
-pub use output::{Call, CallIds, Expected, LostThought, OutputFormat, OutputParser, Part, fuzz};
+#[cfg(debug_assertions)]
+pub use output::fuzz;
+pub use output::{Call, CallIds, Expected, LostThought, OutputFormat, OutputParser, Part};
 pub use panic_text::panic_text;
 pub use platform::{Severity, StayAwake, end_process, give_back_memory, system_log};
 pub use quantization::Quantization;
 pub use reuse::{Cause, Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use sampling::{SamplingDefaults, SamplingParams};
-pub use template::{
-    ChatInputs, ChatTemplate, EFFORTS, TakenArguments, Takes, fuzz as template_fuzz, template_json,
-};
+#[cfg(debug_assertions)]
+pub use template::fuzz as template_fuzz;
+pub use template::{ChatInputs, ChatTemplate, EFFORTS, TakenArguments, Takes, template_json};
 pub use thoughts::ThinkingBudget;
-pub use tokenizer::{Tokenizer, fuzz as tokenizer_fuzz};
+pub use tokenizer::Tokenizer;
+#[cfg(debug_assertions)]
+pub use tokenizer::fuzz as tokenizer_fuzz;
 pub use weights::{NoWeightFiles, WeightFiles, choose_weight_files};

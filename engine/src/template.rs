@@ -6,6 +6,8 @@
 //! are not trusted: fuel bounds how long one runs and what it makes, `template/guard.rs` how deep it and its
 //! values can be, and it is compiled and rendered on a thread whose stack is enough for that.
 
+// Not in release builds: fuzz targets and their twins in tests call it.
+#[cfg(debug_assertions)]
 pub mod fuzz;
 mod guard;
 mod lexer;
@@ -130,6 +132,7 @@ impl ChatTemplate {
             .map_err(|(at, what)| LoadError::Invalid { path: paths[at].clone(), what })
     }
 
+    #[cfg(debug_assertions)]
     pub(crate) fn new(
         named: Vec<(String, String)>,
         special_tokens: Map<String, Value>,

@@ -22,6 +22,8 @@ mod call_object;
 mod emit;
 mod forced;
 mod format;
+// Not in release builds: fuzz targets and their twins in tests call it.
+#[cfg(debug_assertions)]
 pub mod fuzz;
 mod gemma;
 mod harmony;

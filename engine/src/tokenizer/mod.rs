@@ -9,6 +9,8 @@
 
 mod checks;
 mod encode;
+// Not in release builds: fuzz targets and their twins in tests call it.
+#[cfg(debug_assertions)]
 pub mod fuzz;
 mod guard;
 mod table;

@@ -185,6 +185,7 @@ fn decode_stored(fields: &mut Fields<'_>) -> Option<Stored> {
 }
 
 /// Gives fuzzed frames the checksums that they would need, and lengths within the limit.
+#[cfg(debug_assertions)]
 pub(super) fn make_frames_right(mut bytes: &mut [u8]) {
     while bytes.len() >= FRAME_HEADER_LEN {
         // Mostly a length that some type has.

@@ -1,6 +1,8 @@
 //! Every byte offset of the format, and nothing else: `docs/kvstore-format.md` draws what this
 //! module computes. All integers are little-endian.
 
+// Not in release builds: fuzz targets and their twins in tests call it.
+#[cfg(debug_assertions)]
 pub mod fuzz;
 pub mod index;
 pub mod record;

@@ -12,6 +12,8 @@ mod dialect;
 mod embeddings;
 pub mod error;
 mod fold;
+// Not in release builds: fuzz targets and their twins in tests call it.
+#[cfg(debug_assertions)]
 pub mod fuzz;
 #[cfg(test)]
 mod history_tests;

@@ -1,23 +1,27 @@
 //! Anthropic's API: `/v1/messages` and `/v1/messages/count_tokens`.
 
 mod error;
+// Not in release builds: what fuzz targets and tests reach of this module.
+#[cfg(debug_assertions)]
+mod for_tests;
 mod input;
 mod reply;
 mod request;
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::error::ApiError;
-use super::params::Reading;
-use super::reply::{Identity, Write};
 use super::{Answer, parse, run};
 use crate::auth::ApiCaller;
 use crate::http::Call;
-use reply::MessagesReply;
-use request::{MessagesRequest, Thoughts};
+use request::MessagesRequest;
 
 pub(crate) use error::body as error_body;
+#[cfg(test)]
+pub(super) use for_tests::chat;
+#[cfg(debug_assertions)]
+pub(super) use for_tests::{check, writer};
 
 /// Answers `POST /v1/messages`.
 pub(crate) async fn messages(
@@ -38,23 +42,4 @@ pub(crate) async fn count_tokens(
     let request = parse(caller, call, body, MessagesRequest::read_any).await?;
     let tokens = run::count(call, request).await?;
     Ok(Answer::Json(json!({"input_tokens": tokens}).to_string().into_bytes()))
-}
-
-/// Reads a body as [`messages`] does, for a fuzz target.
-pub(super) fn check(body: &Map<String, Value>, reading: &Reading) -> Result<(), ApiError> {
-    MessagesRequest::read(body, reading).map(drop)
-}
-
-/// The chat request that a body becomes.
-#[cfg(test)]
-pub(super) fn chat(
-    body: &Map<String, Value>,
-    reading: &Reading,
-) -> Result<super::chat::ChatRequest, ApiError> {
-    MessagesRequest::read(body, reading).map(MessagesRequest::into_chat)
-}
-
-/// What writes an answer, for a fuzz target.
-pub(super) fn writer(identity: &Identity, model: &str) -> impl Write + use<> {
-    MessagesReply::new(identity, model, Thoughts::Shown)
 }

@@ -1,6 +1,9 @@
 //! `/v1/responses`: requests, answers, and answers stored for later.
 
 mod archive;
+// Not in release builds: what fuzz targets and tests reach of this module.
+#[cfg(debug_assertions)]
+mod for_tests;
 mod input;
 mod reply;
 mod request;
@@ -8,21 +11,19 @@ mod request;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::{SamplingParams, Tokenizer};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::params::Reading;
-use super::reply::{Identity, Write};
 use super::{Answer, parse, run};
 use crate::auth::ApiCaller;
 use crate::http::Call;
 use crate::requests::Ticket;
-use crate::response_store::ResponseStore;
 use archive::Archive;
-use reply::ResponsesReply;
-use request::Told;
 
+#[cfg(test)]
+pub(super) use for_tests::chat;
+#[cfg(debug_assertions)]
+pub(super) use for_tests::{check, writer};
 pub(crate) use request::ResponsesRequest;
 
 /// Answers `POST /v1/responses`.
@@ -62,37 +63,6 @@ pub(crate) async fn delete(caller: ApiCaller, call: &Call, id: &str) -> Result<V
         Ok(json!({"id": id, "object": "response", "deleted": true}))
     });
     removed.await.map_err(|_| ApiError::internal())?
-}
-
-/// Reads a body as [`create`] does, for a fuzz target.
-pub(super) fn check(
-    body: &Map<String, Value>,
-    reading: &Reading,
-    store: &Arc<ResponseStore>,
-) -> Result<(), ApiError> {
-    let archive = Archive::new(Arc::clone(store), String::new());
-    ResponsesRequest::read(body, reading, archive).map(drop)
-}
-
-/// The chat request that a body becomes.
-#[cfg(test)]
-pub(super) fn chat(
-    body: &Map<String, Value>,
-    reading: &Reading,
-    store: &Arc<ResponseStore>,
-) -> Result<super::chat::ChatRequest, ApiError> {
-    let archive = Archive::new(Arc::clone(store), String::new());
-    ResponsesRequest::read(body, reading, archive).map(ResponsesRequest::into_chat)
-}
-
-/// What writes an answer, for a fuzz target. `echo` is what it repeats of the request.
-pub(super) fn writer(
-    identity: &Identity,
-    echo: Map<String, Value>,
-    tokenizer: Tokenizer,
-) -> impl Write + use<> {
-    let told = Told { echo, seal: true, ..Told::default() };
-    ResponsesReply::new(identity, told, &SamplingParams::default(), tokenizer)
 }
 
 fn archive(caller: &ApiCaller, call: &Call) -> Archive {
