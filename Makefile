@@ -53,16 +53,17 @@ sbom: ## List everything that is linked in, as CycloneDX, in target/sbom.cdx.jso
 	@echo "wrote target/sbom.cdx.json"
 
 .PHONY: soak
-soak: ## The long runs: kvstore with 10,000 seeds, 200 kills, 10,000 schedules; 50 kills of a pull; 100 starts; 30 turns; 20 minutes of everything.
+soak: ## The long runs: kvstore with 10,000 seeds, 200 kills, 10,000 schedules; 50 kills of a pull; 100 starts; 30 turns; schemas over 20 seeds; 20 minutes of everything.
 	KVSTORE_SEEDS=10000 KVSTORE_KILLS=200 KVSTORE_SCHEDULES=10000 \
 		$(CARGO) test -p kvstore --locked --lib --test model --test kill -- --nocapture
 	OMLX_PULL_KILLS=50 $(CARGO) test -p omlxd --locked --test pull -- --nocapture killed
 	$(CARGO) test -p omlx-tests --locked --test engine -- --ignored --nocapture --test-threads 1 all_turns
+	OMLX_SOAK=1 $(CARGO) test -p engine --locked --lib grammar::
 	OMLX_CYCLES=100 $(CARGO) test -p omlxd --locked --test holds -- starts_and_stops
 	OMLX_SOAK_SECS=1200 $(CARGO) test -p omlx-tests --locked --test daemon soak -- --nocapture
 
 .PHONY: fuzz
-fuzz: setup ## Fuzz what reads kvstore's records, models' answers and requests, and what writes streams, FUZZ_SECS each (nightly Rust, cargo-fuzz). `make test` has short runs.
+fuzz: setup ## Fuzz what reads kvstore's records, models' answers, chat templates, tokenizers and requests, and what writes streams, FUZZ_SECS each (nightly Rust, cargo-fuzz). `make test` has short runs.
 	@tests/fuzz/run.sh
 
 .PHONY: conformance

@@ -171,6 +171,8 @@ pub enum TokenizeError {
         bytes: usize,
         /// The limit.
         most_bytes: usize,
+        /// The context, prompt and answer together.
+        most_tokens: usize,
     },
     /// It took too long, or a text before it has taken too long and is not done.
     #[error("the model's tokenizer takes too long; it is given no other text until it is done")]

@@ -118,7 +118,8 @@ impl Job<'_> {
             return Err(TokenizeError::TooManyTokens { tokens, most_tokens });
         }
         if text.len() > most_bytes {
-            return Err(TokenizeError::TooManyBytes { bytes: text.len(), most_bytes });
+            let bytes = text.len();
+            return Err(TokenizeError::TooManyBytes { bytes, most_bytes, most_tokens });
         }
         // Taken by the thread that waits, not by the one that encodes: what is left behind blocks nobody.
         let _turn = Places::take(&LONG_TEXT, deadline, wanted).map_err(fault)?;
@@ -195,8 +196,8 @@ impl Inner {
                 return Err(TokenizeError::TooManyTokens { tokens, most_tokens });
             }
             if normalized_bytes > most_normalized {
-                let most_bytes = most_normalized;
-                return Err(TokenizeError::TooManyBytes { bytes: normalized_bytes, most_bytes });
+                let (bytes, most_bytes) = (normalized_bytes, most_normalized);
+                return Err(TokenizeError::TooManyBytes { bytes, most_bytes, most_tokens });
             }
             rest = after;
         }

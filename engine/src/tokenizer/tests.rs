@@ -498,7 +498,7 @@ fn a_text_at_its_limit() {
     let encode = |bytes: usize| tokenizer.encode_within(&"x".repeat(bytes), false, 100, &|| true);
     assert_eq!(encode(limits::PROMPT_TEXT_BYTES), Ok(vec![3]));
     let (bytes, most_bytes) = (limits::PROMPT_TEXT_BYTES + 1, limits::PROMPT_TEXT_BYTES);
-    assert_eq!(encode(bytes), Err(TokenizeError::TooManyBytes { bytes, most_bytes }));
+    assert_eq!(encode(bytes), Err(TokenizeError::TooManyBytes { bytes, most_bytes, most_tokens: 100 }));
 }
 
 #[test]
@@ -529,7 +529,8 @@ fn a_text_that_grows_at_its_limit() {
     assert_eq!(encode(fits), Ok(vec![3]));
     let error = encode(fits + 1).unwrap_err();
     let most_bytes = limits::NORMALIZED_TEXT_BYTES;
-    assert_eq!(error, TokenizeError::TooManyBytes { bytes: most_bytes + 16, most_bytes });
+    let bytes = most_bytes + 16;
+    assert_eq!(error, TokenizeError::TooManyBytes { bytes, most_bytes, most_tokens: 100 });
 }
 
 #[test]

@@ -422,8 +422,12 @@ impl ApiError {
                     error.0.message.replace(&exact, &format!("{tokens} tokens or more."));
                 error
             }
-            TokenizeError::TooManyBytes { .. } => {
-                let message = format!("The prompt is too long: {error}. Please reduce its length.");
+            TokenizeError::TooManyBytes { bytes, most_bytes, most_tokens } => {
+                let message = format!(
+                    "This model's maximum context length is {most_tokens} tokens. However, your \
+                     messages resulted in a text of {bytes} bytes, and at most {most_bytes} are \
+                     encoded for it. Please reduce the length of the messages."
+                );
                 Self::invalid(Code::ContextLengthExceeded, param, message)
             }
             TokenizeError::Refused(_) => Self::invalid_value(param, error),

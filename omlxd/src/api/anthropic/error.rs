@@ -3,6 +3,7 @@
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
+use super::super::code::Code;
 use super::super::error::ApiError;
 
 /// `{"type": "error", "error": {...}, "request_id": ...}`.
@@ -38,12 +39,17 @@ fn message(error: &ApiError) -> String {
         Some((prompt_tokens, context_tokens)) => {
             format!("prompt is too long: {prompt_tokens} tokens > {context_tokens} maximum")
         }
+        None if error.code() == Some(Code::ContextLengthExceeded) => {
+            format!("prompt is too long: {}", error.message())
+        }
         None => error.message().to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use engine::TokenizeError;
+
     use super::*;
 
     #[test]
@@ -73,5 +79,9 @@ mod tests {
         let error = ApiError::context_length("messages", 300, 256);
         let body: Value = serde_json::from_slice(&body(&error, "req_1")).unwrap();
         assert_eq!(body["error"]["message"], "prompt is too long: 300 tokens > 256 maximum");
+        let error = TokenizeError::TooManyBytes { bytes: 3, most_bytes: 2, most_tokens: 1 };
+        let error = ApiError::tokenize("messages", &error);
+        assert!(error.message().contains("maximum context length is 1 tokens"));
+        assert!(message(&error).starts_with("prompt is too long: "));
     }
 }
