@@ -183,15 +183,25 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation, fails, or runs for too long.
     pub fn render(&self, inputs: &ChatInputs<'_>) -> Result<String, TemplateError> {
-        let rendered = stack::on_its_own(|| {
-            let rendered = self.render_here(inputs);
-            values::forget_namespaces();
-            rendered
+        let rendered = stack::on_its_own(|| match self.render_here(inputs) {
+            // A template for tools alone, such as Hermes 2 Pro's, loops over them without asking whether
+            // there are any.
+            Err(TemplateError::Failed(what)) if inputs.tools.is_none() => {
+                let inputs = ChatInputs { tools: Some(&[]), ..inputs.clone() };
+                self.render_here(&inputs).map_err(|_| TemplateError::Failed(what))
+            }
+            rendered => rendered,
         });
         rendered.unwrap_or_else(|what| Err(TemplateError::Failed(what)))
     }
 
     fn render_here(&self, inputs: &ChatInputs<'_>) -> Result<String, TemplateError> {
+        let rendered = self.render_unguarded(inputs);
+        values::forget_namespaces();
+        rendered
+    }
+
+    fn render_unguarded(&self, inputs: &ChatInputs<'_>) -> Result<String, TemplateError> {
         let Inner { environment, special_tokens, has_tool_template, .. } = &*self.inner;
         let with_tools = *has_tool_template && inputs.tools.is_some();
         let name = if with_tools { TOOL_NAME } else { DEFAULT_NAME };

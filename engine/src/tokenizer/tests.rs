@@ -498,7 +498,10 @@ fn a_text_at_its_limit() {
     let encode = |bytes: usize| tokenizer.encode_within(&"x".repeat(bytes), false, 100, &|| true);
     assert_eq!(encode(limits::PROMPT_TEXT_BYTES), Ok(vec![3]));
     let (bytes, most_bytes) = (limits::PROMPT_TEXT_BYTES + 1, limits::PROMPT_TEXT_BYTES);
-    assert_eq!(encode(bytes), Err(TokenizeError::TooManyBytes { bytes, most_bytes, most_tokens: 100 }));
+    assert_eq!(
+        encode(bytes),
+        Err(TokenizeError::TooManyBytes { bytes, most_bytes, most_tokens: 100 })
+    );
 }
 
 #[test]

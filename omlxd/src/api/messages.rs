@@ -158,6 +158,7 @@ fn content(
             return Err(ApiError::invalid_value(path, "at least one part is needed"));
         }
         Some(Value::Array(parts)) => {
+            reading.check_count(&path, parts.len(), PARTS)?;
             for (index, part) in parts.iter().enumerate() {
                 let path = path.index(index);
                 match part {
