@@ -1,6 +1,6 @@
 //! The named limits of everything that a model folder, a request or a configuration controls.
 //!
-//! Each limit is one constant, declared by [`limits!`](crate::limits) with what it bounds, what happens past
+//! Each limit is one constant, declared by [`limits!`](macro@crate::limits) with what it bounds, what happens past
 //! it, and the test that tries it at the limit and one past it. `docs/security.md` shows them as a table, which
 //! `omlxd/tests/limits_page.rs` makes from [`ALL`].
 

@@ -1,4 +1,4 @@
-//! The daemon's limits on requests and configurations; the engine's are in [`engine::limits`].
+//! The daemon's limits on requests and configurations; the engine's are in [`engine::limits`](mod@engine::limits).
 
 engine::limits! {
     /// The bytes of a model's name in a request.
