@@ -59,6 +59,8 @@ engine::limits! {
     TOOLS: usize = 10_000, Count, Request, "400", "lists_are_read_up_to_their_limits";
     /// The choices of a request, all its prompts together.
     CHOICES: usize = 128, Count, Request, "400", "lists_are_read_up_to_their_limits";
+    /// A JSON schema that is given as text.
+    SCHEMA_TEXT_BYTES: usize = 1 << 20, Bytes, Request, "400", "a_schema_as_text_at_its_limit";
     /// The entries of `logit_bias`.
     LOGIT_BIAS: usize = 4096, Count, Request, "400", "lists_are_read_up_to_their_limits";
     /// The characters of a client's own text that an error message repeats.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::params::Reading;
 use super::read::{Fields, Path, not_one_of, wrong};
+use crate::limits::SCHEMA_TEXT_BYTES;
 
 /// Longest name of a schema, in bytes.
 const NAME_BYTES: usize = 64;
@@ -159,6 +160,10 @@ fn json(fields: &Fields<'_, '_>, name: &str) -> Result<Option<Constraint>, ApiEr
     let path = fields.path().field(name);
     let schema = match fields.get(name) {
         None => return Ok(None),
+        Some(Value::String(text)) if text.len() > SCHEMA_TEXT_BYTES => {
+            let what = format_args!("a schema has at most {SCHEMA_TEXT_BYTES} bytes as text");
+            return Err(ApiError::invalid_value(path, what));
+        }
         Some(Value::String(text)) => serde_json::from_str(text)
             .map_err(|error| ApiError::invalid_value(path, format_args!("no JSON: {error}")))?,
         Some(schema @ (Value::Object(_) | Value::Bool(_))) => schema.clone(),
@@ -207,6 +212,21 @@ mod tests {
         let fields = Fields::of(&body, &path)?;
         let read = Constraint::read(&fields, &Reading::new(false, 8, 4))?;
         Ok(read.map(|constraint| constraint.pattern))
+    }
+
+    #[test]
+    fn a_schema_as_text_at_its_limit() {
+        let schema = r#"{"type":"integer"}"#;
+        let text = |bytes: usize| " ".repeat(bytes - schema.len()) + schema;
+        for name in ["guided_json", "structured_outputs"] {
+            let body = |text: String| match name {
+                "guided_json" => json!({ name: text }),
+                _ => json!({ name: {"json": text} }),
+            };
+            assert!(read(body(text(SCHEMA_TEXT_BYTES))).unwrap().is_some());
+            let error = read(body(text(SCHEMA_TEXT_BYTES + 1))).unwrap_err();
+            assert!(error.message().contains("at most 1048576 bytes"), "{}", error.message());
+        }
     }
 
     #[test]

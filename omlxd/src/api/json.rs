@@ -100,6 +100,23 @@ impl Count<'_> {
     }
 }
 
+/// As many values as a text can hold at most if it is JSON; an object counts as three, as in a body.
+pub(super) fn most_values(text: &str) -> usize {
+    let (mut values, mut in_string, mut is_escaped) = (1, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b',' | b':' | b'[' => values += 1,
+            b'{' => values += 3,
+            _ => {}
+        }
+    }
+    values
+}
+
 /// What a value is, with its article, for messages.
 pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {
@@ -216,6 +233,22 @@ mod tests {
 
     fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
         parse(body, &|| true).map(|parsed| parsed.map)
+    }
+
+    #[test]
+    fn a_text_has_no_more_values_than_it_is_counted_for() {
+        for (text, values) in [
+            ("1", 1),
+            (r#""a,b:[{\",""#, 1),
+            ("[1,2,3]", 4),
+            (r#"{"a":[1,{"b":null}]}"#, 11),
+            (r#"{"a":"\\","b":1}"#, 7),
+        ] {
+            assert_eq!(most_values(text), values, "{text}");
+            let body = format!(r#"{{"x":{text}}}"#);
+            let parsed = parse(body.as_bytes(), &|| true).unwrap();
+            assert!(parsed.values - 3 <= values, "{text}: {}", parsed.values);
+        }
     }
 
     #[test]

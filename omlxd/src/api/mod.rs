@@ -134,10 +134,12 @@ async fn parse_as<R: Send + 'static>(
     let parse = move || {
         let read = json::parse(&body, &|| !reading.is_cancelled()).and_then(|parsed| {
             drop(body);
+            reading.holds(parsed.values);
+            let read = read(&parsed.map, &reading);
             if let Some(share) = &share {
-                share.parsed(bytes, parsed.values);
+                share.parsed(bytes, reading.values());
             }
-            read(&parsed.map, &reading)
+            read
         });
         if share.is_some_and(|share| share.is_large()) {
             engine::give_back_memory();

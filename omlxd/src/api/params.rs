@@ -1,6 +1,6 @@
 //! The fields that chat and text completions share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use engine::{SamplingDefaults, SamplingParams};
@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::constrain::Constraint;
 use super::error::ApiError;
+use super::json;
 use super::read::{Fields, Path, out_of_range, wrong};
-use crate::limits::{CACHE_SALT_BYTES, IGNORED_NAMES, LOGIT_BIAS, MODEL_NAME_BYTES};
+use crate::limits::{CACHE_SALT_BYTES, IGNORED_NAMES, JSON_VALUES, LOGIT_BIAS, MODEL_NAME_BYTES};
 
 /// What a reader of requests must know, and what it found that it does not know.
 pub(super) struct Reading {
@@ -22,6 +23,8 @@ pub(super) struct Reading {
     pub max_stop: usize,
     cancelled: CancellationToken,
     ignored: RefCell<Ignored>,
+    /// The JSON values of the body, and of the texts in it that are read as JSON.
+    values: Cell<usize>,
 }
 
 /// What was ignored of a request.
@@ -37,7 +40,8 @@ impl Reading {
     /// A reader with the limits of a configuration.
     pub(super) fn new(strict: bool, max_choices: usize, max_stop: usize) -> Self {
         let cancelled = CancellationToken::new();
-        Reading { strict, max_choices, max_stop, cancelled, ignored: RefCell::default() }
+        let ignored = RefCell::default();
+        Reading { strict, max_choices, max_stop, cancelled, ignored, values: Cell::new(0) }
     }
 
     /// The same, for as long as a request is not cancelled.
@@ -67,6 +71,26 @@ impl Reading {
                 Err(ApiError::invalid_value(path, what))
             }
         }
+    }
+
+    /// The body holds so many JSON values.
+    pub(super) fn holds(&self, values: usize) {
+        self.values.set(values);
+    }
+
+    /// Counts the values of a text of the body before it is read as JSON: E23 when there are too many of
+    /// them, those of the body and of other texts included.
+    pub(super) fn check_json(&self, text: &str) -> Result<(), ApiError> {
+        self.values.set(self.values.get().saturating_add(json::most_values(text)));
+        match self.values.get() <= JSON_VALUES {
+            true => Ok(()),
+            false => Err(ApiError::too_many_values(JSON_VALUES)),
+        }
+    }
+
+    /// The JSON values counted so far.
+    pub(super) fn values(&self) -> usize {
+        self.values.get()
     }
 
     /// Notes something unknown: E8 in strict mode.
