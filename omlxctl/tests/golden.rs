@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -24,6 +23,7 @@ const ADDRESS: &str = "127.0.0.1:1337";
 
 /// A daemon that answers each route with its golden document.
 struct Daemon {
+    #[cfg_attr(target_os = "macos", expect(dead_code, reason = "it keeps the folder alive"))]
     temp: TempDir,
     socket: String,
     /// Where its HTTP API really is.
@@ -182,6 +182,8 @@ fn top_is_text_in_a_pipe() {
 #[cfg(not(target_os = "macos"))]
 #[test]
 fn doctor_prints_its_findings_with_a_daemon_and_without() {
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+
     let daemon = Daemon::start();
     let base = daemon.temp.path().join("base");
     fs::DirBuilder::new().mode(0o700).recursive(true).create(base.join("run")).unwrap();

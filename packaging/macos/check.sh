@@ -180,7 +180,8 @@ write_stubs() {
 
 # --- MLX ------------------------------------------------------------------------------------------
 
-# As mlx-sys's build script would on a Mac. libclang before 15 knows bfloat16 only with an -march.
+# As mlx-sys's build script would on a Mac; an older bindgen takes float16_t for u16. libclang before 15 knows
+# bfloat16 only with an -march.
 make_bindings() {
     local clang sizes=()
     if bindgen --help | grep -q -e ' --size_t-is-usize'; then sizes=(--size_t-is-usize); fi
@@ -190,7 +191,9 @@ make_bindings() {
     mkdir -p "$dir/bindings"
     (cd "$mlx_c" && printf '#include "%s"\n' mlx/c/*.h) >"$dir/bindings/all.h"
     LIBCLANG_PATH=$clang bindgen "$dir/bindings/all.h" "${sizes[@]}" \
-        --blocklist-function malloc --blocklist-function realloc -o "$dir/bindings/bindings.rs" -- \
+        --blocklist-function malloc --blocklist-function realloc --blocklist-type float16_t \
+        --raw-line '#[repr(C)] #[derive(Clone, Copy, Debug, Default)] pub struct float16_t(pub u16);' \
+        -o "$dir/bindings/bindings.rs" -- \
         -target arm64-apple-macosx$MACOS -march=armv8.6-a -nostdinc \
         -isystem "$(compgen -G "$clang/clang/*/include" | tail -n 1)" \
         -isystem "$dir/zig/ziglang/lib/libc/include/any-darwin-any" -I"$mlx_c" \
@@ -258,7 +261,7 @@ prepare() {
     step zig "$ZIG_VERSION" fetch_zig
     write_wrappers
     write_stubs
-    step bindings "$mlx_c $ZIG_VERSION" make_bindings
+    step bindings "$mlx_c $ZIG_VERSION $(bindgen --version)" make_bindings
     write_cargo_config
 }
 
