@@ -193,10 +193,9 @@ impl Probe<'_> {
             let kwargs = json!({"reasoning_effort": word, "enable_thinking": true});
             self.render(&[user(QUESTION)], kwargs)
         };
-        if render(LAST).is_ok_and(|rendered| rendered.contains(LAST)) {
-            return USUAL_EFFORTS.to_vec();
-        }
-        EFFORTS.into_iter().filter(|word| render(word).is_ok()).collect()
+        let writes_any = render(LAST).is_ok_and(|rendered| rendered.contains(LAST));
+        let words = if writes_any { &USUAL_EFFORTS[..] } else { &EFFORTS[..] };
+        words.iter().copied().filter(|word| render(word).is_ok()).collect()
     }
 
     fn takes(&self) -> Takes {
@@ -377,6 +376,17 @@ mod tests {
         assert_eq!(with(""), ["-"; 7]);
         let written = with("Reasoning: {{ reasoning_effort or 'medium' }}");
         assert_eq!(written, ["low", "low", "low", "medium", "high", "high", "high"]);
+        let refusing = |words: &str| {
+            with(&format!(
+                "{{% if reasoning_effort in {words} %}}{{{{ raise_exception('no') }}}}{{% endif %}}\
+                 Reasoning: {{{{ reasoning_effort or 'medium' }}}}"
+            ))
+        };
+        assert_eq!(
+            refusing("['high', 'max']"),
+            ["low", "low", "low", "medium", "medium", "medium", "medium"]
+        );
+        assert_eq!(refusing("['low', 'medium', 'high']"), ["-"; 7]);
         assert_eq!(with("{% if reasoning_effort == 'max' %}Think.{% endif %}"), EFFORTS);
     }
 

@@ -4,6 +4,7 @@ use omlxctl::protocol::{Check, CheckResult, Checks};
 
 use super::{AdminPeer, Answer, Asked, json};
 use crate::daemon::Daemon;
+use crate::registry::other_purpose;
 
 pub(super) fn checks(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     json(&Checks { checks: vec![device(), progress(daemon), models(daemon), cache(daemon)] })
@@ -43,21 +44,24 @@ fn models(daemon: &Daemon) -> Check {
     let (mut usable, mut problems) = (0, Vec::new());
     for entry in registry.list() {
         match registry.facts(&entry) {
-            Ok(facts) if facts.weight_bytes <= budget => usable += 1,
+            Ok(facts) if facts.weight_bytes <= budget => match other_purpose(&entry.dir) {
+                None => usable += 1,
+                Some(what) => problems.push(format!("{}: {what}", entry.id)),
+            },
             Ok(_) => problems.push(format!("{} is larger than memory.budget", entry.id)),
             Err(why) => problems.push(format!("{}: {why}", entry.id)),
         }
     }
     if usable == 0 {
-        let detail = format!("no model can be loaded. {}", problems.join("; "));
+        let detail = format!("no model can be used. {}", problems.join("; "));
         let fix = Some("get one with `omlxctl pull org/name`");
         return check("models", CheckResult::Fail, detail, fix);
     }
     if problems.is_empty() {
-        return check("models", CheckResult::Pass, format!("{usable} can be loaded"), None);
+        return check("models", CheckResult::Pass, format!("{usable} can be used"), None);
     }
     let detail =
-        format!("{usable} can be loaded, {} cannot: {}", problems.len(), problems.join("; "));
+        format!("{usable} can be used, {} cannot: {}", problems.len(), problems.join("; "));
     check(
         "models",
         CheckResult::Warn,

@@ -15,7 +15,7 @@ use super::{AdminError, AdminPeer, Answer, Asked, Events, cache, json};
 use crate::app::App;
 use crate::daemon::Daemon;
 use crate::pull::{Access, PullError};
-use crate::registry::{KeepError, ModelEntry, Source, makes_embeddings};
+use crate::registry::{KeepError, ModelEntry, Source, other_purpose};
 
 /// Pause between two reports of progress.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -33,7 +33,7 @@ pub(super) fn list(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
 /// text, it fits, and the last attempt to load it did not fail.
 fn can_chat(model: &KnownModel) -> bool {
     let fits = model.facts.as_ref().is_some_and(|facts| facts.fits);
-    fits && model.error.is_none() && !makes_embeddings(&model.path)
+    fits && model.error.is_none() && other_purpose(&model.path).is_none()
 }
 
 pub(super) fn show(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {
@@ -290,6 +290,11 @@ mod tests {
         assert!(!can_chat(&large));
         // A decoder by its config.
         std::fs::write(dir.path().join("modules.json"), "[]").unwrap();
+        assert!(!can_chat(&model(json!({}))));
+        std::fs::remove_file(dir.path().join("modules.json")).unwrap();
+        assert!(can_chat(&model(json!({}))));
+        let config = json!({"architectures": ["Qwen3ForSequenceClassification"]});
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
         assert!(!can_chat(&model(json!({}))));
     }
 }

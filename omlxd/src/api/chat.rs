@@ -122,27 +122,59 @@ impl ChatRequest {
         let takes = template.takes(!self.tools.offered.is_empty());
         let kwargs = self.kwargs(template, takes);
         let now = SystemTime::now();
-        let render = |takes: &Takes| {
+        let offered = &self.tools.offered[..];
+        let render = |takes: &Takes, tools: &[Value]| {
             let mut messages = self.messages.clone();
             dialect::settle(&mut messages, takes, ids);
             template.render(&ChatInputs {
                 messages: &fold::fit(messages, takes),
-                tools: (!self.tools.offered.is_empty()).then_some(&self.tools.offered[..]),
+                tools: (!tools.is_empty()).then_some(tools),
                 add_generation_prompt: true,
                 kwargs: &kwargs,
                 now,
             })
         };
-        let first = render(takes);
-        if let Err(TemplateError::Raised(_) | TemplateError::Failed(_)) = &first {
-            for less in &takes.less() {
-                match render(less) {
-                    Err(TemplateError::Raised(_) | TemplateError::Failed(_)) => {}
+        let first = render(takes, offered);
+        if first.as_ref().is_err_and(is_refusal) {
+            let filled = dialect::filled(offered);
+            let tools = [Some(offered), Some(&filled[..]).filter(|filled| *filled != offered)];
+            let less = takes.less();
+            let attempts = std::iter::once(takes).chain(&less);
+            let attempts =
+                attempts.flat_map(|takes| tools.iter().flatten().map(move |tools| (takes, tools)));
+            for (takes, tools) in attempts.skip(1) {
+                match render(takes, tools) {
+                    Err(error) if is_refusal(&error) => {}
                     rendered => return rendered.map_err(|error| ApiError::template(&error)),
                 }
             }
+            if let (Err(error), Some(place)) = (&first, self.refused_tool(template, &filled)) {
+                return Err(ApiError::tool_template(place, error));
+            }
         }
         first.map_err(|error| ApiError::template(&error))
+    }
+
+    /// Where the first tool stands that the template does not render, though it renders others.
+    fn refused_tool(&self, template: &ChatTemplate, filled: &[Value]) -> Option<&str> {
+        let messages = [json!({"role": "user", "content": "Hello."})];
+        let is_refused = |tool: &Value| {
+            let rendered = template.render(&ChatInputs {
+                messages: &messages,
+                tools: Some(std::slice::from_ref(tool)),
+                add_generation_prompt: true,
+                kwargs: &Map::new(),
+                now: SystemTime::UNIX_EPOCH,
+            });
+            rendered.is_err_and(|error| is_refusal(&error))
+        };
+        let plain = json!({"type": "function", "function": {"name": "f"}});
+        if dialect::filled(&[plain]).iter().any(is_refused) {
+            return None;
+        }
+        let found = filled.iter().position(is_refused)?;
+        // In the other APIs a tool has no member `function`.
+        self.tools.places.get(found).map(|place| place.trim_end_matches(".function"))
     }
 
     /// How many tools the request offers that the template does not show to the model.
@@ -193,6 +225,11 @@ impl Endpoint for ChatRequest {
         let reply = Reply::new(&identity, "chat.completion", &self.params);
         ChatReply::new(reply, identity, model.tokenizer().clone())
     }
+}
+
+/// Whether a template refused what it was given, rather than that it ran for too long.
+fn is_refusal(error: &TemplateError) -> bool {
+    matches!(error, TemplateError::Raised(_) | TemplateError::Failed(_))
 }
 
 /// Known parameters that are not supported: only a value that asks for something is refused (E7).
@@ -254,6 +291,43 @@ fn logprobs(fields: &Fields<'_, '_>) -> Result<Option<usize>, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_gets_the_fields_of_tools_that_it_reads_unasked() {
+        let source = "{%- macro kind(spec) %}{% if spec.type == 'string' %}str{% else %}\
+            {% for t in spec.type %}{{ kind({'type': t}) }}{% endfor %}{% endif %}{% endmacro %}\
+            {%- for tool in tools %}{{ tool.function.name + ' - ' + tool.function.description }}(\
+            {%- for name, spec in tool.function.parameters.properties | items %}{{ name }}: \
+            {{- kind(spec) }}{% endfor %}){% endfor %}{% for m in messages %}|{{ m.content }}{% endfor %}";
+        let dir = tempfile::tempdir().unwrap();
+        let file = json!({"chat_template": source}).to_string();
+        std::fs::write(dir.path().join("tokenizer_config.json"), file).unwrap();
+        let template = ChatTemplate::load(dir.path()).unwrap().unwrap();
+        let render = |functions: &[Value]| {
+            let tools = functions.iter().map(|f| json!({"type": "function", "function": f}));
+            let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}],
+                              "tools": tools.collect::<Vec<_>>()});
+            let request =
+                ChatRequest::read(body.as_object().unwrap(), &Reading::new(false, 8, 4)).unwrap();
+            request.render(&template, CallIds::Any)
+        };
+        for function in [
+            json!({"name": "f"}),
+            json!({"name": "f", "description": null, "parameters": null}),
+            json!({"name": "f", "parameters": {}}),
+            json!({"name": "f", "parameters": {"type": "object"}}),
+        ] {
+            assert_eq!(render(&[function.clone()]).unwrap(), "f - ()|hi", "{function}");
+        }
+        let with = |name: &str, kind: Value| {
+            json!({"name": name, "description": "D.", "parameters":
+                {"type": "object", "properties": {"a": {"type": kind}}}})
+        };
+        assert_eq!(render(&[with("f", json!("string"))]).unwrap(), "f - D.(a:str)|hi");
+        let nullable = with("g", json!(["string", "null"]));
+        let error = render(&[with("f", json!("string")), nullable]).unwrap_err();
+        assert_eq!((error.status().as_u16(), error.param()), (400, Some("tools[1]")));
+    }
 
     #[test]
     fn top_logprobs_at_their_limit() {

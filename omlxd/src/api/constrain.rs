@@ -79,7 +79,12 @@ fn response_format(
         // A schema here is what llama.cpp and others take.
         "json_object" => {
             let pattern = match format.object("schema")? {
-                Some(schema) => Pattern::Json { schema: schema.clone().into(), exactly: true },
+                Some(schema) => {
+                    let mut schema = schema.clone();
+                    // The name of the format says so already.
+                    schema.entry("type").or_insert_with(|| "object".into());
+                    Pattern::Json { schema: schema.into(), exactly: true }
+                }
                 None => Pattern::json_object(),
             };
             Ok(Some(Constraint::new(pattern, &path)))
@@ -241,6 +246,17 @@ mod tests {
             (
                 json!({"response_format": {"type": "json_object", "schema": schema}}),
                 Some(exactly.clone()),
+            ),
+            (
+                json!({"response_format": {"type": "json_object", "schema": {}}}),
+                Some(Pattern::json_object()),
+            ),
+            (
+                json!({"response_format": {"type": "json_object", "schema": {"minProperties": 1}}}),
+                Some(Pattern::Json {
+                    schema: json!({"minProperties": 1, "type": "object"}),
+                    exactly: true,
+                }),
             ),
             (json!({"response_format": {"type": "json_object"}}), Some(Pattern::json_object())),
             (

@@ -23,6 +23,29 @@ pub(super) fn settle(messages: &mut [Value], takes: &Takes, ids: CallIds) {
     settle_ids(messages, ids);
 }
 
+/// The tools with every field that clients may leave out and some templates read unasked.
+pub(super) fn filled(tools: &[Value]) -> Vec<Value> {
+    let mut tools = tools.to_vec();
+    let functions = tools.iter_mut().filter_map(|tool| tool.get_mut("function"));
+    for function in functions.filter_map(Value::as_object_mut) {
+        fill(function, "description", json!(""));
+        fill(function, "parameters", json!({}));
+        if let Some(parameters) = function.get_mut("parameters").and_then(Value::as_object_mut) {
+            fill(parameters, "type", json!("object"));
+            fill(parameters, "properties", json!({}));
+        }
+    }
+    tools
+}
+
+/// Gives an object a member that it does not have.
+fn fill(object: &mut Map<String, Value>, name: &str, value: Value) {
+    let member = object.entry(name).or_insert(Value::Null);
+    if member.is_null() {
+        *member = value;
+    }
+}
+
 fn calls(messages: &mut [Value]) -> impl Iterator<Item = &mut Map<String, Value>> {
     let lists = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls"));
     lists.filter_map(Value::as_array_mut).flatten().filter_map(Value::as_object_mut)

@@ -177,6 +177,13 @@ impl ApiError {
         Self::invalid(Code::InvalidPrompt, "messages", message)
     }
 
+    /// E12: the chat template refused a tool, which stands at `place`.
+    pub fn tool_template(place: &str, error: &TemplateError) -> Self {
+        let message: String = error.to_string().chars().take(TEMPLATE_MESSAGE_CHARS).collect();
+        let message = format!("The model's chat template cannot write this tool: {message}");
+        Self::invalid(Code::InvalidPrompt, place, message)
+    }
+
     /// E12: the model has no chat template.
     pub fn no_template(model: &str) -> Self {
         let message = format!(

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 use super::error::ApiError;
@@ -78,6 +79,73 @@ fn without_lone_surrogates(text: &str) -> Cow<'_, str> {
         }
     }
     mended
+}
+
+/// Whether a text is JSON to its end. What a model writes may be out of every range.
+pub(super) fn is_whole(text: &str) -> bool {
+    serde_json::from_str::<&RawValue>(&mended(text)).is_ok()
+}
+
+/// JSON that a model or a client wrote with less care than a body is: as Python and others take it.
+/// Half of a surrogate pair is U+FFFD, NaN and the infinities are null, a number that no integer or
+/// double holds is a string of what was written, and strings may hold control characters.
+pub(super) fn as_written(text: &str) -> Option<Value> {
+    serde_json::from_str(&mended(text)).ok()
+}
+
+/// The text as strict JSON, where it differs from that only in what [`as_written`] takes.
+fn mended(text: &str) -> String {
+    let text = &*without_lone_surrogates(text);
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let length = match first {
+            '"' => string(rest, &mut out),
+            '-' | '0'..='9' | 'A'..='Z' | 'a'..='z' => word(rest, &mut out),
+            other => {
+                out.push(other);
+                other.len_utf8()
+            }
+        };
+        rest = &rest[length..];
+    }
+    out
+}
+
+/// Writes the string that a text begins with, its control characters escaped. Returns its bytes.
+fn string(text: &str, out: &mut String) -> usize {
+    let mut is_escaped = false;
+    for (at, char) in text.char_indices() {
+        match char {
+            '\0'..='\x1f' if !is_escaped => out.push_str(&format!("\\u{:04x}", u32::from(char))),
+            _ => out.push(char),
+        }
+        match char {
+            '"' if at > 0 && !is_escaped => return at + 1,
+            _ => is_escaped = char == '\\' && !is_escaped,
+        }
+    }
+    text.len()
+}
+
+/// Writes the number or the word that a text begins with. Returns its bytes.
+fn word(text: &str, out: &mut String) -> usize {
+    let is_end = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '+' | '.'));
+    let word = &text[..text.find(is_end).unwrap_or(text.len())];
+    // It is written as a number is; whether one holds it is another question.
+    let is_number = serde_json::from_str::<&RawValue>(word).is_ok()
+        && word.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    let is_integer = !word.contains(['.', 'e', 'E']);
+    let is_held = || match serde_json::from_str::<Number>(word) {
+        Ok(number) => !(is_integer && number.is_f64() && word != "-0"),
+        Err(_) => false,
+    };
+    match word {
+        "NaN" | "Infinity" | "-Infinity" => out.push_str("null"),
+        _ if is_number && !is_held() => out.extend(["\"", word, "\""]),
+        _ => out.push_str(word),
+    }
+    word.len()
 }
 
 /// Counts the values of a body, and ends it when there are too many or nobody waits for it.
@@ -298,6 +366,46 @@ mod tests {
         }
         let error = object(b"{\"a\":\"\\ud800\" x}").unwrap_err();
         assert!(error.message().contains("at byte 14"), "{}", error.message());
+    }
+
+    #[test]
+    fn what_a_model_wrote_is_read_as_others_read_it() {
+        let long = "123456789012345678901234567890";
+        for (text, read) in [
+            (r#"{"a": "\ud83d"}"#, serde_json::json!({"a": "\u{fffd}"})),
+            (
+                "{\"a\":NaN, \"NaN\": [-Infinity,Infinity]}",
+                serde_json::json!({"a": null, "NaN": [null, null]}),
+            ),
+            ("{\"a\": \"x\n\ty\\\"\u{1}\"}", serde_json::json!({"a": "x\n\ty\"\u{1}"})),
+            ("{\"a\": [1e999,-1E+999, 1e3]}", serde_json::json!({"a": ["1e999", "-1E+999", 1e3]})),
+            (
+                &format!("[{long}, -{long},-0, {}]", u64::MAX),
+                serde_json::json!([long, format!("-{long}"), -0.0, u64::MAX]),
+            ),
+            (
+                r#"{"a\\": "NaN 1e999 \" \\", "b": true}"#,
+                serde_json::json!({"a\\": "NaN 1e999 \" \\", "b": true}),
+            ),
+        ] {
+            assert!(is_whole(text), "{text}");
+            assert_eq!(as_written(text), Some(read), "{text}");
+        }
+        for text in [
+            "",
+            "{",
+            "{\"a",
+            "{\"a\": \"\\",
+            "{\"a\": NaNs}",
+            "{\"a\": 1e}",
+            "{\"a\": 01}",
+            "nan",
+            "{} {}",
+            "\\",
+        ] {
+            assert!(!is_whole(text), "{text}");
+            assert_eq!(as_written(text), None, "{text}");
+        }
     }
 
     #[test]

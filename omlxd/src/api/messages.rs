@@ -297,12 +297,12 @@ fn called(function: &Fields<'_, '_>, reading: &Reading) -> Result<Value, ApiErro
         None => json!({}),
         Some(Value::Array(list)) if list.is_empty() => json!({}),
         Some(Value::String(text)) if text.trim().is_empty() => json!({}),
-        Some(Value::String(text)) => match serde_json::from_str::<Value>(text) {
-            Ok(object @ Value::Object(_)) if is_usual(text, &object) => object,
-            Ok(object @ Value::Object(_)) => {
+        Some(Value::String(text)) => match super::json::as_written(text) {
+            Some(object @ Value::Object(_)) if is_usual(text, &object) => object,
+            Some(object @ Value::Object(_)) => {
                 return Ok(json!({"name": name, "arguments": object, WRITTEN: text}));
             }
-            Ok(Value::Null) => return Ok(json!({"name": name, "arguments": {}, WRITTEN: text})),
+            Some(Value::Null) => return Ok(json!({"name": name, "arguments": {}, WRITTEN: text})),
             _ => json!(text),
         },
         Some(object @ Value::Object(_)) => object.clone(),
@@ -371,6 +371,15 @@ mod tests {
         let odd = "{ \"a\": 1, \"b\": [2]}";
         assert_eq!(called(odd)[WRITTEN], odd);
         assert_eq!(called(odd)["arguments"], object["arguments"]);
+        for (odd, arguments) in [
+            (r#"{"path": "\ud83d"}"#, json!({"path": "\u{fffd}"})),
+            ("{\"a\":NaN}", json!({"a": null})),
+            ("{\"a\": \"b\n\tc\"}", json!({"a": "b\n\tc"})),
+            ("{\"a\": 1e999}", json!({"a": "1e999"})),
+        ] {
+            assert_eq!(called(odd)[WRITTEN], odd);
+            assert_eq!(called(odd)["arguments"], arguments);
+        }
     }
 
     #[test]

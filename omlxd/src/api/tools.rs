@@ -20,7 +20,7 @@ pub(super) struct Tools {
     /// Whether one answer may call several.
     pub parallel: bool,
     /// Where each of them stands in the request.
-    places: Vec<String>,
+    pub places: Vec<String>,
     /// Names of all functions in the request.
     known: HashSet<String>,
     /// Names of those of which at least one must be called.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use engine::limits::CONFIG_BYTES;
 use omlxctl::files;
 
 use super::BUNDLED;
@@ -117,12 +118,50 @@ pub(super) fn is_model(dir: &Path) -> bool {
     dir.join("config.json").is_file()
 }
 
-/// Whether a folder is one of sentence-transformers, whose models make embeddings. They may be decoders
-/// by their config.
-pub(crate) fn makes_embeddings(dir: &Path) -> bool {
-    ["modules.json", "config_sentence_transformers.json"]
-        .iter()
-        .any(|name| dir.join(name).is_file())
+/// What a folder's model is for, where its files say that it generates no text. It may be a decoder by its
+/// config all the same.
+pub(crate) fn other_purpose(dir: &Path) -> Option<String> {
+    let is_there = |name: &&str| dir.join(name).is_file();
+    if ["modules.json", "config_sentence_transformers.json"].iter().any(is_there) {
+        return Some("it makes embeddings, as a model of sentence-transformers".to_owned());
+    }
+    let config = files::read_text(&dir.join("config.json"), CONFIG_BYTES).ok()?;
+    let config = serde_json::from_str::<Architectures>(&config).ok()?;
+    let names = config.architectures?;
+    if names.is_empty() || names.iter().any(|name| may_generate(name)) {
+        return None;
+    }
+    let shown = if is_printable(&names[0]) { names[0].as_str() } else { "no generator" };
+    Some(format!("it generates no text: its architecture is {shown:.64}"))
+}
+
+/// The part of config.json that says what a model is for.
+#[derive(serde::Deserialize)]
+struct Architectures {
+    architectures: Option<Vec<String>>,
+}
+
+/// Whether a class of transformers may generate text, by its name: those that classify, rank, fill in or only
+/// encode do not.
+fn may_generate(architecture: &str) -> bool {
+    const OTHER_TASKS: [&str; 12] = [
+        "Classification",
+        "MaskedLM",
+        "QuestionAnswering",
+        "MultipleChoice",
+        "NextSentencePrediction",
+        "ForPreTraining",
+        "ForRetrieval",
+        "ForScore",
+        "Regression",
+        "Reward",
+        "Rank",
+        "Embedding",
+    ];
+    let generates = ["CausalLM", "ConditionalGeneration", "LMHead", "ChatGLM"];
+    generates.iter().any(|word| architecture.contains(word))
+        || !(architecture.ends_with("Model")
+            || OTHER_TASKS.iter().any(|word| architecture.contains(word)))
 }
 
 /// What changes when someone changes a model's files.
@@ -199,6 +238,43 @@ mod tests {
         fs::write(at("models--acme--big/refs/omlx"), ".unfinished/../../..").unwrap();
         let found = models(&[root.path().to_owned()], None);
         assert_eq!(found["acme/big"].dir, at("models--acme--big/snapshots/aaa"));
+    }
+
+    #[test]
+    fn a_model_that_generates_no_text_is_known_by_its_files() {
+        let root = tempfile::tempdir().unwrap();
+        let purpose = |config: &str| {
+            fs::write(root.path().join("config.json"), config).unwrap();
+            other_purpose(root.path())
+        };
+        for name in [
+            "Qwen3ForSequenceClassification",
+            "LlamaForTokenClassification",
+            "Qwen3Model",
+            "BertModel",
+            "ModernBertForMaskedLM",
+            "Qwen2ForRewardModel",
+            "Qwen2ForQuestionAnswering",
+        ] {
+            let said = purpose(&format!("{{\"architectures\": [\"{name}\"]}}")).unwrap();
+            assert!(said.contains(name), "{said}");
+        }
+        for names in [
+            r#"["Qwen3ForCausalLM"]"#,
+            r#"["Gemma3ForConditionalGeneration"]"#,
+            r#"["GPT2LMHeadModel"]"#,
+            r#"["ChatGLMModel"]"#,
+            r#"["Qwen3Model", "Qwen3ForCausalLM"]"#,
+            r#"["SomethingNew"]"#,
+            "[]",
+            "null",
+            "3",
+        ] {
+            assert_eq!(purpose(&format!("{{\"architectures\": {names}}}")), None, "{names}");
+        }
+        assert_eq!(purpose("{}"), None);
+        fs::write(root.path().join("modules.json"), "[]").unwrap();
+        assert!(purpose("{}").unwrap().contains("embeddings"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 pub use self::core::Room;
 use self::core::{Action, Core, PATIENCE, Refused, State, Ticket, Turn};
 pub use self::discover::{ModelEntry, Source};
-pub(crate) use self::discover::{PULLED_REF, makes_embeddings};
+pub(crate) use self::discover::{PULLED_REF, other_purpose};
 pub use self::removal::Removed;
 use crate::config::{Config, ModelSettings};
 use crate::daemon::Chain;

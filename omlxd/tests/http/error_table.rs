@@ -42,6 +42,7 @@ fn rows() -> Vec<Row> {
         (8, ApiError::unknown_parameter("p"), 400, "unknown_parameter", "p"),
         (10, ApiError::context_length("input", 9, 8), 400, "context_length_exceeded", "input"),
         (12, ApiError::template(&raised), 400, "invalid_prompt", "messages"),
+        (12, ApiError::tool_template("tools[0]", &raised), 400, "invalid_prompt", "tools[0]"),
         (12, ApiError::no_template("m"), 400, "invalid_prompt", "messages"),
         (13, bad, 400, "", "response_format"),
         (16, ApiError::no_key(), 401, "", ""),

@@ -148,6 +148,8 @@ fn turn(
                 let (id, name) = (block.required_string("id")?, block.required_string("name")?);
                 let arguments = match block.get("input") {
                     None => String::new(),
+                    // As languages write it that have one empty literal for lists and maps.
+                    Some(Value::Array(list)) if list.is_empty() => String::new(),
                     // As it was streamed, perhaps cut.
                     Some(Value::String(text)) => text.clone(),
                     Some(object @ Value::Object(_)) => object.to_string(),
@@ -308,6 +310,19 @@ mod tests {
             json!({"role": "user", "content": "thanks"}),
         ];
         assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn a_call_with_nothing_as_its_input_has_no_arguments() {
+        for input in [json!([]), json!(null), json!(""), json!({})] {
+            let call = json!({"type": "tool_use", "id": "t", "name": "f", "input": input});
+            let made = read(json!({"messages": [
+                {"role": "assistant", "content": [call]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t"}]}]}))
+            .unwrap();
+            let arguments = &made[0]["tool_calls"][0]["function"]["arguments"];
+            assert!(["", "{}"].contains(&arguments.as_str().unwrap()), "{input}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::conversation::seal;
 use super::super::error::ApiError;
+use super::super::json;
 use super::super::reply::{Choice, Ending, Identity, TotalUsage, Write, put, string};
 use super::error;
 use super::request::Thoughts;
@@ -122,8 +123,10 @@ impl MessagesReply {
             }
             Block::Text(text) => json!({"type": "text", "text": text}),
             Block::Call { name, arguments } => {
+                let read = serde_json::from_str(&arguments).ok();
                 // What was cut off in the middle is no object.
-                let input = serde_json::from_str(&arguments).unwrap_or_else(|_| json!({}));
+                let input =
+                    read.or_else(|| json::as_written(&arguments)).unwrap_or_else(|| json!({}));
                 json!({"type": "tool_use", "id": self.call_id(), "name": name, "input": input})
             }
         };
@@ -245,4 +248,28 @@ fn usage_of(usage: &TotalUsage) -> Value {
         told["omlx"] = json!({"unshown_tools": usage.unshown_tools});
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::reply::ToolCall;
+    use super::*;
+
+    #[test]
+    fn the_input_of_a_whole_call_is_never_lost() {
+        let identity = Identity { id: "1".into(), created: 0, fingerprint: String::new() };
+        for (arguments, input) in [
+            ("{\"x\": 1e999}", json!({"x": "1e999"})),
+            ("{\"x\": \"\\ud83d\", \"y\": NaN}", json!({"x": "\u{fffd}", "y": null})),
+            ("{\"x\": 1}", json!({"x": 1})),
+            ("{\"x\": ", json!({})),
+        ] {
+            let call = ToolCall { name: "f".to_owned(), arguments: arguments.to_owned() };
+            let choice = Choice { calls: vec![call], ..Choice::default() };
+            let mut reply = MessagesReply::new(&identity, "m", Thoughts::Shown);
+            let whole = reply.whole(&[choice], &TotalUsage::default());
+            let message: Value = serde_json::from_slice(&whole).unwrap();
+            assert_eq!(message["content"][0]["input"], input, "{arguments}");
+        }
+    }
 }

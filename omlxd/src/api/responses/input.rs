@@ -125,6 +125,7 @@ fn reasoning(
 fn arguments(item: &Fields<'_, '_>) -> Result<String, ApiError> {
     match item.get("arguments") {
         None => Ok(String::new()),
+        Some(Value::Array(list)) if list.is_empty() => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),
         Some(object @ Value::Object(_)) => Ok(object.to_string()),
         Some(other) => Err(wrong(&item.path().field("arguments"), "a string", other)),

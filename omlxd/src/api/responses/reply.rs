@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::conversation::seal;
 use super::super::error::ApiError;
+use super::super::json;
 use super::super::reply::{
     Choice, DONE, Ending, Identity, KEEPALIVE, TotalUsage, Write, chosen, put, string,
 };
@@ -169,7 +170,8 @@ impl ResponsesReply {
 
     /// Begins an item, after ending the one before it.
     fn begin(&mut self, out: &mut Vec<u8>, item: Item) {
-        self.end_item(out, "completed");
+        let status = if self.is_cut() { "incomplete" } else { "completed" };
+        self.end_item(out, status);
         self.open = Some(item);
         let item = self.open.as_ref().expect("just set");
         let (added, part) = (self.item(item, "in_progress"), empty_part(item));
@@ -183,6 +185,11 @@ impl ResponsesReply {
                 put(out, format_args!(",\"content_index\":0,\"part\":{part}"));
             });
         }
+    }
+
+    /// Whether the open item is a call that broke off.
+    fn is_cut(&self) -> bool {
+        matches!(&self.open, Some(Item::Call { arguments, .. }) if !json::is_whole(arguments))
     }
 
     /// Ends the open item, if there is one.
@@ -293,16 +300,9 @@ impl ResponsesReply {
         if self.open.is_none() && self.output.is_empty() {
             self.begin(out, Item::Message { text: String::new(), logprobs: Vec::new() });
         }
-        let is_whole_call = match &self.open {
-            Some(Item::Call { arguments, .. }) => {
-                Some(serde_json::from_str::<Value>(arguments).is_ok())
-            }
-            _ => None,
-        };
-        let status = match (&ending, is_whole_call) {
-            (_, Some(false)) | (Ending::Length, None) => "incomplete",
-            _ => "completed",
-        };
+        let is_call = matches!(self.open, Some(Item::Call { .. }));
+        let is_cut = self.is_cut() || (ending == Ending::Length && !is_call);
+        let status = if is_cut { "incomplete" } else { "completed" };
         self.end_item(out, status);
         self.ending = ending;
     }
@@ -441,4 +441,63 @@ fn usage_of(usage: &TotalUsage) -> Value {
 /// A float as people write it: 0.7, not the double next to it.
 fn decimal(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, |value| json!(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokenizer() -> Tokenizer {
+        let model = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"});
+        let file = json!({"version": "1.0", "added_tokens": [], "model": model, "normalizer": null,
+                          "pre_tokenizer": null, "post_processor": null, "decoder": null,
+                          "truncation": null, "padding": null});
+        Tokenizer::from_json(file.to_string().as_bytes()).unwrap()
+    }
+
+    /// The statuses of the items of an answer, as its stream and as its document have them.
+    fn statuses(parts: &[Part]) -> [Vec<String>; 2] {
+        let identity = Identity { id: "1".into(), created: 0, fingerprint: String::new() };
+        let new = || {
+            let mut told = Told::default();
+            for name in ["temperature", "top_p"] {
+                told.echo.insert(name.to_owned(), json!(1));
+            }
+            ResponsesReply::new(&identity, told, &SamplingParams::default(), tokenizer())
+        };
+        let read = |output: &[Value]| {
+            let statuses = output.iter().map(|item| item["status"].as_str().unwrap().to_owned());
+            statuses.collect::<Vec<_>>()
+        };
+        let (mut streamed, out) = (new(), &mut Vec::new());
+        streamed.delta(out, 0, parts, &[]);
+        streamed.close(out, 0, Ending::Length);
+        let mut choice = Choice { ending: Some(Ending::Length), ..Choice::default() };
+        choice.take(parts.to_vec());
+        let mut whole = new();
+        whole.whole(&[choice], &TotalUsage::default());
+        [read(&streamed.output), read(&whole.output)]
+    }
+
+    #[test]
+    fn a_call_that_broke_off_is_incomplete_wherever_it_stands() {
+        let call = |arguments: &str| {
+            let name = "f".to_owned();
+            let more = Part::CallArguments(arguments.to_owned());
+            [Part::CallStart { index: 0, name }, more, Part::CallEnd]
+        };
+        let text = [Part::Text("so".to_owned())];
+        let cut = call("{\"a\": \"b");
+        for (rest, more) in [(&[][..], &[][..]), (&text, &["incomplete"]), (&cut, &["incomplete"])]
+        {
+            let [streamed, _] = statuses(&[&cut[..], rest].concat());
+            assert_eq!(streamed, [&["incomplete"][..], more].concat());
+        }
+        let [_, whole] = statuses(&[&cut[..], &text].concat());
+        assert_eq!(whole, ["completed", "incomplete"]);
+        for number in ["1", "1e999", "123456789012345678901234567890"] {
+            let both = statuses(&call(&format!("{{\"a\": {number}}}")));
+            assert_eq!(both, [["completed"], ["completed"]], "{number}");
+        }
+    }
 }
