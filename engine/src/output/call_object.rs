@@ -202,7 +202,7 @@ impl CallObject {
 }
 
 /// The arguments that a value which was read whole stands for.
-fn as_object(text: &str) -> Option<String> {
+pub(super) fn as_object(text: &str) -> Option<String> {
     match text.as_bytes().first()? {
         b'{' => Some(text.to_owned()),
         b'n' => Some("{}".to_owned()),

@@ -10,8 +10,10 @@
 //! what is said on `final`. A message to a function that is not offered is text too.
 
 use super::arguments::{Arguments, Handed};
+use super::call_object::as_object;
 use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
+use super::json::whole_value;
 
 /// What the name of a function may stand after.
 const NAMESPACE: &str = "functions.";
@@ -218,9 +220,8 @@ impl Harmony {
                     return true;
                 }
                 if input.peek() != Some('{') {
-                    input.rewind();
-                    self.place = Place::Body { thinking: false };
-                    return true;
+                    let name = name.clone();
+                    return self.indirect(&name, input, out);
                 }
                 *call = Call::Arguments(Arguments::begin(name, input, out));
                 true
@@ -245,6 +246,31 @@ impl Harmony {
                 self.ended(sought, input)
             }
         }
+    }
+
+    /// A body that is no object: `null`, or an object written as a string, is still the call.
+    fn indirect(&mut self, name: &str, input: &mut Input, out: &mut Emitter) -> bool {
+        let (body, from) = (input.ahead(), input.seen().len());
+        if body.starts_with(['"', '\'']) || body.starts_with("null") || "null".starts_with(body) {
+            let sought = self.seek_end(input);
+            if sought == Sought::Nothing && !input.ended {
+                input.rewind();
+                return false;
+            }
+            let is_over = sought != Sought::Nothing || !input.cut;
+            let value = whole_value(&input.seen()[from..]).filter(|_| is_over);
+            if let Some(arguments) = value.and_then(|value| as_object(&value)) {
+                input.take();
+                out.start(name);
+                out.arguments(&arguments);
+                out.end();
+                self.place = Place::Call(Call::Rest);
+                return true;
+            }
+        }
+        input.rewind();
+        self.place = Place::Body { thinking: false };
+        true
     }
 
     fn seek_end(&self, input: &mut Input) -> Sought {

@@ -26,6 +26,15 @@ pub(super) fn whole_value(text: &str) -> Option<String> {
     (done || scanner.end(&mut out)).then_some(out)
 }
 
+/// Whether `word` says a number that JSON has no form for, or one that its readers refuse as too
+/// large.
+pub(super) fn is_beyond_numbers(word: &str) -> bool {
+    let digits = word.strip_prefix('-').unwrap_or(word);
+    let is_named = ["NaN", "nan", "Infinity", "inf"].contains(&digits);
+    let is_number = digits.starts_with(|c: char| c.is_ascii_digit());
+    is_named || (is_number && digits.parse::<f64>().is_ok_and(f64::is_infinite))
+}
+
 /// What a character did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
@@ -44,7 +53,8 @@ pub(super) enum Step {
 /// What is JSON is written as it stands, spaces included. Slips that models make and that leave no
 /// doubt are mended: line breaks and other control characters in strings, escapes that do not exist
 /// (`\d`, `\'`), lone surrogates, strings between single quotes, a comma before a closing bracket,
-/// Python's `True`, `False` and `None`. Anything else is [`Step::Invalid`].
+/// Python's `True`, `False` and `None`. `NaN`, `Infinity` and numbers too large become `null`. Anything
+/// else is [`Step::Invalid`].
 #[derive(Debug, Clone)]
 pub(super) struct Scanner {
     stack: Vec<Container>,
@@ -255,6 +265,7 @@ impl Scanner {
             "True" => "true",
             "False" => "false",
             "None" => "null",
+            word if is_beyond_numbers(word) => "null",
             word => word,
         };
         let valid = serde_json::from_str::<serde::de::IgnoredAny>(word).is_ok();

@@ -3,7 +3,7 @@
 use regex::RegexBuilder;
 use serde_json::{Map, Value};
 
-use super::json::whole_value;
+use super::json::{is_beyond_numbers, whole_value};
 use crate::limits::{KEY_PATTERN_BYTES, PATTERNS_SEARCHED, SCHEMAS_SEARCHED};
 
 /// Keywords whose schemas hold for the same value.
@@ -85,6 +85,10 @@ impl Kinds {
             word if word.eq_ignore_ascii_case("false") => "false",
             word => word,
         };
+        if is_beyond_numbers(word) {
+            let is_number = self.0 & Self::NUMBER != 0 && !self.may_be_text();
+            return if is_number { "null".to_owned() } else { Value::from(text).to_string() };
+        }
         let allows = |json: &String| self.0 & Self::of_json(json) != 0;
         let is_quoted = self.0 & Self::QUOTED != 0;
         let said =
