@@ -14,7 +14,7 @@ use super::params::Reading;
 use super::responses;
 use crate::config::Config;
 use crate::limits::{
-    CHOICES, ERROR_MESSAGE_CHARS, LOGIT_BIAS, MESSAGES, MODEL_NAME_BYTES, PARTS, TOOLS,
+    CHOICES, ERROR_MESSAGE_CHARS, JSON_VALUES, LOGIT_BIAS, MESSAGES, MODEL_NAME_BYTES, PARTS, TOOLS,
 };
 use crate::response_store::ResponseStore;
 
@@ -94,6 +94,34 @@ impl Api {
 
 fn user(text: impl Into<Value>) -> Value {
     json!({"role": "user", "content": text.into()})
+}
+
+/// JSON inside a string of the body makes as many values as JSON in the body itself.
+#[test]
+fn the_arguments_of_calls_count_as_values_of_the_body() {
+    let call = |api: Api, arguments: &str| match api {
+        Api::Chat => {
+            json!({"role": "assistant", "tool_calls": [{"id": "call_0", "type": "function",
+                            "function": {"name": "f", "arguments": arguments}}]})
+        }
+        Api::Anthropic => json!({"role": "assistant", "content": [
+            {"type": "tool_use", "id": "call_0", "name": "f", "input": arguments}]}),
+        Api::Responses => {
+            json!({"type": "function_call", "call_id": "call_0", "name": "f", "arguments": arguments})
+        }
+    };
+    // The object counts as three, its key and its list as one each.
+    let arguments = |values: usize| format!("{{\"a\":[{}1]}}", "1,".repeat(values - 6));
+    for api in APIS {
+        let read = |count: usize, arguments: &str| {
+            let calls = vec![call(api, arguments); count];
+            api.with_messages([calls, vec![user("x")]].concat(), json!({}))
+        };
+        read(1, &arguments(JSON_VALUES)).unwrap();
+        for too_many in [read(1, &arguments(JSON_VALUES + 1)), read(2, &arguments(JSON_VALUES))] {
+            assert_eq!(too_many.unwrap_err().status().as_u16(), 413, "{api:?}");
+        }
+    }
 }
 
 #[test]

@@ -297,14 +297,19 @@ fn called(function: &Fields<'_, '_>, reading: &Reading) -> Result<Value, ApiErro
         None => json!({}),
         Some(Value::Array(list)) if list.is_empty() => json!({}),
         Some(Value::String(text)) if text.trim().is_empty() => json!({}),
-        Some(Value::String(text)) => match super::json::as_written(text) {
-            Some(object @ Value::Object(_)) if is_usual(text, &object) => object,
-            Some(object @ Value::Object(_)) => {
-                return Ok(json!({"name": name, "arguments": object, WRITTEN: text}));
+        Some(Value::String(text)) => {
+            reading.check_json(text)?;
+            match super::json::as_written(text) {
+                Some(object @ Value::Object(_)) if is_usual(text, &object) => object,
+                Some(object @ Value::Object(_)) => {
+                    return Ok(json!({"name": name, "arguments": object, WRITTEN: text}));
+                }
+                Some(Value::Null) => {
+                    return Ok(json!({"name": name, "arguments": {}, WRITTEN: text}));
+                }
+                _ => json!(text),
             }
-            Some(Value::Null) => return Ok(json!({"name": name, "arguments": {}, WRITTEN: text})),
-            _ => json!(text),
-        },
+        }
         Some(object @ Value::Object(_)) => object.clone(),
         Some(other) => json!(other.to_string()),
     };
