@@ -317,7 +317,7 @@ mod tests {
             json!({"name": "f", "parameters": {}}),
             json!({"name": "f", "parameters": {"type": "object"}}),
         ] {
-            assert_eq!(render(&[function.clone()]).unwrap(), "f - ()|hi", "{function}");
+            assert_eq!(render(std::slice::from_ref(&function)).unwrap(), "f - ()|hi", "{function}");
         }
         let with = |name: &str, kind: Value| {
             json!({"name": name, "description": "D.", "parameters":
