@@ -39,10 +39,18 @@ impl Arguments {
         let mut text = String::new();
         let mut handed = Handed::More;
         while let Some(c) = input.peek().filter(|_| handed == Handed::More) {
-            let ahead =
-                ends.iter().filter(|end| end.text.starts_with(c) && !self.scanner.in_text());
-            match ahead.map(|end| input.stands(end)).fold(Stands::No, Stands::or) {
+            let in_text = self.scanner.in_text();
+            let ahead = ends.iter().filter(|end| end.text.starts_with(c));
+            let ahead = ahead.map(|end| match in_text {
+                true => input.stands_last(end, ends),
+                false => input.stands(end),
+            });
+            match ahead.fold(Stands::No, Stands::or) {
                 Stands::Maybe => break,
+                Stands::Yes(_) if in_text => {
+                    handed = Handed::Broken;
+                    continue;
+                }
                 Stands::Yes(_) if self.scanner.close_all(&mut text) => {
                     handed = Handed::Whole;
                     continue;

@@ -305,7 +305,7 @@ impl CallFormat {
     }
 
     /// Everything that is more than text in this format.
-    fn markers(&self) -> Vec<Marker> {
+    pub(super) fn markers(&self) -> Vec<Marker> {
         match *self {
             Self::Tagged { open, close } => vec![open, close],
             Self::Llama { open } => vec![open],

@@ -11,6 +11,7 @@ use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
 use super::json::{MAX_DEPTH, Scanner, Step, whole_value};
 use super::json_calls::JsonCalls;
+use crate::stop::overlap;
 
 /// A name, key, number or word that is longer is none.
 const MAX_WORD_BYTES: usize = 1024;
@@ -291,14 +292,30 @@ impl Gemma {
     }
 
     fn text(&mut self, key: bool, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let sought = input.seek(&[self.quote]);
-        let text = input.take();
+        let mut sought = input.seek(&[self.quote, self.close]);
+        while let Sought::Marker(1, length) = sought {
+            match input.stands_last(&self.close, &[self.close]) {
+                Stands::Yes(_) => break,
+                Stands::Maybe => {
+                    sought = Sought::Nothing;
+                }
+                Stands::No => {
+                    input.skip(length);
+                    sought = input.seek(&[self.quote, self.close]);
+                }
+            }
+        }
+        let mut text = input.take();
+        if input.ended && input.cut && sought == Sought::Nothing && self.quote.id.is_none() {
+            text.truncate(text.len() - overlap(&text, self.quote.text));
+        }
         if key {
             self.key.push_str(&text);
         }
         let quoted = serde_json::Value::from(text).to_string();
         out.arguments(&quoted[1..quoted.len() - 1]);
         match sought {
+            Sought::Marker(1, length) => closed_within(length, input, out),
             Sought::Marker(_, length) => {
                 input.skip(length);
                 input.take();
@@ -313,7 +330,18 @@ impl Gemma {
     fn quoted(&mut self, key: bool, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         let mut text = String::new();
         let mut step = Step::More;
+        let mut closes = None;
         while let Some(c) = input.peek().filter(|_| step == Step::More) {
+            if self.close.text.starts_with(c) {
+                match input.stands_last(&self.close, &[self.close]) {
+                    Stands::Yes(length) => {
+                        closes = Some(length);
+                        break;
+                    }
+                    Stands::Maybe => break,
+                    Stands::No => {}
+                }
+            }
             step = self.scanner.push(c, &mut text);
             if step == Step::Invalid {
                 break;
@@ -324,6 +352,9 @@ impl Gemma {
         out.arguments(&text);
         if key {
             self.key.push_str(&text);
+        }
+        if let Some(length) = closes {
+            return closed_within(length, input, out);
         }
         match step {
             Step::More => self.wait(input, out),
@@ -363,8 +394,24 @@ impl Gemma {
 
     /// More text is needed; at the end of the answer there is none.
     fn wait(&self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        if input.ended { broken(input, out) } else { Some(Progress::More) }
+        if !input.ended {
+            return Some(Progress::More);
+        }
+        if input.cut {
+            // What is under way is not text.
+            input.skip(input.ahead().len());
+            input.take();
+        }
+        broken(input, out)
     }
+}
+
+/// The closing marker of `length` bytes stands in a text that has no end.
+fn closed_within(length: usize, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+    input.skip(length);
+    input.take();
+    out.cut();
+    Some(Progress::Done)
 }
 
 /// The announced call does not go on. What is ahead is text.

@@ -159,6 +159,29 @@ impl Input {
         }
     }
 
+    /// Whether a marker that is a token stands right ahead and ends the answer, so that it is no part
+    /// of a string: nothing but space and `ends` follow it.
+    pub(super) fn stands_last(&self, marker: &Marker, ends: &[Marker]) -> Stands {
+        let (Some(_), Stands::Yes(length)) = (marker.id, self.stands(marker)) else {
+            return Stands::No;
+        };
+        let mut rest = self.ahead()[length..].trim_start();
+        while let Some(after) = ends.iter().find_map(|end| rest.strip_prefix(end.text)) {
+            rest = after.trim_start();
+        }
+        match rest.is_empty() {
+            true if self.ended => Stands::Yes(length),
+            false if self.ended || ends.iter().all(|end| !end.text.starts_with(rest)) => Stands::No,
+            _ => Stands::Maybe,
+        }
+    }
+
+    /// Whether the answer's length cut it in a tag, which is all that is ahead.
+    pub(super) fn is_tag_cut(&self) -> bool {
+        let rest = self.ahead().trim_start();
+        self.ended && self.cut && rest.starts_with('<') && !rest.contains(['>', '\n'])
+    }
+
     /// Place and length of the next such marker.
     fn find(&self, marker: &Marker) -> Option<(usize, usize)> {
         match marker.id {

@@ -97,10 +97,10 @@ impl JsonCalls {
         while let Some(c) = input.peek() {
             // Where the calls are closed, so are the brackets that were left open.
             let closes = match &self.around {
-                Some((_, close)) if close.text.starts_with(c) && !object.in_text() => {
-                    input.stands(close)
-                }
-                _ => Stands::No,
+                Some((_, close)) if !close.text.starts_with(c) => Stands::No,
+                Some((_, close)) if object.in_text() => input.stands_last(close, &[*close]),
+                Some((_, close)) => input.stands(close),
+                None => Stands::No,
             };
             match closes {
                 Stands::Maybe => {
@@ -109,8 +109,11 @@ impl JsonCalls {
                     }
                     return Some(Progress::More);
                 }
-                Stands::Yes(_) => {
+                Stands::Yes(length) => {
                     object.close(out);
+                    if object.begun() && !object.complete() {
+                        input.skip(length);
+                    }
                     return self.broken(input, out);
                 }
                 Stands::No => {}

@@ -405,7 +405,7 @@ impl OutputParser {
                 }
             }
             Lead::AfterCall => {
-                if ahead.trim_start().is_empty() {
+                if ahead.trim_start().is_empty() || self.is_marker_cut(ahead.trim()) {
                     if self.input.ended {
                         self.input.skip(self.input.ahead().len());
                         self.input.take();
@@ -416,6 +416,14 @@ impl OutputParser {
             }
         }
         Some(Lead::Keep)
+    }
+
+    /// Whether the answer's length cut it in a marker of its calls, of which `rest` is all there is.
+    fn is_marker_cut(&self, rest: &str) -> bool {
+        let begins =
+            |marker: &Marker| marker.text.len() > rest.len() && marker.text.starts_with(rest);
+        let mut markers = self.format.calls.iter().flat_map(CallFormat::markers);
+        self.input.ended && self.input.cut && markers.any(|marker| begins(&marker))
     }
 
     /// Whether the answer begins with a call that no marker opens.

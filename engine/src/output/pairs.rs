@@ -23,6 +23,7 @@ use super::input::{Input, Marker, Sought, Stands};
 use super::json_calls::JsonCalls;
 use super::kinds::Kinds;
 use super::tags::{self, End};
+use crate::stop::overlap;
 
 /// A name or key that is longer is none.
 pub(super) const MAX_NAME_BYTES: usize = 1024;
@@ -51,7 +52,7 @@ pub(super) struct Layout {
 }
 
 /// After a key in quotes: whether its value is text. What follows is `true"` or `false"`.
-const IS_TEXT: &str = "\" string=\"";
+const IS_TEXT: [&str; 2] = ["\" string=\"", "' string='"];
 
 impl Layout {
     /// Qwen3-Coder's functions, between these markers.
@@ -67,6 +68,13 @@ impl Layout {
             lines: true,
             prefix: None,
         }
+    }
+
+    /// The bytes at the end of a value that was cut which begin what would stand after it.
+    fn cut_marker(&self, value: &str) -> usize {
+        let next = [self.value_end, self.close, self.key.0].into_iter();
+        let next = next.chain(self.function_end).chain(self.value);
+        next.map(|marker| overlap(value, marker.text)).max().unwrap_or(0)
     }
 
     pub(super) fn markers(&self) -> Vec<Marker> {
@@ -95,7 +103,8 @@ enum Place {
     Name(usize),
     /// Before a parameter, or the end of the function.
     Parameter,
-    Key,
+    /// In a key, which begins at this byte of what was seen.
+    Key(usize),
     /// Between key and value.
     ValueStart(String),
     /// In a value.
@@ -136,7 +145,10 @@ impl Pairs {
                     self.name(from, input, out)
                 }
                 Place::Parameter => self.parameter(input, out),
-                Place::Key => self.key(input, out),
+                Place::Key(from) => {
+                    let from = *from;
+                    self.key(from, input, out)
+                }
                 Place::ValueStart(key) => {
                     let key = key.clone();
                     self.value_start(key, input, out)
@@ -145,6 +157,12 @@ impl Pairs {
                 Place::Json(arguments) => match arguments.read(&[self.layout.close], input, out) {
                     Handed::More => Some(Progress::More),
                     Handed::Whole => self.go(Place::AfterJson),
+                    // It was cut by the end of the calls.
+                    Handed::Broken
+                        if matches!(input.stands(&self.layout.close), Stands::Yes(_)) =>
+                    {
+                        self.go(Place::AfterJson)
+                    }
                     Handed::Broken => Some(Progress::Done),
                 },
                 Place::AfterJson => self.after_json(input),
@@ -210,7 +228,7 @@ impl Pairs {
         };
         let sought = input.seek(&ends);
         // Quotes belong to some versions of the format and not to others.
-        let name = input.seen()[from..].trim().trim_matches('"').to_owned();
+        let name = input.seen()[from..].trim().trim_matches(['"', '\'']).to_owned();
         let has_end = around.is_some();
         match sought {
             // A name that is all there is.
@@ -220,7 +238,12 @@ impl Pairs {
             }
             _ if !out.offers(&name) => return Some(Progress::NotACall),
             Sought::Marker(0, length) if has_end => input.skip(length),
-            _ => {}
+            Sought::Marker(..) => match around.map(|(_, end)| tags::past_space(end, input)) {
+                Some(Stands::Yes(length)) => input.skip(length),
+                Some(Stands::Maybe) => return Some(Progress::More),
+                _ => {}
+            },
+            Sought::Nothing => {}
         }
         input.take();
         out.start(&name);
@@ -245,7 +268,8 @@ impl Pairs {
         let closes = input.stands(&close);
         let next = name.map_or(Stands::No, |(begin, _)| tags::function(begin, input));
         let next = next.or(input.stands(&open));
-        let key = tags::parameter(&self.layout, input);
+        let named = tags::bare_key(&self.layout, &self.function, &self.keys, input, out.tools());
+        let key = tags::parameter(&self.layout, input).or(named);
         match (end, closes, next, key) {
             (Stands::Yes(length), ..) => {
                 self.complete(length, input, out);
@@ -261,8 +285,7 @@ impl Pairs {
             }
             (.., Stands::Yes(length)) => {
                 input.skip(length);
-                input.take();
-                self.go(Place::Key)
+                self.go(Place::Key(input.seen().len()))
             }
             (Stands::Maybe, ..)
             | (_, Stands::Maybe, ..)
@@ -304,9 +327,14 @@ impl Pairs {
         Some(Progress::Done)
     }
 
-    /// The call does not go on; what is ahead is text.
+    /// The call does not go on; what is ahead is text, but for a tag that the answer's length cut.
     fn cut(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        let in_key = matches!(self.place, Place::Key(_));
         input.rewind();
+        if input.is_tag_cut() || (input.ended && input.cut && in_key) {
+            input.skip(input.ahead().len());
+            input.take();
+        }
         if self.keys.is_empty() {
             out.arguments("{");
         }
@@ -314,11 +342,11 @@ impl Pairs {
         Some(Progress::Done)
     }
 
-    fn key(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+    fn key(&mut self, from: usize, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         let end = self.layout.key.1;
         let ends = [end, Marker::spelled("\n"), Marker::spelled("<")];
         let sought = input.seek(&ends);
-        let key = input.seen().trim().trim_matches('"').to_owned();
+        let key = input.seen()[from..].trim().trim_matches(['"', '\'']).to_owned();
         match sought {
             _ if key.len() > MAX_NAME_BYTES => self.cut(input, out),
             Sought::Marker(0, length) => {
@@ -327,8 +355,13 @@ impl Pairs {
                 self.go(Place::ValueStart(key))
             }
             // Its end was left out, unless it is about to come.
-            Sought::Marker(..) if input.stands(&end) == Stands::Maybe => Some(Progress::More),
+            Sought::Marker(..) if tags::past_space(end, input) == Stands::Maybe => {
+                Some(Progress::More)
+            }
             Sought::Marker(..) if !key.is_empty() => {
+                if let Stands::Yes(length) = tags::past_space(end, input) {
+                    input.skip(length);
+                }
                 input.take();
                 self.go(Place::ValueStart(key))
             }
@@ -364,7 +397,7 @@ impl Pairs {
             }
         }
         input.take();
-        let (key, marked) = match key.split_once(IS_TEXT) {
+        let (key, marked) = match IS_TEXT.iter().find_map(|mark| key.split_once(mark)) {
             Some((key, "true")) => (key, Some(Kinds::TEXT)),
             Some((key, "false")) => (key, Some(Kinds::JSON)),
             Some((key, _)) => (key, None),
@@ -400,6 +433,7 @@ impl Pairs {
         // A line break before the end belongs to it; whether it does is not known yet, or
         // depends on the format.
         let kept = match found {
+            _ if is_over && input.cut => end - self.layout.cut_marker(before),
             _ if is_over => end,
             End::Value(_) if !self.layout.lines => end,
             End::Value(_) => before.strip_suffix('\n').map_or(end, str::len),
@@ -420,6 +454,9 @@ impl Pairs {
             End::Maybe | End::Nothing => {
                 // What stands before it is certain.
                 value.push(&input.take_to(kept), out);
+                if is_over && input.cut {
+                    input.take();
+                }
                 input.rewind();
                 if !input.ended {
                     return Some(Progress::More);

@@ -83,6 +83,14 @@ impl Sectioned {
                     match arguments.read(&[call_end, close, call], input, out) {
                         Handed::More => Some(Progress::More),
                         Handed::Whole => self.go(Place::After),
+                        // It was cut by the end of the call.
+                        Handed::Broken
+                            if [call_end, close]
+                                .iter()
+                                .any(|end| matches!(input.stands(end), Stands::Yes(_))) =>
+                        {
+                            self.go(Place::After)
+                        }
                         Handed::Broken => Some(Progress::Done),
                     }
                 }

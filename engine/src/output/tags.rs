@@ -82,6 +82,44 @@ pub(super) fn parameter(layout: &Layout, input: &Input) -> Stands {
     input.stands(&key).or(variant)
 }
 
+/// Whether one opens a parameter with the tag `<KEY>`, where the schema names it and the call does not
+/// have it: what stands before the key.
+pub(super) fn bare_key(
+    layout: &Layout,
+    function: &str,
+    keys: &[String],
+    input: &Input,
+    tools: &Tools,
+) -> Stands {
+    if layout.name.is_none() {
+        return Stands::No;
+    }
+    match tag(layout.prefix, input) {
+        Tag::Maybe => Stands::Maybe,
+        Tag::Word(word, false, length)
+            if input.ahead()[length..].starts_with('>')
+                && keys.iter().all(|has| has != word)
+                && tools.names(function, word) =>
+        {
+            Stands::Yes(length - word.len())
+        }
+        _ => Stands::No,
+    }
+}
+
+/// Whether a marker stands ahead, after space or without: the bytes up to its end.
+pub(super) fn past_space(marker: Marker, input: &mut Input) -> Stands {
+    let at = input.seen().len();
+    let more = !input.skip_whitespace();
+    let space = input.seen().len() - at;
+    let stands = if more { Stands::Maybe } else { input.stands(&marker) };
+    input.go_to(at);
+    match stands {
+        Stands::Yes(length) => Stands::Yes(space + length),
+        other => other,
+    }
+}
+
 /// An opening tag with one of these words and something after it: `<word=` or `<word name=`.
 fn opener(prefix: Option<Marker>, words: &[&str], input: &Input) -> Stands {
     match tag(prefix, input) {
@@ -207,7 +245,18 @@ pub(super) fn seek_end(
             answer(followed(layout, known, false, input, tools), End::Value(after))
         } else if Some(marker) == layout.function_end {
             input.skip(length);
-            answer(ends_function(layout, input), End::Here(end))
+            let after = input.seen().len();
+            match ends_function(layout, input) {
+                // It stands for the end of the value.
+                Stands::No => {
+                    input.go_to(after);
+                    match input.skip_whitespace() {
+                        true => answer(names_next(layout, known, input, tools), End::Value(after)),
+                        false => End::Maybe,
+                    }
+                }
+                stands => answer(stands, End::Here(end)),
+            }
         } else if marker == layout.close {
             input.skip(length);
             answer(ends_answer(layout, input), End::Here(end))
@@ -236,7 +285,9 @@ fn misspelt(layout: &Layout, known: Known<'_>, input: &mut Input, tools: &Tools)
     if input.ahead().starts_with("</") || input.ahead() == "<" {
         let own = known.keys.last().map_or("", String::as_str);
         let is_own = matches!(tag(None, input), Tag::Word(word, true, _) if word == own);
-        let value = if is_own { whole_tag(input) } else { like(&[layout.value_end], input) };
+        let mut ends = vec![layout.value_end];
+        ends.extend(Some(layout.key.1).filter(|end| end.text.starts_with("</")));
+        let value = if is_own { whole_tag(input) } else { like(&ends, input) };
         let function = layout.function_end.map_or(Stands::No, |end| like(&[end], input));
         return match (value, function) {
             (Stands::Yes(length), _) => {
@@ -272,8 +323,8 @@ fn names_next(layout: &Layout, known: Known<'_>, input: &Input, tools: &Tools) -
         let is_open = !input.ended && rest.len() <= MAX_NAME_BYTES;
         return if is_open { Stands::Maybe } else { Stands::No };
     };
-    let key = rest[..end].trim().trim_start_matches('"');
-    let key = key.split('"').next().unwrap_or(key);
+    let key = rest[..end].trim().trim_start_matches(['"', '\'']);
+    let key = key.split(['"', '\'']).next().unwrap_or(key);
     let is_new = known.keys.iter().all(|has| has != key);
     match is_new && tools.names(known.function, key) {
         true => Stands::Yes(length),
@@ -295,7 +346,7 @@ fn followed(
         if !input.skip_whitespace() {
             return Stands::Maybe;
         }
-        if input.ended && input.ahead().is_empty() {
+        if input.is_tag_cut() || (input.ended && input.ahead().is_empty()) {
             return Stands::Yes(0);
         }
         let again = input.stands(&layout.value_end);
@@ -307,6 +358,7 @@ fn followed(
             false => input.stands(&layout.key.0),
         };
         let key = key.or(names_next(layout, known, input, tools));
+        let key = key.or(bare_key(layout, known.function, known.keys, input, tools));
         let function = layout.name.map_or(Stands::No, |(begin, _)| input.stands(&begin));
         let mut next = vec![layout.close, layout.open];
         next.extend(layout.function_end);
@@ -327,7 +379,7 @@ fn ends_function(layout: &Layout, input: &mut Input) -> Stands {
     if !input.skip_whitespace() {
         return Stands::Maybe;
     }
-    if input.ended && input.ahead().is_empty() {
+    if input.is_tag_cut() || (input.ended && input.ahead().is_empty()) {
         return Stands::Yes(0);
     }
     let function = layout.name.map_or(Stands::No, |(begin, _)| input.stands(&begin));

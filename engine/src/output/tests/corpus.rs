@@ -270,7 +270,7 @@ const FUNCTIONS: &[Case] = &[
     case("", "<tool_call>\n<function=look", "text(<tool_call>\n<function=look)"),
     // Unclosed.
     case("", "<tool_call>\n<function=look>\n<parameter=city>\nRo", "look({\"city\": \"Ro)..."),
-    case("", "<tool_call>\n<function=look>\n<parameter=ci", "look({)text(ci)..."),
+    case("", "<tool_call>\n<function=look>\n<parameter=ci", "look({)text(\n<parameter=ci)..."),
     case(
         "",
         "<tool_call>\n<function=look>\n<parameter=days>\n3\n</parameter>\n",
