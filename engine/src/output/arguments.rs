@@ -34,18 +34,30 @@ impl Arguments {
         Self { scanner: Scanner::new() }
     }
 
-    /// Takes what there is of the object. One of `ends` closes the brackets that were left open.
-    pub(super) fn read(&mut self, ends: &[Marker], input: &mut Input, out: &mut Emitter) -> Handed {
+    /// Takes what there is of the object. What ends a call, or begins the next one, closes the
+    /// brackets that were left open; an end also cuts a string that it cannot be part of.
+    pub(super) fn read(
+        &mut self,
+        ends: &[Marker],
+        openers: &[Marker],
+        input: &mut Input,
+        out: &mut Emitter,
+    ) -> Handed {
         let mut text = String::new();
         let mut handed = Handed::More;
         while let Some(c) = input.peek().filter(|_| handed == Handed::More) {
             let in_text = self.scanner.in_text();
-            let ahead = ends.iter().filter(|end| end.text.starts_with(c));
-            let ahead = ahead.map(|end| match in_text {
-                true => input.stands_last(end, ends),
-                false => input.stands(end),
-            });
-            match ahead.fold(Stands::No, Stands::or) {
+            let ahead = match in_text {
+                true => {
+                    let near = ends.iter().filter(|end| end.text.starts_with(c));
+                    near.map(|end| input.stands_last(end, ends)).fold(Stands::No, Stands::or)
+                }
+                false => {
+                    let all = ends.iter().chain(openers).filter(|end| end.text.starts_with(c));
+                    all.map(|end| input.stands(end)).fold(Stands::No, Stands::or)
+                }
+            };
+            match ahead {
                 Stands::Maybe => break,
                 Stands::Yes(_) if in_text => {
                     handed = Handed::Broken;

@@ -226,7 +226,8 @@ impl Harmony {
                 *call = Call::Arguments(Arguments::begin(name, input, out));
                 true
             }
-            Call::Arguments(arguments) => match arguments.read(&self.markers.ends, input, out) {
+            Call::Arguments(arguments) => match arguments.read(&self.markers.ends, &[], input, out)
+            {
                 Handed::More => false,
                 Handed::Whole => {
                     *call = Call::Rest;

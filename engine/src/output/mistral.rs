@@ -61,7 +61,7 @@ impl Mistral {
                     self.before(name, true, input, out)
                 }
                 Place::Arguments(arguments) => {
-                    Some(match arguments.read(&[self.open], input, out) {
+                    Some(match arguments.read(&[], &[self.open], input, out) {
                         Handed::More => Progress::More,
                         Handed::Whole | Handed::Broken => Progress::Done,
                     })

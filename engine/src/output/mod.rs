@@ -7,6 +7,7 @@
 //!
 //! The rules for every format:
 //! - Text is never lost: what begins like a call and is none comes out as the text that it is.
+//!   Only what is left of a marker or key of a call, where the answer's length cut it, is no text.
 //! - A call is announced when its name is known to be that of an offered tool and its arguments
 //!   begin. Its arguments then go out as they come, and concatenate to one JSON object.
 //! - An answer that ends inside a call which was announced is cut, see [`OutputParser::is_cut`].

@@ -154,17 +154,19 @@ impl Pairs {
                     self.value_start(key, input, out)
                 }
                 Place::Value(_) => self.value(input, out),
-                Place::Json(arguments) => match arguments.read(&[self.layout.close], input, out) {
-                    Handed::More => Some(Progress::More),
-                    Handed::Whole => self.go(Place::AfterJson),
-                    // It was cut by the end of the calls.
-                    Handed::Broken
-                        if matches!(input.stands(&self.layout.close), Stands::Yes(_)) =>
-                    {
-                        self.go(Place::AfterJson)
+                Place::Json(arguments) => {
+                    match arguments.read(&[self.layout.close], &[], input, out) {
+                        Handed::More => Some(Progress::More),
+                        Handed::Whole => self.go(Place::AfterJson),
+                        // It was cut by the end of the calls.
+                        Handed::Broken
+                            if matches!(input.stands(&self.layout.close), Stands::Yes(_)) =>
+                        {
+                            self.go(Place::AfterJson)
+                        }
+                        Handed::Broken => Some(Progress::Done),
                     }
-                    Handed::Broken => Some(Progress::Done),
-                },
+                }
                 Place::AfterJson => self.after_json(input),
                 Place::Objects(objects) => return objects.read(input, out),
                 Place::Closed => self.closed(input),

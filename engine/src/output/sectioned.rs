@@ -80,7 +80,7 @@ impl Sectioned {
                 Place::Before(_) => self.before(input, out),
                 Place::Arguments(arguments) => {
                     let Markers { call, call_end, close, .. } = self.markers;
-                    match arguments.read(&[call_end, close, call], input, out) {
+                    match arguments.read(&[call_end, close], &[call], input, out) {
                         Handed::More => Some(Progress::More),
                         Handed::Whole => self.go(Place::After),
                         // It was cut by the end of the call.
