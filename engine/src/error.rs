@@ -195,6 +195,9 @@ pub enum TemplateError {
     /// The template ran longer than its budget allows.
     #[error("the chat template ran for more than {0} instructions: it may loop for ever")]
     OutOfFuel(u64),
+    /// The template ran for longer than these milliseconds.
+    #[error("the chat template took more than {0} milliseconds")]
+    TooSlow(u64),
     /// The template has an error.
     #[error("the chat template failed: {0}")]
     Failed(String),

@@ -165,6 +165,8 @@ limits! {
     /// What one rendering of a chat template may do: about as many instructions, values looked through and
     /// 64 bytes of text made. A conversation of 200,000 tokens in messages of twenty takes a quarter of it.
     TEMPLATE_FUEL: u64 = 5_000_000, Count, ModelFolder, "the request is refused", "a_rendering_at_its_fuel";
+    /// The time of one rendering of a chat template, and of all renderings by which it is learned what it takes.
+    TEMPLATE_RENDER_MILLIS: u64 = 10_000, Milliseconds, ModelFolder, "the request is refused; the template counts as taking everything", "a_rendering_at_its_deadline";
     /// The schemas of a function that are looked through for what kind of value one parameter is.
     SCHEMAS_SEARCHED: usize = 1024, Count, Request, "what lies beyond says nothing: the value is text", "a_schema_at_its_search_limit";
     /// The patterns of `patternProperties` that are tried for what kind of value one parameter is.

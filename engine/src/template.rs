@@ -6,6 +6,7 @@
 //! are not trusted: fuel bounds how long one runs and what it makes, `template/guard.rs` how deep it and its
 //! values can be, and it is compiled and rendered on a thread whose stack is enough for that.
 
+mod clock;
 // Not in release builds: fuzz targets and their twins in tests call it.
 #[cfg(debug_assertions)]
 pub mod fuzz;
@@ -25,15 +26,17 @@ use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value as JinjaValue;
-use minijinja::{Environment, Error, ErrorKind};
+use minijinja::{Environment, Error, ErrorKind, State};
 use serde_json::{Map, Value, json};
 
 use crate::error::{LoadError, TemplateError};
-use crate::limits::{TEMPLATE_BYTES, TEMPLATE_FILE_BYTES, TEMPLATE_FUEL, TEMPLATES};
+use crate::limits::{
+    TEMPLATE_BYTES, TEMPLATE_FILE_BYTES, TEMPLATE_FUEL, TEMPLATE_RENDER_MILLIS, TEMPLATES,
+};
 use crate::{python_json, small_file};
 
 /// The name under which the main template of a list is known.
@@ -92,10 +95,10 @@ impl ChatTemplate {
     /// `additional_chat_templates`, which are named as their files; else `chat_template.json`, else
     /// `chat_template` of `tokenizer_config.json`, which may be a list of named ones. Where there are only
     /// additional ones, the main one is looked for as if there were none. `None` when there is no template,
-    /// as for base models.
+    /// as for base models. Only the main one and `tool_use` are ever rendered, so the others may be broken.
     ///
     /// # Errors
-    /// When a file cannot be read, or a template does not parse.
+    /// When a file cannot be read, or a template that is rendered does not parse.
     pub fn load(dir: &Path) -> Result<Option<Self>, LoadError> {
         let read = |name: &str| read_optional(&dir.join(name));
         let tokenizer_config = match read("tokenizer_config.json")? {
@@ -151,7 +154,10 @@ impl ChatTemplate {
         let mut environment = environment().map_err(|error| (0, error.to_string()))?;
         let mut sources = String::new();
         let has_tool_template = named.iter().any(|(name, _)| name == TOOL_NAME);
-        for (at, (name, source)) in named.into_iter().enumerate() {
+        // The others are for what is never asked here.
+        let is_used = |name: &str| name == DEFAULT_NAME || name == TOOL_NAME;
+        let used = named.into_iter().enumerate().filter(|(_, (name, _))| is_used(name));
+        for (at, (name, source)) in used {
             if source.len() > TEMPLATE_BYTES {
                 let what = format!("the chat template \"{name}\" is over {TEMPLATE_BYTES} bytes");
                 return Err((at, what));
@@ -183,7 +189,23 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation, fails, or runs for too long.
     pub fn render(&self, inputs: &ChatInputs<'_>) -> Result<String, TemplateError> {
-        let rendered = stack::on_its_own(|| match self.render_here(inputs) {
+        self.render_until(inputs, deadline())
+    }
+
+    /// The same with the time when it has to be done.
+    fn render_until(
+        &self,
+        inputs: &ChatInputs<'_>,
+        deadline: Instant,
+    ) -> Result<String, TemplateError> {
+        if Instant::now() >= deadline {
+            return Err(TemplateError::TooSlow(TEMPLATE_RENDER_MILLIS));
+        }
+        let start = || {
+            clock::set(deadline);
+            self.render_here(inputs)
+        };
+        let rendered = stack::on_its_own(|| match start() {
             // A template for tools alone, such as Hermes 2 Pro's, loops over them without asking whether
             // there are any.
             Err(TemplateError::Failed(what)) if inputs.tools.is_none() => {
@@ -198,7 +220,12 @@ impl ChatTemplate {
     fn render_here(&self, inputs: &ChatInputs<'_>) -> Result<String, TemplateError> {
         let rendered = self.render_unguarded(inputs);
         values::forget_namespaces();
-        rendered
+        match rendered {
+            Err(TemplateError::OutOfFuel(_)) if clock::is_over() => {
+                Err(TemplateError::TooSlow(TEMPLATE_RENDER_MILLIS))
+            }
+            rendered => rendered,
+        }
     }
 
     fn render_unguarded(&self, inputs: &ChatInputs<'_>) -> Result<String, TemplateError> {
@@ -218,8 +245,12 @@ impl ChatTemplate {
             variables.push(("tools", values::from_list(tools)));
         }
         variables.push(("add_generation_prompt", inputs.add_generation_prompt.into()));
-        let clock = JinjaValue::from_function(move |format: &str| strftime(now, format));
-        variables.push(("strftime_now", clock));
+        let date = move |state: &State<'_, '_>, format: &str| {
+            // A width in it has up to three digits.
+            clock::burn(state, 1 + format.len())?;
+            strftime(now, format)
+        };
+        variables.push(("strftime_now", JinjaValue::from_function(date)));
         let template = environment.get_template(name).map_err(failed)?;
         template.render(JinjaValue::from_pairs(variables)).map_err(failed)
     }
@@ -251,13 +282,19 @@ impl ChatTemplate {
     /// What it takes of requests with or without tools. It is learned the first time, by rendering some
     /// thirty small conversations.
     pub fn takes(&self, with_tools: bool) -> &Takes {
-        self.inner.takes[usize::from(with_tools)].get_or_init(|| takes::learn(self, with_tools))
+        self.inner.takes[usize::from(with_tools)]
+            .get_or_init(|| takes::learn(self, with_tools, deadline()))
     }
 
     /// Whether the template's source holds `name` (a variable or a role that it may know).
     pub fn mentions(&self, name: &str) -> bool {
         self.inner.sources.contains(name)
     }
+}
+
+/// When a rendering that begins now has to be done.
+fn deadline() -> Instant {
+    Instant::now() + Duration::from_millis(TEMPLATE_RENDER_MILLIS)
 }
 
 /// Jinja as transformers sets it up.
@@ -501,6 +538,14 @@ mod tests {
         let messages: Vec<Value> = turn.iter().cycle().take(40_000).cloned().collect();
         let rendered = render(source, Value::from(messages)).unwrap();
         assert!(rendered.len() > 4_000_000);
+        // And one message of that length, of which templates cut and look through every part.
+        let long = json!([{"role": "user", "content": "\u{1}two\n".repeat(800_000)}]);
+        let usual = "{% for m in messages %}{% if m.content is string and not m.content.startswith('<') %}\
+                     {{ m.content.split('</think>')[-1].lstrip('\\n') | trim }}{{ m.content | tojson }}\
+                     {{ m.content.split('\\n')[0] }}{% endif %}{% endfor %}{{ messages[::-1][0].content[0] }}";
+        for source in [source, usual] {
+            assert!(render(source, long.clone()).unwrap().len() >= 4_000_000);
+        }
     }
 
     #[test]

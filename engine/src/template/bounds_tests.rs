@@ -300,6 +300,92 @@ fn a_rendering_at_its_fuel() {
     assert!(cost < TEMPLATE_FUEL && cost > TEMPLATE_FUEL - TEMPLATE_FUEL / 100, "{cost}");
 }
 
+#[test]
+fn a_rendering_at_its_deadline() {
+    let named = |source: &str| vec![(DEFAULT_NAME.to_owned(), source.to_owned())];
+    let inputs = |messages| ChatInputs {
+        messages,
+        tools: None,
+        add_generation_prompt: true,
+        kwargs: &EMPTY,
+        now: SystemTime::UNIX_EPOCH,
+    };
+    static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+    let late = Err(TemplateError::TooSlow(TEMPLATE_RENDER_MILLIS));
+    let plain = ChatTemplate::new(named("x"), Map::new()).unwrap();
+    assert_eq!(plain.render_until(&inputs(&[]), deadline()), Ok("x".to_owned()));
+    assert_eq!(plain.render_until(&inputs(&[]), Instant::now()), late);
+    // Each of these takes far longer for its fuel.
+    let text = [json!({"role": "user", "content": "a".repeat(1 << 20)})];
+    for slow in ["s[-1]", "s[1048575]", "s[-2:-1]", "s[1048570::2]"] {
+        let source = format!(
+            "{{% set s = messages[0].content %}}{{% for i in range(99000) %}}{{% if {slow} %}}{{% endif %}}{{% endfor %}}"
+        );
+        let template = ChatTemplate::new(named(&source), Map::new()).unwrap();
+        let begun = Instant::now();
+        let soon = begun + Duration::from_millis(30);
+        let got = template.render_until(&inputs(&text), soon);
+        let is_charged = matches!(got, Err(TemplateError::OutOfFuel(_)));
+        assert!(got == late || is_charged, "{slow}: {got:?}");
+        // All renderings of a learning have one deadline.
+        let template = ChatTemplate::new(
+            named(&source.replace("messages[0].content", "'a' * 1000000")),
+            Map::new(),
+        );
+        let takes =
+            takes::learn(&template.unwrap(), true, Instant::now() + Duration::from_millis(30));
+        assert_eq!(takes, Takes::anything());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{slow}");
+    }
+}
+
+#[test]
+fn what_is_scanned_or_cut_costs_fuel_first() {
+    for (text, uses) in [
+        (
+            "'ab' * 5000000",
+            &["s | list", "s | batch(1) | list", "s | slice(3) | list", "s | sort", "s | join"][..],
+        ),
+        (
+            "'ab' * 5000000",
+            &[
+                "''.join(s)",
+                "s.split('a')",
+                "s.rsplit('a')",
+                "s | split('a')",
+                "s | e",
+                "s | lines",
+                "[s, s] | string",
+                "[s, s] | tojson",
+            ],
+        ),
+        ("'a ' * 5000000", &["s.split()", "s.rsplit()", "s[::-1] ~ s[::-1] ~ s[::-1] ~ s[::-1]"]),
+        ("'\\n' * 10000000", &["s.splitlines()", "s.splitlines(true)", "s | pprint"]),
+    ] {
+        for use_of in uses {
+            let begun = Instant::now();
+            let got = rendered(&format!(
+                "{{% set s = {text} %}}{{% if {use_of} %}}{{% endif %}}{{% if {use_of} %}}{{% endif %}}{{% if {use_of} %}}{{% endif %}}{{% if {use_of} %}}{{% endif %}}"
+            ));
+            assert_eq!(got, Err(TemplateError::OutOfFuel(TEMPLATE_FUEL)), "{use_of}");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{use_of}");
+        }
+    }
+    for test in [
+        "s is lower",
+        "s is upper",
+        "s is startingwith('b')",
+        "s is endingwith(s)",
+        "s.isalpha()",
+        "{s: 1}",
+    ] {
+        let many = format!(
+            "{{% set s = 'a' * 1000000 %}}{{% for i in range(2000) %}}{{% if {test} %}}{{% endif %}}{{% endfor %}}"
+        );
+        assert_eq!(rendered(&many), Err(TemplateError::OutOfFuel(TEMPLATE_FUEL)), "{test}");
+    }
+}
+
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -343,11 +429,14 @@ fn additional_templates_are_found_as_transformers_finds_them() {
     assert_eq!(says(&[("tokenizer_config.json", list), more], false), "c");
     let default = ("additional_chat_templates/default.jinja", "default");
     assert_eq!(says(&[main, default], false), "default");
+    // Nobody asks for another one, so that it may be broken.
+    assert_eq!(says(&[main, more, other], true), "1 tools");
     // Other files of the folder are none, and an error names the file.
     let notes = ("additional_chat_templates/notes.txt", "{{");
     assert_eq!(says(&[main, notes], false), "main");
-    let error = loaded(&[main, other], false).unwrap_err();
-    assert!(error.contains("rag.jinja") && error.contains("does not parse"), "{error}");
+    let broken = ("additional_chat_templates/tool_use.jinja", "{{ nobody asks }}");
+    let error = loaded(&[main, broken], false).unwrap_err();
+    assert!(error.contains("tool_use.jinja") && error.contains("does not parse"), "{error}");
     assert_eq!(loaded(&[], false), Ok(None));
 }
 

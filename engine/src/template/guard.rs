@@ -276,7 +276,7 @@ impl<'a> Rewrite<'a> {
             let follows = at > tokens.start && self.ends_operand(at - 1);
             match self.text(at) {
                 "(" if follows => self.arguments(at, Some(tokens.start)),
-                "[" if follows => self.subscript(inside),
+                "[" if follows => self.subscript(at, inside),
                 "{" => self.dict(inside),
                 _ => self.expression(inside),
             }
@@ -343,11 +343,40 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    fn subscript(&mut self, tokens: Range<usize>) {
-        if self.top(tokens.clone()).any(|at| self.text(at) == ":") {
-            self.expression(tokens);
-        } else {
-            self.given("key", tokens);
+    fn subscript(&mut self, opening: usize, tokens: Range<usize>) {
+        // To find its place in a text takes time: even a number is given to the function, which has a clock.
+        // Of a slice, one of its places is.
+        let mut parts = self.parts(tokens, ":");
+        if parts.len() == 3 && !parts[2].is_empty() {
+            let tokens = self.operand_start(opening - 1)..opening;
+            self.wraps.push(Wrap { tokens, function: "stepped", is_tuple: false });
+        }
+        parts.retain(|part| !part.is_empty());
+        let timed = parts.iter().position(|part| self.is_number(part.clone())).unwrap_or(0);
+        for (index, part) in parts.into_iter().enumerate() {
+            if index == timed && self.is_number(part.clone()) {
+                self.wraps.push(Wrap { tokens: part, function: "key", is_tuple: false });
+            } else {
+                self.given("key", part);
+            }
+        }
+    }
+
+    /// Where the operand begins whose last token this is: before all its calls, subscripts and attributes.
+    fn operand_start(&self, last: usize) -> usize {
+        let mut start = last;
+        loop {
+            if let Some(mate) = self.tag.tokens[start].mate.filter(|mate| *mate < start) {
+                start = mate;
+                if start == 0 || !self.ends_operand(start - 1) {
+                    return start;
+                }
+                start -= 1;
+            } else if start >= 2 && self.text(start - 1) == "." {
+                start -= 2;
+            } else {
+                return start;
+            }
         }
     }
 
@@ -437,6 +466,12 @@ impl<'a> Rewrite<'a> {
         }
     }
 
+    /// A number, with its sign.
+    fn is_number(&self, tokens: Range<usize>) -> bool {
+        let last = tokens.end.checked_sub(1).filter(|_| !tokens.is_empty());
+        last.is_some_and(|at| self.tag.tokens[at].kind == Kind::Number) && self.is_literal(tokens)
+    }
+
     /// A number, a text, a constant, or a list of those.
     fn is_literal(&self, tokens: Range<usize>) -> bool {
         let is_plain = |at: usize| match self.tag.tokens[at].kind {
@@ -446,6 +481,11 @@ impl<'a> Rewrite<'a> {
             }
             Kind::Sign => self.text(at) == "-",
         };
+        // A long one is charged for like any other value.
+        if self.tag.tokens[tokens.clone()].iter().map(|token| token.at.len()).sum::<usize>() > 1024
+        {
+            return false;
+        }
         let is_list = tokens.len() >= 2
             && self.text(tokens.start) == "["
             && self.tag.tokens[tokens.start].mate == Some(tokens.end - 1);

@@ -4,6 +4,8 @@ use minijinja::value::{Kwargs, Tuple, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State};
 use minijinja_contrib::pycompat;
 
+use super::clock;
+
 /// Gives templates Python's methods, and `trim` its white space.
 pub(super) fn install(environment: &mut Environment<'static>) {
     environment.set_unknown_method_callback(call);
@@ -20,6 +22,8 @@ fn call(
     method: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
+    // minijinja has charged for the text, and the guard for the arguments.
+    clock::burn(state, 1)?;
     let own = match value.kind() {
         ValueKind::String => text(state, value.as_str().unwrap_or_default(), method, args)?,
         ValueKind::Seq | ValueKind::Map if method == "copy" => {
@@ -55,8 +59,8 @@ fn text(
             let (chars,): (Option<&str>,) = from_args(args)?;
             Value::from(strip(s, chars, method != "rstrip", method != "lstrip"))
         }
-        "split" | "rsplit" => split(s, args, method == "rsplit")?,
-        "splitlines" => lines(s, args)?,
+        "split" | "rsplit" => split(state, s, args, method == "rsplit")?,
+        "splitlines" => lines(state, s, args)?,
         "partition" | "rpartition" => partition(s, args, method == "rpartition")?,
         "find" | "rfind" | "index" | "rindex" => find(s, method, args)?,
         "startswith" | "endswith" => affix(s, method == "endswith", args)?,
@@ -80,6 +84,8 @@ fn text(
         }
         "join" => {
             let (items,): (&Value,) = from_args(args)?;
+            // Each of its characters is looked at as a value.
+            clock::burn(state, items.as_str().map_or(0, str::len))?;
             if items.try_iter()?.any(|item| item.as_str().is_none()) {
                 return Err(failed("only texts can be joined"));
             }
@@ -104,8 +110,8 @@ fn bounded_format(state: &State<'_, '_>, s: &str) -> Result<(), Error> {
             return Err(failed("a format whose width is an argument is not supported"));
         }
         for digits in rest[..end].split(|c: char| !c.is_ascii_digit()) {
-            let width = if digits.is_empty() { 0 } else { digits.parse().unwrap_or(u64::MAX) };
-            state.consume_fuel(width / 64)?;
+            let width = if digits.is_empty() { 0 } else { digits.parse().unwrap_or(usize::MAX) };
+            clock::burn(state, width / 64)?;
         }
         rest = &rest[end + 1..];
     }
@@ -123,47 +129,48 @@ fn strip<'s>(s: &'s str, chars: Option<&str>, left: bool, right: bool) -> &'s st
     if right { s.trim_end_matches(drop) } else { s }
 }
 
-fn split(s: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
+fn split(state: &State<'_, '_>, s: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
     let (sep, most, named): (Option<Value>, Option<i64>, Kwargs) = from_args(args)?;
     let sep = sep.or(named.get("sep")?).filter(|sep| !sep.is_none());
     let most = most.or(named.get("maxsplit")?).unwrap_or(-1);
     named.assert_all_used()?;
     // One piece more than cuts.
     let pieces = usize::try_from(most).map_or(usize::MAX, |cuts| cuts.saturating_add(1));
-    let Some(sep) = sep else { return Ok(words(s, pieces, from_right)) };
+    let Some(sep) = sep else { return words(state, s, pieces, from_right) };
     let sep = sep.as_str().filter(|sep| !sep.is_empty());
     let sep = sep.ok_or_else(|| failed("a separator is a text that is not empty"))?;
-    Ok(if from_right {
-        let mut found: Vec<&str> = s.rsplitn(pieces, sep).collect();
-        found.reverse();
-        list(found)
+    let mut found = Pieces { state, texts: Vec::new() };
+    if from_right {
+        s.rsplitn(pieces, sep).try_for_each(|piece| found.push(piece))?;
+        found.texts.reverse();
     } else {
-        list(s.splitn(pieces, sep).collect())
-    })
+        s.splitn(pieces, sep).try_for_each(|piece| found.push(piece))?;
+    }
+    Ok(Value::from(found.texts))
 }
 
 /// Pieces between white space; the last one keeps what is in it.
-fn words(s: &str, pieces: usize, from_right: bool) -> Value {
-    let mut found = Vec::new();
+fn words(state: &State<'_, '_>, s: &str, pieces: usize, from_right: bool) -> Result<Value, Error> {
+    let mut found = Pieces { state, texts: Vec::new() };
     let mut rest = strip(s, None, true, true);
     while !rest.is_empty() {
         let cut = if from_right { rest.rfind(is_space) } else { rest.find(is_space) };
-        let Some(cut) = cut.filter(|_| found.len() + 1 < pieces) else {
-            found.push(rest);
+        let Some(cut) = cut.filter(|_| found.texts.len() + 1 < pieces) else {
+            found.push(rest)?;
             break;
         };
         let (before, after) = rest.split_at(cut);
         let (word, left) = if from_right { (after, before) } else { (before, after) };
-        found.push(strip(word, None, true, true));
+        found.push(strip(word, None, true, true))?;
         rest = strip(left, None, !from_right, from_right);
     }
     if from_right {
-        found.reverse();
+        found.texts.reverse();
     }
-    list(found)
+    Ok(Value::from(found.texts))
 }
 
-fn lines(s: &str, args: &[Value]) -> Result<Value, Error> {
+fn lines(state: &State<'_, '_>, s: &str, args: &[Value]) -> Result<Value, Error> {
     const ENDS: [char; 10] = [
         '\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}',
         '\u{2029}',
@@ -171,21 +178,32 @@ fn lines(s: &str, args: &[Value]) -> Result<Value, Error> {
     let (keep, named): (Option<bool>, Kwargs) = from_args(args)?;
     let keep = keep.or(named.get("keepends")?).unwrap_or(false);
     named.assert_all_used()?;
-    let (mut found, mut rest) = (Vec::new(), s);
+    let (mut found, mut rest) = (Pieces { state, texts: Vec::new() }, s);
     while !rest.is_empty() {
         let end = rest.find(ENDS).unwrap_or(rest.len());
         let length = match &rest[end..] {
             after if after.starts_with("\r\n") => 2,
             after => after.chars().next().map_or(0, char::len_utf8),
         };
-        found.push(&rest[..if keep { end + length } else { end }]);
+        found.push(&rest[..if keep { end + length } else { end }])?;
         rest = &rest[end + length..];
     }
-    Ok(list(found))
+    Ok(Value::from(found.texts))
 }
 
-fn list(texts: Vec<&str>) -> Value {
-    texts.into_iter().map(Value::from).collect()
+/// What a text is cut into.
+struct Pieces<'a, 't, 'e> {
+    state: &'a State<'t, 'e>,
+    texts: Vec<Value>,
+}
+
+impl Pieces<'_, '_, '_> {
+    /// Adds a piece if there is fuel for it: a value takes tens of bytes, even of an empty text.
+    fn push(&mut self, piece: &str) -> Result<(), Error> {
+        clock::burn(self.state, 2 + piece.len() / 64)?;
+        self.texts.push(Value::from(piece));
+        Ok(())
+    }
 }
 
 fn partition(s: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
@@ -249,7 +267,7 @@ fn affix(s: &str, at_end: bool, args: &[Value]) -> Result<Value, Error> {
 fn pad(state: &State<'_, '_>, s: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
     let (width, fill): (usize, Option<char>) = from_args(args)?;
     let missing = width.saturating_sub(s.chars().count());
-    state.consume_fuel((missing / 64) as u64)?;
+    clock::burn(state, missing / 64)?;
     let fill = fill.unwrap_or(if method == "zfill" { '0' } else { ' ' });
     let run = |count: usize| fill.to_string().repeat(count);
     Ok(Value::from(match method {

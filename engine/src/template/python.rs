@@ -6,11 +6,14 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, Rest, Serde, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 
+use super::clock;
 use super::values::attributes;
 use crate::limits::TEMPLATE_VALUE_LEVELS;
 
 /// Widest indentation of `tojson`.
 const MAX_INDENT: usize = 64;
+/// The most bytes that are written for one byte of a text.
+const ESCAPED: usize = 6;
 
 /// Makes an environment print and test values as Python does.
 pub(super) fn install(environment: &mut Environment<'static>) {
@@ -20,7 +23,9 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter("default", default);
     environment.add_filter("d", default);
     environment.add_test("sequence", is_sequence);
-    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    environment.add_test("iterable", |value: &Value| {
+        value.as_str().is_some() || (!value.is_none() && value.try_iter().is_ok())
+    });
     // Jinja has none, and it would write down all variables.
     environment.remove_global("debug");
     for name in ["tools", "documents"] {
@@ -100,13 +105,13 @@ trait Tank {
 
 impl Tank for &State<'_, '_> {
     fn burn(&self, units: usize) -> Result<(), Error> {
-        self.consume_fuel(units as u64)
+        clock::burn(self, units)
     }
 }
 
 impl Tank for &mut State<'_, '_> {
     fn burn(&self, units: usize) -> Result<(), Error> {
-        self.consume_fuel(units as u64)
+        clock::burn(self, units)
     }
 }
 
@@ -175,7 +180,7 @@ impl<W: Write, S: Tank> Printer<'_, W, S> {
 
     /// A text with quotes: single ones, unless it holds those and no double ones.
     fn text(&mut self, text: &str) -> Result<(), Error> {
-        self.state.burn(text.len() / 64)?;
+        self.state.burn(text.len() * ESCAPED / 64)?;
         let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
         let mut quoted = String::with_capacity(text.len() + 2);
         quoted.push(quote);
@@ -206,8 +211,13 @@ impl<W: Write, S: Tank> Printer<'_, W, S> {
 /// Python and Rust agree on which characters print; Rust tells only by escaping them.
 fn is_printable(c: char) -> bool {
     // After another character, marks that combine are not escaped.
-    ['x', c].iter().collect::<String>().escape_debug().nth(1) != Some('\\')
-        || matches!(c, '\'' | '"' | '\\')
+    if c.is_ascii() {
+        return (' '..='~').contains(&c);
+    }
+    let mut bytes = [b'x'; 5];
+    let length = c.encode_utf8(&mut bytes[1..]).len();
+    let text = std::str::from_utf8(&bytes[..=length]).unwrap_or_default();
+    text.escape_debug().nth(1) != Some('\\')
 }
 
 fn escape(out: &mut String, c: char) {
@@ -311,7 +321,7 @@ struct Json<'a, 'e, 't> {
 
 impl Json<'_, '_, '_> {
     fn burn(&self, units: usize) -> Result<(), Error> {
-        self.state.map_or(Ok(()), |state| state.consume_fuel(units as u64))
+        self.state.map_or(Ok(()), |state| clock::burn(state, units))
     }
 
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
@@ -381,7 +391,7 @@ impl Json<'_, '_, '_> {
     }
 
     fn text(&mut self, text: &str) -> Result<(), Error> {
-        self.burn(text.len() / 64)?;
+        self.burn(text.len() * ESCAPED / 64)?;
         let out = &mut self.out;
         out.push('"');
         for c in text.chars() {

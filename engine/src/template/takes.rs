@@ -1,7 +1,7 @@
 //! What a chat template takes, learned by rendering small conversations with it: clients send any
 //! history, and many templates raise an exception at it or leave a part of it out.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
@@ -140,17 +140,21 @@ const TEXT_ARGUMENTS: &str = "{ \"probe_key\":\"probe_value\"}";
 struct Probe<'a> {
     template: &'a ChatTemplate,
     tools: Option<Vec<Value>>,
+    /// When all renderings together have to be done.
+    deadline: Instant,
 }
 
 impl Probe<'_> {
     fn render(&self, messages: &[Value], kwargs: Value) -> Result<String, TemplateError> {
-        self.template.render(&ChatInputs {
+        let none = Map::new();
+        let inputs = ChatInputs {
             messages,
             tools: self.tools.as_deref(),
             add_generation_prompt: true,
-            kwargs: kwargs.as_object().unwrap_or(&Map::new()),
+            kwargs: kwargs.as_object().unwrap_or(&none),
             now: SystemTime::UNIX_EPOCH,
-        })
+        };
+        self.template.render_until(&inputs, self.deadline)
     }
 
     /// Whether a conversation is rendered with all of these texts.
@@ -203,7 +207,9 @@ impl Probe<'_> {
         match self.render(&plain, json!({})) {
             Ok(text) if [QUESTION, ANSWER, LAST].iter().all(|said| text.contains(said)) => {}
             // Each further rendering would take as long.
-            Err(TemplateError::OutOfFuel(_)) => return Takes::anything(),
+            Err(TemplateError::OutOfFuel(_) | TemplateError::TooSlow(_)) => {
+                return Takes::anything();
+            }
             _ => return Takes { efforts: self.efforts(), ..Takes::anything() },
         }
         let says = |messages: &[Value], texts: &[&str]| self.says(messages, texts);
@@ -266,16 +272,18 @@ impl Probe<'_> {
     }
 }
 
-/// What a template takes, of requests with or without tools.
-pub(super) fn learn(template: &ChatTemplate, with_tools: bool) -> Takes {
+/// What a template takes, of requests with or without tools: everything, where that cannot be told in time.
+pub(super) fn learn(template: &ChatTemplate, with_tools: bool, deadline: Instant) -> Takes {
     // What a configuration sets is no part of what the template is.
     let template = ChatTemplate { defaults: std::sync::Arc::default(), ..template.clone() };
     let parameters = json!({"type": "object", "required": ["probe_key"], "properties": {
         "probe_key": {"type": "string", "description": "Probe."}}});
     let tool = json!({"type": "function", "function": {
         "name": "probe_tool", "description": "Probe.", "parameters": parameters}});
-    let probe = Probe { template: &template, tools: with_tools.then(|| vec![tool]) };
-    probe.takes()
+    let probe = Probe { template: &template, tools: with_tools.then(|| vec![tool]), deadline };
+    let takes = probe.takes();
+    // What was not rendered in time says nothing.
+    if Instant::now() >= deadline { Takes::anything() } else { takes }
 }
 
 fn message(role: &str, text: &str) -> Value {

@@ -17,7 +17,7 @@ use minijinja::value::{
 };
 use minijinja::{Environment, Error, ErrorKind, State};
 
-use super::python;
+use super::{clock, python};
 use crate::limits::TEMPLATE_VALUE_LEVELS;
 
 /// What the names of the functions begin with.
@@ -40,9 +40,14 @@ pub(super) fn install(environment: &mut Environment<'static>) {
         ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
             Err(invalid("a list or a dict cannot be a key"))
         }
-        _ => Ok(value.clone()),
+        _ => key(state, value),
     });
     add("looped", looped);
+    add("stepped", |state, value| {
+        // minijinja takes its characters apart, 4 bytes each.
+        clock::burn(state, value.as_str().map_or(0, str::len) / 8)?;
+        Ok(value.clone())
+    });
     add("text", |state, value| match value.kind() {
         ValueKind::Undefined => Ok(Value::from("")),
         _ => python::string(state, value),
@@ -164,7 +169,7 @@ impl Walk<'_, '_, '_> {
     }
 
     fn burn(&self, units: usize) -> Result<(), Error> {
-        self.state.consume_fuel(units as u64)
+        clock::burn(self.state, units)
     }
 }
 
@@ -182,9 +187,6 @@ fn is_leaf(value: &Value, object: &DynObject) -> bool {
 
 /// What a dict or a list is asked for.
 fn key(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
-    if value.as_object().is_none() {
-        return Ok(value.clone());
-    }
     Walk { state, weighs: true, bare: false }.settled(value)
 }
 
@@ -194,7 +196,7 @@ fn looped(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
         ValueKind::None => Err(invalid("None cannot be looped over")),
         ValueKind::String => {
             let text = value.as_str().unwrap_or_default();
-            state.consume_fuel(text.len() as u64)?;
+            clock::burn(state, text.len())?;
             Ok(text.chars().map(Value::from).collect())
         }
         ValueKind::Map

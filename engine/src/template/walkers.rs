@@ -3,36 +3,47 @@
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, State, filters, tests};
 
+use super::clock;
 use super::python::string;
 use super::values::weigh;
 
 pub(super) fn install(environment: &mut Environment<'static>) {
+    // How many bytes each makes of one, at most; and whether it may make a value of each
+    // character of a text, or another list of a list's items.
     let walkers = [
-        ("sort", Value::from_function(filters::sort)),
-        ("unique", Value::from_function(filters::unique)),
-        ("groupby", Value::from_function(filters::groupby)),
-        ("dictsort", Value::from_function(filters::dictsort)),
-        ("min", Value::from_function(filters::min)),
-        ("max", Value::from_function(filters::max)),
-        ("sum", Value::from_function(filters::sum)),
-        ("join", Value::from_function(filters::join)),
-        ("format", Value::from_function(filters::format)),
-        ("upper", Value::from_function(filters::upper)),
-        ("lower", Value::from_function(filters::lower)),
-        ("title", Value::from_function(filters::title)),
-        ("capitalize", Value::from_function(filters::capitalize)),
-        ("split", Value::from_function(filters::split)),
-        ("lines", Value::from_function(filters::lines)),
-        ("escape", Value::from_function(filters::escape)),
-        ("e", Value::from_function(filters::escape)),
-        ("pprint", Value::from_function(filters::pprint)),
+        ("sort", 1, true, Value::from_function(filters::sort)),
+        ("unique", 1, true, Value::from_function(filters::unique)),
+        ("groupby", 1, true, Value::from_function(filters::groupby)),
+        ("dictsort", 1, false, Value::from_function(filters::dictsort)),
+        ("min", 1, true, Value::from_function(filters::min)),
+        ("max", 1, true, Value::from_function(filters::max)),
+        ("sum", 1, true, Value::from_function(filters::sum)),
+        ("join", 1, true, Value::from_function(filters::join)),
+        ("format", 1, false, Value::from_function(filters::format)),
+        ("upper", 3, false, Value::from_function(filters::upper)),
+        ("lower", 3, false, Value::from_function(filters::lower)),
+        ("title", 3, false, Value::from_function(filters::title)),
+        ("capitalize", 3, false, Value::from_function(filters::capitalize)),
+        ("split", 1, true, Value::from_function(filters::split)),
+        ("lines", 1, true, Value::from_function(filters::lines)),
+        ("escape", 6, false, Value::from_function(filters::escape)),
+        ("e", 6, false, Value::from_function(filters::escape)),
+        ("pprint", 6, false, Value::from_function(filters::pprint)),
+        ("list", 0, true, Value::from_function(filters::list)),
+        ("batch", 0, true, Value::from_function(filters::batch)),
+        ("slice", 0, true, Value::from_function(filters::slice)),
     ];
-    for (name, filter) in walkers {
+    for (name, growth, by_character, filter) in walkers {
         environment.add_filter(
             name,
             move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
                 let args = args.into_values();
-                weigh(state, &args)?;
+                for _ in 0..growth {
+                    weigh(state, &args)?;
+                }
+                if by_character {
+                    clock::burn(state, args.first().and_then(Value::len).unwrap_or(0))?;
+                }
                 filter.call(state, &args)
             },
         );
@@ -44,6 +55,22 @@ pub(super) fn install(environment: &mut Environment<'static>) {
                 Ok::<_, Error>(test(a, b))
             });
         }
+    }
+    for (name, test) in
+        [("lower", tests::is_lower as fn(&Value) -> bool), ("upper", tests::is_upper)]
+    {
+        environment.add_test(name, move |state: &State<'_, '_>, value: &Value| {
+            weigh(state, std::slice::from_ref(value))?;
+            Ok::<_, Error>(test(value))
+        });
+    }
+    for (name, at_end) in [("startingwith", false), ("endingwith", true)] {
+        environment.add_test(name, move |state: &State<'_, '_>, value: &Value, affix: &Value| {
+            weigh(state, &[value.clone(), affix.clone()])?;
+            let (value, affix) = (string(state, value)?, string(state, affix)?);
+            let (value, affix) = (text_of(&value), text_of(&affix));
+            Ok::<_, Error>(if at_end { value.ends_with(affix) } else { value.starts_with(affix) })
+        });
     }
     environment.add_test("in", |state: &State<'_, '_>, value: &Value, within: &Value| {
         weigh(state, &[value.clone(), within.clone()])?;
@@ -137,7 +164,7 @@ fn replace(state: &State<'_, '_>, args: Rest<ValueOrKwargs>) -> Result<String, E
     let count = count.unwrap_or(usize::MAX);
     // The result is made only if there is fuel for it.
     let found = value.matches(old).take(count).count();
-    state.consume_fuel((value.len() + found.saturating_mul(new.len())) as u64 / 64)?;
+    clock::burn(state, (value.len() + found.saturating_mul(new.len())) / 64)?;
     Ok(value.replacen(old, new, count))
 }
 
@@ -156,7 +183,7 @@ fn indent(state: &State<'_, '_>, args: Rest<ValueOrKwargs>) -> Result<String, Er
     let value = text(state, value)?;
     let value = text_of(&value);
     let lines = value.matches('\n').count() + 1;
-    let burn = |bytes: usize| state.consume_fuel(lines.saturating_mul(bytes) as u64 / 64);
+    let burn = |bytes: usize| clock::burn(state, lines.saturating_mul(bytes) / 64);
     let margin = match width.as_ref().map(|width| (width.as_str(), width)) {
         None => "    ".to_owned(),
         Some((Some(text), _)) => text.to_owned(),
