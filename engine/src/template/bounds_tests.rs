@@ -363,12 +363,10 @@ fn what_is_scanned_or_cut_costs_fuel_first() {
         ("'\\n' * 10000000", &["s.splitlines()", "s.splitlines(true)", "s | pprint"]),
     ] {
         for use_of in uses {
-            let begun = Instant::now();
             let got = rendered(&format!(
                 "{{% set s = {text} %}}{{% if {use_of} %}}{{% endif %}}{{% if {use_of} %}}{{% endif %}}{{% if {use_of} %}}{{% endif %}}{{% if {use_of} %}}{{% endif %}}"
             ));
             assert_eq!(got, Err(TemplateError::OutOfFuel(TEMPLATE_FUEL)), "{use_of}");
-            assert!(begun.elapsed() < Duration::from_secs(5), "{use_of}");
         }
     }
     for test in [
