@@ -291,7 +291,7 @@ install_python() {
 
 kernel() {
     step python "$mlx_version" install_python
-    "$dir/python/bin/python" "$here/kernel/verify.py" engine/src/gated_delta.metal "$zig" "$dir/kernel"
+    "$dir/python/bin/python" "$here/kernel/verify.py" engine/src/mlx/gated_delta.metal "$zig" "$dir/kernel"
 }
 
 [ $# -gt 0 ] || set -- check

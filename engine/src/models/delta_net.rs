@@ -6,13 +6,13 @@ use mlx_rs::ops::{concatenate, conv1d, exp, logaddexp, multiply, negative, sigmo
 use mlx_rs::{Array, Dtype, fast};
 
 use super::ConfigFile;
-use crate::bridge::slice;
-use crate::cache::RecurrentCache;
 use crate::error::LoadError;
-use crate::gated_delta::{Inputs, gated_delta};
+use crate::kv::slots::RecurrentCache;
 use crate::limits;
-use crate::nn::{Linear, LinearGroup, RmsNorm, silu};
-use crate::step::{Step, take_rows};
+use crate::mlx::bridge::slice;
+use crate::mlx::gated_delta::{Inputs, gated_delta};
+use crate::models::nn::{Linear, LinearGroup, RmsNorm, silu};
+use crate::models::step::{Step, take_rows};
 use crate::weights::Weights;
 
 /// Added to the squared length of queries and keys before they are scaled to length 1.

@@ -2,20 +2,20 @@
 //! with rotary positions and a SwiGLU feed-forward. The families differ in biases, in the norms on
 //! queries and keys, and in windows; each family's file says how.
 
-use crate::attention::Attend;
 use crate::error::Result;
+use crate::mlx::attention::Attend;
 use mlx_rs::Array;
 use mlx_rs::ops::{broadcast_to, concatenate, multiply};
 
 use super::moe::{FeedForward, MoeShape};
 use super::{Architecture, ConfigFile};
-use crate::bridge::{metal_is_available, slice};
-use crate::cache::LayerKind;
 use crate::error::LoadError;
+use crate::kv::slots::LayerKind;
 use crate::limits;
-use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary, silu};
-use crate::rope::Rope;
-use crate::step::{Rotary, Step, take_rows};
+use crate::mlx::bridge::{metal_is_available, slice};
+use crate::mlx::rope::Rope;
+use crate::models::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary, silu};
+use crate::models::step::{Rotary, Step, take_rows};
 use crate::weights::Weights;
 
 /// What a family's config comes to.

@@ -5,21 +5,21 @@
 //! them and rotates by a long one. Each sublayer has a norm before and behind it, stored as its
 //! distance from 1.
 
-use crate::attention::Attend;
 use crate::error::Result;
+use crate::mlx::attention::Attend;
 use mlx_rs::ops::{add, clip, multiply, power, tanh};
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{Architecture, ConfigFile, head_path, root};
-use crate::bridge::metal_is_available;
-use crate::cache::LayerKind;
 use crate::error::LoadError;
+use crate::kv::slots::LayerKind;
 use crate::limits;
-use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary};
-use crate::rope::Rope;
-use crate::step::{Rotary, Step, take_rows};
+use crate::mlx::bridge::metal_is_available;
+use crate::mlx::rope::Rope;
+use crate::models::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary};
+use crate::models::step::{Rotary, Step, take_rows};
 use crate::weights::Weights;
 
 /// What published configs of the text model leave out.

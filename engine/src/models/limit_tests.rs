@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::moe::MoeShape;
 use super::*;
-use crate::model::{context_tokens, read_object};
-use crate::quantization::QuantizationConfig;
+use crate::runtime::model::{context_tokens, read_object};
+use crate::weights::quantization::QuantizationConfig;
 
 fn with_config<T>(
     fields: Value,

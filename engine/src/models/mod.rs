@@ -6,10 +6,12 @@ mod dense;
 mod gemma3;
 mod llama;
 mod moe;
+mod nn;
 mod qwen2;
 mod qwen3;
 mod qwen3_5;
 mod qwen3_moe;
+pub(crate) mod step;
 
 use std::fmt;
 use std::path::Path;
@@ -19,10 +21,10 @@ use mlx_rs::Array;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::cache::LayerKind;
 use crate::error::LoadError;
+use crate::kv::slots::LayerKind;
 use crate::limits;
-use crate::step::Step;
+use crate::models::step::Step;
 use crate::weights::Weights;
 
 /// A loaded model: weights, and the computation over them. Lives on the engine thread.
@@ -246,9 +248,9 @@ mod limit_tests;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::SequenceCache;
-    use crate::model::Folder;
-    use crate::step::{Segment, token_array};
+    use crate::kv::slots::SequenceCache;
+    use crate::models::step::{Segment, token_array};
+    use crate::runtime::model::Folder;
     use omlx_tests::fixtures::Case;
 
     /// One segment of a step: a cache, its tokens, and whether logits are wanted.
@@ -294,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_segment_does_not_depend_on_the_others() {
-        crate::bridge::init().unwrap();
+        crate::mlx::bridge::init().unwrap();
         let long: Vec<u32> = (0..90).map(|i| 10 + i * 37 % 350).collect();
         let short: Vec<u32> = (0..5).map(|i| 20 + i * 53 % 350).collect();
         for name in [
@@ -325,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_cloned_state_is_a_snapshot() {
-        crate::bridge::init().unwrap();
+        crate::mlx::bridge::init().unwrap();
         // Its last layer is a recurrent one, and its middle one attends.
         let model = load_case("qwen3_5-flat-tied-f32");
         let mut cache = SequenceCache::new(&model.layers(), 1);
@@ -370,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_softcap_bends_the_logits() {
-        crate::bridge::init().unwrap();
+        crate::mlx::bridge::init().unwrap();
         let case = Case::named("gemma3_text-default-f32");
         let capped = case.clone().with_config(json!({"final_logit_softcapping": 0.5}));
         let [plain, capped] = [case, capped].map(|case| {
@@ -385,7 +387,7 @@ mod tests {
 
     #[test]
     fn layer_types_win_over_intervals() {
-        crate::bridge::init().unwrap();
+        crate::mlx::bridge::init().unwrap();
         let types = |names: [&str; 4]| names.map(|name| format!("{name}_attention"));
         let (linear, sliding, full) = ("linear", "sliding", "full");
         for (name, changes) in [

@@ -10,12 +10,12 @@ use mlx_rs::ops::{
 use mlx_rs::{Array, Dtype};
 
 use super::ConfigFile;
-use crate::bridge::{metal_is_available, slice};
 use crate::error::LoadError;
 use crate::limits;
-use crate::nn::{GatedMlp, Linear, silu};
-use crate::quantization::Quantization;
+use crate::mlx::bridge::{metal_is_available, slice};
+use crate::models::nn::{GatedMlp, Linear, silu};
 use crate::weights::Weights;
+use crate::weights::quantization::Quantization;
 
 /// From this many rows on they are sorted by expert, so that each expert's weights are read once.
 const SORT_ROWS: usize = 64;
@@ -325,13 +325,13 @@ fn load_one_by_one(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantization::QuantizationConfig;
+    use crate::weights::quantization::QuantizationConfig;
     use omlx_tests::fixtures::Case;
     use serde_json::json;
 
     /// Rows of x through the experts `chosen`, all at once and each by its own layer.
     fn assert_experts_are_their_own_layers(quantization: serde_json::Value) {
-        crate::bridge::init().unwrap();
+        crate::mlx::bridge::init().unwrap();
         let case = Case::named("qwen3_moe-published-f32");
         let case = case.with_config(json!({"quantization": quantization}));
         let dir = tempfile::tempdir().unwrap();

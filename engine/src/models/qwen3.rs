@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::dense::{Dense, Shape};
 use super::{Architecture, ConfigFile};
 use crate::error::LoadError;
-use crate::rope::Rope;
+use crate::mlx::rope::Rope;
 use crate::weights::Weights;
 
 /// The keys of config.json that matter here.

@@ -5,8 +5,8 @@
 //! fourth as a rule is attention with a gate on its output and rotary positions on a part of each
 //! head. Vision and multi-token prediction weights are left alone.
 
-use crate::attention::Attend;
 use crate::error::Result;
+use crate::mlx::attention::Attend;
 use mlx_rs::Array;
 use mlx_rs::ops::{multiply, sigmoid};
 use serde::Deserialize;
@@ -14,13 +14,13 @@ use serde::Deserialize;
 use super::delta_net::{DeltaNet, DeltaShape};
 use super::moe::{FeedForward, MoeShape};
 use super::{Architecture, ConfigFile, head_path, root};
-use crate::bridge::{metal_is_available, slice};
-use crate::cache::LayerKind;
 use crate::error::LoadError;
+use crate::kv::slots::LayerKind;
 use crate::limits;
-use crate::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary, silu};
-use crate::rope::Rope;
-use crate::step::{Rotary, Step, take_rows};
+use crate::mlx::bridge::{metal_is_available, slice};
+use crate::mlx::rope::Rope;
+use crate::models::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary, silu};
+use crate::models::step::{Rotary, Step, take_rows};
 use crate::weights::Weights;
 
 /// The keys of config.json that matter here.

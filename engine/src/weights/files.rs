@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::error::LoadError;
-use crate::{limits, small_file};
+use crate::limits;
+use crate::small_file;
 
 /// The index of shards.
 const INDEX_FILE: &str = "model.safetensors.index.json";

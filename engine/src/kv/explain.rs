@@ -1,0 +1,343 @@
+//! Why a prompt was not reused further: what `omlxctl cache explain` tells.
+
+use std::collections::VecDeque;
+
+use kvstore::Namespace;
+
+use super::live::common_prefix;
+use crate::text::output::{LostThought, OutputFormat};
+use crate::text::tokenizer::Tokenizer;
+
+/// Prompts remembered.
+const MAX_PROMPTS: usize = 64;
+/// Tokens of all of them together, at most; four bytes each.
+const MAX_TOKENS: usize = 4 << 20;
+/// Tokens shown before the first divergent one, and from it on.
+const SHOWN_TOKENS: usize = 8;
+
+/// Why the part of a prompt that was computed had to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MissReason {
+    /// Nothing like it was seen since the start, and nothing is stored.
+    Cold,
+    /// It was computed before, and its records are gone.
+    Evicted,
+    /// The prompt differs from the earlier one that starts most like it.
+    Diverged,
+    /// It was computed before by a model of the same name with another content or layout.
+    Layout,
+    /// A record failed its checks.
+    VerifyFailed,
+    /// A record could not be read.
+    LoadFailed,
+    /// It was computed before for another tenant.
+    Salt,
+    /// The prompt is shorter than a block.
+    TooShort,
+}
+
+impl MissReason {
+    /// Every reason.
+    pub const ALL: [Self; 8] = [
+        Self::Cold,
+        Self::Evicted,
+        Self::Diverged,
+        Self::Layout,
+        Self::VerifyFailed,
+        Self::LoadFailed,
+        Self::Salt,
+        Self::TooShort,
+    ];
+
+    /// The label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Evicted => "evicted",
+            Self::Diverged => "diverged",
+            Self::Layout => "layout",
+            Self::VerifyFailed => "verify_failed",
+            Self::LoadFailed => "load_failed",
+            Self::Salt => "salt",
+            Self::TooShort => "too_short",
+        }
+    }
+}
+
+/// Where a prompt leaves an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Divergence {
+    /// Position of the first token that differs.
+    pub position: usize,
+    /// The block it lies in.
+    pub block: usize,
+    /// A few tokens before it, the same in both.
+    pub before: Vec<u32>,
+    /// The earlier prompt from there; empty when it ended there.
+    pub earlier: Vec<u32>,
+    /// This prompt from there.
+    pub now: Vec<u32>,
+    /// It lies before the first message of a user.
+    pub is_in_head: bool,
+}
+
+/// Why two prompts differ, where that can be told for certain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// What stands before the first message of a user: the system message, the tools, and what the
+    /// template writes beside them.
+    Head,
+    /// The earlier prompt goes on with a thought that this one lacks.
+    Thought(LostThought),
+}
+
+impl Divergence {
+    /// Why they differ. `None`: for a reason that does not show here, such as another question.
+    pub fn cause(&self, tokenizer: &Tokenizer, format: &OutputFormat) -> Option<Cause> {
+        if self.is_in_head {
+            return Some(Cause::Head);
+        }
+        let text = |tokens: &[u32]| {
+            let bytes: Vec<u8> = tokens.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let lost = format.lost_thought(&text(&self.before), &text(&self.earlier), &text(&self.now));
+        lost.map(Cause::Thought)
+    }
+}
+
+/// What was reused of a prompt, and why not more.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReuseReport {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens whose KV was in unified memory, those of a live session included.
+    pub ram_tokens: usize,
+    /// Tokens whose KV came from SSD.
+    pub ssd_tokens: usize,
+    /// Whether an earlier turn's caches were continued.
+    pub live: bool,
+    /// Tokens of a block.
+    pub block_tokens: usize,
+    /// Why not more; `None` when all that could be reused was.
+    pub miss: Option<MissReason>,
+    /// Against the earlier prompt that starts most like this one.
+    pub divergence: Option<Divergence>,
+}
+
+impl ReuseReport {
+    /// Prompt tokens that were not computed.
+    pub fn reused_tokens(&self) -> usize {
+        self.ram_tokens + self.ssd_tokens
+    }
+}
+
+#[derive(Debug)]
+struct Seen {
+    model: String,
+    salt: String,
+    namespace: Namespace,
+    tokens: Vec<u32>,
+}
+
+/// The sequences computed lately.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    seen: VecDeque<Seen>,
+    tokens: usize,
+}
+
+/// Whose prompt it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) salt: &'a str,
+    pub(crate) namespace: &'a Namespace,
+    /// What a user's message begins with; empty when that is not known.
+    pub(crate) user_opening: &'a [u32],
+}
+
+impl History {
+    /// Remembers a sequence. An earlier one that it continues is replaced.
+    pub(crate) fn remember(&mut self, asker: Asker<'_>, tokens: &[u32]) {
+        if tokens.len() > MAX_TOKENS {
+            return;
+        }
+        self.seen.retain(|seen| {
+            let continued = seen.namespace == *asker.namespace && tokens.starts_with(&seen.tokens);
+            self.tokens -= if continued { seen.tokens.len() } else { 0 };
+            !continued
+        });
+        self.tokens += tokens.len();
+        self.seen.push_back(Seen {
+            model: asker.model.to_owned(),
+            salt: asker.salt.to_owned(),
+            namespace: *asker.namespace,
+            tokens: tokens.to_owned(),
+        });
+        while self.seen.len() > MAX_PROMPTS || self.tokens > MAX_TOKENS {
+            self.tokens -= self.seen.pop_front().map_or(0, |seen| seen.tokens.len());
+        }
+    }
+
+    /// Fills in why `report` reused no more of `prompt`. `failed` is a record's own reason.
+    pub(crate) fn explain(
+        &self,
+        asker: Asker<'_>,
+        prompt: &[u32],
+        failed: Option<MissReason>,
+        report: &mut ReuseReport,
+    ) {
+        let reused = report.reused_tokens();
+        let block = report.block_tokens.max(1);
+        let mut best: Option<(usize, &Seen)> = None;
+        let mut elsewhere: Option<(usize, &Seen)> = None;
+        for seen in &self.seen {
+            let place = match seen.namespace == *asker.namespace {
+                true => &mut best,
+                false if seen.model == asker.model => &mut elsewhere,
+                false => continue,
+            };
+            let common = common_prefix(&seen.tokens, prompt);
+            if place.is_none_or(|(longest, _)| common >= longest) {
+                *place = Some((common, seen));
+            }
+        }
+        let common = best.map_or(0, |(common, _)| common);
+        let ended = best.is_some_and(|(common, seen)| common == seen.tokens.len());
+        if let Some((position, seen)) = best.filter(|(common, seen)| {
+            *common > 0 && *common < prompt.len() && *common < seen.tokens.len()
+        }) {
+            let upto =
+                |tokens: &[u32]| tokens[position..].iter().take(SHOWN_TOKENS).copied().collect();
+            report.divergence = Some(Divergence {
+                position,
+                block: position / block,
+                before: prompt[position.saturating_sub(SHOWN_TOKENS)..position].to_vec(),
+                earlier: upto(&seen.tokens),
+                now: upto(prompt),
+                is_in_head: is_in_head(asker.user_opening, prompt, position),
+            });
+        }
+        // The last token is always computed, and a block is the grain of what is stored.
+        let reachable = prompt.len().saturating_sub(1);
+        let all_of = |tokens: usize| reused + block > tokens.min(reachable);
+        report.miss = match (failed, elsewhere) {
+            (Some(failed), _) => Some(failed),
+            _ if reused >= reachable => None,
+            _ if prompt.len() <= block && reused == 0 && common < block => {
+                Some(MissReason::TooShort)
+            }
+            (_, Some((other, seen))) if other >= common + block && other > reused => {
+                Some(if seen.salt == asker.salt { MissReason::Layout } else { MissReason::Salt })
+            }
+            _ if common > 0 && !all_of(common) => Some(MissReason::Evicted),
+            // What is new at the end was never to be had.
+            _ if reused > 0 && (ended || common == prompt.len()) => None,
+            _ if common >= block || (common > 0 && reused > 0) => Some(MissReason::Diverged),
+            _ if reused > 0 => None,
+            _ => Some(MissReason::Cold),
+        };
+    }
+}
+
+/// Whether `position` lies before the end of the first `opening`, which has to be there.
+fn is_in_head(opening: &[u32], prompt: &[u32], position: usize) -> bool {
+    let mut first = prompt.windows(opening.len().max(1));
+    first.position(|tokens| tokens == opening).is_some_and(|at| position < at + opening.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Namespace = Namespace([1; 32]);
+    const THERE: Namespace = Namespace([2; 32]);
+
+    const USER: [u32; 2] = [500, 501];
+
+    fn asker<'a>(salt: &'a str, namespace: &'a Namespace) -> Asker<'a> {
+        Asker { model: "m", salt, namespace, user_opening: &USER }
+    }
+
+    fn explain(history: &History, prompt: &[u32], reused: usize) -> ReuseReport {
+        let mut report = ReuseReport {
+            prompt_tokens: prompt.len(),
+            ram_tokens: reused,
+            block_tokens: 4,
+            ..ReuseReport::default()
+        };
+        history.explain(asker("", &HERE), prompt, None, &mut report);
+        report
+    }
+
+    fn history(namespace: &Namespace, salt: &str, tokens: &[u32]) -> History {
+        let mut history = History::default();
+        history.remember(asker(salt, namespace), tokens);
+        history
+    }
+
+    fn numbers(from: u32, to: u32) -> Vec<u32> {
+        (from..to).collect()
+    }
+
+    #[test]
+    fn each_reason() {
+        let prompt = numbers(0, 20);
+        let nothing = History::default();
+        assert_eq!(explain(&nothing, &prompt, 0).miss, Some(MissReason::Cold));
+        assert_eq!(explain(&nothing, &numbers(0, 3), 0).miss, Some(MissReason::TooShort));
+        assert_eq!(explain(&nothing, &prompt, 16).miss, None, "the rest is new");
+        let same = history(&HERE, "", &prompt);
+        assert_eq!(explain(&same, &prompt, 19).miss, None);
+        assert_eq!(explain(&same, &prompt, 4).miss, Some(MissReason::Evicted));
+        let answered = history(&HERE, "", &numbers(0, 26));
+        assert_eq!(explain(&answered, &prompt, 16).miss, None, "the same prompt again");
+        let shorter = history(&HERE, "", &numbers(0, 14));
+        assert_eq!(explain(&shorter, &prompt, 12).miss, None);
+        assert_eq!(explain(&shorter, &prompt, 0).miss, Some(MissReason::Evicted));
+        let salted = history(&THERE, "other", &prompt);
+        assert_eq!(explain(&salted, &prompt, 0).miss, Some(MissReason::Salt));
+        let relaid = history(&THERE, "", &prompt);
+        assert_eq!(explain(&relaid, &prompt, 0).miss, Some(MissReason::Layout));
+    }
+
+    #[test]
+    fn a_divergence_is_shown_with_both_texts() {
+        let mut earlier = numbers(0, 20);
+        earlier[10] = 99;
+        let report = explain(&history(&HERE, "", &earlier), &numbers(0, 20), 8);
+        assert_eq!(report.miss, Some(MissReason::Diverged));
+        let divergence = report.divergence.unwrap();
+        assert_eq!((divergence.position, divergence.block), (10, 2));
+        assert_eq!(divergence.before, numbers(2, 10));
+        assert_eq!(divergence.earlier[..2], [99, 11]);
+        assert_eq!(divergence.now[..2], [10, 11]);
+    }
+
+    #[test]
+    fn what_stands_before_the_first_user_is_the_head() {
+        let prompt = [numbers(0, 10), USER.to_vec(), numbers(10, 20), USER.to_vec()].concat();
+        let is_in_head = |position: usize| {
+            let mut earlier = prompt.clone();
+            earlier[position] = 99;
+            let report = explain(&history(&HERE, "", &earlier), &prompt, 0);
+            report.divergence.is_some_and(|at| at.position == position && at.is_in_head)
+        };
+        assert!([1, 9, 10, 11].into_iter().all(is_in_head));
+        assert!(![12, 20, 22].into_iter().any(is_in_head));
+        // A text without messages has no head.
+        assert!(!super::is_in_head(&USER, &numbers(0, 20), 4));
+        assert!(!super::is_in_head(&[], &prompt, 4));
+    }
+
+    #[test]
+    fn history_is_bounded() {
+        let mut history = History::default();
+        for i in 0..200 {
+            history.remember(asker("", &HERE), &[vec![i], vec![7; 100_000]].concat());
+        }
+        assert!(history.tokens <= MAX_TOKENS && history.seen.len() <= MAX_PROMPTS);
+        assert_eq!(history.tokens, history.seen.iter().map(|s| s.tokens.len()).sum::<usize>());
+    }
+}

@@ -1,0 +1,16 @@
+//! The KV cache of the engine: what a sequence keeps of its tokens, how that becomes records, and what
+//! of a prompt is found again.
+
+mod explain;
+mod identity;
+mod live;
+mod pages;
+mod plan;
+mod prefix_cache;
+pub(crate) mod slots;
+
+pub use explain::{Cause, Divergence, MissReason, ReuseReport};
+pub(crate) use live::{Donor, common_prefix};
+pub(crate) use pages::Layout;
+pub use prefix_cache::ReuseConfig;
+pub(crate) use prefix_cache::{Begun, ModelReuse, Reuse, Track};

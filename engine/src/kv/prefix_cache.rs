@@ -1,0 +1,694 @@
+//! Prefix reuse: what of a prompt was computed before is taken from a live session, from the RAM
+//! tier or from SSD, and only the rest is computed.
+//!
+//! The life of a sequence here: [`Reuse::begin`] finds the longest part of the prompt that can be
+//! had and returns caches that hold it; [`Reuse::seal`] hands finished blocks and snapshots to the
+//! store as the sequence grows; [`Reuse::retire`] keeps the caches for the next turn. Nothing here
+//! fails a request: what cannot be stored is not, and what cannot be restored is computed.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvstore::{Guard, Key, Kind, Miss, Namespace, RecordShape, Store, Whereabouts};
+use mlx_rs::Dtype;
+
+use crate::error::Result;
+use crate::kv::explain::{Asker, History, MissReason, ReuseReport};
+use crate::kv::identity::{self, Chain};
+use crate::kv::live::{Checkpoint, Donor, LiveSessions, Session};
+use crate::kv::pages::{Extent, Layout, Rebuild};
+use crate::kv::plan::{Needs, Plan, Stock, plan};
+use crate::kv::slots::{LayerKind, RecurrentCache, SequenceCache};
+use crate::runtime::handle::ModelId;
+
+/// A snapshot is worth its bytes when at least this many tokens lie between it and the last one.
+const MIN_SNAPSHOT_GAP: usize = 64;
+/// From so many tokens on, a snapshot is stored at once; until then it waits in memory, because the
+/// next turn will most likely bring a better one.
+const EAGER_SNAPSHOT_GAP: usize = 2048;
+/// Snapshots of one long prefill take at most one byte for this many bytes of KV.
+const KV_BYTES_PER_SNAPSHOT_BYTE: usize = 4;
+/// Tokens between two snapshots of a long prefill, at least.
+const MIN_STRIDE: usize = 2048;
+/// The last states kept in memory beside a sequence's caches.
+const MAX_CHECKPOINTS: usize = 4;
+/// How often a restore is planned anew after a record failed.
+const RESTORE_ATTEMPTS: usize = 4;
+/// A session that rests this long is not about to be continued at once: what memory alone holds of
+/// it is handed to the store.
+const REST: Duration = Duration::from_secs(30);
+
+/// How prefixes are reused.
+#[derive(Debug, Clone)]
+pub struct ReuseConfig {
+    /// Where blocks are kept; `None`: in live sessions only.
+    pub store: Option<Arc<Store>>,
+    /// Tokens of a block.
+    pub block_tokens: usize,
+    /// Memory that the caches of finished turns may take together, in bytes. 0: none is kept.
+    pub live_bytes: usize,
+}
+
+impl Default for ReuseConfig {
+    fn default() -> Self {
+        Self { store: None, block_tokens: 256, live_bytes: 0 }
+    }
+}
+
+/// What reuse must know of a loaded model.
+#[derive(Debug)]
+pub(crate) struct ModelReuse {
+    pub(crate) id: ModelId,
+    /// Its name, for people.
+    pub(crate) name: String,
+    /// Digest of its content.
+    pub(crate) digest: String,
+    pub(crate) layout: Layout,
+    pub(crate) kinds: Vec<LayerKind>,
+    /// What keys and values are kept in, when not in the type that they are computed in.
+    pub(crate) kv_dtype: Option<Dtype>,
+    /// Tokens that end a message.
+    pub(crate) message_ends: Arc<[u32]>,
+    /// Tokens that a user's message begins with; empty when that is not known.
+    pub(crate) user_opening: Arc<[u32]>,
+}
+
+impl ModelReuse {
+    pub(crate) fn namespace(&self, block_tokens: usize, salt: &str) -> Namespace {
+        identity::namespace(&self.digest, &self.layout.encode(), block_tokens, salt)
+    }
+
+    fn asker<'a>(&'a self, salt: &'a str, namespace: &'a Namespace) -> Asker<'a> {
+        Asker { model: &self.name, salt, namespace, user_opening: &self.user_opening }
+    }
+}
+
+/// A position at which prefill stops for a moment to keep the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stop {
+    position: usize,
+    /// Hand it to the store, not only to memory.
+    save: bool,
+}
+
+/// What a sequence's caches hold, and what of it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Track {
+    pub(crate) chain: Chain,
+    /// The tokens in the caches.
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) needs: Needs,
+    pub(crate) checkpoints: Vec<Checkpoint>,
+    salt: String,
+    /// Full blocks that need not be handed to the store any more.
+    sealed: usize,
+    /// The next block could not be handed over, so that no later one can be either.
+    broken: bool,
+    /// Ahead of the caches, ascending.
+    stops: Vec<Stop>,
+    /// The last position at which a snapshot is stored, or that needs none.
+    saved: usize,
+    /// Where the last message of the prompt ends: what the next turn will surely repeat.
+    message_end: Option<usize>,
+}
+
+impl Track {
+    /// Where the chunk that begins at `from` has to end at the latest.
+    pub(crate) fn next_stop(&self, from: usize) -> Option<usize> {
+        self.stops.iter().map(|stop| stop.position).find(|&position| position > from)
+    }
+
+    pub(crate) fn truncate(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+        self.chain.truncate(tokens);
+        self.sealed = self.sealed.min(self.chain.keys().len());
+        self.checkpoints.retain(|checkpoint| checkpoint.position <= tokens);
+        self.saved = self.saved.min(tokens);
+    }
+
+    fn remember(&mut self, checkpoint: Checkpoint) {
+        self.checkpoints.retain(|old| old.position != checkpoint.position);
+        if self.checkpoints.len() >= MAX_CHECKPOINTS {
+            // The first one, behind the system prompt, is what other conversations share.
+            self.checkpoints.remove(1);
+        }
+        self.checkpoints.push(checkpoint);
+    }
+}
+
+/// A sequence ready to go on.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) cache: SequenceCache,
+    pub(crate) track: Track,
+    pub(crate) report: ReuseReport,
+    /// How long finding and restoring took.
+    pub(crate) took: Duration,
+}
+
+/// The engine thread's part of the cache.
+#[derive(Debug)]
+pub(crate) struct Reuse {
+    config: ReuseConfig,
+    live: LiveSessions,
+    history: History,
+}
+
+impl Reuse {
+    pub(crate) fn new(config: ReuseConfig) -> Self {
+        let config = ReuseConfig { block_tokens: config.block_tokens.max(1), ..config };
+        Self { config, live: LiveSessions::default(), history: History::default() }
+    }
+
+    /// Caches that hold as much of `prompt` as can be had, but never its last token, which must be
+    /// computed for its logits. `donors`: sequences that run.
+    pub(crate) fn begin(
+        &mut self,
+        model: &ModelReuse,
+        prompt: &[u32],
+        salt: &str,
+        donors: &[Donor<'_>],
+    ) -> Begun {
+        let started = Instant::now();
+        let block_tokens = self.config.block_tokens;
+        let namespace = model.namespace(block_tokens, salt);
+        let mut chain = Chain::new(namespace, block_tokens);
+        chain.extend(prompt);
+        let limit = prompt.len() - 1;
+        let expected = prompt.len() + 1;
+        let needs = model.layout.needs();
+        let mut report =
+            ReuseReport { prompt_tokens: prompt.len(), block_tokens, ..Default::default() };
+        let mut failed = None;
+        let live = self.live.find(&namespace, prompt, limit);
+        let donor = donors.iter().map(|donor| (donor, donor.usable(&namespace, prompt, limit)));
+        let donor = donor.max_by_key(|(_, tokens)| *tokens);
+        // A session that ended is continued without a copy.
+        let donor = donor.filter(|(_, tokens)| *tokens > live.map_or(0, |(_, tokens)| tokens));
+        let beat = donor.map(|(_, tokens)| tokens).or(live.map(|(_, tokens)| tokens));
+        let restored = self.restore(model, &chain, prompt, beat.unwrap_or(0), &mut failed);
+        let (cache, mut track) = if let Some((restored, ram, ssd)) = restored {
+            (report.ram_tokens, report.ssd_tokens) = (ram, ssd);
+            let mut track = Track::new(chain, needs, salt);
+            track.tokens = prompt[..restored.offset as usize].to_vec();
+            track.sealed = track.tokens.len() / block_tokens;
+            track.saved = track.tokens.len();
+            if needs.state {
+                track.remember(Checkpoint::of(&restored));
+            }
+            (restored, track)
+        } else if let Some((donor, tokens)) = donor {
+            (report.ram_tokens, report.live) = (tokens, true);
+            let (cache, mut track) = donor.branch(tokens, expected);
+            track.chain = chain;
+            (cache, track)
+        } else if let Some((index, tokens)) = live {
+            (report.ram_tokens, report.live) = (tokens, true);
+            let (cache, mut track) = self.live.continue_from(index, tokens, expected);
+            track.chain = chain;
+            (cache, track)
+        } else {
+            let cache = SequenceCache::new(&model.kinds, expected).keeping(model.kv_dtype);
+            (cache, Track::new(chain, needs, salt))
+        };
+        let last_message = prompt[..limit].iter().rposition(|t| model.message_ends.contains(t));
+        track.message_end = last_message.map(|at| at + 1);
+        track.stops = self.stops(model, prompt, &track);
+        // What could not be stored in an earlier turn is tried again.
+        track.broken = false;
+        let asker = model.asker(salt, &namespace);
+        self.history.explain(asker, prompt, failed, &mut report);
+        self.history.remember(asker, prompt);
+        Begun { cache, track, report, took: started.elapsed() }
+    }
+
+    /// Rebuilds caches from stored records, when they reach further than `beat` tokens. All of the
+    /// planned records or none: after a failure the sequence starts from nothing again, with a plan
+    /// that knows the record is gone. Returns the tokens from RAM and from SSD as well.
+    fn restore(
+        &self,
+        model: &ModelReuse,
+        chain: &Chain,
+        prompt: &[u32],
+        beat: usize,
+        failed: &mut Option<MissReason>,
+    ) -> Option<(SequenceCache, usize, usize)> {
+        let store = self.config.store.as_deref()?;
+        for _ in 0..RESTORE_ATTEMPTS {
+            let keys = chain.keys();
+            let blocks = store.longest_prefix(chain.namespace(), keys).blocks;
+            let shelf = Shelf { store, chain, tokens: prompt, blocks };
+            let plan =
+                plan(model.layout.needs(), self.config.block_tokens, prompt.len() - 1, &shelf);
+            if plan.tokens <= beat {
+                return None;
+            }
+            let reader = Reader { store, chain, prompt, block_tokens: self.config.block_tokens };
+            match reader.read(model, &plan, prompt.len() + 1) {
+                Ok(restored) => return Some(restored),
+                Err(Failure { key, reason }) => {
+                    // Whatever the reason: nobody must meet this record again.
+                    if let Some(key) = key {
+                        store.invalidate(chain.namespace(), &key);
+                    }
+                    tracing::warn!(
+                        reason = reason.name(),
+                        "a cached block could not be restored; computing it again"
+                    );
+                    *failed = Some(reason);
+                    // Without a record to blame, another plan would fail alike.
+                    key?;
+                }
+            }
+        }
+        None
+    }
+
+    /// Where prefill of `prompt` stops to keep the state of recurrent layers: behind the system
+    /// prompt, behind the last message, before the last token, and now and then in between.
+    fn stops(&self, model: &ModelReuse, prompt: &[u32], track: &Track) -> Vec<Stop> {
+        if !track.needs.state {
+            return Vec::new();
+        }
+        let last = prompt.len() - 1;
+        let first_message = prompt[..last].iter().position(|t| model.message_ends.contains(t));
+        let first_end = first_message.map(|at| at + 1);
+        let token_bytes = model.layout.token_bytes().max(1);
+        let stride = KV_BYTES_PER_SNAPSHOT_BYTE * model.layout.state_bytes() / token_bytes;
+        let stride = stride.max(MIN_STRIDE).next_multiple_of(self.config.block_tokens);
+        let regular = (1..).map(|n| n * stride).take_while(|&position| position < last);
+        let mut positions: Vec<usize> = regular
+            .chain(first_end)
+            .chain(track.message_end)
+            .chain([last])
+            .filter(|&at| at > track.tokens.len())
+            .collect();
+        positions.sort_unstable();
+        positions.dedup();
+        let mut saved = track.saved;
+        let stops = positions.into_iter().map(|position| {
+            // Other conversations will begin with the same system prompt.
+            let shared = Some(position) == first_end && position >= self.config.block_tokens;
+            let save = shared || position >= saved + EAGER_SNAPSHOT_GAP;
+            saved = if save { position } else { saved };
+            Stop { position, save }
+        });
+        stops.collect()
+    }
+
+    /// Hands over what the caches, which hold evaluated `track.tokens`, have full now.
+    pub(crate) fn seal(
+        &self,
+        model: &ModelReuse,
+        cache: &SequenceCache,
+        track: &mut Track,
+    ) -> Result<()> {
+        let position = track.tokens.len();
+        track.chain.extend(&track.tokens);
+        self.seal_blocks(model, cache, track)?;
+        let passed = track.stops.partition_point(|stop| stop.position <= position);
+        let here = track.stops.drain(..passed).next_back();
+        if let Some(stop) = here.filter(|stop| stop.position == position) {
+            let checkpoint = Checkpoint::of(cache);
+            if stop.save {
+                self.save_snapshot(model, cache, track, &checkpoint)?;
+            }
+            track.remember(checkpoint);
+        }
+        Ok(())
+    }
+
+    /// Whether the caches have a full block that was not handed over yet, or stand where their state
+    /// is to be kept.
+    pub(crate) fn wants_seal(&self, track: &Track) -> bool {
+        let here = track.tokens.len();
+        let has_block = self.config.store.is_some()
+            && !track.broken
+            && here / self.config.block_tokens > track.sealed;
+        has_block || track.stops.first().is_some_and(|stop| stop.position <= here)
+    }
+
+    fn seal_blocks(
+        &self,
+        model: &ModelReuse,
+        cache: &SequenceCache,
+        track: &mut Track,
+    ) -> Result<()> {
+        let Some(store) = self.config.store.as_deref() else { return Ok(()) };
+        let block_tokens = self.config.block_tokens;
+        let full = track.tokens.len() / block_tokens;
+        while track.sealed < full && !track.broken {
+            let block = track.sealed;
+            let range = block * block_tokens..(block + 1) * block_tokens;
+            let key = track.chain.keys()[block];
+            let parent = track.chain.parent(range.start);
+            let witness = identity::witness(&track.tokens, &range);
+            let put = Put { store, model, cache, namespace: track.chain.namespace() };
+            let extent = Extent::Block(range.clone());
+            let kept = put.record(Kind::Kv, key, parent, &witness, &extent, &[])?;
+            if kept && model.layout.has_windows() {
+                let window = track.chain.window_key(block);
+                let extent = Extent::Window(range);
+                put.record(Kind::Rotating, window, Some(key), &witness, &extent, &[])?;
+            }
+            // Blocks behind a hole could never be reached.
+            track.broken = !kept;
+            track.sealed += usize::from(kept);
+        }
+        Ok(())
+    }
+
+    /// Hands over a snapshot of the caches as they were at a checkpoint, or are.
+    fn save_snapshot(
+        &self,
+        model: &ModelReuse,
+        cache: &SequenceCache,
+        track: &mut Track,
+        at: &Checkpoint,
+    ) -> Result<()> {
+        let Some(store) = self.config.store.as_deref() else { return Ok(()) };
+        let position = at.position;
+        let full = position / self.config.block_tokens;
+        if full > track.sealed || position == 0 {
+            return Ok(());
+        }
+        let range = full * self.config.block_tokens..position;
+        let key = track.chain.snapshot_key(&track.tokens, position);
+        let parent = track.chain.parent(position);
+        let witness = identity::witness(&track.tokens, &range);
+        let put = Put { store, model, cache, namespace: track.chain.namespace() };
+        let extent = Extent::Snapshot(range);
+        if put.record(Kind::State, key, parent, &witness, &extent, at.states())? {
+            track.saved = track.saved.max(position);
+        }
+        Ok(())
+    }
+
+    /// Keeps the caches of a turn that is over, for the next one.
+    pub(crate) fn retire(
+        &mut self,
+        model: Rc<ModelReuse>,
+        cache: SequenceCache,
+        mut track: Track,
+        prompt_tokens: usize,
+    ) -> Result<()> {
+        // A cancelled prefill or a pipelined step may have left them elsewhere.
+        if track.tokens.is_empty() || cache.offset as usize != track.tokens.len() {
+            return Ok(());
+        }
+        track.stops.clear();
+        track.chain.extend(&track.tokens);
+        self.seal_blocks(&model, &cache, &mut track)?;
+        let namespace = *track.chain.namespace();
+        self.history.remember(model.asker(&track.salt, &namespace), &track.tokens);
+        let last_used = Instant::now();
+        let session = Session { model, cache, track, prompt_tokens, last_used, is_saved: false };
+        if session.bytes() > self.config.live_bytes {
+            self.evict(session);
+            return Ok(());
+        }
+        self.live.push(session);
+        while self.live.bytes() > self.config.live_bytes {
+            let Some(oldest) = self.live.pop_oldest() else { break };
+            self.evict(oldest);
+        }
+        Ok(())
+    }
+
+    /// Stores what it can of a sequence that gives up its memory and will go on later.
+    pub(crate) fn put_away(
+        &mut self,
+        model: Rc<ModelReuse>,
+        cache: SequenceCache,
+        mut track: Track,
+        prompt_tokens: usize,
+    ) {
+        if track.tokens.is_empty() || cache.offset as usize != track.tokens.len() {
+            return;
+        }
+        track.stops.clear();
+        track.chain.extend(&track.tokens);
+        if let Err(error) = self.seal_blocks(&model, &cache, &mut track) {
+            tracing::warn!(error = error.what(), "a preempted row's KV was not stored");
+            return;
+        }
+        let last_used = Instant::now();
+        self.evict(Session { model, cache, track, prompt_tokens, last_used, is_saved: false });
+    }
+
+    /// Gives back so many bytes of live sessions, or all; the oldest go first.
+    pub(crate) fn shrink(&mut self, bytes: u64) {
+        let target = (self.live.bytes() as u64).saturating_sub(bytes);
+        while self.live.bytes() as u64 > target {
+            let Some(oldest) = self.live.pop_oldest() else { break };
+            self.evict(oldest);
+        }
+    }
+
+    /// Drops the live sessions of a model without storing anything of them.
+    pub(crate) fn drop_live(&mut self, model: ModelId) {
+        self.live.remove(Some(model));
+    }
+
+    /// Stores a session that memory has no room for. A dense model's last block, part full, would
+    /// cost more to write than to compute.
+    fn evict(&self, mut session: Session) {
+        if session.track.needs.state {
+            self.save_ends(&mut session);
+        }
+    }
+
+    /// Stores what memory alone holds of a session, where it is worth it: the end of its last
+    /// message (of a plain prompt, all but its last token), which the next turn will surely repeat,
+    /// and its own end, which a next turn repeats if its template leaves answers as they were.
+    fn save_ends(&self, session: &mut Session) {
+        let Session { model, cache, track, is_saved, prompt_tokens, .. } = session;
+        if std::mem::replace(is_saved, true) {
+            return;
+        }
+        if !track.needs.state {
+            // Full blocks are stored already.
+            track.saved = track.sealed * self.config.block_tokens;
+        }
+        let end = track.message_end.unwrap_or(*prompt_tokens - 1).min(track.tokens.len());
+        let known = track.checkpoints.iter().find(|checkpoint| checkpoint.position == end);
+        let sure = match track.needs.state {
+            true => known.cloned(),
+            false => Some(Checkpoint::without_state(end)),
+        };
+        for checkpoint in sure.into_iter().chain([Checkpoint::of(cache)]) {
+            if checkpoint.position >= track.saved + MIN_SNAPSHOT_GAP
+                && let Err(error) = self.save_snapshot(model, cache, track, &checkpoint)
+            {
+                tracing::warn!(error = error.what(), "a session's end was not saved");
+            }
+        }
+    }
+
+    /// Called when there is nothing else to do: hands over the ends of sessions that rest, or, with
+    /// `all`, of every session.
+    pub(crate) fn rest(&mut self, all: bool) {
+        let mut live = std::mem::take(&mut self.live);
+        for session in live.iter_mut() {
+            if all || session.last_used.elapsed() >= REST {
+                self.save_ends(session);
+            }
+        }
+        self.live = live;
+    }
+
+    /// Forgets the live sessions of a model that goes.
+    pub(crate) fn forget(&mut self, model: ModelId) {
+        for mut session in self.live.remove(Some(model)) {
+            self.save_ends(&mut session);
+        }
+    }
+
+    /// Drops what a sequence that came out wrong has stored.
+    pub(crate) fn distrust(&self, track: &Track) {
+        let Some(store) = self.config.store.as_deref() else { return };
+        if let Some(first) = track.chain.keys().first() {
+            store.invalidate(track.chain.namespace(), first);
+        }
+    }
+
+    /// Live sessions and the bytes that they hold.
+    pub(crate) fn live_use(&self) -> (usize, usize) {
+        (self.live.len(), self.live.bytes())
+    }
+
+    /// Drops every live session, as `cache clear` asks.
+    pub(crate) fn clear_live(&mut self) {
+        self.live.remove(None);
+    }
+}
+
+impl Track {
+    fn new(chain: Chain, needs: Needs, salt: &str) -> Self {
+        Self {
+            chain,
+            tokens: Vec::new(),
+            needs,
+            checkpoints: Vec::new(),
+            salt: salt.to_owned(),
+            sealed: 0,
+            broken: false,
+            stops: Vec::new(),
+            saved: 0,
+            message_end: None,
+        }
+    }
+}
+
+/// Hands records to the store.
+struct Put<'a> {
+    store: &'a Store,
+    model: &'a ModelReuse,
+    cache: &'a SequenceCache,
+    namespace: &'a Namespace,
+}
+
+impl Put<'_> {
+    /// True when the record is there, now or from before. `states` are those of a snapshot.
+    fn record(
+        &self,
+        kind: Kind,
+        key: Key,
+        parent: Option<Key>,
+        witness: &[u8],
+        extent: &Extent,
+        states: &[RecurrentCache],
+    ) -> Result<bool> {
+        let layout = &self.model.layout;
+        if !layout.is_held(self.cache, extent) {
+            return Ok(false);
+        }
+        let shape = RecordShape { kind, key, parent, witness, part_lens: &[layout.bytes(extent)] };
+        let outcome = self.store.put_with(self.namespace, &shape, |parts| match parts {
+            [part] => layout.gather(self.cache, states, extent, part),
+            _ => Err(mlx_rs::error::Exception::custom("a record has one part")),
+        })?;
+        Ok(!matches!(outcome, kvstore::PutOutcome::Dropped(_)))
+    }
+}
+
+/// What the store has of one prompt.
+struct Shelf<'a> {
+    store: &'a Store,
+    chain: &'a Chain,
+    tokens: &'a [u32],
+    blocks: usize,
+}
+
+impl Stock for Shelf<'_> {
+    fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    fn has_window(&self, block: usize) -> bool {
+        let key = self.chain.window_key(block);
+        self.store.contains(self.chain.namespace(), &[key]) == [true]
+    }
+
+    fn last_snapshot(&self, from: usize, limit: usize) -> Option<usize> {
+        let block_tokens = self.chain.block_tokens();
+        let last = (limit / block_tokens).min(self.blocks);
+        (from / block_tokens..=last).rev().find_map(|block| {
+            let mut keys = self.chain.snapshot_keys(self.tokens, block, limit);
+            keys.retain(|(position, _)| *position >= from);
+            let names = keys.iter().map(|(_, key)| *key);
+            let found = self.store.first_stored(self.chain.namespace(), names)?;
+            keys.iter().find(|(_, key)| *key == found).map(|(position, _)| *position)
+        })
+    }
+}
+
+/// A record that could not be had, if it was one, and why.
+struct Failure {
+    key: Option<Key>,
+    reason: MissReason,
+}
+
+/// Reads the records of a plan.
+struct Reader<'a> {
+    store: &'a Store,
+    chain: &'a Chain,
+    prompt: &'a [u32],
+    block_tokens: usize,
+}
+
+impl Reader<'_> {
+    fn read(
+        &self,
+        model: &ModelReuse,
+        plan: &Plan,
+        expected: usize,
+    ) -> Result<(SequenceCache, usize, usize), Failure> {
+        let namespace = self.chain.namespace();
+        let keys = &self.chain.keys()[..plan.blocks];
+        let mut windows: Vec<Key> = Vec::new();
+        windows.extend(plan.windows.clone().map(|block| self.chain.window_key(block)));
+        let snapshot = plan.snapshot.then(|| self.chain.snapshot_key(self.prompt, plan.tokens));
+        let wanted: Vec<Key> = keys.iter().chain(&windows).copied().chain(snapshot).collect();
+        let _pin = self.store.pin(namespace, &wanted);
+        // Asked before the read-ahead, which makes RAM of what was on SSD.
+        let in_ram = |key: &Key| match self.store.whereabouts(namespace, key) {
+            Whereabouts::Here(block) => block.in_ram,
+            _ => false,
+        };
+        let from_ssd: Vec<bool> = wanted.iter().map(|key| !in_ram(key)).collect();
+        self.store.prefetch(namespace, &wanted);
+        let mut rebuild = Rebuild::new(&model.layout, plan.tokens, expected);
+        let mut ssd_tokens = 0;
+        for (block, key) in keys.iter().enumerate() {
+            let range = block * self.block_tokens..(block + 1) * self.block_tokens;
+            let used = range.end.min(plan.tokens) - range.start;
+            self.place(&mut rebuild, *key, &range, &Extent::Block(range.clone()))?;
+            ssd_tokens += if from_ssd[block] { used } else { 0 };
+        }
+        for (block, key) in plan.windows.clone().zip(&windows) {
+            let range = block * self.block_tokens..(block + 1) * self.block_tokens;
+            self.place(&mut rebuild, *key, &range, &Extent::Window(range.clone()))?;
+        }
+        if let Some(key) = snapshot {
+            let range = plan.blocks * self.block_tokens..plan.tokens;
+            self.place(&mut rebuild, key, &range, &Extent::Snapshot(range.clone()))?;
+            ssd_tokens += if from_ssd.last() == Some(&true) { range.len() } else { 0 };
+        }
+        let cache = rebuild.finish(&model.kinds, expected).map_err(not_a_record)?;
+        let cache = cache.keeping(model.kv_dtype);
+        Ok((cache, plan.tokens - ssd_tokens, ssd_tokens))
+    }
+
+    fn place(
+        &self,
+        rebuild: &mut Rebuild<'_>,
+        key: Key,
+        range: &Range<usize>,
+        extent: &Extent,
+    ) -> Result<(), Failure> {
+        let failure = |reason| Failure { key: Some(key), reason };
+        let witness = identity::witness(self.prompt, range);
+        let guard: Guard =
+            self.store.get(self.chain.namespace(), &key, &witness).map_err(|miss| match miss {
+                Miss::NotStored => failure(MissReason::Evicted),
+                // Nothing is wrong with the record.
+                Miss::NoMemory => Failure { key: None, reason: MissReason::LoadFailed },
+                Miss::Io => failure(MissReason::LoadFailed),
+                _ => failure(MissReason::VerifyFailed),
+            })?;
+        let bytes = guard.part(0).ok_or(failure(MissReason::VerifyFailed))?;
+        let fits = rebuild.place(extent, bytes).map_err(not_a_record)?;
+        if !fits || guard.check().is_err() {
+            return Err(failure(MissReason::VerifyFailed));
+        }
+        Ok(())
+    }
+}
+
+fn not_a_record(error: mlx_rs::error::Exception) -> Failure {
+    tracing::debug!(error = error.what(), "MLX did not take a restored cache");
+    Failure { key: None, reason: MissReason::LoadFailed }
+}

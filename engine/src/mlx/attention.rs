@@ -1,0 +1,253 @@
+//! Attention over a cache.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::f32::consts::LOG2_E;
+
+use mlx_rs::fast::ScaledDotProductAttentionMask as Mask;
+use mlx_rs::ops::{arange, logical_and, matmul};
+use mlx_rs::{Array, Dtype, fast};
+
+use crate::error::Result;
+use crate::kv::slots::LayerKind;
+use crate::mlx::bridge::{metal_is_available, slice};
+
+/// On the CPU backend, up to so many scores, the number of operations is what attention costs, not what is
+/// in them.
+const FEW_SCORES: i64 = 2000;
+
+/// Attention over a segment's cache.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attend {
+    /// Multiplies the scores; 1 / sqrt(head_dim) as a rule.
+    pub(crate) scale: f32,
+    /// Each token sees this many tokens back, itself included; `None`: all of them.
+    pub(crate) window: Option<i32>,
+}
+
+impl Attend {
+    /// What a layer that attends so must keep.
+    pub(crate) fn layer_kind(&self) -> LayerKind {
+        self.window.map_or(LayerKind::Full, |window| LayerKind::Sliding { window })
+    }
+
+    /// q: [1, heads, T, head_dim]; k, v: [1, kv_heads, S, head_dim] of which the last T are the
+    /// queries' own (or, when `last_only`, q is the last token alone). Only distances count: with a
+    /// window, the keys may begin anywhere before it. Returns q's shape.
+    pub(crate) fn forward(
+        &self,
+        q: &Array,
+        k: &Array,
+        v: &Array,
+        masks: &mut Masks,
+    ) -> Result<Array> {
+        let length = q.shape()[2];
+        let [batch, heads, held, dim] = *k.shape() else {
+            return Err(mlx_rs::error::Exception::custom("keys must have four axes"));
+        };
+        let window = self.window.filter(|&window| window < held);
+        // A single token sees all that is in its window: what is not is cut off, not masked.
+        let (k, v, window) = match (length, window) {
+            (1, Some(window)) => {
+                let cut = |a| slice(a, &[0, 0, held - window, 0], &[batch, heads, held, dim]);
+                (&cut(k)?, &cut(v)?, None)
+            }
+            _ => (k, v, window),
+        };
+        if q.dtype() == Dtype::Float32 && !metal_is_available() && !has_few_scores(q, held) {
+            return self.by_products(q, k, v, window, masks);
+        }
+        let sdpa = fast::scaled_dot_product_attention;
+        match (length, window) {
+            (1, _) => sdpa(q, k, v, self.scale, None, None),
+            (_, None) => sdpa(q, k, v, self.scale, Some(Mask::Causal), None),
+            (_, Some(window)) => {
+                let mask = masks.window(length, held, window)?;
+                sdpa(q, k, v, self.scale, Some(Mask::Array(&mask)), None)
+            }
+        }
+    }
+
+    /// The same in float32 on the CPU backend, whose exponential takes three times as long as its power,
+    /// and most of the time that a long prompt takes.
+    fn by_products(
+        &self,
+        q: &Array,
+        k: &Array,
+        v: &Array,
+        window: Option<i32>,
+        masks: &mut Masks,
+    ) -> Result<Array> {
+        let (&[batch, heads, length, dim], &[_, kv_heads, held, _]) = (q.shape(), k.shape()) else {
+            return Err(mlx_rs::error::Exception::custom("queries must have four axes"));
+        };
+        // The queries that share a key head are rows of one product.
+        let shared = heads / kv_heads;
+        let q = q.multiply(Array::from_f32(self.scale * LOG2_E))?;
+        let q = q.reshape(&[batch, kv_heads, shared * length, dim])?;
+        let mut scores = matmul(&q, k.swap_axes(-1, -2)?)?; // [batch, kv_heads, shared * T, S]
+        if length > 1 {
+            let apart = scores.reshape(&[batch, kv_heads, shared, length, held])?;
+            let masked = apart.add(masks.hiding(length, held, window.unwrap_or(held)))?;
+            scores = masked.reshape(&[batch, kv_heads, shared * length, held])?;
+        }
+        let weights = scores.subtract(scores.max_axis(-1, true)?)?;
+        let weights = Array::from_f32(2.0).power(&weights)?;
+        let mixed = matmul(&weights, v)?.divide(weights.sum_axis(-1, true)?)?;
+        mixed.reshape(&[batch, heads, length, dim])
+    }
+}
+
+/// The masks of a step: layers and segments of one shape share one, and with it its memory.
+#[derive(Debug, Default)]
+pub(crate) struct Masks {
+    /// By (T, S, window).
+    window: HashMap<[i32; 3], Array>,
+    hiding: HashMap<[i32; 3], Array>,
+}
+
+impl Masks {
+    /// See [`window_mask`].
+    fn window(&mut self, length: i32, held: i32, window: i32) -> Result<Array> {
+        match self.window.entry([length, held, window]) {
+            Entry::Occupied(made) => Ok(made.get().clone()),
+            Entry::Vacant(place) => Ok(place.insert(window_mask(length, held, window)?).clone()),
+        }
+    }
+
+    /// See [`hiding_mask`].
+    fn hiding(&mut self, length: i32, held: i32, window: i32) -> Array {
+        let made = self.hiding.entry([length, held, window]);
+        made.or_insert_with(|| hiding_mask(length, held, window)).clone()
+    }
+}
+
+/// q: [1, heads, T, head_dim], over `held` keys.
+fn has_few_scores(q: &Array, held: i32) -> bool {
+    // 64 heads, chunks of 256 tokens and a context of 200,000 are more than an i32 holds.
+    let [heads, length] = [q.shape()[1], q.shape()[2]].map(i64::from);
+    heads * length * i64::from(held) <= FEW_SCORES
+}
+
+/// [T, S] of booleans: query `held - length + i` sees key `j` when `0 <= query - j < window`.
+fn window_mask(length: i32, held: i32, window: i32) -> Result<Array> {
+    let queries = arange::<_, i32>(held - length, held, None)?.reshape(&[length, 1])?;
+    let keys = arange::<_, i32>(0, held, None)?.reshape(&[1, held])?;
+    let distance = queries.subtract(&keys)?;
+    logical_and(distance.ge(Array::from_int(0))?, distance.lt(Array::from_int(window))?)
+}
+
+/// [T, S]: minus infinity where [`window_mask`] is false, else zero.
+fn hiding_mask(length: i32, held: i32, window: i32) -> Array {
+    // Chunks of 4,096 tokens over 1,000,000 are more than an i32 counts.
+    let mut mask = vec![0.0_f32; length as usize * held as usize];
+    for (query, row) in (held - length..).zip(mask.chunks_exact_mut(held as usize)) {
+        row[..(query + 1 - window).max(0) as usize].fill(f32::NEG_INFINITY);
+        row[query as usize + 1..].fill(f32::NEG_INFINITY);
+    }
+    Array::from_slice(&mask, &[length, held])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [1, 1, T, 4] of values that differ by token.
+    fn tokens(from: i32, to: i32, salt: f32) -> Array {
+        let values = (from..to).flat_map(|t| (0..4).map(move |i| (t * 4 + i) as f32 * 0.7 + salt));
+        Array::from_iter(values.map(f32::sin), &[1, 1, to - from, 4])
+    }
+
+    /// Attention by its definition, one query at a time over the keys of its window.
+    fn by_definition(attend: Attend, from: i32, to: i32) -> Vec<f32> {
+        let whole = Attend { window: None, ..attend };
+        let rows = (from..to).flat_map(|at| {
+            let first = attend.window.map_or(0, |window| (at + 1 - window).max(0));
+            let (k, v) = (tokens(first, at + 1, 1.0), tokens(first, at + 1, 2.0));
+            let row =
+                whole.forward(&tokens(at, at + 1, 0.0), &k, &v, &mut Masks::default()).unwrap();
+            row.contiguous().unwrap().as_slice::<f32>().to_vec()
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn a_window_sees_the_same_wherever_the_keys_begin() {
+        crate::mlx::bridge::init().unwrap();
+        let attend = Attend { scale: 0.5, window: Some(10) };
+        let mut masks = Masks::default();
+        for (from, to) in [(0, 30), (25, 30), (29, 30), (3, 12)] {
+            let wanted = by_definition(attend, from, to);
+            for base in 0..=(from - 9).max(0) {
+                let (k, v) = (tokens(base, to, 1.0), tokens(base, to, 2.0));
+                for rows in [to - from, 1] {
+                    let q = tokens(to - rows, to, 0.0);
+                    let got = attend.forward(&q, &k, &v, &mut masks).unwrap().contiguous().unwrap();
+                    let wanted = &wanted[wanted.len() - 4 * rows as usize..];
+                    let pairs = got.as_slice::<f32>().iter().zip(wanted);
+                    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(worst < 1e-5, "{from}..{to} from {base}, {rows} rows: {worst}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn layers_of_one_shape_share_a_mask() {
+        crate::mlx::bridge::init().unwrap();
+        let mut masks = Masks::default();
+        let noise = |length: i32| {
+            Array::from_iter((0..4 * length * 8).map(|i| (i as f32).sin()), &[1, 4, length, 8])
+        };
+        let (few, many) = ((noise(5), noise(12)), (noise(24), noise(60)));
+        for window in [None, Some(7)] {
+            for (q, kv) in [&few, &many, &few, &many] {
+                let attend = Attend { scale: 0.35, window };
+                attend.forward(q, kv, kv, &mut masks).unwrap().eval().unwrap();
+            }
+        }
+        let made = masks.window.len() + masks.hiding.len();
+        // With few scores the fused attention masks what is ahead by itself.
+        assert_eq!(made, if metal_is_available() { 2 } else { 3 }, "{masks:?}");
+    }
+
+    #[test]
+    fn a_long_context_has_many_scores() {
+        crate::mlx::bridge::init().unwrap();
+        let queries = |length| mlx_rs::ops::zeros::<f32>(&[1, 64, length, 8]).unwrap();
+        assert!(has_few_scores(&queries(1), 31));
+        assert!(!has_few_scores(&queries(1), 32));
+        assert!(!has_few_scores(&queries(256), 200_000));
+        assert!(!has_few_scores(&queries(256), 262_144));
+    }
+
+    /// Shared key heads, prompts and single tokens, with a window and without: what MLX computes.
+    #[test]
+    fn products_are_what_the_fused_attention_computes() {
+        crate::mlx::bridge::init().unwrap();
+        let noise = |shape: &[i32], salt: f32| {
+            let count = shape.iter().product::<i32>();
+            Array::from_iter((0..count).map(|i| (i as f32 * 1.3 + salt).sin() * 3.0), shape)
+        };
+        for (heads, kv_heads, length, held) in
+            [(4, 4, 1, 509), (6, 2, 1, 400), (6, 2, 7, 60), (4, 1, 24, 24)]
+        {
+            let q = noise(&[1, heads, length, 8], 0.0);
+            let k = noise(&[1, kv_heads, held, 8], 1.0);
+            let v = noise(&[1, kv_heads, held, 8], 2.0);
+            for window in [None, Some(5)] {
+                let attend = Attend { scale: 0.35, window };
+                let mask = window_mask(length, held, window.unwrap_or(held)).unwrap();
+                let mask = Some(Mask::Array(&mask));
+                let fused = fast::scaled_dot_product_attention(&q, &k, &v, 0.35, mask, None);
+                let fused = fused.unwrap().contiguous().unwrap();
+                let ours = attend.forward(&q, &k, &v, &mut Masks::default()).unwrap();
+                assert_eq!(ours.shape(), fused.shape());
+                let ours = ours.contiguous().unwrap();
+                let pairs = ours.as_slice::<f32>().iter().zip(fused.as_slice::<f32>());
+                let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < 1e-5, "{heads}/{kv_heads} heads, {length} of {held}: {worst}");
+            }
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! The few MLX calls that mlx-rs does not wrap, and the only unsafe code of this crate.
+//!
+//! Every function relies on mlx-rs having installed its error handler, which it does at its first
+//! operation: [`init`] makes sure of it on the engine thread before anything else runs.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::OnceCell;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use crate::error::Result;
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype, Stream};
+
+/// Metal adopts memory without a copy when pointer and length are multiples of this.
+pub(crate) const PAGE: usize = 16 * 1024;
+
+/// Freed memory that MLX may keep for reuse on Metal, where new buffers are dear. Steps of one model
+/// reuse the same sizes, so that more would be held for nothing.
+const METAL_CACHE_BYTES: usize = 1 << 30;
+/// The same on the CPU backend, where a new buffer costs little more than its page faults.
+const CPU_CACHE_BYTES: usize = 32 << 20;
+
+/// Sets MLX's limits, and with the first call installs mlx-rs's error handler: without it, mlx-c ends
+/// the process at the first error.
+pub(crate) fn init() -> Result<()> {
+    // Nothing may go wrong before this first call of mlx-rs.
+    mlx_rs::memory::set_cache_limit(CPU_CACHE_BYTES)?;
+    if metal_is_available() {
+        mlx_rs::memory::set_cache_limit(METAL_CACHE_BYTES)?;
+    }
+    Ok(())
+}
+
+/// Freed memory that MLX may keep.
+pub(crate) fn cache_limit_bytes() -> u64 {
+    if metal_is_available() { METAL_CACHE_BYTES as u64 } else { CPU_CACHE_BYTES as u64 }
+}
+
+/// Has macOS keep up to `wanted_bytes` of MLX's memory wired, weights before all: without it, what
+/// rested for a while is compressed or paged out, and the next request waits for it. 0 lets go of it
+/// all. More than Metal recommends would be refused, and take from everybody else. Returns what is set
+/// now: 0 where there is no Metal, and where macOS refuses (before 15 it wires nothing).
+pub(crate) fn set_wired_limit(wanted_bytes: u64) -> u64 {
+    if !metal_is_available() {
+        return 0;
+    }
+    let limit = wanted_bytes.min(recommended_bytes());
+    mlx_rs::memory::set_wired_limit(limit as usize).map_or(0, |_| limit)
+}
+
+/// What Metal recommends a process to hold at most; 0 when it does not say.
+fn recommended_bytes() -> u64 {
+    let mut bytes = 0;
+    // SAFETY: device and info are made here and freed once; the key ends with a NUL; `bytes` outlives
+    // the call that writes it.
+    unsafe {
+        let gpu = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_GPU, 0);
+        let mut info = mlx_sys::mlx_device_info_new();
+        let key = c"max_recommended_working_set_size";
+        if mlx_sys::mlx_device_info_get(&raw mut info, gpu) != 0
+            || mlx_sys::mlx_device_info_get_size(&raw mut bytes, info, key.as_ptr()) != 0
+        {
+            bytes = 0;
+        }
+        mlx_sys::mlx_device_info_free(info);
+        mlx_sys::mlx_device_free(gpu);
+    }
+    bytes as u64
+}
+
+/// Whether arrays live on a Metal device. On Linux MLX runs on its CPU backend.
+pub fn metal_is_available() -> bool {
+    let mut available = false;
+    // SAFETY: writes one bool through a valid pointer.
+    let status = unsafe { mlx_sys::mlx_metal_is_available(&raw mut available) };
+    status == 0 && available
+}
+
+/// MLX's version, such as `0.32.2`.
+pub fn version() -> String {
+    // SAFETY: the string is made here, filled by MLX, read while it is alive, and freed once; MLX
+    // ends it with a NUL.
+    unsafe {
+        let mut text = mlx_sys::mlx_string_new();
+        let status = mlx_sys::mlx_version(&raw mut text);
+        let data = mlx_sys::mlx_string_data(text);
+        let version = match status == 0 && !data.is_null() {
+            true => std::ffi::CStr::from_ptr(data).to_string_lossy().into_owned(),
+            false => "unknown".to_owned(),
+        };
+        mlx_sys::mlx_string_free(text);
+        version
+    }
+}
+
+/// The bytes of an array, evaluated first. It must lie in memory row after row without gaps.
+///
+/// # Errors
+/// When it does not, or cannot be evaluated.
+pub(crate) fn raw_bytes(a: &Array) -> Result<&[u8]> {
+    a.eval()?;
+    let mut expected = 1;
+    for (&n, &stride) in a.shape().iter().zip(a.strides()).rev() {
+        if n > 1 && stride != expected {
+            return Err(Exception::custom(format!("{:?} is not contiguous", a.shape())));
+        }
+        expected *= n as usize;
+    }
+    if a.size() == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: the array is evaluated, and its `nbytes` bytes follow each other from its data
+    // pointer, as the strides say. The slice borrows the array, which keeps the buffer alive; nothing
+    // writes to a buffer that has another owner than the writing operation.
+    unsafe {
+        let data = mlx_sys::mlx_array_data_uint8(a.as_ptr());
+        if data.is_null() {
+            return Err(Exception::custom("an evaluated array has no data"));
+        }
+        Ok(std::slice::from_raw_parts(data, a.nbytes()))
+    }
+}
+
+/// `a[start..stop]` per axis, as a view. `start` and `stop` have one entry per axis of `a`.
+pub(crate) fn slice(a: &Array, start: &[i32], stop: &[i32]) -> Result<Array> {
+    let strides = [1; 8];
+    let dims = a.ndim();
+    check_axes(a, start, stop)?;
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: the three vectors hold `dims` entries each, the handles are alive across the call,
+    // and a handle that MLX filled in is owned by the Array made from it.
+    unsafe {
+        let mut out = mlx_sys::mlx_array_new();
+        let status = mlx_sys::mlx_slice(
+            &raw mut out,
+            a.as_ptr(),
+            start.as_ptr(),
+            dims,
+            stop.as_ptr(),
+            dims,
+            strides.as_ptr(),
+            dims,
+            stream.as_ptr(),
+        );
+        owned(out, status, || format!("slice {start:?}..{stop:?} of {:?}", a.shape()))
+    }
+}
+
+/// `a` with `a[start..stop]` replaced by `update`. MLX writes in place when nobody else holds `a`'s
+/// buffer by the time it is evaluated.
+pub(crate) fn slice_update(
+    a: &Array,
+    update: &Array,
+    start: &[i32],
+    stop: &[i32],
+) -> Result<Array> {
+    let strides = [1; 8];
+    let dims = a.ndim();
+    check_axes(a, start, stop)?;
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: as in `slice`.
+    unsafe {
+        let mut out = mlx_sys::mlx_array_new();
+        let status = mlx_sys::mlx_slice_update(
+            &raw mut out,
+            a.as_ptr(),
+            update.as_ptr(),
+            start.as_ptr(),
+            dims,
+            stop.as_ptr(),
+            dims,
+            strides.as_ptr(),
+            dims,
+            stream.as_ptr(),
+        );
+        owned(out, status, || format!("slice_update {start:?}..{stop:?} of {:?}", a.shape()))
+    }
+}
+
+/// The gated delta rule on Metal, over the inputs of [`crate::mlx::gated_delta::Inputs`] in the order of
+/// its fields and the state. Returns y and the new state. Not run yet: it needs a Mac.
+pub(crate) fn gated_delta_kernel(inputs: [&Array; 6]) -> Result<(Array, Array)> {
+    use mlx_rs::fast::{MetalKernelApplyOptions, MetalKernelOutput, TemplateArg};
+
+    let [q, k, v, log_decay, beta, state] = inputs;
+    let wrong = || Exception::custom(format!("the delta kernel over {inputs:?}"));
+    let (&[1, tokens, key_heads, dk], &[1, _, heads, dv]) = (q.shape(), v.shape()) else {
+        return Err(wrong());
+    };
+    let shapes_fit = k.shape() == q.shape()
+        && v.shape()[1] == tokens
+        && log_decay.shape() == [1, tokens, heads]
+        && beta.shape() == [1, tokens, heads]
+        && state.shape() == [1, heads, dv, dk];
+    let sizes_fit = heads % key_heads == 0 && dk % 32 == 0 && state.dtype() == Dtype::Float32;
+    // The kernel counts elements in 32 bits.
+    let small = [q, v].iter().all(|a| a.size() <= u32::MAX as usize);
+    if !shapes_fit || !sizes_fit || !small {
+        return Err(wrong());
+    }
+    let int = |name: &str, value| (name.to_owned(), TemplateArg::Int(value));
+    let options = MetalKernelApplyOptions {
+        template_args: vec![
+            int("DK", dk),
+            int("DV", dv),
+            int("HK", key_heads),
+            int("HV", heads),
+            ("OUT".to_owned(), TemplateArg::Dtype(v.dtype())),
+        ],
+        ..MetalKernelApplyOptions::default()
+    };
+    let outputs = [
+        MetalKernelOutput { shape: v.shape().to_vec(), dtype: v.dtype() },
+        MetalKernelOutput { shape: state.shape().to_vec(), dtype: Dtype::Float32 },
+    ];
+    let outputs = DELTA_KERNEL.with(|kernel| -> Result<Vec<Array>> {
+        if kernel.get().is_none() {
+            let _ = kernel.set(delta_kernel()?);
+        }
+        let kernel = kernel.get().ok_or_else(wrong)?;
+        let grid = (32, dv, heads);
+        // SAFETY: the shapes were checked above; every index of the source lies within them, each
+        // output element is written by one thread, inputs are only read, and they are made
+        // row-contiguous.
+        unsafe { kernel.apply(&inputs, &outputs, grid, (32, dv.min(4), 1), options) }
+    })?;
+    match <[Array; 2]>::try_from(outputs) {
+        Ok([y, state]) => Ok((y, state)),
+        Err(_) => Err(wrong()),
+    }
+}
+
+thread_local! {
+    /// Made at its first use: MLX parses its names and source then.
+    static DELTA_KERNEL: OnceCell<mlx_rs::fast::MetalKernel> = const { OnceCell::new() };
+}
+
+fn delta_kernel() -> Result<mlx_rs::fast::MetalKernel> {
+    mlx_rs::fast::MetalKernel::new(
+        "omlx_gated_delta",
+        &["q", "k", "v", "log_decay", "beta", "state"],
+        &["y", "new_state"],
+        include_str!("gated_delta.metal"),
+        mlx_rs::fast::MetalKernelOptions { ensure_row_contiguous: true, ..Default::default() },
+    )
+}
+
+fn check_axes(a: &Array, start: &[i32], stop: &[i32]) -> Result<()> {
+    if a.ndim() > 8 || start.len() != a.ndim() || stop.len() != a.ndim() {
+        return Err(Exception::custom(format!("slice of {:?} by {start:?}..{stop:?}", a.shape())));
+    }
+    Ok(())
+}
+
+/// # Safety
+/// `handle` must be one that MLX returned with `status`, owned by the caller.
+unsafe fn owned(
+    handle: mlx_sys::mlx_array,
+    status: i32,
+    what: impl FnOnce() -> String,
+) -> Result<Array> {
+    if status == 0 {
+        // SAFETY: MLX filled the handle and ownership passes to the Array.
+        return Ok(unsafe { Array::from_ptr(handle) });
+    }
+    // SAFETY: a handle that was not filled is still ours to free.
+    unsafe { mlx_sys::mlx_array_free(handle) };
+    Err(Exception::custom(format!("{} failed", what())))
+}
+
+/// Zeroed memory, aligned to [`PAGE`] and padded to whole pages, that MLX can adopt.
+#[derive(Debug)]
+pub(crate) struct PageBuffer {
+    data: NonNull<u8>,
+    len: usize,
+    layout: Layout,
+}
+
+// SAFETY: plain memory owned by the buffer alone.
+unsafe impl Send for PageBuffer {}
+
+impl PageBuffer {
+    /// `len` bytes of zeros.
+    pub(crate) fn zeroed(len: usize) -> PageBuffer {
+        let padded = len.max(1).next_multiple_of(PAGE);
+        let layout = Layout::from_size_align(padded, PAGE).expect("a buffer under isize::MAX");
+        // SAFETY: the layout's size is not zero.
+        let data = unsafe { alloc_zeroed(layout) };
+        let Some(data) = NonNull::new(data) else { handle_alloc_error(layout) };
+        PageBuffer { data, len, layout }
+    }
+
+    /// The bytes, to be filled.
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: `len` bytes were allocated and initialised, and we hold the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
+    }
+
+    /// An array over this memory: adopted on Metal where MLX can, copied otherwise.
+    ///
+    /// # Errors
+    /// When `shape` and `dtype` do not describe exactly these bytes.
+    pub(crate) fn into_array(self, shape: &[i32], dtype: Dtype) -> Result<Array> {
+        let bytes = shape.iter().map(|&n| n as usize).product::<usize>() * item_bytes(dtype);
+        if bytes != self.len {
+            return Err(Exception::custom(format!(
+                "{} bytes are not an array of {shape:?} {dtype:?}",
+                self.len
+            )));
+        }
+        let data = self.data.as_ptr().cast::<c_void>();
+        let payload = Box::into_raw(Box::new(self)).cast::<c_void>();
+        // SAFETY: data holds `bytes` bytes, checked above. MLX calls `drop_page_buffer` with the
+        // payload exactly once, when it no longer needs the memory (at once, if it copies).
+        unsafe {
+            let handle = mlx_sys::mlx_array_new_data_managed_payload(
+                data,
+                shape.as_ptr(),
+                shape.len() as i32,
+                dtype.into(),
+                payload,
+                Some(drop_page_buffer),
+            );
+            let status = if handle.ctx.is_null() { 1 } else { 0 };
+            owned(handle, status, || format!("an array of {shape:?} {dtype:?}"))
+        }
+    }
+}
+
+impl Drop for PageBuffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, freed once.
+        unsafe { dealloc(self.data.as_ptr(), self.layout) }
+    }
+}
+
+/// MLX's callback for a buffer it no longer needs.
+unsafe extern "C" fn drop_page_buffer(payload: *mut c_void) {
+    // SAFETY: the payload is the box leaked in `into_array`, handed back once.
+    drop(unsafe { Box::from_raw(payload.cast::<PageBuffer>()) });
+}
+
+/// Bytes of one element.
+pub(crate) fn item_bytes(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::Bool | Dtype::Uint8 | Dtype::Int8 => 1,
+        Dtype::Uint16 | Dtype::Int16 | Dtype::Float16 | Dtype::Bfloat16 => 2,
+        Dtype::Uint32 | Dtype::Int32 | Dtype::Float32 => 4,
+        Dtype::Uint64 | Dtype::Int64 | Dtype::Float64 | Dtype::Complex64 => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_and_updates() {
+        init().unwrap();
+        let a = Array::from_iter(0..12, &[3, 4]);
+        let cut = slice(&a, &[1, 1], &[3, 3]).unwrap();
+        assert_eq!(cut.contiguous().unwrap().as_slice::<i32>(), [5, 6, 9, 10]);
+        let update = Array::from_iter([100, 200], &[1, 2]);
+        let b = slice_update(&a, &update, &[0, 0], &[1, 2]).unwrap();
+        assert_eq!(&b.as_slice::<i32>()[..4], [100, 200, 2, 3]);
+        assert_eq!(a.as_slice::<i32>()[0], 0, "the original is untouched");
+    }
+
+    #[test]
+    fn nothing_is_wired_without_metal() {
+        init().unwrap();
+        let wired = set_wired_limit(1 << 20);
+        assert_eq!(wired > 0, metal_is_available());
+        assert_eq!(set_wired_limit(0), 0);
+    }
+
+    #[test]
+    fn wrong_axes_and_shapes_are_errors() {
+        init().unwrap();
+        let a = Array::from_iter(0..12, &[3, 4]);
+        assert!(slice(&a, &[1], &[3]).is_err());
+        assert!(slice_update(&a, &a, &[0, 0], &[1, 2]).is_err());
+        assert!(PageBuffer::zeroed(8).into_array(&[3], Dtype::Float32).is_err());
+    }
+
+    #[test]
+    fn a_buffer_becomes_an_array() {
+        init().unwrap();
+        let mut buffer = PageBuffer::zeroed(8);
+        buffer.as_mut_slice().copy_from_slice(bytemuck_f32(&[1.5, -2.0]).as_slice());
+        let array = buffer.into_array(&[2], Dtype::Float32).unwrap();
+        assert_eq!(array.as_slice::<f32>(), [1.5, -2.0]);
+    }
+
+    fn bytemuck_f32(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+}

@@ -1,0 +1,213 @@
+//! One step of several rows: its graph, and what comes out of it.
+//!
+//! Order in a step: rows that decode from the step under way, rows that decode from a token already
+//! known, then the chunk of a prompt. Rows that get a token from the step are in the same order.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::ops::concatenate;
+use mlx_rs::ops::indexing::take_axis;
+
+use crate::error::Result;
+use crate::models::step::{Segment, Step, token_array};
+use crate::runtime::reasoning_budget::Thoughts;
+use crate::runtime::row::{Next, Row, Sequence};
+use crate::runtime::sampling::{Sampled, Sampler, sample};
+use crate::sched::RowId;
+use crate::text::grammar::Held;
+
+/// A step whose graph is made.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) model: u64,
+    /// Every row in it.
+    pub(crate) rows: Vec<RowId>,
+    /// Those that get a token, in the order of `sampled`.
+    pub(crate) outputs: Vec<RowId>,
+    /// `None`: no row gets one.
+    pub(crate) sampled: Option<Sampled>,
+    /// Rows that decode.
+    pub(crate) decoding: usize,
+    /// Prompt tokens ..
+    pub(crate) prompt_tokens: usize,
+    /// .. behind so many of the same prompt.
+    pub(crate) depth: usize,
+    /// Caches that no token depends on, to be evaluated with the step. Given away before the next
+    /// one is, so that MLX can write into them in place.
+    pub(crate) caches: Vec<Array>,
+    /// When it was begun, and how long making the graph took.
+    pub(crate) begin: Instant,
+    pub(crate) build: Duration,
+}
+
+impl Built {
+    /// Every array to evaluate.
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.sampled.iter().flat_map(Sampled::arrays).chain(&self.caches)
+    }
+}
+
+/// What a row brings to a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// One token.
+    Decode,
+    /// At most so many tokens of its prompt.
+    Prompt { most: usize },
+}
+
+/// Makes the graph of a step. All rows are of one model; at most one brings a prompt.
+/// `under_way`: the tokens that the step before computes. `grid`: chunks end at its multiples, so
+/// that every sequence's do at the same positions, whatever was restored.
+pub(crate) fn build(
+    model: u64,
+    rows: &mut [(RowId, Row, Part)],
+    under_way: Option<&Array>,
+    grid: usize,
+) -> Result<Built> {
+    let begin = Instant::now();
+    #[cfg(test)]
+    faults::strike(rows)?;
+    // Those of the step under way first, then the known, then the prompt.
+    rows.sort_by_key(|(id, row, part)| (rank(row, *part), *id));
+    let mut lazy: Vec<u32> = Vec::new();
+    let mut known: Vec<u32> = Vec::new();
+    let mut lengths: Vec<(usize, bool)> = Vec::with_capacity(rows.len());
+    let mut depth = 0;
+    for (_, row, part) in rows.iter_mut() {
+        let target = row.job.request.prompt.len() + row.generated.len();
+        let Row { sequence, job, generated, .. } = row;
+        let sequence =
+            sequence.as_mut().ok_or_else(|| Exception::custom("the row has no caches"))?;
+        match (*part, sequence.next) {
+            (Part::Decode, Next::UnderWay(place)) => {
+                lazy.push(place as u32);
+                sequence.fed_ahead = true;
+                lengths.push((1, true));
+            }
+            (Part::Decode, Next::Known(token)) => {
+                known.push(token);
+                sequence.track.tokens.push(token);
+                lengths.push((1, true));
+            }
+            (Part::Prompt { most }, Next::Prompt) => {
+                let from = sequence.track.tokens.len();
+                depth = from;
+                let end = chunk_end(sequence, from, most, grid).min(target);
+                let prompt = job.request.prompt.iter().chain(generated.iter());
+                let chunk: Vec<u32> = prompt.skip(from).take(end - from).copied().collect();
+                known.extend(&chunk);
+                sequence.track.tokens.extend(&chunk);
+                lengths.push((chunk.len(), end == target));
+            }
+            (part, next) => {
+                return Err(Exception::custom(format!("a row at {next:?} was asked for {part:?}")));
+            }
+        }
+    }
+    let tokens = tokens(under_way, &lazy, &known)?;
+    let loaded = rows.first().map(|(_, row, _)| Rc::clone(&row.model));
+    let loaded = loaded.ok_or_else(|| Exception::custom("a step without rows"))?;
+    let segments = rows.iter_mut().zip(&lengths).filter_map(|((_, row, _), (length, wants))| {
+        let cache = &mut row.sequence.as_mut()?.cache;
+        Some(Segment { cache, length: *length as i32, wants_logits: *wants })
+    });
+    let mut step = Step::new(segments.collect());
+    let logits = loaded.architecture.forward(&tokens, &mut step)?;
+
+    let mut outputs = Vec::new();
+    let mut samplers: Vec<&mut Sampler> = Vec::new();
+    for ((id, row, _), (_, wants)) in rows.iter_mut().zip(&lengths) {
+        if let (true, Some(sequence), Some(sampler)) = (*wants, &mut row.sequence, &mut row.sampler)
+        {
+            let allowed = match &row.constraint {
+                Some(Held::Here(constraint)) => constraint.allowed(),
+                Some(Held::Away) => return Err(Exception::custom("a row waits for its mask")),
+                None => None,
+            };
+            sampler.constrain(allowed);
+            let forced = row.thoughts.as_ref().and_then(Thoughts::forced);
+            // Where a grammar does not allow thoughts to end, none are open.
+            sampler.force(forced.filter(|&id| allowed.is_none_or(|flags| flags[id as usize])));
+            sequence.next = Next::UnderWay(outputs.len());
+            outputs.push(*id);
+            samplers.push(sampler);
+        }
+    }
+    let sampled = logits.map(|logits| sample(&logits, &mut samplers)).transpose()?;
+    let prompt = rows.last().filter(|(.., part)| *part != Part::Decode);
+    let caches = prompt.and_then(|(_, row, _)| row.sequence.as_ref()).map(|sequence| {
+        let arrays = sequence.cache.arrays();
+        arrays.cloned().collect()
+    });
+    let prompt_tokens = prompt.map_or(0, |_| lengths.last().map_or(0, |(length, _)| *length));
+    Ok(Built {
+        model,
+        rows: rows.iter().map(|(id, ..)| *id).collect(),
+        outputs,
+        sampled,
+        decoding: rows.len() - usize::from(prompt.is_some()),
+        prompt_tokens,
+        depth,
+        caches: caches.unwrap_or_default(),
+        begin,
+        build: begin.elapsed(),
+    })
+}
+
+fn rank(row: &Row, part: Part) -> (usize, usize) {
+    match (part, row.sequence.as_ref().map(|sequence| sequence.next)) {
+        (Part::Prompt { .. }, _) => (2, 0),
+        (_, Some(Next::UnderWay(place))) => (0, place),
+        _ => (1, 0),
+    }
+}
+
+/// Where a chunk of at most `most` tokens ends that begins at `from`.
+fn chunk_end(sequence: &Sequence, from: usize, most: usize, grid: usize) -> usize {
+    let end = (from / grid + 1) * grid;
+    let end = end.min(from + most.max(1));
+    sequence.track.next_stop(from).map_or(end, |stop| end.min(stop))
+}
+
+/// The step's tokens, [1, T].
+fn tokens(under_way: Option<&Array>, lazy: &[u32], known: &[u32]) -> Result<Array> {
+    let Some(under_way) = under_way.filter(|_| !lazy.is_empty()) else {
+        return Ok(token_array(known));
+    };
+    let count = lazy.len() as i32;
+    let in_order = lazy.iter().enumerate().all(|(at, &place)| at == place as usize);
+    let fed = match in_order && under_way.shape() == [count] {
+        true => under_way.reshape(&[1, count])?,
+        false => {
+            take_axis(under_way, Array::from_slice(lazy, &[count]), 0)?.reshape(&[1, count])?
+        }
+    };
+    match known {
+        [] => Ok(fed),
+        known => concatenate(&[fed, token_array(known)], 1),
+    }
+}
+
+/// Faults on demand: a step with one of these tokens in a prompt fails.
+#[cfg(test)]
+pub(crate) mod faults {
+    use super::{Exception, Part, Result, Row, RowId};
+
+    /// Panics.
+    pub(crate) const PANIC: u32 = 377;
+    /// Fails as MLX does.
+    pub(crate) const FAIL: u32 = 378;
+
+    pub(super) fn strike(rows: &[(RowId, Row, Part)]) -> Result<()> {
+        let holds = |token| rows.iter().any(|(_, row, _)| row.job.request.prompt.contains(&token));
+        assert!(!holds(PANIC), "a fault on demand");
+        match holds(FAIL) {
+            true => Err(Exception::custom("a fault on demand")),
+            false => Ok(()),
+        }
+    }
+}

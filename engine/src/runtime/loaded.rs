@@ -1,0 +1,207 @@
+//! A model on the engine thread: its weights, the computation over them, and what its load found out.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+use tokio::sync::oneshot;
+
+use crate::error::{LoadError, Result};
+use crate::kv::slots::SequenceCache;
+use crate::kv::{Layout, ModelReuse};
+use crate::models::step::{Segment, Step, token_array};
+use crate::models::{self, Architecture};
+use crate::runtime::handle::{ComputeDtype, ModelId};
+use crate::runtime::inspect::{stored_dtype, widened};
+use crate::runtime::model::{Folder, ModelInfo};
+use crate::sched::KvCost;
+use crate::weights::Weights;
+
+/// A model's weights and what the thread must know of it.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) architecture: Box<dyn Architecture>,
+    pub(crate) weights: Weights,
+    pub(crate) eos: Arc<[u32]>,
+    pub(crate) vocab: usize,
+    pub(crate) reuse: Rc<ModelReuse>,
+    /// What a sequence takes.
+    pub(crate) cost: KvCost,
+    // Dropped after the weights, in this order.
+    _clear: ClearCache,
+    _held: Held,
+}
+
+/// Weights are in memory for as long as this is: whoever has the other end learns when they are gone.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _end: oneshot::Sender<()>,
+}
+
+impl Held {
+    /// And the end that completes when the weights are gone.
+    pub(crate) fn new() -> (Self, oneshot::Receiver<()>) {
+        let (held, gone) = oneshot::channel();
+        (Self { _end: held }, gone)
+    }
+}
+
+/// Gives memory that MLX keeps for reuse back to the system when it is dropped.
+#[derive(Debug)]
+pub(crate) struct ClearCache;
+
+impl Drop for ClearCache {
+    fn drop(&mut self) {
+        // A hint: failing loses nothing.
+        let _ = mlx_rs::memory::clear_cache();
+    }
+}
+
+/// Memory for a model.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// What the budget leaves now.
+    pub(crate) free_bytes: u64,
+    /// The whole budget, and what of it steps need.
+    pub(crate) budget_bytes: u64,
+    pub(crate) step_bytes: u64,
+}
+
+impl Room {
+    /// Whether so much could be in memory if nothing else were.
+    fn holds(&self, bytes: u64) -> Result<(), LoadError> {
+        let needed_bytes = bytes.saturating_add(self.step_bytes);
+        match needed_bytes > self.budget_bytes {
+            true => Err(LoadError::TooLarge { needed_bytes, budget_bytes: self.budget_bytes }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Loaded {
+    /// Reads the weights and tries the model out.
+    pub(crate) fn load(
+        id: ModelId,
+        name: String,
+        folder: &Folder,
+        held: Held,
+        compute: ComputeDtype,
+        room: Room,
+    ) -> Result<(Self, ModelInfo, KvCost), LoadError> {
+        let config = folder.config_file();
+        let mut weights = Weights::open(&folder.dir, folder.quantization.clone())?;
+        let stored = stored_dtype(&weights);
+        let converted = widened(&weights, compute);
+        if let Some(dtype) = converted {
+            weights.convert_to(dtype);
+            tracing::info!(
+                model = name,
+                stored = stored.map(dtype_name),
+                computed = dtype_name(dtype),
+                "widened: MLX's CPU backend is slow in 16 bits; models.compute_dtype = \"stored\" keeps them"
+            );
+        }
+        let text = |tensor: &str| models::is_text(&weights, tensor);
+        let (needed_bytes, _) = weights.predict(text, converted);
+        room.holds(needed_bytes)?;
+        if needed_bytes > room.free_bytes {
+            return Err(LoadError::NoRoom { needed_bytes, free_bytes: room.free_bytes });
+        }
+        let architecture = models::load(&config, &mut weights)?;
+        for name in weights.unused() {
+            tracing::debug!(tensor = name, "not used by this architecture");
+        }
+        let mut digest = blake3::Hasher::new();
+        digest.update(weights.digest().as_bytes());
+        digest.update(serde_json::to_string(&folder.config).unwrap_or_default().as_bytes());
+        let (dtype, layout) = try_out(architecture.as_ref(), &weights, folder)?;
+        // The KV of one model computed in two types is not the same.
+        digest.update(dtype.as_bytes());
+        let digest = digest.finalize().to_hex().to_string();
+        let cost = layout.cost();
+        let kv_dtype = layout.kv_dtype().map_or_else(|| dtype.clone(), dtype_name);
+        // A model that can hold no prompt is of no use.
+        room.holds(needed_bytes + cost.bytes(1))?;
+        let reuse = Rc::new(ModelReuse {
+            id,
+            name,
+            digest: digest.clone(),
+            layout,
+            kinds: architecture.layers(),
+            kv_dtype: folder.kv_dtype.dtype(),
+            message_ends: Arc::clone(&folder.eos),
+            user_opening: Arc::clone(&folder.user_opening),
+        });
+        let loaded = Self {
+            architecture,
+            eos: Arc::clone(&folder.eos),
+            vocab: folder.vocab_tokens,
+            weights,
+            reuse,
+            cost: cost.clone(),
+            _clear: ClearCache,
+            _held: held,
+        };
+        let info = ModelInfo {
+            architecture: config.architecture()?.to_owned(),
+            parameters: loaded.weights.parameters(),
+            weight_bytes: loaded.weights.memory_bytes(),
+            context_tokens: folder.context_tokens,
+            vocab_tokens: folder.vocab_tokens,
+            quantization: loaded.weights.quantization(),
+            dtype,
+            kv_dtype,
+            digest,
+            load_time: Duration::ZERO,
+        };
+        Ok((loaded, info, cost))
+    }
+}
+
+/// One segment of one sequence. tokens: [1, T]; returns logits [1, 1, vocab] if wanted.
+fn forward(
+    architecture: &dyn Architecture,
+    cache: &mut SequenceCache,
+    tokens: &Array,
+    wants_logits: bool,
+) -> Result<Option<Array>> {
+    let segment = Segment { cache, length: tokens.shape()[1], wants_logits };
+    architecture.forward(tokens, &mut Step::new(vec![segment]))
+}
+
+/// Computes one token: finds what only a run can find, before anyone waits for an answer. Returns
+/// the name of the dtype that came out, and what the layers keep.
+fn try_out(
+    architecture: &dyn Architecture,
+    weights: &Weights,
+    folder: &Folder,
+) -> Result<(String, Layout), LoadError> {
+    let run = || -> Result<(bool, Dtype, Layout)> {
+        let cache = SequenceCache::new(&architecture.layers(), 1);
+        let mut cache = cache.keeping(folder.kv_dtype.dtype());
+        let logits = forward(architecture, &mut cache, &token_array(&[0]), true)?;
+        let logits = logits.ok_or_else(|| Exception::custom("no logits came out"))?;
+        if logits.shape() != [1, 1, folder.vocab_tokens as i32] {
+            return Err(Exception::custom(format!("logits of shape {:?}", logits.shape())));
+        }
+        let is_nan = logits.is_nan()?.any(None)?.item_exact::<bool>();
+        Ok((is_nan, logits.dtype(), Layout::of(&cache)?))
+    };
+    let (is_nan, dtype, layout) = run().map_err(|error| LoadError::Mlx {
+        path: folder.dir.clone(),
+        what: error.what().to_owned(),
+    })?;
+    if is_nan {
+        let found = weights.find_not_finite();
+        let what = found.unwrap_or_else(|| "no tensor holds one, so config.json is wrong".into());
+        let what = format!("the model computes NaN: {what}");
+        return Err(LoadError::Invalid { path: folder.dir.clone(), what });
+    }
+    Ok((dtype_name(dtype), layout))
+}
+
+fn dtype_name(dtype: Dtype) -> String {
+    format!("{dtype:?}").to_lowercase()
+}

@@ -1,0 +1,257 @@
+//! A request on the engine thread, from its arrival to its last event.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::error::{GenerateError, Result};
+use crate::kv::slots::SequenceCache;
+use crate::kv::{Begun, ReuseReport, Track};
+use crate::runtime::generation::{
+    FinishReason, Raw, RowPhase, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
+};
+use crate::runtime::loaded::Loaded;
+use crate::runtime::reasoning_budget::Thoughts;
+use crate::runtime::sampling::{LazyLogprobs, Sampler};
+use crate::runtime::worker::Job;
+use crate::text::grammar::Held;
+
+/// A request that waits or runs.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) job: Box<Job>,
+    pub(crate) model: Rc<Loaded>,
+    /// Made when the request first runs; it outlives a preemption.
+    pub(crate) sampler: Option<Sampler>,
+    /// What its answer is held to.
+    pub(crate) constraint: Option<Held>,
+    /// What its answer may still think, where that is limited.
+    pub(crate) thoughts: Option<Thoughts>,
+    /// While it runs.
+    pub(crate) sequence: Option<Sequence>,
+    /// Tokens generated and known.
+    pub(crate) generated: Vec<u32>,
+    /// Steps with other rows that failed with this one in them.
+    pub(crate) falls: u32,
+    started: Option<Started>,
+    mail: Mail,
+}
+
+/// The caches of a running request.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) cache: SequenceCache,
+    /// The known tokens in the caches, and what of them is stored.
+    pub(crate) track: Track,
+    pub(crate) next: Next,
+    /// The caches hold one token more than the track: one that is still being computed.
+    pub(crate) fed_ahead: bool,
+}
+
+/// What the next step feeds a row with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// More of its prompt.
+    Prompt,
+    /// The token that the step under way computes in this place.
+    UnderWay(usize),
+    /// This token.
+    Known(u32),
+}
+
+/// How the request began, until its first token tells it.
+#[derive(Debug)]
+struct Started {
+    at: Instant,
+    restore: Duration,
+    report: ReuseReport,
+}
+
+/// What a request has to say, and how much of it its reader has taken.
+#[derive(Debug, Default)]
+struct Mail {
+    /// In order. What is first was refused for lack of room, if anything is there.
+    waiting: VecDeque<Raw>,
+    blocked_since: Option<Instant>,
+}
+
+impl Row {
+    pub(crate) fn new(mut job: Box<Job>, model: Rc<Loaded>) -> Self {
+        Self {
+            constraint: job.constraint.take().map(Held::Here),
+            thoughts: job.request.thinking.map(Thoughts::new),
+            job,
+            model,
+            sampler: None,
+            sequence: None,
+            generated: Vec::new(),
+            falls: 0,
+            started: None,
+            mail: Mail::default(),
+        }
+    }
+
+    /// All tokens to compute before the next one: the prompt and what was generated.
+    pub(crate) fn tokens(&self) -> Vec<u32> {
+        [&self.job.request.prompt[..], &self.generated].concat()
+    }
+
+    /// The request runs from what was found of it.
+    pub(crate) fn begin(&mut self, begun: Begun) -> Result<()> {
+        let Begun { cache, track, report, took } = begun;
+        if self.sampler.is_none() {
+            let request = &self.job.request;
+            let seen = (&request.prompt[..], &self.model.eos[..], self.model.vocab);
+            let sampling = request.sampling.clone();
+            // A grammar says itself when an answer may end.
+            let min_tokens = if self.constraint.is_some() { 0 } else { request.min_tokens };
+            self.sampler = Some(Sampler::new(sampling, request.logprobs, min_tokens, seen)?);
+        }
+        let now = Instant::now();
+        self.started.get_or_insert(Started {
+            at: now.checked_sub(took).unwrap_or(now),
+            restore: took,
+            report,
+        });
+        self.sequence = Some(Sequence { cache, track, next: Next::Prompt, fed_ahead: false });
+        self.job.phase.set(RowPhase::Prefill);
+        Ok(())
+    }
+
+    /// A token of this row is known. Says how the request ends, if it does.
+    pub(crate) fn take(
+        &mut self,
+        id: u32,
+        logprobs: Option<TokenLogprobs>,
+    ) -> Option<FinishReason> {
+        if let Some(started) = self.started.take().filter(|_| self.generated.is_empty()) {
+            self.tell_start(started);
+        }
+        self.generated.push(id);
+        if let Some(thoughts) = &mut self.thoughts {
+            thoughts.take(id);
+        }
+        if let Some(sequence) = &mut self.sequence {
+            if std::mem::take(&mut sequence.fed_ahead) {
+                sequence.track.tokens.push(id);
+            } else {
+                sequence.next = Next::Known(id);
+            }
+        }
+        self.mail.waiting.push_back(Raw::Token(TokenOutput { id, logprobs }));
+        let request = &self.job.request;
+        let ended = !request.ignore_eos && self.model.eos.contains(&id);
+        match ended {
+            true => Some(FinishReason::Stop),
+            false => (self.generated.len() >= request.max_tokens).then_some(FinishReason::Length),
+        }
+    }
+
+    fn tell_start(&mut self, Started { at, restore, report }: Started) {
+        self.job.phase.set(RowPhase::Decode);
+        let timings = Timings {
+            queue: at.duration_since(self.job.submitted),
+            restore: if report.reused_tokens() > 0 { restore } else { Duration::ZERO },
+            prefill: at.elapsed(),
+            ..Timings::default()
+        };
+        let usage = Usage {
+            prompt_tokens: self.job.request.prompt.len(),
+            cached_tokens_ram: report.ram_tokens,
+            cached_tokens_ssd: report.ssd_tokens,
+            ..Usage::default()
+        };
+        self.mail.waiting.push_back(Raw::Started(usage, timings, Box::new(report)));
+    }
+
+    /// Sends what there is to say; false when the reader has no room for all of it.
+    pub(crate) fn flush(&mut self) -> bool {
+        self.mail.flush(&self.job.events)
+    }
+
+    /// Whether something could not be sent yet.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.mail.blocked_since.is_some()
+    }
+
+    /// How long the reader has taken nothing.
+    pub(crate) fn blocked_for(&self) -> Duration {
+        self.mail.blocked_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Whether anybody still listens.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.job.events.is_closed()
+    }
+
+    /// Ends the request with an error.
+    pub(crate) fn fail(self, error: GenerateError) {
+        self.job.fail(error);
+    }
+
+    /// The request is computed; what is left is to say so.
+    pub(crate) fn leave(self, finish: FinishReason) -> Leaving {
+        let Job { events, last, .. } = *self.job;
+        Leaving { events, last, mail: self.mail, finish }
+    }
+}
+
+impl Mail {
+    fn flush(&mut self, events: &mpsc::Sender<Raw>) -> bool {
+        while let Some(raw) = self.waiting.pop_front() {
+            match events.try_send(raw) {
+                Ok(()) => self.blocked_since = None,
+                Err(mpsc::error::TrySendError::Full(raw)) => {
+                    self.waiting.push_front(raw);
+                    self.blocked_since.get_or_insert_with(Instant::now);
+                    return false;
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => return true,
+            }
+        }
+        true
+    }
+}
+
+/// A request that computes no more and whose reader is behind.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    events: mpsc::Sender<Raw>,
+    last: mpsc::OwnedPermit<Raw>,
+    mail: Mail,
+    finish: FinishReason,
+}
+
+impl Leaving {
+    /// Sends what is left; itself again when the reader has no room for all of it. One that reads
+    /// nothing for `limit` fails.
+    pub(crate) fn send(mut self, limit: Duration) -> Option<Self> {
+        if self.mail.flush(&self.events) {
+            self.last.send(Raw::Done(self.finish));
+            return None;
+        }
+        if self.mail.blocked_since.is_some_and(|since| since.elapsed() > limit) {
+            self.last.send(Raw::Failed(GenerateError::SlowReader(limit.as_secs())));
+            return None;
+        }
+        Some(self)
+    }
+
+    /// Ends the request with an error.
+    pub(crate) fn fail(self, error: GenerateError) {
+        self.last.send(Raw::Failed(error));
+    }
+}
+
+/// Evaluated log probabilities of a token.
+pub(crate) fn read_logprobs(lazy: &LazyLogprobs) -> Result<TokenLogprobs> {
+    let mut top = Vec::new();
+    if let Some((ids, values)) = &lazy.top {
+        let pairs = ids.as_slice::<u32>().iter().zip(values.as_slice::<f32>());
+        top.extend(pairs.map(|(&id, &logprob)| TokenLogprob { id, logprob }));
+        top.sort_by(|a, b| b.logprob.total_cmp(&a.logprob).then(a.id.cmp(&b.id)));
+    }
+    Ok(TokenLogprobs { chosen: lazy.chosen.item_exact::<f32>(), top })
+}

@@ -1,0 +1,67 @@
+//! Rows whose answers keep to a grammar.
+//!
+//! What such a row may say next is known only when its last token is, so it is not computed ahead:
+//! a step with one in it is read before the next one is built. The engine waits for a mask for
+//! [`PATIENCE`] and no longer while other rows can go on; a row whose mask takes longer is left out
+//! of steps until it is there.
+
+use std::time::Duration;
+
+use super::{BLOCKED_POLL, Worker};
+use crate::error::GenerateError;
+use crate::runtime::generation::FinishReason;
+use crate::sched::RowId;
+use crate::text::grammar::{Held, Moved};
+
+/// How long rows that could go on wait for a row's mask, so that all of them share a step.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+impl Worker {
+    /// Before the next decision: what came of the constraints.
+    pub(super) fn look_after_constraints(&mut self) {
+        let rows = &self.rows;
+        let constrained = |id| rows.get(id).is_some_and(|row| row.constraint.is_some());
+        let under_way = self.under_way.as_ref();
+        if under_way.is_some_and(|step| step.built.outputs.iter().any(constrained)) {
+            self.drain();
+        }
+        while let Some(moved) = self.masks.next(PATIENCE) {
+            self.moved(moved);
+        }
+    }
+
+    /// Nothing can go on before a mask is there.
+    pub(super) fn await_mask(&mut self) {
+        self.status.alive();
+        // A command that comes meanwhile waits no longer than this.
+        if let Some(moved) = self.masks.wait(BLOCKED_POLL) {
+            self.moved(moved);
+        }
+    }
+
+    /// The row's answer has this token next, and does not end with it.
+    pub(super) fn constrain(&mut self, id: RowId, token: u32) {
+        let Some(held) = self.rows.get_mut(&id).and_then(|row| row.constraint.as_mut()) else {
+            return;
+        };
+        let Held::Here(constraint) = std::mem::replace(held, Held::Away) else { return };
+        self.scheduler.set_held(id, true);
+        if let Err(error) = self.masks.push(id, constraint, token) {
+            self.end_early(id, Some(GenerateError::Grammar(error.to_string())));
+        }
+    }
+
+    fn moved(&mut self, Moved { row: id, outcome, took }: Moved) {
+        // The row may have ended meanwhile.
+        let Some(row) = self.rows.get_mut(&id) else { return };
+        self.config.observer.masked(&row.model.reuse.name, took);
+        match outcome {
+            Ok(constraint) if constraint.is_at_end() => self.complete(id, FinishReason::Stop),
+            Ok(constraint) => {
+                row.constraint = Some(Held::Here(constraint));
+                self.scheduler.set_held(id, false);
+            }
+            Err(error) => self.end_early(id, Some(GenerateError::Grammar(error.to_string()))),
+        }
+    }
+}

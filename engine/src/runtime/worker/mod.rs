@@ -1,0 +1,592 @@
+//! The thread that owns MLX: every array is made, evaluated and dropped here.
+//!
+//! It asks the scheduler what to do, does it, and tells the scheduler what came of it. A step is
+//! under way while the graph of the next one is made and while the tokens of the one before are sent.
+
+mod admission;
+mod constrained;
+mod steps;
+mod supervision;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{GenerateError, LoadError, Result};
+use crate::kv::{Donor, Reuse};
+use crate::mlx::bridge;
+use crate::panic_text;
+use crate::runtime::batch::Built;
+use crate::runtime::generation::{FinishReason, GenerateRequest, PhaseCell, Raw, RowPhase};
+use crate::runtime::handle::{EngineConfig, GuardAction, ModelId, Place, Status};
+use crate::runtime::loaded::{ClearCache, Held, Loaded, Room};
+use crate::runtime::memory::{Account, Pressure};
+use crate::runtime::model::{Folder, ModelInfo};
+use crate::runtime::reasoning_budget::Thoughts;
+use crate::runtime::row::{Leaving, Row, Sequence};
+use crate::sched::{Asking, Decision, KvCost, Limits, RowId, Scheduler};
+use crate::text::grammar::{Constraint, Held as HeldConstraint, Masks};
+use admission::{CommonPrefixes, Tenants};
+pub(crate) use supervision::supervise;
+
+/// How long a row whose reader is behind waits before it looks again.
+const BLOCKED_POLL: Duration = Duration::from_millis(1);
+/// The same for requests that wait for memory.
+const WAITING_POLL: Duration = Duration::from_millis(20);
+/// A wait shorter than this found its token computed.
+const WAITED: Duration = Duration::from_micros(10);
+/// The longest wait of an idle thread, so that it notices the end of its handles.
+const IDLE_POLL: Duration = Duration::from_secs(1);
+/// A request whose steps failed so often beside others fails itself.
+const MAX_FALLS: u32 = 3;
+/// The longest pause that a duty cycle makes after one step.
+const MAX_REST: Duration = Duration::from_secs(1);
+
+/// What other threads ask of this one.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Load { id: ModelId, name: String, folder: Arc<Folder>, held: Held, reply: LoadReply },
+    Submit(Box<Job>),
+    Unload(ModelId),
+    ClearLive,
+    Wake,
+}
+
+type LoadReply = oneshot::Sender<Result<(Arc<Folder>, ModelInfo, KvCost), LoadError>>;
+
+/// A request on its way.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) model: ModelId,
+    pub(crate) request: GenerateRequest,
+    /// What its answer is held to, until the row takes it.
+    pub(crate) constraint: Option<Box<Constraint>>,
+    pub(crate) events: mpsc::Sender<Raw>,
+    /// The place in the channel that is kept for how the request ends.
+    pub(crate) last: mpsc::OwnedPermit<Raw>,
+    pub(crate) phase: Arc<PhaseCell>,
+    pub(crate) submitted: Instant,
+    pub(crate) place: Place,
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    commands: Receiver<Command>,
+    config: EngineConfig,
+    status: Arc<Status>,
+    models: HashMap<ModelId, Rc<Loaded>>,
+    /// Requests that wait or run.
+    rows: BTreeMap<RowId, Row>,
+    /// Requests that are computed, but not read to their end.
+    leaving: Vec<Leaving>,
+    scheduler: Scheduler,
+    /// The step that MLX computes.
+    under_way: Option<UnderWay>,
+    /// When the last step was complete, unless there was a pause since.
+    last_end: Option<Instant>,
+    reuse: Reuse,
+    /// Moves the rows' constraints on.
+    masks: Masks,
+    account: Account,
+    next_row: RowId,
+    /// What prompts that wait have in common with those being computed.
+    common: CommonPrefixes,
+    tenants: Tenants,
+    started: Instant,
+    /// Whether the next step is handed to MLX before the last tokens are read. On Metal that keeps
+    /// the GPU busy. On the CPU backend it would keep the caches' buffers shared while the next step
+    /// wants to write into them, and MLX would copy them.
+    overlap: bool,
+    /// Whether the observer knows of work that goes on.
+    at_work: bool,
+}
+
+/// A step that was handed to MLX.
+#[derive(Debug)]
+struct UnderWay {
+    built: Built,
+    handed_over: Instant,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        commands: Receiver<Command>,
+        config: EngineConfig,
+        status: Arc<Status>,
+    ) -> Self {
+        let limits = Limits {
+            max_batch: config.max_batch,
+            prefill_chunk: config.prefill_chunk.max(1),
+            decode_stall: config.decode_stall,
+        };
+        let account = Account::new(&config);
+        Self {
+            reuse: Reuse::new(config.reuse.clone()),
+            scheduler: Scheduler::new(limits, account.memory()),
+            commands,
+            config,
+            status,
+            models: HashMap::new(),
+            rows: BTreeMap::new(),
+            leaving: Vec::new(),
+            masks: Masks::default(),
+            under_way: None,
+            last_end: None,
+            account,
+            next_row: 0,
+            common: CommonPrefixes::default(),
+            tenants: Tenants::default(),
+            started: Instant::now(),
+            overlap: false,
+            at_work: false,
+        }
+    }
+
+    /// Runs until the engine stops or its handles are gone.
+    fn run(&mut self) {
+        kvstore::set_intent(kvstore::Intent::Compute);
+        while !self.status.stopping.load(Ordering::Relaxed) && self.take_commands() {
+            self.look_after();
+            self.look_after_thoughts();
+            self.look_after_constraints();
+            let now = self.started.elapsed();
+            let (scheduler, rows, common) = (&mut self.scheduler, &self.rows, &mut self.common);
+            let decision = scheduler.next(now, &mut |id| common.may_start(rows, id));
+            match decision {
+                Decision::Expire(id) => self.end_early(id, Some(GenerateError::Deadline)),
+                Decision::Refuse(id) => {
+                    self.config.observer.guarded(GuardAction::Abort);
+                    self.end_early(id, Some(GenerateError::NoMemory));
+                }
+                Decision::Admit(id) => self.admit(id),
+                Decision::Reclaim(bytes) => self.reclaim(bytes),
+                Decision::Preempt(id) => self.preempt(id),
+                Decision::Step(plan) => self.step(&plan),
+                Decision::Wait if self.under_way.is_some() => self.drain(),
+                Decision::Wait if self.masks.is_waiting() => self.await_mask(),
+                Decision::Wait => {
+                    // Nothing can be computed: that is no standstill.
+                    self.status.alive();
+                    self.last_end = None;
+                    self.rest(false);
+                    if self.rows.is_empty() && self.leaving.is_empty() {
+                        self.tell_rest();
+                    }
+                    if !self.pause() {
+                        break;
+                    }
+                }
+            }
+            self.tell_status();
+        }
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        self.drain();
+        let ids: Vec<RowId> = self.rows.keys().copied().collect();
+        for id in ids {
+            self.end_early(id, Some(GenerateError::ShuttingDown));
+        }
+        for leaving in self.leaving.drain(..) {
+            leaving.fail(GenerateError::ShuttingDown);
+        }
+        self.rest(true);
+        self.tell_rest();
+        self.tell_status();
+    }
+
+    fn tell_rest(&mut self) {
+        if std::mem::take(&mut self.at_work) {
+            self.config.observer.rests();
+        }
+    }
+
+    fn tell_status(&mut self) {
+        self.account.request_bytes = self.status.request_bytes.load(Ordering::Relaxed);
+        let (running, _) = self.scheduler.counts();
+        self.status.running.store(running, Ordering::Relaxed);
+        self.status.reserved_bytes.store(self.scheduler.reserved_bytes(), Ordering::Relaxed);
+        self.status.used_bytes.store(self.account.used_bytes(), Ordering::Relaxed);
+        self.status.step_bytes.store(self.account.step_bytes(), Ordering::Relaxed);
+        self.status.peak_bytes.store(self.account.peak_bytes(), Ordering::Relaxed);
+        self.status.pressure.store(self.account.pressure() as u8, Ordering::Relaxed);
+    }
+
+    /// Hands the ends of live sessions to the store.
+    fn rest(&mut self, all: bool) {
+        let reuse = &mut self.reuse;
+        guarded("saving the live sessions", || reuse.rest(all));
+        self.note_live();
+    }
+
+    fn note_live(&mut self) {
+        let (sessions, bytes) = self.reuse.live_use();
+        self.status.live_sessions.store(sessions, Ordering::Relaxed);
+        self.status.live_bytes.store(bytes, Ordering::Relaxed);
+        self.account.live_bytes = bytes as u64;
+        self.account_for_memory();
+    }
+
+    fn account_for_memory(&mut self) {
+        self.scheduler.set_memory(self.account.memory());
+    }
+
+    /// Takes the commands that are there. False when no more can come.
+    fn take_commands(&mut self) -> bool {
+        while let Ok(command) = self.commands.try_recv() {
+            self.handle(command);
+        }
+        true
+    }
+
+    /// Waits for a command, for as long as nothing else can happen. False when none can come.
+    fn pause(&mut self) -> bool {
+        let blocked = !self.leaving.is_empty() || self.rows.values().any(Row::is_blocked);
+        let wait = match (blocked, self.rows.is_empty()) {
+            (true, _) => BLOCKED_POLL,
+            (false, false) => WAITING_POLL,
+            (false, true) => IDLE_POLL,
+        };
+        match self.commands.recv_timeout(wait) {
+            Ok(command) => self.handle(command),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        true
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Load { id, name, folder, held, reply } => {
+                self.drain();
+                self.load(id, name, folder, held, reply);
+            }
+            Command::Submit(job) => self.arrive(job),
+            Command::Unload(id) => {
+                self.drain();
+                self.unload(id);
+            }
+            Command::ClearLive => {
+                self.reuse.clear_live();
+                self.note_live();
+            }
+            Command::Wake => {}
+        }
+    }
+
+    fn unload(&mut self, id: ModelId) {
+        let Some(model) = self.models.remove(&id) else { return };
+        let reuse = &mut self.reuse;
+        guarded("forgetting a model's KV", || reuse.forget(id));
+        // A request that still runs keeps the weights until it ends.
+        drop(model);
+        self.forget_costs();
+        self.note_live();
+        self.wire();
+    }
+
+    /// Models come and go, each time under another id.
+    fn forget_costs(&mut self) {
+        let models = &self.models;
+        self.scheduler.keep_costs(|model| models.contains_key(&ModelId(model)));
+    }
+
+    /// While there are models, what the budget allows stays wired.
+    fn wire(&self) {
+        let wanted = if self.models.is_empty() { 0 } else { self.account.budget_bytes() };
+        let set = bridge::set_wired_limit(wanted);
+        self.status.wired_limit_bytes.store(set, Ordering::Relaxed);
+    }
+
+    fn load(
+        &mut self,
+        id: ModelId,
+        name: String,
+        folder: Arc<Folder>,
+        held: Held,
+        reply: LoadReply,
+    ) {
+        if reply.is_closed() {
+            return;
+        }
+        self.status.loading.store(true, Ordering::Relaxed);
+        self.at_work = true;
+        self.config.observer.loads(&name);
+        let room = Room {
+            free_bytes: self.room_for_weights(),
+            budget_bytes: self.account.budget_bytes(),
+            step_bytes: self.account.step_bytes(),
+        };
+        let loaded = catch_unwind(AssertUnwindSafe(|| {
+            bridge::init().map_err(|error| LoadError::Mlx {
+                path: folder.dir.clone(),
+                what: error.what().to_owned(),
+            })?;
+            self.overlap = bridge::metal_is_available();
+            Loaded::load(id, name, &folder, held, self.config.compute_dtype, room)
+        }));
+        self.status.loading.store(false, Ordering::Relaxed);
+        self.status.alive();
+        let answer = match loaded {
+            Ok(Ok((loaded, info, cost))) => {
+                let namespace = loaded.reuse.namespace(self.config.reuse.block_tokens.max(1), "");
+                self.status.note_namespace(&loaded.reuse.name, namespace);
+                let loaded = Rc::new(loaded);
+                self.account.model_here(&loaded, info.weight_bytes);
+                self.models.insert(id, loaded);
+                self.forget_costs();
+                self.account_for_memory();
+                self.wire();
+                let over = self.account.over_bytes(self.scheduler.reserved_bytes());
+                if over > 0 {
+                    self.reclaim(over);
+                }
+                Ok((folder, info, cost))
+            }
+            Ok(Err(error)) => {
+                drop(ClearCache);
+                Err(error)
+            }
+            Err(panic) => {
+                Err(LoadError::Mlx { path: folder.dir.clone(), what: panic_text(&*panic) })
+            }
+        };
+        if let Err(Ok(_)) = reply.send(answer) {
+            // Nobody waits any more, so nobody will ever unload it.
+            self.unload(id);
+        }
+    }
+
+    /// What the budget leaves for weights when all that is kept for later goes.
+    fn room_for_weights(&self) -> u64 {
+        let free = self.account.memory().free_bytes(self.scheduler.reserved_bytes(), true);
+        free + self.account.kept_bytes()
+    }
+
+    fn arrive(&mut self, job: Box<Job>) {
+        let Some(model) = self.models.get(&job.model) else {
+            self.status.waiting.fetch_sub(1, Ordering::Relaxed);
+            return job.fail(GenerateError::ShuttingDown);
+        };
+        let row = Row::new(job, Rc::clone(model));
+        let id = self.next_row;
+        self.next_row += 1;
+        let asking = self.asking(&row, false);
+        self.rows.insert(id, row);
+        self.scheduler.arrive(id, asking);
+    }
+
+    fn asking(&mut self, row: &Row, solo: bool) -> Asking {
+        let request = &row.job.request;
+        let others = self.rows.values().map(|row| row.job.request.tenant.as_str());
+        let tenant = self.tenants.number(&request.tenant, others);
+        let deadline = request.deadline;
+        Asking {
+            tenant,
+            model: row.job.model.0,
+            tokens: request.prompt.len() + row.generated.len(),
+            left: request.max_tokens - row.generated.len(),
+            deadline: deadline.map(|at| at.saturating_duration_since(self.started)),
+            cost: row.model.cost.clone(),
+            solo,
+        }
+    }
+
+    /// A row whose thoughts are about to be ended is not computed ahead: its next token depends on
+    /// the one under way.
+    fn look_after_thoughts(&mut self) {
+        let near = |id| {
+            let thoughts = self.rows.get(id).and_then(|row| row.thoughts.as_ref());
+            thoughts.is_some_and(Thoughts::is_near_end)
+        };
+        if self.under_way.as_ref().is_some_and(|step| step.built.outputs.iter().any(near)) {
+            self.drain();
+        }
+    }
+
+    /// Those whose clients are gone leave; those whose clients are behind are sent what they take.
+    fn look_after(&mut self) {
+        let gone = self.rows.iter().filter(|(_, row)| !row.is_wanted()).map(|(id, _)| *id);
+        for id in gone.collect::<Vec<_>>() {
+            self.end_early(id, None);
+        }
+        let limit = self.config.slow_reader;
+        let leaving = std::mem::take(&mut self.leaving);
+        self.leaving = leaving.into_iter().filter_map(|leaving| leaving.send(limit)).collect();
+        let mut stuck = Vec::new();
+        for (&id, row) in self.rows.iter_mut().filter(|(_, row)| row.is_blocked()) {
+            if row.flush() {
+                self.scheduler.set_blocked(id, false);
+            } else if row.blocked_for() > limit {
+                stuck.push(id);
+            }
+        }
+        for id in stuck {
+            self.end_early(id, Some(GenerateError::SlowReader(limit.as_secs())));
+        }
+        if let Some(pressure) = self.account.poll(&*self.config.sensor) {
+            if pressure != Pressure::Normal {
+                tracing::warn!(pressure = pressure.as_str(), "the system is short of memory");
+                self.config.observer.guarded(GuardAction::Pause);
+            }
+            let too_much = self.account.adapt(self.scheduler.reserved_bytes());
+            self.account_for_memory();
+            if too_much > 0 {
+                self.reclaim(too_much);
+            }
+        }
+    }
+
+    /// Starts a request, or resumes one.
+    fn admit(&mut self, id: RowId) {
+        let Some(mut row) = self.rows.remove(&id) else { return self.scheduler.end(id) };
+        self.status.waiting.fetch_sub(1, Ordering::Relaxed);
+        // It counts as running from here on: a disk that hangs while its KV is restored is a stall.
+        self.tell_status();
+        let tokens = row.tokens();
+        let reuse = &mut self.reuse;
+        let others = self.rows.values().filter_map(|row| {
+            let Sequence { cache, track, .. } = row.sequence.as_ref()?;
+            Some(Donor { cache, track })
+        });
+        let others: Vec<Donor<'_>> = others.collect();
+        let begun = catch_unwind(AssertUnwindSafe(|| {
+            let begun =
+                reuse.begin(&row.model.reuse, &tokens, &row.job.request.cache_salt, &others);
+            let namespace = *begun.track.chain.namespace();
+            let reused = begun.track.tokens.len();
+            row.begin(begun).map(|()| (namespace, reused))
+        }));
+        let error = match begun {
+            Ok(Ok((namespace, reused))) => {
+                self.status.note_namespace(&row.model.reuse.name, namespace);
+                let held = matches!(row.constraint, Some(HeldConstraint::Away));
+                self.rows.insert(id, row);
+                self.scheduler.started(id, reused);
+                self.scheduler.set_held(id, held);
+                return self.note_live();
+            }
+            Ok(Err(error)) => GenerateError::Mlx(error.what().to_owned()),
+            Err(panic) => {
+                tracing::error!(panic = panic_text(&*panic), "restoring a prompt's KV panicked");
+                GenerateError::Internal
+            }
+        };
+        self.scheduler.end(id);
+        row.fail(error);
+    }
+
+    /// Takes a request out; its caches are kept for the next turn.
+    fn end_early(&mut self, id: RowId, error: Option<GenerateError>) {
+        self.scheduler.end(id);
+        let Some(mut row) = self.rows.remove(&id) else { return };
+        if row.sequence.is_none() {
+            self.status.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.keep(&mut row);
+        if let Some(error) = error {
+            row.fail(error);
+        }
+    }
+
+    /// A request's answer is complete.
+    fn complete(&mut self, id: RowId, finish: FinishReason) {
+        self.scheduler.end(id);
+        let Some(mut row) = self.rows.remove(&id) else { return };
+        if row.sequence.is_none() {
+            self.status.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        // Kept first: who reads the end of an answer may send the next turn at once.
+        self.keep(&mut row);
+        self.leaving.extend(row.leave(finish).send(self.config.slow_reader));
+    }
+
+    /// Keeps a row's caches for the next turn.
+    fn keep(&mut self, row: &mut Row) {
+        let Some(sequence) = row.sequence.take() else { return };
+        let Sequence { cache, track, .. } = sequence;
+        let (model, prompt_tokens) = (Rc::clone(&row.model.reuse), row.job.request.prompt.len());
+        let reuse = &mut self.reuse;
+        let kept =
+            guarded("keeping a turn's KV", || reuse.retire(model, cache, track, prompt_tokens));
+        if let Some(Err(error)) = kept {
+            tracing::warn!(error = error.what(), "a turn's KV was not kept");
+        }
+        self.note_live();
+    }
+
+    /// Memory is short: what is kept for later goes first, then what idle models hold.
+    fn reclaim(&mut self, bytes: u64) {
+        self.drain();
+        let before = self.account.used_bytes();
+        let reuse = &mut self.reuse;
+        guarded("giving back KV", || reuse.shrink(bytes));
+        self.note_live();
+        let mut given = before.saturating_sub(self.account.used_bytes());
+        if given < bytes {
+            given += self.account.shrink_ram_tier(bytes - given);
+        }
+        if given > 0 {
+            self.config.observer.guarded(GuardAction::ShrinkCache);
+        }
+        if given < bytes {
+            self.account.set_short(true);
+            self.config.observer.room_wanted(bytes - given);
+        }
+        let _ = mlx_rs::memory::clear_cache();
+        self.account_for_memory();
+    }
+
+    /// Puts a row back into the queue; its KV goes to the store.
+    fn preempt(&mut self, id: RowId) {
+        self.drain();
+        // Its last token may have ended it.
+        let Some(mut row) = self.rows.remove(&id) else { return };
+        if let Some(Sequence { cache, track, .. }) = row.sequence.take() {
+            let (model, prompt_tokens) =
+                (Rc::clone(&row.model.reuse), row.job.request.prompt.len());
+            let reuse = &mut self.reuse;
+            guarded("saving a preempted row's KV", || {
+                reuse.put_away(model, cache, track, prompt_tokens)
+            });
+            self.status.preemptions.fetch_add(1, Ordering::Relaxed);
+            self.config.observer.preempted(&row.model.reuse.name);
+        }
+        self.requeue(id, row, false);
+    }
+
+    fn requeue(&mut self, id: RowId, mut row: Row, solo: bool) {
+        row.sequence = None;
+        self.status.waiting.fetch_add(1, Ordering::Relaxed);
+        row.job.phase.set(RowPhase::Queued);
+        let asking = self.asking(&row, solo);
+        self.rows.insert(id, row);
+        self.scheduler.arrive(id, asking);
+    }
+}
+
+impl Job {
+    /// Ends the request with an error.
+    pub(crate) fn fail(self: Box<Self>, error: GenerateError) {
+        let Self { last, place, .. } = *self;
+        // Who reads the error may ask again at once.
+        drop(place);
+        last.send(Raw::Failed(error));
+    }
+}
+
+/// Runs what no request may fail for. `None` after a panic, which is logged.
+fn guarded<T>(what: &'static str, run: impl FnOnce() -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    outcome.inspect_err(|panic| tracing::error!(panic = panic_text(&**panic), what, "a panic")).ok()
+}

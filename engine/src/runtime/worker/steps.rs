@@ -1,0 +1,304 @@
+//! Steps: building one while MLX computes the one before, and what comes of them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use mlx_rs::transforms::{async_eval, eval};
+
+use super::{MAX_FALLS, MAX_REST, UnderWay, WAITED, Worker, guarded};
+use crate::error::{GenerateError, Result};
+use crate::panic_text;
+use crate::runtime::batch::{Built, Part, build};
+use crate::runtime::handle::{CurrentStep, ModelId, Phase, StepReport};
+use crate::runtime::row::{Row, Sequence, read_logprobs};
+use crate::sched::{RowId, StepCost, StepPlan};
+
+impl Worker {
+    /// Computes a step, and sends what the one before it brought.
+    pub(super) fn step(&mut self, plan: &StepPlan) {
+        self.seal(plan);
+        let mut rows: Vec<(RowId, Row, Part)> = Vec::with_capacity(plan.decode.len() + 1);
+        let prompt = plan.prefill.map(|(id, most)| (id, Part::Prompt { most }));
+        for (id, part) in plan.decode.iter().map(|id| (*id, Part::Decode)).chain(prompt) {
+            if let Some(row) = self.rows.remove(&id) {
+                rows.push((id, row, part));
+            }
+        }
+        let grid = self.config.prefill_chunk.max(1);
+        let before = self.under_way.take();
+        let same = before.as_ref().filter(|before| before.built.model == plan.model);
+        let tokens = same.and_then(|before| Some(&before.built.sampled.as_ref()?.tokens));
+        let built = attempt(|| build(plan.model, &mut rows, tokens, grid));
+        let ids: Vec<RowId> = rows.iter().map(|(id, ..)| *id).collect();
+        self.rows.extend(rows.into_iter().map(|(id, row, _)| (id, row)));
+        match built {
+            Ok(built) => self.compute(before, built),
+            Err(error) => {
+                if let Some(before) = before {
+                    self.finish(before);
+                }
+                self.fell(&ids, error);
+            }
+        }
+    }
+
+    /// Hands finished blocks to the store, before the caches move on.
+    fn seal(&mut self, plan: &StepPlan) {
+        let prompt = plan.prefill.map(|(id, _)| id);
+        for id in plan.decode.iter().copied().chain(prompt) {
+            let Some(Row { sequence: Some(sequence), model, .. }) = self.rows.get_mut(&id) else {
+                continue;
+            };
+            let Sequence { cache, track, .. } = sequence;
+            if !self.reuse.wants_seal(track) {
+                continue;
+            }
+            let reuse = &self.reuse;
+            let sealed =
+                guarded("storing a block of KV", || reuse.seal(&model.reuse, cache, track));
+            // What cannot be stored is not worth failing for.
+            if let Some(Err(error)) = sealed {
+                tracing::warn!(error = error.what(), "a block of KV was not stored");
+            }
+        }
+    }
+
+    /// Waits for the step before, hands the new one over, then sends what the old one brought.
+    fn compute(&mut self, before: Option<UnderWay>, mut built: Built) {
+        self.note_step(&built);
+        let mut before = before;
+        if self.overlap {
+            // The tokens before may still be computed: MLX has the next ones behind them in time.
+            if let Err(error) = attempt(|| async_eval(built.arrays())) {
+                before.into_iter().for_each(|before| self.finish(before));
+                return self.fell(&built.rows, error);
+            }
+        }
+        if let Some(before) = &mut before
+            && let Err(error) = self.wait(before)
+        {
+            let mut ids = before.built.rows.clone();
+            ids.extend(built.rows.iter().filter(|id| !before.built.rows.contains(id)));
+            return self.fell(&ids, error);
+        }
+        for id in &built.rows {
+            let prompt = built.prompt_tokens > 0 && built.rows.last() == Some(id);
+            self.scheduler.computing(*id, if prompt { built.prompt_tokens } else { 1 });
+        }
+        let wait_now = built.sampled.is_none();
+        let handed = attempt(|| match (wait_now, self.overlap) {
+            // Without a token to come there is nothing to do meanwhile.
+            (true, _) => eval(built.arrays()),
+            (false, false) => async_eval(built.arrays()),
+            (false, true) => Ok(()),
+        });
+        built.caches.clear();
+        let rows = built.rows.clone();
+        let next = UnderWay { built, handed_over: Instant::now() };
+        match handed {
+            Ok(()) if wait_now => {
+                before.into_iter().for_each(|before| self.deliver(before));
+                self.report(&next, next.built.begin.elapsed(), Duration::ZERO, next.built.build);
+            }
+            Ok(()) => {
+                // The step is known before the old one's rows end in it.
+                self.under_way = Some(next);
+                before.into_iter().for_each(|before| self.deliver(before));
+            }
+            Err(error) => {
+                before.into_iter().for_each(|before| self.deliver(before));
+                self.fell(&rows, error);
+            }
+        }
+    }
+
+    /// Waits for a step's tokens. What was given to it goes first: the next step writes there.
+    fn wait(&mut self, step: &mut UnderWay) -> Result<(), Fault> {
+        step.built.caches.clear();
+        let begin = Instant::now();
+        attempt(|| eval(step.built.arrays()))?;
+        let now = Instant::now();
+        let waited = now - begin;
+        // It was ready already, and nothing else was: since when is not known, at most since it was
+        // handed over.
+        let idle = match !self.overlap && waited < WAITED {
+            true => step.handed_over.elapsed(),
+            false => Duration::ZERO,
+        };
+        let since = self.last_end.unwrap_or(step.built.begin).max(step.built.begin);
+        let duration = now.saturating_duration_since(since);
+        self.report(step, duration, waited, idle);
+        Ok(())
+    }
+
+    /// A step is complete.
+    fn report(&mut self, step: &UnderWay, duration: Duration, waited: Duration, idle: Duration) {
+        let Built { model, decoding, prompt_tokens, depth, ref outputs, build, .. } = step.built;
+        self.last_end = Some(Instant::now());
+        self.status.step_done();
+        self.status.alive();
+        self.scheduler.observe(model, StepCost { decoding, prompt_tokens, depth, duration });
+        if prompt_tokens > 0 {
+            self.account.note_staging();
+        }
+        let host = match waited.is_zero() {
+            true => build,
+            false => duration.saturating_sub(waited).min(duration),
+        };
+        // Its rows may have ended meanwhile, and the model may be gone.
+        let name = self.models.get(&ModelId(model)).map_or("", |model| &model.reuse.name);
+        self.config.observer.step(
+            name,
+            &StepReport {
+                phase: if decoding > 0 { Phase::Decode } else { Phase::Prefill },
+                rows: step.built.rows.len(),
+                prompt_tokens,
+                new_tokens: outputs.len(),
+                duration,
+                host,
+                idle,
+            },
+        );
+        self.rest_a_while(duration);
+    }
+
+    /// Leaves the machine to others for the part of the time that the configuration says.
+    fn rest_a_while(&mut self, computed: Duration) {
+        let share = self.config.duty_cycle.clamp(0.05, 1.0);
+        if share < 1.0 {
+            std::thread::sleep(computed.mul_f64((1.0 - share) / share).min(MAX_REST));
+            self.last_end = None;
+        }
+    }
+
+    /// Waits for a step, and sends what it brought.
+    fn finish(&mut self, mut step: UnderWay) {
+        match self.wait(&mut step) {
+            Ok(()) => self.deliver(step),
+            Err(fault) => self.fell(&step.built.rows, fault),
+        }
+    }
+
+    /// Lets the step under way come to its end.
+    pub(super) fn drain(&mut self) {
+        if let Some(step) = self.under_way.take() {
+            self.finish(step);
+        }
+    }
+
+    /// Sends the tokens of an evaluated step.
+    fn deliver(&mut self, step: UnderWay) {
+        let Built { rows, outputs, sampled, .. } = step.built;
+        let Some(sampled) = sampled else { return };
+        let alone = rows.len() == 1;
+        let tokens = sampled.tokens.as_slice::<u32>();
+        let is_nan = sampled.is_nan.as_ref().map(|is_nan| is_nan.as_slice::<bool>());
+        for (place, &id) in outputs.iter().enumerate() {
+            let Some(row) = self.rows.get_mut(&id) else { continue };
+            if is_nan.is_some_and(|is_nan| is_nan[place]) {
+                self.not_a_number(id);
+                continue;
+            }
+            let logprobs = sampled.logprobs[place].as_ref().map(read_logprobs).transpose();
+            let logprobs = match logprobs {
+                Ok(logprobs) => logprobs,
+                Err(error) => {
+                    self.fell(&[id], Fault::Mlx(error.what().to_owned()));
+                    continue;
+                }
+            };
+            if alone {
+                self.scheduler.trust(id);
+            }
+            match row.take(tokens[place], logprobs) {
+                Some(finish) => self.complete(id, finish),
+                None => {
+                    if !row.flush() {
+                        self.scheduler.set_blocked(id, true);
+                    }
+                    self.constrain(id, tokens[place]);
+                }
+            }
+        }
+    }
+
+    /// A request's logits were no numbers: it ends, and what it stored is not trusted.
+    fn not_a_number(&mut self, id: RowId) {
+        self.scheduler.end(id);
+        let Some(row) = self.rows.remove(&id) else { return };
+        if let Some(sequence) = &row.sequence {
+            self.reuse.distrust(&sequence.track);
+        }
+        let found = row.model.weights.find_not_finite();
+        let what = found.unwrap_or_else(|| "no weight holds one".to_owned());
+        row.fail(GenerateError::NotANumber { what });
+    }
+
+    /// A step with these rows failed. One that was alone is at fault. Of several nobody knows which:
+    /// each starts over from its known tokens, and computes alone until it has shown that it can.
+    fn fell(&mut self, ids: &[RowId], fault: Fault) {
+        let alone = ids.len() == 1;
+        tracing::error!(rows = ids.len(), fault = fault.text(), "a step of the engine failed");
+        let models: Vec<ModelId> =
+            ids.iter().filter_map(|id| self.rows.get(id)).map(|row| row.job.model).collect();
+        for &id in ids {
+            let Some(mut row) = self.rows.remove(&id) else { continue };
+            row.falls += 1;
+            if alone || row.falls > MAX_FALLS {
+                self.scheduler.end(id);
+                row.fail(fault.error());
+            } else {
+                self.requeue(id, row, true);
+            }
+        }
+        // A live session may hold arrays of the graph that failed.
+        for model in models {
+            self.reuse.drop_live(model);
+        }
+        self.note_live();
+    }
+
+    fn note_step(&mut self, built: &Built) {
+        let name = self.rows.get(built.rows.first().unwrap_or(&0));
+        let model = name.map(|row| row.model.reuse.name.clone()).unwrap_or_default();
+        self.at_work = true;
+        self.config.observer.begins(&model, built.decoding, built.prompt_tokens);
+        self.status.step_begins(CurrentStep {
+            model,
+            decoding: built.decoding,
+            prompt_tokens: built.prompt_tokens,
+            begin: Instant::now(),
+        });
+    }
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone)]
+enum Fault {
+    Mlx(String),
+    Panic(String),
+}
+
+impl Fault {
+    fn text(&self) -> &str {
+        match self {
+            Self::Mlx(text) | Self::Panic(text) => text,
+        }
+    }
+
+    fn error(&self) -> GenerateError {
+        match self {
+            Self::Mlx(what) => GenerateError::Mlx(what.clone()),
+            Self::Panic(_) => GenerateError::Internal,
+        }
+    }
+}
+
+/// Runs a part of a step.
+fn attempt<T>(run: impl FnOnce() -> Result<T>) -> Result<T, Fault> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(Fault::Mlx(error.what().to_owned())),
+        Err(panic) => Err(Fault::Panic(panic_text(&*panic))),
+    }
+}

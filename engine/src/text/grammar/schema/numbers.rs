@@ -1,0 +1,233 @@
+//! Bounds and divisors of numbers.
+
+use serde_json::{Map, Number, Value};
+
+use super::keywords::DATA;
+use super::rewrite::Parts;
+use super::types::Types;
+use super::{Pass, Place, wrong};
+use crate::limits::SCHEMA_DIVISOR;
+use crate::text::grammar::GrammarError;
+
+/// Up to here every integer is a float of its own.
+pub(super) const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// An end of a range: the number, and whether it is itself outside.
+type End = Option<(f64, bool)>;
+
+impl Pass<'_> {
+    /// `minimum`, `maximum`, their exclusive forms, and `multipleOf`.
+    pub(super) fn numbers(
+        &mut self,
+        fields: &Map<String, Value>,
+        parts: &mut Parts,
+        place: &Place<'_>,
+    ) -> Result<(), GrammarError> {
+        if !parts.types.has(Types::NUMBER) {
+            return Ok(());
+        }
+        let mut low = end(fields, ("minimum", "exclusiveMinimum"), 1.0, place)?;
+        let mut high = end(fields, ("maximum", "exclusiveMaximum"), -1.0, place)?;
+        let (integer, number) = (Types::INTEGER, Types::NUMBER);
+        if parts.types.and(number) == integer {
+            low = low.map(|(n, out)| (if out { (n + 1.0).floor() } else { n.ceil() }, false));
+            high = high.map(|(n, out)| (if out { (n - 1.0).ceil() } else { n.floor() }, false));
+        }
+        (low, high) = without_whole_ends(low, high);
+        let divisor = self.divisor(fields, place)?;
+        let step = divisor.and_then(decimal);
+        if divisor.is_some() {
+            // Of longer numbers readers see too few digits to divide them.
+            low = low.or(Some((-EXACT, false)));
+            high = high.or(Some((EXACT, false)));
+        }
+        if !has_value(low, high, step, parts.types.and(number) == integer) {
+            let why = "no number is within minimum, maximum and multipleOf";
+            parts.types = parts.types.without(number);
+            if parts.types == Types::NONE {
+                parts.also.push(self.nothing(place, why));
+            }
+            return Ok(());
+        }
+        let mut put = |end: End, names: [&str; 2]| {
+            if let Some((n, is_outside)) = end {
+                let whole = n.fract() == 0.0;
+                let n = if whole { Value::from(n as i64) } else { Value::from(n) };
+                parts.own.insert(names[usize::from(is_outside)].to_owned(), n);
+            }
+        };
+        put(low, ["minimum", "exclusiveMinimum"]);
+        put(high, ["maximum", "exclusiveMaximum"]);
+        if let Some(divisor) = divisor {
+            parts.own.insert("multipleOf".to_owned(), divisor.clone().into());
+        }
+        Ok(())
+    }
+
+    /// `multipleOf`, where it can be enforced.
+    fn divisor<'v>(
+        &self,
+        fields: &'v Map<String, Value>,
+        place: &Place<'_>,
+    ) -> Result<Option<&'v Number>, GrammarError> {
+        let Some(value) = fields.get("multipleOf") else { return Ok(None) };
+        let Some(number) = value.as_number() else {
+            return Err(wrong(&place.field("multipleOf"), format!("{value} is not a number")));
+        };
+        if is_countable(number) && is_read_alike(number) {
+            return Ok(Some(number));
+        }
+        let why = format!("{number} is not what can be enforced, above 0 and of up to 5 digits");
+        self.cannot(place, "multipleOf", &why).map(|()| None)
+    }
+}
+
+/// The nearer of two ends. `sign` is 1 for the lower one. Beyond [`EXACT`] it is there.
+fn end(
+    fields: &Map<String, Value>,
+    (name, exclusive): (&str, &str),
+    sign: f64,
+    place: &Place<'_>,
+) -> Result<End, GrammarError> {
+    let read = |name: &str| match fields.get(name) {
+        None | Some(Value::Bool(false)) => Ok(None),
+        Some(value) => value.as_f64().map(Some).ok_or_else(|| {
+            let place = place.field(name);
+            wrong(&place, format!("{value} is not a number"))
+        }),
+    };
+    let inner = read(name)?.map(|n| (n, false));
+    let outer = match fields.get(exclusive) {
+        Some(Value::Bool(true)) => inner.map(|(n, _)| (n, true)),
+        _ => read(exclusive)?.map(|n| (n, true)),
+    };
+    let nearer = match (inner, outer) {
+        (Some(inner), Some(outer)) if (outer.0 - inner.0) * sign < 0.0 => Some(inner),
+        (inner, outer) => outer.or(inner),
+    };
+    Ok(nearer.map(|(n, out)| match n * sign < -EXACT {
+        true => (-EXACT * sign, false),
+        false => (n, out),
+    }))
+}
+
+/// llguidance takes an end in that is a whole number and itself outside, where the other end is less
+/// than 1 away. Such an end is moved inwards a little.
+fn without_whole_ends(low: End, high: End) -> (End, End) {
+    const LITTLE: f64 = 1e-9;
+    let (Some((from, from_out)), Some((to, to_out))) = (low, high) else { return (low, high) };
+    if to - from >= 1.0 || to <= from {
+        return (low, high);
+    }
+    let little = LITTLE.min((to - from) / 4.0);
+    let low = match from_out && from.fract() == 0.0 {
+        true => (from + little, false),
+        false => (from, from_out),
+    };
+    let high = match to_out && to.fract() == 0.0 {
+        true => (to - little, false),
+        false => (to, to_out),
+    };
+    (Some(low), Some(high))
+}
+
+/// Whether there is a number between the ends, one that can be written.
+fn has_value(low: End, high: End, step: Option<(u128, u32)>, is_integer: bool) -> bool {
+    let (from, from_out) = low.unwrap_or((-EXACT, false));
+    let (to, to_out) = high.unwrap_or((EXACT, false));
+    if from > to || (from == to && (from_out || to_out)) || from > EXACT || to < -EXACT {
+        return false;
+    }
+    let Some((units, scale)) = step else { return true };
+    let scale = 10f64.powi(scale as i32);
+    let mut step = units as f64 / scale;
+    if is_integer {
+        step = units as f64 / gcd(units, scale as u128) as f64;
+    }
+    let mut first = (from / step).ceil();
+    if from_out && first * step <= from {
+        first += 1.0;
+    }
+    first * step < to || (first * step == to && !to_out)
+}
+
+/// Refuses divisors of which several may have to hold at once, where schemas are put together, and that
+/// would take too long then: llguidance looks at each remainder, without a limit of its own.
+pub(super) fn check_divisors(schema: &Value) -> Result<(), GrammarError> {
+    let (mut found, mut are_combined) = (Vec::new(), false);
+    collect_divisors(schema, &mut found, &mut are_combined);
+    let all = found.into_iter().filter(|number| is_countable(number)).filter_map(decimal);
+    let all: Vec<(u128, u32)> = all.collect();
+    let scale = all.iter().map(|(_, scale)| *scale).max().unwrap_or(0);
+    let multiple = all.iter().try_fold(1, |multiple: u128, (units, own)| {
+        let units = units.checked_mul(10_u128.checked_pow(scale - own)?)?;
+        Some(multiple / gcd(multiple, units) * units).filter(|multiple| *multiple <= SCHEMA_DIVISOR)
+    });
+    match are_combined && multiple.is_none() {
+        true => {
+            let what = "the least common multiple of all multipleOf below the root is more than what \
+                        can be enforced, a number of up to 5 digits";
+            Err(GrammarError::Invalid(what.to_owned()))
+        }
+        false => Ok(()),
+    }
+}
+
+fn is_countable(number: &Number) -> bool {
+    decimal(number).is_some_and(|(units, _)| (1..=SCHEMA_DIVISOR).contains(&units))
+}
+
+/// Whether llguidance, which multiplies a float by ten until nothing is left behind its point, reads
+/// the number that is written.
+fn is_read_alike(number: &Number) -> bool {
+    const MOST_DIGITS: u32 = 20;
+    let mut value = number.as_f64().unwrap_or(0.0);
+    let mut scale = 0;
+    while value.fract() != 0.0 && scale < MOST_DIGITS {
+        value *= 10.0;
+        scale += 1;
+    }
+    decimal(number).is_some_and(|(units, own)| {
+        own <= scale && units.checked_mul(10_u128.pow(scale - own)) == Some(value as u128)
+    })
+}
+
+/// Finds every `multipleOf`, and whether there is anything by which two may hold for one number.
+fn collect_divisors<'a>(schema: &'a Value, found: &mut Vec<&'a Number>, are_combined: &mut bool) {
+    match schema {
+        Value::Array(items) => {
+            items.iter().for_each(|item| collect_divisors(item, found, are_combined));
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields.iter().filter(|(name, _)| !DATA.contains(&name.as_str())) {
+                *are_combined |=
+                    ["allOf", "anyOf", "oneOf", "$ref", "patternProperties", "propertyNames"]
+                        .contains(&name.as_str());
+                match value {
+                    Value::Number(number) if name == "multipleOf" => found.push(number),
+                    _ => collect_divisors(value, found, are_combined),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A number as so many units of ten to the minus so many. `None` for those that are negative or too
+/// long.
+fn decimal(number: &Number) -> Option<(u128, u32)> {
+    let text = number.to_string();
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let fraction = fraction.trim_end_matches('0');
+    let units: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let scale = fraction.len() as i32 - exponent.parse::<i32>().ok()?;
+    match u32::try_from(scale) {
+        Ok(scale) => Some((units, scale)),
+        Err(_) => Some((units.checked_mul(10_u128.checked_pow(scale.unsigned_abs())?)?, 0)),
+    }
+}
+
+fn gcd(a: u128, b: u128) -> u128 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

@@ -1,0 +1,112 @@
+//! A model's tokens as llguidance takes them: bytes in a tree.
+
+use std::sync::Arc;
+
+use llguidance::ParserFactory;
+use llguidance::earley::SlicedBiasComputer;
+use llguidance::toktrie::{
+    InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv,
+};
+
+use super::GrammarError;
+use crate::text::tokenizer::{Entry, Tokenizer};
+
+/// A longer token is never allowed by a grammar; the tree's nodes count no deeper.
+const MAX_TOKEN_BYTES: usize = 1000;
+
+/// What every grammar of a model shares. Making it walks the vocabulary a few times: not for an
+/// async thread.
+pub(crate) struct Vocabulary {
+    factory: ParserFactory,
+    tokenizer: Tokenizer,
+    vocab: usize,
+}
+
+impl std::fmt::Debug for Vocabulary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Vocabulary({} tokens)", self.vocab)
+    }
+}
+
+impl Vocabulary {
+    /// `vocab`: the width of the logits. Tokens of the tokenizer from there on do not exist for the
+    /// model.
+    pub(crate) fn new(
+        tokenizer: &Tokenizer,
+        eos: &[u32],
+        vocab: usize,
+    ) -> Result<Self, GrammarError> {
+        let internal = |error: &dyn std::fmt::Display| GrammarError::Internal(error.to_string());
+        let trie = trie(tokenizer, eos, vocab);
+        let env: TokEnv = Arc::new(Env { trie });
+        let slices = SlicedBiasComputer::general_slices();
+        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
+            .map_err(|error| internal(&error))?;
+        factory.quiet();
+        factory.limits_mut().verbose_errors = false;
+        Ok(Self { factory, tokenizer: tokenizer.clone(), vocab })
+    }
+
+    /// Makes parsers of grammars.
+    pub(super) fn factory(&self) -> &ParserFactory {
+        &self.factory
+    }
+
+    /// The width of a mask.
+    pub(super) fn vocab(&self) -> usize {
+        self.vocab
+    }
+
+    /// `text` as a grammar names it: the token if it is one of the model's markers, else characters.
+    pub(super) fn lark_of(&self, text: &str) -> String {
+        let token = self.tokenizer.token_id(text);
+        let is_marker = |id: &u32| self.factory.tok_env().tok_trie().is_special_token(*id);
+        match token.filter(is_marker) {
+            Some(id) => format!("<[{id}]>"),
+            None => serde_json::Value::from(text).to_string(),
+        }
+    }
+}
+
+/// The tree of all tokens. Markers (special tokens, ends of sequence) are told from the text that
+/// looks like them.
+fn trie(tokenizer: &Tokenizer, eos: &[u32], vocab: usize) -> TokTrie {
+    let mut words: Vec<Vec<u8>> = vec![Vec::new(); vocab];
+    for (id, word) in (0..).zip(&mut words) {
+        let Some(Entry { bytes, is_marker }) = tokenizer.entry(id) else { continue };
+        if bytes.len() > MAX_TOKEN_BYTES {
+            continue;
+        }
+        if is_marker || eos.contains(&id) {
+            word.push(TokTrie::SPECIAL_TOKEN_MARKER);
+        }
+        word.extend(bytes);
+    }
+    // A vocabulary without an end of sequence: an answer ends where its grammar has no way on.
+    let first = eos.first().copied().unwrap_or(llguidance::toktrie::INVALID_TOKEN);
+    let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, first), &words);
+    match eos {
+        [] | [_] => trie,
+        eos => trie.with_eos_tokens(eos),
+    }
+}
+
+/// The tree without a tokenizer: nothing is forced upon the model but what the grammar says, so it
+/// keeps the choice of how a text is cut into tokens.
+struct Env {
+    trie: TokTrie,
+}
+
+impl TokenizerEnv for Env {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+
+    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
+        self.trie.greedy_tokenize(bytes)
+    }
+
+    fn tokenize_is_canonical(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,575 @@
+//! What a model wrote, taken apart: thoughts, text, tool calls.
+//!
+//! Each family of models writes thoughts and calls in a format of its own. [`OutputFormat`] finds a
+//! model's by what its chat template says and its vocabulary has; an [`OutputParser`] reads one
+//! answer, piece by piece as it comes. [`OutputFormat::pattern`] says what an answer looks like that
+//! is held to a schema or must call a tool.
+//!
+//! The rules for every format:
+//! - Text is never lost: what begins like a call and is none comes out as the text that it is.
+//!   Only what is left of a marker or key of a call, where the answer's length cut it, is no text.
+//! - A call is announced when its name is known to be that of an offered tool and its arguments
+//!   begin. Its arguments then go out as they come, and concatenate to one JSON object.
+//! - An answer that ends inside a call which was announced is cut, see [`OutputParser::is_cut`].
+//! - Models err: what leaves no doubt is read as it was meant. What may be a call by what follows only
+//!   is tried, see [`trial`].
+//! - What stands between the parts is no part: line breaks around thoughts, one line break before a
+//!   call (two where the format has two), and blank space between calls and after the last. Templates
+//!   write those themselves.
+//! - Without tools the markers of calls are text like any other.
+
+mod arguments;
+mod call_object;
+mod emit;
+mod forced;
+mod format;
+// Not in release builds: fuzz targets and their twins in tests call it.
+#[cfg(debug_assertions)]
+pub mod fuzz;
+mod gemma;
+mod harmony;
+mod input;
+mod json;
+mod json_calls;
+mod kinds;
+mod lost;
+mod mistral;
+mod pairs;
+mod reader;
+mod sectioned;
+mod tags;
+#[cfg(test)]
+mod tests;
+mod tools;
+mod trial;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::limits::CALLS_TRIED_IN_THOUGHTS;
+use crate::runtime::generation::{Delta, FinishReason};
+use crate::runtime::reasoning_budget::ThinkingBudget;
+use emit::Emitter;
+pub use forced::{Call, Expected};
+use format::{CallFormat, Thinking};
+pub use format::{CallIds, OutputFormat};
+use harmony::Harmony;
+use input::{Input, Marker, Sought, Stands};
+pub use lost::LostThought;
+use reader::Reader;
+use tools::Tools;
+use trial::{Trial, Verdict, Wrapper};
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// More of the model's thoughts.
+    Reasoning(String),
+    /// More of what it says.
+    Text(String),
+    /// A call of a tool begins. The parts up to `CallEnd` belong to it.
+    CallStart {
+        /// Counts the answer's calls from 0.
+        index: usize,
+        /// Name of an offered function.
+        name: String,
+    },
+    /// More of the call's arguments, which are one JSON object when they are complete.
+    CallArguments(String),
+    /// The call is complete, or breaks off here.
+    CallEnd,
+}
+
+/// Takes one answer apart as it comes.
+#[derive(Debug, Clone)]
+pub struct OutputParser {
+    format: Arc<format::Inner>,
+    input: Input,
+    out: Emitter,
+    state: State,
+    /// What may begin in text.
+    openers: Vec<(Marker, Opener)>,
+    /// Nothing but space has come yet, or since the thoughts.
+    at_start: bool,
+    /// The answer may be one object that no marker opens.
+    may_be_whole: bool,
+    /// Calls that are tried now; what is read meanwhile is not given out.
+    trial: Option<Box<Trial>>,
+    /// Calls tried in thoughts so far.
+    tries: usize,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Thinking,
+    /// `lead`: how space at the beginning is taken.
+    Text {
+        lead: Lead,
+    },
+    Calls(Reader),
+    /// After the end of thoughts, where calls in them are tried.
+    Closed {
+        /// Something else stands there.
+        followed: bool,
+    },
+    /// A format that is not text with something in it.
+    Harmony(Box<Harmony>),
+}
+
+/// What to do with space that a text begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lead {
+    /// It is text.
+    Keep,
+    /// After thoughts: line breaks are dropped.
+    AfterThoughts,
+    /// After a call: it is text only when other text follows.
+    AfterCall,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opener {
+    Thinking,
+    Calls,
+    /// Calls, at the start of a line or where it is a token.
+    BareCalls,
+    /// The end of thoughts, where calls in them are tried.
+    Close,
+}
+
+/// What a reader of calls came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// It needs more text.
+    More,
+    /// The calls are over; text follows.
+    Done,
+    /// What was looked at is no call but text.
+    NotACall,
+}
+
+impl OutputParser {
+    /// One that takes everything for text.
+    pub fn plain() -> Self {
+        OutputFormat::plain().parser("", &[], true)
+    }
+
+    /// `prompt` ends with what the template opened the answer with.
+    fn new(format: Arc<format::Inner>, prompt: &str, tools: &[Value], parallel: bool) -> Self {
+        let tools = Arc::new(Tools::new(tools));
+        let mut openers = Vec::new();
+        let mut state = State::Text { lead: Lead::Keep };
+        if let Some(thinking) = &format.thinking {
+            openers.push((thinking.open, Opener::Thinking));
+            let end = prompt.trim_end();
+            let end = end.strip_suffix(thinking.label.trim_end()).unwrap_or(end);
+            if end.ends_with(thinking.open.text) {
+                state = State::Thinking;
+            }
+        }
+        if let Some(calls) = format.calls.as_ref().filter(|_| !tools.is_empty()) {
+            openers.push((calls.opener(), Opener::Calls));
+            openers.extend(calls.bare_opener().map(|marker| (marker, Opener::BareCalls)));
+        }
+        let may_be_whole = !tools.is_empty() && format.calls.is_some_and(|calls| calls.is_json());
+        if let Some(markers) = format.harmony {
+            state = State::Harmony(Box::new(Harmony::new(markers)));
+        }
+        let out = Emitter::new(tools, !parallel);
+        Self {
+            format,
+            input: Input::default(),
+            out,
+            state,
+            openers,
+            at_start: true,
+            may_be_whole,
+            trial: None,
+            tries: 0,
+        }
+    }
+
+    /// The tokens that the answer's generation must mark: `GenerateRequest::markers`.
+    pub fn markers(&self) -> Arc<[u32]> {
+        self.format.markers().into()
+    }
+
+    /// What makes the model think for no more than so many tokens, where its thoughts end with a
+    /// token of their own. Asked for before the answer begins.
+    pub fn thinking_budget(&self, tokens: usize) -> Option<ThinkingBudget> {
+        let Thinking { open, close, .. } = self.format.thinking?;
+        let is_open = self.is_thinking();
+        Some(ThinkingBudget { tokens, is_open, open: open.id, close: close.id? })
+    }
+
+    /// Takes more of the answer and gives what is certain by now.
+    pub fn push(&mut self, delta: &Delta) -> Vec<Part> {
+        self.input.push(&delta.text, &delta.marks);
+        if let Some(trial) = &mut self.trial {
+            trial.push(delta);
+        }
+        self.run();
+        self.out.take()
+    }
+
+    /// The answer is complete: gives what was held back. What is a call may depend on whether the
+    /// model ended the answer, or its length.
+    pub fn finish(&mut self, finish: FinishReason) -> Vec<Part> {
+        (self.input.ended, self.input.cut) = (true, finish == FinishReason::Length);
+        if let Some(trial) = &mut self.trial {
+            trial.finish(self.input.cut);
+        }
+        self.run();
+        self.out.take()
+    }
+
+    /// Whether the model is thinking where the answer is now.
+    pub fn is_thinking(&self) -> bool {
+        match &self.state {
+            State::Thinking => true,
+            State::Harmony(harmony) => harmony.is_thinking(),
+            State::Text { .. } | State::Calls(_) | State::Closed { .. } => false,
+        }
+    }
+
+    /// Calls announced so far.
+    pub fn calls(&self) -> usize {
+        self.out.calls()
+    }
+
+    /// Whether a call that was announced broke off: its arguments are not complete.
+    pub fn is_cut(&self) -> bool {
+        self.out.is_cut()
+    }
+
+    fn run(&mut self) {
+        while self.tried()
+            && match &mut self.state {
+                State::Thinking => self.thinking(),
+                State::Text { lead } => {
+                    let lead = *lead;
+                    self.text(lead)
+                }
+                State::Calls(calls) => {
+                    let progress = calls.read(&mut self.input, &mut self.out);
+                    self.called(progress)
+                }
+                State::Closed { .. } => {
+                    self.input.skip_whitespace();
+                    self.state = State::Closed { followed: !self.input.ahead().is_empty() };
+                    self.input.rewind();
+                    false
+                }
+                State::Harmony(harmony) => {
+                    harmony.read(&mut self.input, &mut self.out);
+                    false
+                }
+            }
+        {}
+    }
+
+    /// Thoughts up to their end. True when something else follows.
+    fn thinking(&mut self) -> bool {
+        let Some(Thinking { close, label, .. }) = self.format.thinking else { return false };
+        if self.at_start && !self.thoughts_begin(label) {
+            return false;
+        }
+        let mut ends = vec![close];
+        let openers = self.call_openers();
+        ends.extend(openers.iter().map(|(marker, _)| *marker));
+        if self.tries >= CALLS_TRIED_IN_THOUGHTS {
+            ends.truncate(1);
+        }
+        let mut sought = self.input.seek(&ends);
+        while let Sought::Marker(number @ 1.., length) = sought
+            && !self.may_begin(openers[number - 1])
+        {
+            self.input.skip(length);
+            sought = self.input.seek(&ends);
+        }
+        // Line breaks at the end belong to the marker, if it follows.
+        let kept = match self.input.ended && sought == Sought::Nothing {
+            true => self.input.seen().len(),
+            false => self.input.seen().trim_end_matches('\n').len(),
+        };
+        let thoughts = self.input.take_to(kept);
+        self.out.reasoning(&thoughts);
+        let Sought::Marker(number, length) = sought else {
+            self.input.rewind();
+            return false;
+        };
+        if number > 0 {
+            self.tries += 1;
+            self.trial = Some(Box::new(Trial::thoughts(self, length)));
+            return true;
+        }
+        self.input.skip(length);
+        self.input.take();
+        self.at_start = true;
+        self.state = State::Text { lead: Lead::AfterThoughts };
+        true
+    }
+
+    /// Looks at what is tried. False while that is undecided.
+    fn tried(&mut self) -> bool {
+        let Some(trial) = &mut self.trial else { return true };
+        let verdict = trial.verdict();
+        if verdict == Verdict::Open {
+            return false;
+        }
+        let Some(trial) = self.trial.take() else { return true };
+        match verdict {
+            Verdict::Calls => {
+                let mut parts = self.out.take();
+                let (parser, tried) = trial.accept();
+                parts.extend(tried);
+                *self = parser;
+                self.out.give_back(parts);
+            }
+            _ => self.input.go_to(trial.resume),
+        }
+        true
+    }
+
+    /// What calls begin with.
+    fn call_openers(&self) -> Vec<(Marker, Opener)> {
+        let begins = |opener: Opener| matches!(opener, Opener::Calls | Opener::BareCalls);
+        self.openers.iter().filter(|(_, opener)| begins(*opener)).copied().collect()
+    }
+
+    /// Whether the marker ahead may begin calls here.
+    fn may_begin(&self, (marker, opener): (Marker, Opener)) -> bool {
+        opener != Opener::BareCalls || marker.id.is_some() || self.is_line_start()
+    }
+
+    /// Drops the label and the line breaks before thoughts. False while more of them may come.
+    fn thoughts_begin(&mut self, label: &str) -> bool {
+        let ahead = self.input.ahead();
+        if !self.input.ended && !label.is_empty() && label.starts_with(ahead) {
+            return false;
+        }
+        let labelled = ahead.strip_prefix(label).filter(|_| !label.is_empty());
+        let rest = labelled.unwrap_or_else(|| ahead.trim_start_matches('\n')).len();
+        self.at_start = labelled.is_none() && rest == 0;
+        self.input.skip(ahead.len() - rest);
+        self.input.take();
+        true
+    }
+
+    /// Text up to what begins in it. True when something began.
+    fn text(&mut self, lead: Lead) -> bool {
+        let Some(lead) = self.lead(lead) else { return false };
+        self.state = State::Text { lead };
+        if self.begins_bare() {
+            return true;
+        }
+        match self.begins_whole() {
+            Some(true) => return true,
+            Some(false) => {}
+            None => return false,
+        }
+        let markers: Vec<Marker> = self.openers.iter().map(|(marker, _)| *marker).collect();
+        loop {
+            match self.input.seek(&markers) {
+                Sought::Nothing => {
+                    let kept = match self.input.ended {
+                        true => self.input.seen().len(),
+                        false if self.may_be_before_thoughts() => 0,
+                        false => self.before_call(),
+                    };
+                    self.say(kept);
+                    self.input.rewind();
+                    return false;
+                }
+                Sought::Marker(number, length) => {
+                    if self.begins(number, length) {
+                        return true;
+                    }
+                    self.input.skip(length);
+                }
+            }
+        }
+    }
+
+    /// Deals with space before a text. `None` while there is nothing else.
+    fn lead(&mut self, lead: Lead) -> Option<Lead> {
+        let ahead = self.input.ahead();
+        match lead {
+            Lead::Keep => {}
+            Lead::AfterThoughts => {
+                let rest = ahead.trim_start_matches('\n').len();
+                self.input.skip(ahead.len() - rest);
+                self.input.take();
+                if rest == 0 {
+                    return None;
+                }
+            }
+            Lead::AfterCall => {
+                if ahead.trim_start().is_empty() || self.is_marker_cut(ahead.trim()) {
+                    if self.input.ended {
+                        self.input.skip(self.input.ahead().len());
+                        self.input.take();
+                    }
+                    return None;
+                }
+                return Some(lead);
+            }
+        }
+        Some(Lead::Keep)
+    }
+
+    /// Whether the answer's length cut it in a marker of its calls, of which `rest` is all there is.
+    fn is_marker_cut(&self, rest: &str) -> bool {
+        let begins =
+            |marker: &Marker| marker.text.len() > rest.len() && marker.text.starts_with(rest);
+        let mut markers = self.format.calls.iter().flat_map(CallFormat::markers);
+        self.input.ended && self.input.cut && markers.any(|marker| begins(&marker))
+    }
+
+    /// Whether the answer begins with a call that no marker opens.
+    fn begins_bare(&mut self) -> bool {
+        let Some(calls) = self.format.calls.as_ref().filter(|calls| calls.is_bare()) else {
+            return false;
+        };
+        if !self.at_start || self.out.tools().is_empty() || !self.input.skip_whitespace() {
+            self.input.rewind();
+            return false;
+        }
+        let begins = matches!(self.input.peek(), Some('{' | '['));
+        if begins {
+            self.state = State::Calls(calls.reader());
+            self.at_start = false;
+        } else {
+            self.input.rewind();
+        }
+        begins
+    }
+
+    /// Whether the answer begins with an object that may be all of it. `None`: that is not known yet.
+    fn begins_whole(&mut self) -> Option<bool> {
+        if !self.may_be_whole || !self.at_start || !self.input.seen().is_empty() {
+            return Some(false);
+        }
+        self.input.skip_whitespace();
+        let marked = self.openers.iter().any(|(marker, _)| self.input.stands(marker) != Stands::No);
+        self.input.rewind();
+        let wrapper = if marked { Wrapper::No } else { trial::wrapper(&self.input) };
+        match wrapper {
+            Wrapper::Maybe => return None,
+            // What is bare begins a call of Llama's anyway.
+            Wrapper::Begins(length, end) if !(self.is_bare() && end.is_empty()) => {
+                self.trial = Some(Box::new(Trial::whole(self, length, end)));
+            }
+            Wrapper::No if marked => return Some(false),
+            _ => {}
+        }
+        self.may_be_whole = false;
+        Some(self.trial.is_some())
+    }
+
+    fn is_bare(&self) -> bool {
+        self.format.calls.is_some_and(|calls| calls.is_bare())
+    }
+
+    /// The marker ahead. False when it means nothing here.
+    fn begins(&mut self, number: usize, length: usize) -> bool {
+        let (marker, opener) = self.openers[number];
+        match opener {
+            Opener::Thinking => {
+                let before = self.input.seen();
+                // Where it is no token of its own, prose may well speak of it.
+                let first = self.at_start && before.trim_start().is_empty();
+                if marker.id.is_none() && !first {
+                    return false;
+                }
+                let before = if first { 0 } else { before.len() };
+                self.say(before);
+                self.input.skip(length);
+                self.input.take();
+                self.at_start = true;
+                self.state = State::Thinking;
+            }
+            Opener::Calls | Opener::BareCalls => {
+                let bare = opener == Opener::BareCalls;
+                if !self.may_begin((marker, opener)) {
+                    return false;
+                }
+                let Some(calls) = &self.format.calls else { return false };
+                let reader = calls.reader();
+                let kept = self.before_call();
+                self.say(kept);
+                self.input.skip(if bare { 0 } else { length });
+                self.at_start = false;
+                self.state = State::Calls(reader);
+            }
+            Opener::Close => {
+                // Space before it belongs to nothing.
+                let before = self.input.seen().trim_end().len();
+                self.say(before);
+                self.input.skip(length);
+                self.input.take();
+                self.state = State::Closed { followed: false };
+            }
+        }
+        true
+    }
+
+    /// Whether nothing but space was seen, which is no text where thoughts follow it.
+    fn may_be_before_thoughts(&self) -> bool {
+        let is_space = self.input.seen().trim_start().is_empty();
+        self.format.thinking.is_some() && self.at_start && is_space
+    }
+
+    /// Whether what is ahead begins a line.
+    fn is_line_start(&self) -> bool {
+        let seen = self.input.seen();
+        let begins = self.at_start || matches!(self.state, State::Text { lead: Lead::AfterCall });
+        seen.ends_with('\n') || (begins && seen.trim_start().is_empty())
+    }
+
+    /// How much of the text seen is given out before a call: not the line breaks that a template
+    /// writes there, nor space that only separates two calls.
+    fn before_call(&self) -> usize {
+        let seen = self.input.seen();
+        if self.openers.iter().all(|(_, opener)| *opener == Opener::Thinking) {
+            return seen.len();
+        }
+        match self.state {
+            State::Text { lead: Lead::AfterCall } if seen.trim_start().is_empty() => 0,
+            _ => {
+                let gap = self.format.calls.as_ref().map_or("\n", CallFormat::gap);
+                let before = seen.strip_suffix(gap).or_else(|| seen.strip_suffix('\n'));
+                before.unwrap_or(seen).len()
+            }
+        }
+    }
+
+    /// Gives out the first `bytes` of what was seen as text.
+    fn say(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let text = self.input.take_to(bytes);
+        self.at_start &= text.trim_start().is_empty();
+        self.out.text(&text);
+        self.state = State::Text { lead: Lead::Keep };
+    }
+
+    /// What comes after calls, or instead of them.
+    fn called(&mut self, progress: Progress) -> bool {
+        match progress {
+            Progress::More => return false,
+            Progress::Done => {
+                self.input.rewind();
+                self.state = State::Text { lead: Lead::AfterCall };
+            }
+            Progress::NotACall => {
+                let text = self.input.take();
+                self.out.text(&text);
+                self.state = State::Text { lead: Lead::Keep };
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,543 @@
+//! Calls written as a name and parameters one by one, whose values are not JSON but plain text:
+//! Qwen3-Coder and its heirs, MiniMax M2, GLM 4.5 and later, DeepSeek V3.2.
+//!
+//! ```text
+//! Qwen     <tool_call>\n<function=NAME>\n<parameter=KEY>\nVALUE\n</parameter>\n</function>\n</tool_call>
+//! MiniMax  <minimax:tool_call>\n<invoke name="NAME">\n<parameter name="KEY">VALUE</parameter>\n</invoke>..
+//! GLM      <tool_call>NAME\n<arg_key>KEY</arg_key>\n<arg_value>VALUE</arg_value>\n</tool_call>
+//! DeepSeek <DSML:function_calls>\n<DSML:invoke name="NAME">\n<DSML:parameter name="KEY" string="true">VALUE..
+//! ```
+//! (where `DSML:` stands for `\u{ff5c}DSML\u{ff5c}`).
+//!
+//! What a value is follows from the tool's schema; DeepSeek's `string="false"` marks JSON. A string goes
+//! out as it comes; anything else when its end is there.
+//!
+//! Models leave tags out and misspell them. A value also ends where the opener of a parameter follows
+//! that the schema names and the call does not have yet, at the start of a line; where its end is
+//! misspelt; and where the end of the calls follows and nothing after it. See [`super::tags`].
+
+use super::Progress;
+use super::arguments::{Arguments, Handed};
+use super::emit::Emitter;
+use super::input::{Input, Marker, Sought, Stands};
+use super::json_calls::JsonCalls;
+use super::kinds::Kinds;
+use super::tags::{self, End};
+use crate::text::stop::overlap;
+
+/// A name or key that is longer is none.
+pub(super) const MAX_NAME_BYTES: usize = 1024;
+
+/// How such a format is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    /// What stands before all calls.
+    pub(super) open: Marker,
+    /// What stands before a function's name, and after it. GLM has neither: its name ends where
+    /// anything else begins.
+    pub(super) name: Option<(Marker, Marker)>,
+    /// Before and after a key.
+    pub(super) key: (Marker, Marker),
+    /// Before a value, where it does not simply follow the key.
+    pub(super) value: Option<Marker>,
+    pub(super) value_end: Marker,
+    /// After the last parameter, where the end of the function is said.
+    pub(super) function_end: Option<Marker>,
+    /// After the last function.
+    pub(super) close: Marker,
+    /// Whether a value stands on lines of its own.
+    pub(super) lines: bool,
+    /// A token that the other markers are spelled with.
+    pub(super) prefix: Option<Marker>,
+}
+
+/// After a key in quotes: whether its value is text. What follows is `true"` or `false"`.
+const IS_TEXT: [&str; 2] = ["\" string=\"", "' string='"];
+
+impl Layout {
+    /// Qwen3-Coder's functions, between these markers.
+    pub(super) const fn functions(open: Marker, close: Marker) -> Self {
+        Self {
+            open,
+            name: Some((Marker::spelled("<function="), Marker::spelled(">"))),
+            key: (Marker::spelled("<parameter="), Marker::spelled(">")),
+            value: None,
+            value_end: Marker::spelled("</parameter>"),
+            function_end: Some(Marker::spelled("</function>")),
+            close,
+            lines: true,
+            prefix: None,
+        }
+    }
+
+    /// The bytes at the end of a value that was cut which begin what would stand after it.
+    fn cut_marker(&self, value: &str) -> usize {
+        let next = [self.value_end, self.close, self.key.0].into_iter();
+        let next = next.chain(self.function_end).chain(self.value);
+        next.map(|marker| overlap(value, marker.text)).max().unwrap_or(0)
+    }
+
+    pub(super) fn markers(&self) -> Vec<Marker> {
+        let Self { open, name, key, value, value_end, function_end, close, prefix, .. } = *self;
+        let names = name.into_iter().flat_map(|(open, end)| [open, end]);
+        let one = [open, key.0, key.1, value_end, close];
+        names.chain(one).chain(value).chain(function_end).chain(prefix).collect()
+    }
+}
+
+/// Reads calls, after the opening marker.
+#[derive(Debug, Clone)]
+pub(super) struct Pairs {
+    layout: Layout,
+    place: Place,
+    function: String,
+    /// The parameters that the call has.
+    keys: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    /// Before a function, or the end of the calls.
+    Function,
+    /// In its name, which begins at this byte of what was seen.
+    Name(usize),
+    /// Before a parameter, or the end of the function.
+    Parameter,
+    /// In a key, which begins at this byte of what was seen.
+    Key(usize),
+    /// Between key and value.
+    ValueStart(String),
+    /// In a value.
+    Value(Value),
+    /// In arguments that are written as one JSON object.
+    Json(Arguments),
+    /// After those.
+    AfterJson,
+    /// In calls that are written as JSON objects.
+    Objects(JsonCalls),
+    /// After the end of the calls, which may come twice or before other ends.
+    Closed,
+}
+
+/// A value under way.
+#[derive(Debug, Clone)]
+struct Value {
+    kinds: Kinds,
+    /// What came of a value that is not handed on before its end.
+    text: String,
+    /// A line break at the beginning is still to be dropped.
+    at_start: bool,
+    /// Its begin was handed on.
+    begun: bool,
+}
+
+impl Pairs {
+    pub(super) fn new(layout: Layout) -> Self {
+        Self { layout, place: Place::Function, function: String::new(), keys: Vec::new() }
+    }
+
+    pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
+        loop {
+            let progress = match &mut self.place {
+                Place::Function => self.function(input),
+                Place::Name(from) => {
+                    let from = *from;
+                    self.name(from, input, out)
+                }
+                Place::Parameter => self.parameter(input, out),
+                Place::Key(from) => {
+                    let from = *from;
+                    self.key(from, input, out)
+                }
+                Place::ValueStart(key) => {
+                    let key = key.clone();
+                    self.value_start(key, input, out)
+                }
+                Place::Value(_) => self.value(input, out),
+                Place::Json(arguments) => {
+                    match arguments.read(&[self.layout.close], &[], input, out) {
+                        Handed::More => Some(Progress::More),
+                        Handed::Whole => self.go(Place::AfterJson),
+                        // It was cut by the end of the calls.
+                        Handed::Broken
+                            if matches!(input.stands(&self.layout.close), Stands::Yes(_)) =>
+                        {
+                            self.go(Place::AfterJson)
+                        }
+                        Handed::Broken => Some(Progress::Done),
+                    }
+                }
+                Place::AfterJson => self.after_json(input),
+                Place::Objects(objects) => return objects.read(input, out),
+                Place::Closed => self.closed(input),
+            };
+            if let Some(progress) = progress {
+                return progress;
+            }
+        }
+    }
+
+    fn go(&mut self, place: Place) -> Option<Progress> {
+        self.place = place;
+        None
+    }
+
+    fn function(&mut self, input: &mut Input) -> Option<Progress> {
+        if !input.skip_whitespace() {
+            return Some(Progress::More);
+        }
+        let Layout { open, close, name, .. } = self.layout;
+        let (again, closes) = (input.stands(&open), input.stands(&close));
+        let named = match name {
+            Some((begin, _)) => tags::function(begin, input),
+            None => Stands::No,
+        };
+        let any = !self.function.is_empty();
+        match (named, again, closes) {
+            (Stands::Yes(length), ..) => {
+                input.skip(length);
+                self.go(Place::Name(input.seen().len()))
+            }
+            // Written twice.
+            (_, Stands::Yes(length), _) if !any => {
+                input.skip(length);
+                None
+            }
+            (.., Stands::Yes(length)) if any => {
+                input.skip(length);
+                input.take();
+                self.go(Place::Closed)
+            }
+            (Stands::Maybe, ..) | (_, Stands::Maybe, _) | (.., Stands::Maybe) => {
+                Some(Progress::More)
+            }
+            _ if !any && matches!(input.peek(), Some('{' | '[')) => {
+                self.go(Place::Objects(JsonCalls::new(Some((open, close)))))
+            }
+            _ if name.is_none() && !any => self.go(Place::Name(input.seen().len())),
+            // Calls were read, and their closing marker was left out.
+            _ if any => Some(Progress::Done),
+            _ => Some(Progress::NotACall),
+        }
+    }
+
+    fn name(&mut self, from: usize, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        let Layout { name: around, key, close, .. } = self.layout;
+        let (line, tag) = (Marker::spelled("\n"), Marker::spelled("<"));
+        let ends = match around {
+            Some((_, end)) => vec![end, line, tag],
+            None => vec![line, key.0, close, Marker::spelled("{")],
+        };
+        let sought = input.seek(&ends);
+        // Quotes belong to some versions of the format and not to others.
+        let name = input.seen()[from..].trim().trim_matches(['"', '\'']).to_owned();
+        let has_end = around.is_some();
+        match sought {
+            // A name that is all there is.
+            Sought::Nothing if has_end || !input.ended || input.cut => {
+                let hopeless = input.ended || name.len() > MAX_NAME_BYTES;
+                return Some(if hopeless { Progress::NotACall } else { Progress::More });
+            }
+            _ if !out.offers(&name) => return Some(Progress::NotACall),
+            Sought::Marker(0, length) if has_end => input.skip(length),
+            Sought::Marker(..) => match around.map(|(_, end)| tags::past_space(end, input)) {
+                Some(Stands::Yes(length)) => input.skip(length),
+                Some(Stands::Maybe) => return Some(Progress::More),
+                _ => {}
+            },
+            Sought::Nothing => {}
+        }
+        input.take();
+        out.start(&name);
+        self.function = name;
+        self.keys.clear();
+        self.go(Place::Parameter)
+    }
+
+    fn parameter(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        if !input.skip_whitespace() {
+            return Some(Progress::More);
+        }
+        if input.ended && input.ahead().is_empty() {
+            // What was asked for is there; only the end was not said.
+            return match input.cut {
+                true => self.cut(input, out),
+                false => self.complete(0, input, out),
+            };
+        }
+        let Layout { open, name, function_end, close, .. } = self.layout;
+        let end = function_end.map_or(Stands::No, |end| input.stands(&end));
+        let closes = input.stands(&close);
+        let next = name.map_or(Stands::No, |(begin, _)| tags::function(begin, input));
+        let next = next.or(input.stands(&open));
+        let named = tags::bare_key(&self.layout, &self.function, &self.keys, input, out.tools());
+        let key = tags::parameter(&self.layout, input).or(named);
+        match (end, closes, next, key) {
+            (Stands::Yes(length), ..) => {
+                self.complete(length, input, out);
+                self.go(Place::Function)
+            }
+            (_, Stands::Yes(length), ..) => {
+                self.complete(length, input, out);
+                self.go(Place::Closed)
+            }
+            (_, _, Stands::Yes(_), _) => {
+                self.complete(0, input, out);
+                self.go(Place::Function)
+            }
+            (.., Stands::Yes(length)) => {
+                input.skip(length);
+                self.go(Place::Key(input.seen().len()))
+            }
+            (Stands::Maybe, ..)
+            | (_, Stands::Maybe, ..)
+            | (_, _, Stands::Maybe, _)
+            | (.., Stands::Maybe) => Some(Progress::More),
+            _ => self.stray(input, out),
+        }
+    }
+
+    /// Something else where a parameter or an end should stand.
+    fn stray(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        if self.keys.is_empty() && input.peek() == Some('{') {
+            input.take();
+            return self.go(Place::Json(Arguments::announced()));
+        }
+        match tags::closing(&self.layout, input) {
+            // One end too many, or misspelt.
+            Stands::Yes(length) => {
+                input.skip(length);
+                input.take();
+                None
+            }
+            Stands::Maybe => Some(Progress::More),
+            Stands::No => self.cut(input, out),
+        }
+    }
+
+    /// The call is whole; its end has `length` bytes.
+    fn complete(
+        &mut self,
+        length: usize,
+        input: &mut Input,
+        out: &mut Emitter,
+    ) -> Option<Progress> {
+        input.skip(length);
+        input.take();
+        out.arguments(if self.keys.is_empty() { "{}" } else { "}" });
+        out.end();
+        Some(Progress::Done)
+    }
+
+    /// The call does not go on; what is ahead is text, but for a tag that the answer's length cut.
+    fn cut(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        let in_key = matches!(self.place, Place::Key(_));
+        input.rewind();
+        if input.is_tag_cut() || (input.ended && input.cut && in_key) {
+            input.skip(input.ahead().len());
+            input.take();
+        }
+        if self.keys.is_empty() {
+            out.arguments("{");
+        }
+        out.cut();
+        Some(Progress::Done)
+    }
+
+    fn key(&mut self, from: usize, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        let end = self.layout.key.1;
+        let ends = [end, Marker::spelled("\n"), Marker::spelled("<")];
+        let sought = input.seek(&ends);
+        let key = input.seen()[from..].trim().trim_matches(['"', '\'']).to_owned();
+        match sought {
+            _ if key.len() > MAX_NAME_BYTES => self.cut(input, out),
+            Sought::Marker(0, length) => {
+                input.skip(length);
+                input.take();
+                self.go(Place::ValueStart(key))
+            }
+            // Its end was left out, unless it is about to come.
+            Sought::Marker(..) if tags::past_space(end, input) == Stands::Maybe => {
+                Some(Progress::More)
+            }
+            Sought::Marker(..) if !key.is_empty() => {
+                if let Stands::Yes(length) = tags::past_space(end, input) {
+                    input.skip(length);
+                }
+                input.take();
+                self.go(Place::ValueStart(key))
+            }
+            Sought::Nothing if !input.ended => Some(Progress::More),
+            _ => self.cut(input, out),
+        }
+    }
+
+    fn value_start(
+        &mut self,
+        key: String,
+        input: &mut Input,
+        out: &mut Emitter,
+    ) -> Option<Progress> {
+        if let Some(open) = self.layout.value {
+            // A misspelt end of the key may stand before it, too.
+            let strays = [self.layout.key.1, open];
+            if !input.skip_whitespace() {
+                return Some(Progress::More);
+            }
+            match input.stands(&open).or(tags::like(&strays, input)) {
+                Stands::Yes(length) => {
+                    let is_open = input.ahead().as_bytes().get(1) != Some(&b'/');
+                    input.skip(length);
+                    if !is_open {
+                        input.take();
+                        return None;
+                    }
+                }
+                Stands::Maybe => return Some(Progress::More),
+                // It was left out.
+                Stands::No => {}
+            }
+        }
+        input.take();
+        let (key, marked) = match IS_TEXT.iter().find_map(|mark| key.split_once(mark)) {
+            Some((key, "true")) => (key, Some(Kinds::TEXT)),
+            Some((key, "false")) => (key, Some(Kinds::JSON)),
+            Some((key, _)) => (key, None),
+            None => (key.as_str(), None),
+        };
+        let kinds = marked.unwrap_or_else(|| out.tools().kinds(&self.function, key));
+        let before = if self.keys.is_empty() { "{" } else { ", " };
+        out.arguments(&format!("{before}{}: ", quoted(key)));
+        self.keys.push(key.to_owned());
+        if kinds.is_text() {
+            out.arguments("\"");
+        }
+        let at_start = self.layout.lines;
+        self.go(Place::Value(Value { kinds, text: String::new(), at_start, begun: false }))
+    }
+
+    fn value(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
+        let Place::Value(value) = &mut self.place else { return None };
+        if value.at_start {
+            match input.peek() {
+                Some('\n') => input.skip(1),
+                None if !input.ended => return Some(Progress::More),
+                _ => {}
+            }
+            input.take();
+            value.at_start = false;
+        }
+        let at_start = !value.begun;
+        let known = tags::Known { function: &self.function, keys: &self.keys, at_start };
+        let (end, found) = tags::seek_end(&self.layout, known, input, out.tools());
+        let is_over = input.ended && found == End::Nothing;
+        let before = &input.seen()[..end];
+        // A line break before the end belongs to it; whether it does is not known yet, or
+        // depends on the format.
+        let kept = match found {
+            _ if is_over && input.cut => end - self.layout.cut_marker(before),
+            _ if is_over => end,
+            End::Value(_) if !self.layout.lines => end,
+            End::Value(_) => before.strip_suffix('\n').map_or(end, str::len),
+            _ => {
+                let line = before.trim_end_matches([' ', '\t']);
+                line.strip_suffix('\n').map_or(end, str::len)
+            }
+        };
+        match found {
+            End::Value(at) | End::Here(at) => {
+                input.go_to(at);
+                let text = input.take_to(kept);
+                input.take();
+                value.push(&text, out);
+                value.finish(out);
+                self.go(Place::Parameter)
+            }
+            End::Maybe | End::Nothing => {
+                // What stands before it is certain.
+                value.push(&input.take_to(kept), out);
+                if is_over && input.cut {
+                    input.take();
+                }
+                input.rewind();
+                if !input.ended {
+                    return Some(Progress::More);
+                }
+                value.break_off(out);
+                out.cut();
+                Some(Progress::Done)
+            }
+        }
+    }
+
+    fn after_json(&mut self, input: &mut Input) -> Option<Progress> {
+        if !input.skip_whitespace() {
+            input.rewind();
+            return Some(Progress::More);
+        }
+        let close = input.stands(&self.layout.close);
+        match (close, tags::closing(&self.layout, input)) {
+            (Stands::No, Stands::Yes(length)) => {
+                input.skip(length);
+                input.take();
+                None
+            }
+            (Stands::Maybe, _) | (_, Stands::Maybe) => {
+                input.rewind();
+                Some(Progress::More)
+            }
+            _ => self.go(Place::Function),
+        }
+    }
+}
+
+impl Pairs {
+    fn closed(&mut self, input: &mut Input) -> Option<Progress> {
+        if !input.skip_whitespace() {
+            input.rewind();
+            return Some(Progress::More);
+        }
+        match input.stands(&self.layout.close).or(tags::closing(&self.layout, input)) {
+            Stands::Yes(length) => {
+                input.skip(length);
+                input.take();
+                None
+            }
+            Stands::Maybe => {
+                input.rewind();
+                Some(Progress::More)
+            }
+            Stands::No => Some(Progress::Done),
+        }
+    }
+}
+
+impl Value {
+    fn push(&mut self, text: &str, out: &mut Emitter) {
+        self.begun |= !text.is_empty();
+        match self.kinds.is_text() {
+            true => {
+                let quoted = quoted(text);
+                out.arguments(&quoted[1..quoted.len() - 1]);
+            }
+            false => self.text.push_str(text),
+        }
+    }
+
+    fn finish(&self, out: &mut Emitter) {
+        match self.kinds.is_text() {
+            true => out.arguments("\""),
+            false => out.arguments(&self.kinds.value(&self.text)),
+        }
+    }
+
+    /// It has no end; what there is of it is handed on as it stands.
+    fn break_off(&self, out: &mut Emitter) {
+        out.arguments(&self.text);
+    }
+}
+
+/// A JSON string.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

@@ -1,0 +1,230 @@
+//! Text to token ids and back, by the model's tokenizer.json.
+//!
+//! | file | what |
+//! |---|---|
+//! | `checks.rs` | what a tokenizer.json may ask for |
+//! | `table.rs` | what each token adds to a text |
+//! | `encode.rs` | texts to ids, bounded in bytes, tokens, memory and time |
+//! | `guard.rs` | the one way into the `tokenizers` library |
+
+mod checks;
+mod encode;
+// Not in release builds: fuzz targets and their twins in tests call it.
+#[cfg(debug_assertions)]
+pub mod fuzz;
+mod guard;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::error::LoadError;
+use crate::limits;
+use crate::small_file;
+pub(crate) use encode::bytes_in_use;
+use guard::{Fault, Places};
+use table::Table;
+#[cfg(test)]
+pub(crate) use table::byte_of_level;
+
+/// A model's tokenizer. Clones share it.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    library: tokenizers::Tokenizer,
+    table: Table,
+    /// How many bytes the normalizer may make of one.
+    text_growth: u64,
+    /// The tokenizer.json, for logs.
+    path: PathBuf,
+    places: Arc<Places>,
+    /// Calls that took too long, for as long as they run.
+    left_behind: Mutex<Vec<Weak<AtomicBool>>>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tokenizer({} tokens)", self.vocab_tokens())
+    }
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a model folder.
+    pub(crate) fn load(dir: &Path) -> Result<Self, LoadError> {
+        let path = dir.join("tokenizer.json");
+        let Some(text) = small_file::read(&path, limits::TOKENIZER_FILE_BYTES)? else {
+            let hint = "the model's tokenizer; a model without one cannot run here";
+            return Err(LoadError::Missing { path, hint });
+        };
+        Self::guarded(path.clone(), text).map_err(|what| LoadError::Invalid { path, what })
+    }
+
+    /// From the text of a tokenizer.json.
+    ///
+    /// # Errors
+    /// In words, when it is none.
+    pub fn from_json(text: &[u8]) -> Result<Self, String> {
+        Self::guarded(PathBuf::from("tokenizer.json"), text.to_vec())
+    }
+
+    fn guarded(path: PathBuf, text: Vec<u8>) -> Result<Self, String> {
+        let too_slow = || format!("reading it takes more than {} s", limits::TOKENIZER_LOAD_SECS);
+        if left_behind(&path, None) {
+            return Err(format!("{}, and has not ended since", too_slow()));
+        }
+        let running = Arc::new(());
+        let watched = Arc::downgrade(&running);
+        let deadline = Instant::now() + Duration::from_secs(limits::TOKENIZER_LOAD_SECS);
+        let own_path = path.clone();
+        let read = guard::run(deadline, &|| true, move || {
+            let _running = running;
+            Inner::read(own_path, &text, deadline)
+        });
+        let inner = read.unwrap_or_else(|fault| {
+            Err(match fault {
+                Fault::Panic(what) => {
+                    format!("the tokenizers library panicked while reading it: {what}")
+                }
+                Fault::NoThread(what) => format!("the system gave no thread to read it: {what}"),
+                Fault::TooSlow | Fault::Unwanted => {
+                    left_behind(&path, Some(watched));
+                    too_slow()
+                }
+            })
+        })?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The text of `ids`. Ids outside the vocabulary have none.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> String {
+        let shown = ids.iter().filter(|id| !skip_special_tokens || !self.is_special(**id));
+        let mut bytes: Vec<u8> =
+            shown.filter_map(|id| self.inner.table.bytes(*id)).flatten().copied().collect();
+        bytes.drain(..self.leading_bytes(&bytes));
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What a token adds to a text, in bytes: a character may be spread over several tokens. Empty for an id
+    /// outside the vocabulary.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        self.bytes(id).to_vec()
+    }
+
+    /// The same without a copy.
+    pub(crate) fn bytes(&self, id: u32) -> &[u8] {
+        self.inner.table.bytes(id).unwrap_or_default()
+    }
+
+    /// A token's own text, without a space that only separates it from the one before.
+    pub(crate) fn own_text(&self, id: u32) -> String {
+        let bytes = self.inner.table.own_bytes(id).unwrap_or_default();
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    /// How many bytes of `text` are left out at the beginning of a text.
+    pub(crate) fn leading_bytes(&self, text: &[u8]) -> usize {
+        let Some((content, count)) = self.inner.table.leading() else { return 0 };
+        let mut buffer = [0; 4];
+        let content = content.encode_utf8(&mut buffer).as_bytes();
+        let found = text.chunks_exact(content.len()).take(count);
+        found.take_while(|chunk| *chunk == content).count() * content.len()
+    }
+
+    /// A token; `None` for an id outside the vocabulary.
+    pub(crate) fn entry(&self, id: u32) -> Option<Entry> {
+        let bytes = self.inner.table.bytes(id)?;
+        let added = self.inner.library.get_added_vocabulary().get_added_tokens_decoder();
+        let is_marker = added
+            .get(&id)
+            .is_some_and(|token| token.special || looks_like_a_marker(&token.content));
+        let bytes = if is_marker { self.inner.table.own_bytes(id)? } else { bytes };
+        Some(Entry { bytes: bytes.to_vec(), is_marker })
+    }
+
+    /// Ids run from 0 to this, exclusive, added tokens included. Some of them may be no token's.
+    pub fn vocab_tokens(&self) -> usize {
+        self.inner.table.ids()
+    }
+
+    /// The id of the added token with exactly this content. Such a token is never made of a text's
+    /// ordinary pieces.
+    pub(crate) fn added_token(&self, content: &str) -> Option<u32> {
+        self.inner.library.get_added_vocabulary().get_vocab().get(content).copied()
+    }
+
+    /// Whether a token is one of those that structure a text and are none of it.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.library.get_added_vocabulary().get_added_tokens_decoder();
+        added.get(&id).is_some_and(|token| token.special)
+    }
+
+    /// Whether a token is no piece of a text but has a content of its own, special or not.
+    pub(crate) fn is_added(&self, id: u32) -> bool {
+        self.inner.library.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
+    }
+
+    /// The id of a token by its content.
+    pub(crate) fn token_id(&self, content: &str) -> Option<u32> {
+        self.inner.library.token_to_id(content)
+    }
+}
+
+/// Whether a file is still being read by a thread that was left behind. `more` is another such thread.
+fn left_behind(path: &Path, more: Option<Weak<()>>) -> bool {
+    static LEFT_BEHIND: Mutex<Vec<(PathBuf, Weak<()>)>> = Mutex::new(Vec::new());
+    let mut all = LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|(_, thread)| thread.strong_count() > 0);
+    all.extend(more.map(|thread| (path.to_owned(), thread)));
+    all.iter().any(|(other, _)| other == path)
+}
+
+impl Inner {
+    fn read(path: PathBuf, text: &[u8], deadline: Instant) -> Result<Self, String> {
+        let file = checks::File::read(text)?;
+        file.check()?;
+        let mut library =
+            tokenizers::Tokenizer::from_bytes(text).map_err(|error| error.to_string())?;
+        let added = library.get_added_vocabulary().get_added_tokens_decoder().keys();
+        if let Some(id) =
+            added.copied().find(|id| library.id_to_token(*id).is_some_and(|s| s.is_empty()))
+        {
+            // The library would find it in every text, for ever.
+            return Err(format!("its normalizer leaves nothing of the added token {id}"));
+        }
+        // A file saved for training may cut or pad every text; a prompt is taken as it is.
+        let _ = library.with_truncation(None);
+        library.with_padding(None);
+        Ok(Self {
+            table: Table::new(&file, file.most_ids(), |id| library.id_to_token(id), deadline)?,
+            text_growth: file.text_growth()?,
+            library,
+            path,
+            places: Arc::new(Places::new(limits::ENCODES_AT_ONCE)),
+            left_behind: Mutex::default(),
+        })
+    }
+}
+
+/// What a token is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// What it stands for in a text.
+    pub(crate) bytes: Vec<u8>,
+    /// It structures a conversation (`<|im_end|>`, `<tool_call>`) and is no part of a text.
+    pub(crate) is_marker: bool,
+}
+
+/// Some vocabularies do not call their markers special, and add runs of spaces as tokens, which are
+/// text.
+fn looks_like_a_marker(piece: &str) -> bool {
+    let within = |open, close| piece.starts_with(open) && piece.ends_with(close);
+    within('<', '>') || within('[', ']')
+}
+
+#[cfg(test)]
+mod tests;
