@@ -7,7 +7,7 @@ use std::time::Instant;
 use kvstore::Namespace;
 
 use crate::kv::prefix_cache::{ModelReuse, Track};
-use crate::kv::slots::{LayerCache, RecurrentCache, SequenceCache};
+use crate::kv::slots::{SequenceCache, Slot, StateSlot};
 use crate::runtime::handle::ModelId;
 
 /// The recurrent layers of a sequence at an earlier position.
@@ -15,15 +15,15 @@ use crate::runtime::handle::ModelId;
 pub(crate) struct Checkpoint {
     pub(crate) position: usize,
     /// One per recurrent layer, in order.
-    states: Vec<RecurrentCache>,
+    states: Vec<StateSlot>,
 }
 
 impl Checkpoint {
     /// The state of the caches as they stand.
     pub(crate) fn of(cache: &SequenceCache) -> Self {
-        let states = cache.layers.iter().filter_map(|layer| match layer {
-            LayerCache::Recurrent(state) => Some(state.clone()),
-            LayerCache::Kv(_) => None,
+        let states = cache.slots.iter().filter_map(|layer| match layer {
+            Slot::State(state) => Some(state.clone()),
+            Slot::Kv(_) => None,
         });
         Self { position: cache.offset as usize, states: states.collect() }
     }
@@ -34,13 +34,12 @@ impl Checkpoint {
     }
 
     /// One per recurrent layer, in order.
-    pub(crate) fn states(&self) -> &[RecurrentCache] {
+    pub(crate) fn states(&self) -> &[StateSlot] {
         &self.states
     }
 
     fn bytes(&self) -> usize {
-        let arrays = self.states.iter().flat_map(|state| &state.arrays);
-        arrays.map(mlx_rs::Array::nbytes).sum()
+        self.states.iter().map(StateSlot::bytes).sum()
     }
 }
 
@@ -78,12 +77,12 @@ impl Session {
 fn way_back(cache: &SequenceCache, track: &Track, common: usize) -> usize {
     // A windowed layer cannot go back to before what it still holds.
     let fits = |position: usize| {
-        cache.layers.iter().all(|layer| match layer {
-            LayerCache::Kv(kv) => {
+        cache.slots.iter().all(|layer| match layer {
+            Slot::Kv(kv) => {
                 let look_back = kv.window.map_or(0, |window| window as usize - 1);
                 position.saturating_sub(look_back) >= kv.base as usize
             }
-            LayerCache::Recurrent(_) => true,
+            Slot::State(_) => true,
         })
     };
     if track.needs.state {
@@ -130,9 +129,9 @@ fn rewind(cache: &mut SequenceCache, track: &mut Track, tokens: usize) {
         return;
     }
     if let Some(checkpoint) = track.checkpoints.iter().find(|c| c.position == tokens) {
-        let recurrent = cache.layers.iter_mut().filter_map(|layer| match layer {
-            LayerCache::Recurrent(state) => Some(state),
-            LayerCache::Kv(_) => None,
+        let recurrent = cache.slots.iter_mut().filter_map(|layer| match layer {
+            Slot::State(state) => Some(state),
+            Slot::Kv(_) => None,
         });
         for (now, then) in recurrent.zip(&checkpoint.states) {
             *now = then.clone();

@@ -11,7 +11,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::plan::Needs;
 use crate::error::Result;
-use crate::kv::slots::{KvCache, LayerCache, LayerKind, RecurrentCache, SequenceCache};
+use crate::kv::slots::{KvSlot, SequenceCache, Slot, SlotSpec, StateSlot};
 use crate::mlx::bridge::{PageBuffer, item_bytes, raw_bytes};
 use crate::sched::KvCost;
 
@@ -62,13 +62,14 @@ impl Layout {
     /// # Errors
     /// When a cache is still empty.
     pub(crate) fn of(cache: &SequenceCache) -> Result<Self> {
-        let layers = cache.layers.iter().map(|layer| match layer {
-            LayerCache::Kv(KvCache { keys: Some(keys), values: Some(values), window, .. }) => {
+        let layers = cache.slots.iter().map(|layer| match layer {
+            Slot::Kv(KvSlot { keys: Some(keys), values: Some(values), window, .. }) => {
                 let window = window.map(|window| window as usize);
                 Ok(LayerLayout::Kv { window, keys: rows(keys)?, values: rows(values)? })
             }
-            LayerCache::Kv(_) => Err(Exception::custom("a layer kept nothing of a token")),
-            LayerCache::Recurrent(RecurrentCache { arrays }) => {
+            Slot::Kv(_) => Err(Exception::custom("a layer kept nothing of a token")),
+            Slot::State(state) => {
+                let arrays = state.arrays()?;
                 let shapes = arrays.iter().map(|array| (array.shape().to_vec(), array.dtype()));
                 Ok(LayerLayout::State(shapes.collect()))
             }
@@ -188,12 +189,12 @@ impl Layout {
     /// Whether the caches still hold all that the record wants. What lies before a window is
     /// forgotten in time.
     pub(crate) fn is_held(&self, cache: &SequenceCache, extent: &Extent) -> bool {
-        self.pieces(extent).all(|(layer, tokens)| match &cache.layers[layer] {
-            LayerCache::Kv(kv) => {
+        self.pieces(extent).all(|(layer, tokens)| match &cache.slots[layer] {
+            Slot::Kv(kv) => {
                 tokens.is_empty()
                     || (tokens.start >= kv.base as usize && tokens.end <= cache.offset as usize)
             }
-            LayerCache::Recurrent(state) => !state.arrays.is_empty(),
+            Slot::State(state) => !state.is_empty(),
         })
     }
 
@@ -202,15 +203,15 @@ impl Layout {
     pub(crate) fn gather(
         &self,
         cache: &SequenceCache,
-        states: &[RecurrentCache],
+        states: &[StateSlot],
         extent: &Extent,
         out: &mut [u8],
     ) -> Result<()> {
         let mut out = out;
         let mut states = states.iter();
         for (index, tokens) in self.pieces(extent) {
-            match (&self.layers[index], &cache.layers[index]) {
-                (LayerLayout::Kv { keys, values, .. }, LayerCache::Kv(kv)) => {
+            match (&self.layers[index], &cache.slots[index]) {
+                (LayerLayout::Kv { keys, values, .. }, Slot::Kv(kv)) => {
                     for (rows, array) in [(keys, &kv.keys), (values, &kv.values)] {
                         let Some(array) = array else { return Err(changed(index)) };
                         let tokens = tokens.start - kv.base as usize..tokens.end - kv.base as usize;
@@ -219,8 +220,9 @@ impl Layout {
                         out = rest;
                     }
                 }
-                (LayerLayout::State(_), LayerCache::Recurrent(_)) => {
-                    for array in states.next().map_or(&[][..], |state| &state.arrays) {
+                (LayerLayout::State(_), Slot::State(_)) => {
+                    let arrays = states.next().map_or(Ok(Vec::new()), StateSlot::arrays)?;
+                    for array in arrays {
                         let array = array.contiguous()?;
                         let bytes = raw_bytes(&array)?;
                         let (here, rest) = out.split_at_mut(bytes.len());
@@ -349,17 +351,17 @@ impl<'a> Rebuild<'a> {
     }
 
     /// The caches, complete.
-    pub(crate) fn finish(self, kinds: &[LayerKind], expected: usize) -> Result<SequenceCache> {
+    pub(crate) fn finish(self, kinds: &[SlotSpec], expected: usize) -> Result<SequenceCache> {
         let mut cache = SequenceCache::new(kinds, expected);
         cache.offset = self.tokens as i32;
         for ((built, layout), layer) in
-            self.layers.into_iter().zip(&self.layout.layers).zip(&mut cache.layers)
+            self.layers.into_iter().zip(&self.layout.layers).zip(&mut cache.slots)
         {
             match (built, layout, layer) {
                 (
                     LayerBuild::Kv { base, capacity, keys, values },
                     LayerLayout::Kv { keys: key_rows, values: value_rows, .. },
-                    LayerCache::Kv(kv),
+                    Slot::Kv(kv),
                 ) => {
                     let array = |buffer: PageBuffer, rows: &Rows| {
                         let shape = [1, rows.heads as i32, capacity as i32, rows.dim as i32];
@@ -369,15 +371,11 @@ impl<'a> Rebuild<'a> {
                     kv.values = Some(array(values, value_rows)?);
                     kv.base = base as i32;
                 }
-                (
-                    LayerBuild::State(arrays),
-                    LayerLayout::State(shapes),
-                    LayerCache::Recurrent(r),
-                ) => {
+                (LayerBuild::State(arrays), LayerLayout::State(shapes), Slot::State(r)) => {
                     if arrays.len() != shapes.len() {
                         return Err(Exception::custom("a recurrent layer was not restored"));
                     }
-                    r.arrays = arrays;
+                    *r = StateSlot::new(arrays);
                 }
                 _ => return Err(Exception::custom("the layers are not those of the layout")),
             }

@@ -20,7 +20,7 @@ use crate::kv::identity::{self, Chain};
 use crate::kv::live::{Checkpoint, Donor, LiveSessions, Session};
 use crate::kv::pages::{Extent, Layout, Rebuild};
 use crate::kv::plan::{Needs, Plan, Stock, plan};
-use crate::kv::slots::{LayerKind, RecurrentCache, SequenceCache};
+use crate::kv::slots::{SequenceCache, SlotSpec, StateSlot};
 use crate::runtime::handle::ModelId;
 
 /// A snapshot is worth its bytes when at least this many tokens lie between it and the last one.
@@ -66,7 +66,7 @@ pub(crate) struct ModelReuse {
     /// Digest of its content.
     pub(crate) digest: String,
     pub(crate) layout: Layout,
-    pub(crate) kinds: Vec<LayerKind>,
+    pub(crate) kinds: Vec<SlotSpec>,
     /// What keys and values are kept in, when not in the type that they are computed in.
     pub(crate) kv_dtype: Option<Dtype>,
     /// Tokens that end a message.
@@ -559,7 +559,7 @@ impl Put<'_> {
         parent: Option<Key>,
         witness: &[u8],
         extent: &Extent,
-        states: &[RecurrentCache],
+        states: &[StateSlot],
     ) -> Result<bool> {
         let layout = &self.model.layout;
         if !layout.is_held(self.cache, extent) {

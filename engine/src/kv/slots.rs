@@ -1,4 +1,7 @@
-//! Per-sequence caches of attention and recurrent layers.
+//! What a sequence keeps in each slot of a model: keys and values of an attention layer, or the state
+//! of a recurrent one.
+
+use std::rc::Rc;
 
 use crate::error::Result;
 use mlx_rs::error::Exception;
@@ -14,22 +17,20 @@ const GROW_TOKENS: i32 = 256;
 /// still be taken back by a few tokens.
 const SLACK_TOKENS: i32 = 16;
 
-/// What a layer keeps of the tokens it has seen.
+/// What a model keeps in one slot of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LayerKind {
-    /// Attention over all tokens.
-    Full,
-    /// Attention over the last `window` tokens, the newest included.
-    Sliding { window: i32 },
+pub(crate) enum SlotSpec {
+    /// Keys and values of all tokens, or of the last `window` ones, the newest included.
+    Kv { window: Option<i32> },
     /// A state of fixed size.
-    Recurrent,
+    State,
 }
 
-/// The caches of all layers of one sequence. Between steps every layer has seen the same tokens.
+/// The slots of one sequence. Between steps every slot has seen the same tokens.
 #[derive(Debug)]
 pub(crate) struct SequenceCache {
-    /// One per layer.
-    pub(crate) layers: Vec<LayerCache>,
+    /// In the order of the model's [`SlotSpec`]s.
+    pub(crate) slots: Vec<Slot>,
     /// Tokens seen, which is the position of the next one.
     pub(crate) offset: i32,
     /// Tokens that the next growth makes room for at least.
@@ -38,17 +39,17 @@ pub(crate) struct SequenceCache {
     kv_dtype: Option<Dtype>,
 }
 
-/// The cache of one layer.
+/// One slot of a sequence.
 #[derive(Debug, Clone)]
-pub(crate) enum LayerCache {
-    Kv(KvCache),
-    Recurrent(RecurrentCache),
+pub(crate) enum Slot {
+    Kv(KvSlot),
+    State(StateSlot),
 }
 
 /// Keys and values of one attention layer, [1, kv_heads, capacity, head_dim], of which the first
 /// `offset - base` tokens are filled. `None` before the first token.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct KvCache {
+pub(crate) struct KvSlot {
     pub(crate) keys: Option<Array>,
     pub(crate) values: Option<Array>,
     /// How far back a token sees, itself included; `None`: all the way.
@@ -58,25 +59,102 @@ pub(crate) struct KvCache {
 }
 
 /// The state of one recurrent layer after the tokens seen. The layer's own code says which arrays
-/// these are; there are none before the first token. An array here is never written to, so that
-/// cloning the handles is a snapshot; it may still wait for evaluation.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct RecurrentCache {
-    pub(crate) arrays: Vec<Array>,
+/// these are; there are none before the first token. Sequences that decode together share arrays, one
+/// row each, for as long as they stay together. An array here is never written to, so that a clone of
+/// the slot is a snapshot; it may still wait for evaluation.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StateSlot {
+    /// [B, ..] each.
+    arrays: Rc<[Array]>,
+    row: i32,
+}
+
+impl StateSlot {
+    /// The state of one sequence alone: arrays of [1, ..].
+    pub(crate) fn new(arrays: Vec<Array>) -> Self {
+        Self { arrays: arrays.into(), row: 0 }
+    }
+
+    /// Whether no token was seen yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.arrays.is_empty()
+    }
+
+    /// How many sequences share the arrays.
+    fn rows(&self) -> i32 {
+        self.arrays.first().map_or(1, |array| array.shape()[0])
+    }
+
+    /// The sequence's own arrays, [1, ..] each: views where others share them.
+    pub(crate) fn arrays(&self) -> Result<Vec<Array>> {
+        if self.rows() == 1 {
+            return Ok(self.arrays.to_vec());
+        }
+        let own = self.arrays.iter().map(|array| {
+            let mut start = vec![0; array.ndim()];
+            let mut stop = array.shape().to_vec();
+            (start[0], stop[0]) = (self.row, self.row + 1);
+            slice(array, &start, &stop)
+        });
+        own.collect()
+    }
+
+    /// The arrays of several sequences as one, [B, ..] each: those that they share, where they are just
+    /// the sequences that share them, in that order.
+    pub(crate) fn join(slots: &[&StateSlot]) -> Result<Vec<Array>> {
+        let [first, others @ ..] = slots else { return Ok(Vec::new()) };
+        let together = first.rows() as usize == slots.len()
+            && first.row == 0
+            && others
+                .iter()
+                .zip(1..)
+                .all(|(slot, row)| Rc::ptr_eq(&slot.arrays, &first.arrays) && slot.row == row);
+        if together {
+            return Ok(first.arrays.to_vec());
+        }
+        let own = slots.iter().map(|slot| slot.arrays()).collect::<Result<Vec<_>>>()?;
+        let joined = (0..first.arrays.len()).map(|index| {
+            let parts: Vec<&Array> = own.iter().filter_map(|arrays| arrays.get(index)).collect();
+            concatenate(&parts, 0)
+        });
+        joined.collect()
+    }
+
+    /// Slots for sequences that share `arrays`, one row each, in order.
+    pub(crate) fn share(arrays: Vec<Array>) -> impl Iterator<Item = StateSlot> {
+        let arrays: Rc<[Array]> = arrays.into();
+        (0..).map(move |row| StateSlot { arrays: Rc::clone(&arrays), row })
+    }
+
+    /// Memory of the sequence's own row.
+    pub(crate) fn bytes(&self) -> usize {
+        self.arrays.iter().map(Array::nbytes).sum::<usize>() / self.rows() as usize
+    }
+
+    /// Copies the state out of arrays that others share, so that it does not keep theirs in memory.
+    fn detach(&mut self) -> Result<()> {
+        if self.rows() > 1 {
+            let own = self
+                .arrays()?
+                .iter()
+                .map(|array| array.contiguous())
+                .collect::<Result<Vec<_>>>()?;
+            mlx_rs::transforms::eval(&own)?;
+            *self = Self::new(own);
+        }
+        Ok(())
+    }
 }
 
 impl SequenceCache {
     /// Empty caches for a sequence that is expected to reach `expected` tokens.
-    pub(crate) fn new(kinds: &[LayerKind], expected: usize) -> Self {
-        let layer = |kind: &LayerKind| match *kind {
-            LayerKind::Full => LayerCache::Kv(KvCache::default()),
-            LayerKind::Sliding { window } => {
-                LayerCache::Kv(KvCache { window: Some(window), ..KvCache::default() })
-            }
-            LayerKind::Recurrent => LayerCache::Recurrent(RecurrentCache::default()),
+    pub(crate) fn new(specs: &[SlotSpec], expected: usize) -> Self {
+        let slot = |spec: &SlotSpec| match *spec {
+            SlotSpec::Kv { window } => Slot::Kv(KvSlot { window, ..KvSlot::default() }),
+            SlotSpec::State => Slot::State(StateSlot::default()),
         };
-        let layers = kinds.iter().map(layer).collect();
-        Self { layers, offset: 0, expected: expected as i32, kv_dtype: None }
+        let slots = specs.iter().map(slot).collect();
+        Self { slots, offset: 0, expected: expected as i32, kv_dtype: None }
     }
 
     /// The same, keeping keys and values in this type.
@@ -97,13 +175,27 @@ impl SequenceCache {
 
     /// Bytes held in memory.
     pub(crate) fn bytes(&self) -> usize {
-        self.arrays().map(Array::nbytes).sum()
+        let bytes = |slot: &Slot| match slot {
+            Slot::Kv(kv) => kv.keys.iter().chain(&kv.values).map(Array::nbytes).sum(),
+            Slot::State(state) => state.bytes(),
+        };
+        self.slots.iter().map(bytes).sum()
+    }
+
+    /// Copies states out of arrays that other sequences share, for a sequence that decodes no more.
+    pub(crate) fn detach(&mut self) -> Result<()> {
+        for slot in &mut self.slots {
+            if let Slot::State(state) = slot {
+                state.detach()?;
+            }
+        }
+        Ok(())
     }
 
     /// Another sequence of the same tokens. Buffers are shared until one of the two writes, which
     /// copies them.
     pub(crate) fn fork(&self, expected: usize) -> Self {
-        Self { layers: self.layers.clone(), expected: expected as i32, ..*self }
+        Self { slots: self.slots.clone(), expected: expected as i32, ..*self }
     }
 
     /// Tells how many tokens the sequence will reach.
@@ -111,18 +203,18 @@ impl SequenceCache {
         self.expected = tokens as i32;
     }
 
-    /// Adds a layer's keys and values ([1, kv_heads, T, head_dim]) behind the tokens seen; returns
-    /// all that the layer holds, [1, kv_heads, S, head_dim] with the new tokens last, in the type of
-    /// the new ones. S is `offset + T`, in a sliding layer `window - 1 + T` at most.
+    /// Adds a slot's keys and values ([1, kv_heads, T, head_dim]) behind the tokens seen; returns
+    /// all that the slot holds, [1, kv_heads, S, head_dim] with the new tokens last, in the type of
+    /// the new ones. S is `offset + T`, in one with a window `window - 1 + T` at most.
     /// `offset` moves only when the step is complete.
     pub(crate) fn update(
         &mut self,
-        layer: usize,
+        slot: usize,
         keys: &Array,
         values: &Array,
     ) -> Result<(Array, Array)> {
-        let LayerCache::Kv(cache) = &mut self.layers[layer] else {
-            return Err(Exception::custom(format!("layer {layer} is recurrent and takes no KV")));
+        let Slot::Kv(cache) = &mut self.slots[slot] else {
+            return Err(Exception::custom(format!("slot {slot} is recurrent and takes no KV")));
         };
         let Some(kept) = self.kv_dtype.filter(|kept| *kept != keys.dtype()) else {
             return cache.update(keys, values, self.offset, self.expected);
@@ -135,28 +227,26 @@ impl SequenceCache {
     }
 
     /// The state of a recurrent layer.
-    pub(crate) fn recurrent(&mut self, layer: usize) -> Result<&mut RecurrentCache> {
-        match &mut self.layers[layer] {
-            LayerCache::Recurrent(cache) => Ok(cache),
-            LayerCache::Kv(_) => {
-                Err(Exception::custom(format!("layer {layer} attends and has no state")))
-            }
+    pub(crate) fn state(&mut self, slot: usize) -> Result<&mut StateSlot> {
+        match &mut self.slots[slot] {
+            Slot::State(state) => Ok(state),
+            Slot::Kv(_) => Err(Exception::custom(format!("slot {slot} attends and has no state"))),
         }
     }
 
     /// Every array held, to be evaluated with a step that asks for no logits.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers.iter().flat_map(|layer| {
-            let (first, second): (&[Array], &[Array]) = match layer {
-                LayerCache::Kv(cache) => (cache.keys.as_slice(), cache.values.as_slice()),
-                LayerCache::Recurrent(cache) => (&cache.arrays, &[]),
+        self.slots.iter().flat_map(|slot| {
+            let (first, second): (&[Array], &[Array]) = match slot {
+                Slot::Kv(cache) => (cache.keys.as_slice(), cache.values.as_slice()),
+                Slot::State(state) => (&state.arrays, &[]),
             };
             first.iter().chain(second)
         })
     }
 }
 
-impl KvCache {
+impl KvSlot {
     fn update(
         &mut self,
         keys: &Array,
@@ -239,10 +329,10 @@ fn grow(
 mod tests {
     use super::*;
 
-    fn kv(cache: &SequenceCache) -> &KvCache {
-        match &cache.layers[0] {
-            LayerCache::Kv(cache) => cache,
-            LayerCache::Recurrent(_) => panic!("a recurrent layer"),
+    fn kv(cache: &SequenceCache) -> &KvSlot {
+        match &cache.slots[0] {
+            Slot::Kv(cache) => cache,
+            Slot::State(_) => panic!("a recurrent layer"),
         }
     }
 
@@ -265,7 +355,7 @@ mod tests {
     #[test]
     fn appends_across_growth() {
         crate::mlx::bridge::init().unwrap();
-        let mut cache = SequenceCache::new(&[LayerKind::Full], 1);
+        let mut cache = SequenceCache::new(&[SlotSpec::Kv { window: None }], 1);
         for step in 1..=5 {
             assert_eq!(append_tokens(&mut cache, 100), positions(0, step * 100));
         }
@@ -276,7 +366,7 @@ mod tests {
     #[test]
     fn keys_and_values_are_kept_in_another_type() {
         crate::mlx::bridge::init().unwrap();
-        let cache = SequenceCache::new(&[LayerKind::Full], 1);
+        let cache = SequenceCache::new(&[SlotSpec::Kv { window: None }], 1);
         let mut cache = cache.keeping(Some(Dtype::Float16));
         for _ in 0..3 {
             append_tokens(&mut cache, 100);
@@ -295,7 +385,7 @@ mod tests {
     #[test]
     fn expected_tokens_are_made_room_for_at_once() {
         crate::mlx::bridge::init().unwrap();
-        let mut cache = SequenceCache::new(&[LayerKind::Full], 1000);
+        let mut cache = SequenceCache::new(&[SlotSpec::Kv { window: None }], 1000);
         append_tokens(&mut cache, 1);
         assert_eq!(kv(&cache).keys.as_ref().unwrap().shape()[2], 1024);
     }
@@ -304,7 +394,7 @@ mod tests {
     fn a_sliding_layer_holds_its_window_in_bounded_memory() {
         crate::mlx::bridge::init().unwrap();
         for (window, step) in [(1, 1), (20, 1), (20, 7), (300, 64), (20, 600), (300, 999)] {
-            let mut cache = SequenceCache::new(&[LayerKind::Sliding { window }], 100_000);
+            let mut cache = SequenceCache::new(&[SlotSpec::Kv { window: Some(window) }], 100_000);
             let limit = round_up(window - 1 + SLACK_TOKENS + step);
             for _ in 0..2500 / step + 2 {
                 let before = cache.offset;
@@ -324,12 +414,12 @@ mod tests {
     #[test]
     fn a_recurrent_layer_keeps_state_and_takes_no_keys() {
         crate::mlx::bridge::init().unwrap();
-        let mut cache = SequenceCache::new(&[LayerKind::Recurrent, LayerKind::Full], 1);
+        let mut cache = SequenceCache::new(&[SlotSpec::State, SlotSpec::Kv { window: None }], 1);
         let array = Array::from_slice(&positions(0, 1), &[1, 1, 1, 2]);
         assert!(cache.update(0, &array, &array).is_err());
-        assert!(cache.recurrent(1).is_err());
-        assert!(cache.recurrent(0).unwrap().arrays.is_empty());
-        cache.recurrent(0).unwrap().arrays = vec![array.clone()];
+        assert!(cache.state(1).is_err());
+        assert!(cache.state(0).unwrap().is_empty());
+        *cache.state(0).unwrap() = StateSlot::new(vec![array.clone()]);
         cache.update(1, &array, &array).unwrap();
         assert_eq!(cache.arrays().count(), 3);
     }

@@ -9,28 +9,23 @@ use mlx_rs::ops::{arange, logical_and, matmul};
 use mlx_rs::{Array, Dtype, fast};
 
 use crate::error::Result;
-use crate::kv::slots::LayerKind;
-use crate::mlx::bridge::{metal_is_available, slice};
+use crate::mlx::backend::Backend;
+use crate::mlx::bridge::slice;
 
 /// On the CPU backend, up to so many scores, the number of operations is what attention costs, not what is
 /// in them.
 const FEW_SCORES: i64 = 2000;
 
-/// Attention over a segment's cache.
+/// How a layer attends: scaled dot-product attention over the keys that its slot holds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Attend {
+pub(crate) struct Sdpa {
     /// Multiplies the scores; 1 / sqrt(head_dim) as a rule.
     pub(crate) scale: f32,
     /// Each token sees this many tokens back, itself included; `None`: all of them.
     pub(crate) window: Option<i32>,
 }
 
-impl Attend {
-    /// What a layer that attends so must keep.
-    pub(crate) fn layer_kind(&self) -> LayerKind {
-        self.window.map_or(LayerKind::Full, |window| LayerKind::Sliding { window })
-    }
-
+impl Sdpa {
     /// q: [1, heads, T, head_dim]; k, v: [1, kv_heads, S, head_dim] of which the last T are the
     /// queries' own (or, when `last_only`, q is the last token alone). Only distances count: with a
     /// window, the keys may begin anywhere before it. Returns q's shape.
@@ -54,8 +49,9 @@ impl Attend {
             }
             _ => (k, v, window),
         };
-        if q.dtype() == Dtype::Float32 && !metal_is_available() && !has_few_scores(q, held) {
-            return self.by_products(q, k, v, window, masks);
+        if q.dtype() == Dtype::Float32 && !masks.backend.fused_attention && !has_few_scores(q, held)
+        {
+            return self.unfused_sdpa(q, k, v, window, masks);
         }
         let sdpa = fast::scaled_dot_product_attention;
         match (length, window) {
@@ -70,7 +66,7 @@ impl Attend {
 
     /// The same in float32 on the CPU backend, whose exponential takes three times as long as its power,
     /// and most of the time that a long prompt takes.
-    fn by_products(
+    fn unfused_sdpa(
         &self,
         q: &Array,
         k: &Array,
@@ -88,7 +84,7 @@ impl Attend {
         let mut scores = matmul(&q, k.swap_axes(-1, -2)?)?; // [batch, kv_heads, shared * T, S]
         if length > 1 {
             let apart = scores.reshape(&[batch, kv_heads, shared, length, held])?;
-            let masked = apart.add(masks.hiding(length, held, window.unwrap_or(held)))?;
+            let masked = apart.add(masks.additive_causal(length, held, window.unwrap_or(held)))?;
             scores = masked.reshape(&[batch, kv_heads, shared * length, held])?;
         }
         let weights = scores.subtract(scores.max_axis(-1, true)?)?;
@@ -99,14 +95,20 @@ impl Attend {
 }
 
 /// The masks of a step: layers and segments of one shape share one, and with it its memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Masks {
+    backend: Backend,
     /// By (T, S, window).
     window: HashMap<[i32; 3], Array>,
-    hiding: HashMap<[i32; 3], Array>,
+    additive: HashMap<[i32; 3], Array>,
 }
 
 impl Masks {
+    /// No masks yet. `backend` says how the attention over them is computed.
+    pub(crate) fn new(backend: Backend) -> Self {
+        Self { backend, window: HashMap::new(), additive: HashMap::new() }
+    }
+
     /// See [`window_mask`].
     fn window(&mut self, length: i32, held: i32, window: i32) -> Result<Array> {
         match self.window.entry([length, held, window]) {
@@ -115,10 +117,10 @@ impl Masks {
         }
     }
 
-    /// See [`hiding_mask`].
-    fn hiding(&mut self, length: i32, held: i32, window: i32) -> Array {
-        let made = self.hiding.entry([length, held, window]);
-        made.or_insert_with(|| hiding_mask(length, held, window)).clone()
+    /// See [`additive_causal_mask`].
+    fn additive_causal(&mut self, length: i32, held: i32, window: i32) -> Array {
+        let made = self.additive.entry([length, held, window]);
+        made.or_insert_with(|| additive_causal_mask(length, held, window)).clone()
     }
 }
 
@@ -138,7 +140,7 @@ fn window_mask(length: i32, held: i32, window: i32) -> Result<Array> {
 }
 
 /// [T, S]: minus infinity where [`window_mask`] is false, else zero.
-fn hiding_mask(length: i32, held: i32, window: i32) -> Array {
+fn additive_causal_mask(length: i32, held: i32, window: i32) -> Array {
     // Chunks of 4,096 tokens over 1,000,000 are more than an i32 counts.
     let mut mask = vec![0.0_f32; length as usize * held as usize];
     for (query, row) in (held - length..).zip(mask.chunks_exact_mut(held as usize)) {
@@ -159,13 +161,14 @@ mod tests {
     }
 
     /// Attention by its definition, one query at a time over the keys of its window.
-    fn by_definition(attend: Attend, from: i32, to: i32) -> Vec<f32> {
-        let whole = Attend { window: None, ..attend };
+    fn by_definition(attend: Sdpa, from: i32, to: i32) -> Vec<f32> {
+        let whole = Sdpa { window: None, ..attend };
         let rows = (from..to).flat_map(|at| {
             let first = attend.window.map_or(0, |window| (at + 1 - window).max(0));
             let (k, v) = (tokens(first, at + 1, 1.0), tokens(first, at + 1, 2.0));
-            let row =
-                whole.forward(&tokens(at, at + 1, 0.0), &k, &v, &mut Masks::default()).unwrap();
+            let row = whole
+                .forward(&tokens(at, at + 1, 0.0), &k, &v, &mut Masks::new(Backend::current()))
+                .unwrap();
             row.contiguous().unwrap().as_slice::<f32>().to_vec()
         });
         rows.collect()
@@ -174,8 +177,8 @@ mod tests {
     #[test]
     fn a_window_sees_the_same_wherever_the_keys_begin() {
         crate::mlx::bridge::init().unwrap();
-        let attend = Attend { scale: 0.5, window: Some(10) };
-        let mut masks = Masks::default();
+        let attend = Sdpa { scale: 0.5, window: Some(10) };
+        let mut masks = Masks::new(Backend::current());
         for (from, to) in [(0, 30), (25, 30), (29, 30), (3, 12)] {
             let wanted = by_definition(attend, from, to);
             for base in 0..=(from - 9).max(0) {
@@ -195,20 +198,20 @@ mod tests {
     #[test]
     fn layers_of_one_shape_share_a_mask() {
         crate::mlx::bridge::init().unwrap();
-        let mut masks = Masks::default();
+        let mut masks = Masks::new(Backend::current());
         let noise = |length: i32| {
             Array::from_iter((0..4 * length * 8).map(|i| (i as f32).sin()), &[1, 4, length, 8])
         };
         let (few, many) = ((noise(5), noise(12)), (noise(24), noise(60)));
         for window in [None, Some(7)] {
             for (q, kv) in [&few, &many, &few, &many] {
-                let attend = Attend { scale: 0.35, window };
+                let attend = Sdpa { scale: 0.35, window };
                 attend.forward(q, kv, kv, &mut masks).unwrap().eval().unwrap();
             }
         }
-        let made = masks.window.len() + masks.hiding.len();
+        let made = masks.window.len() + masks.additive.len();
         // With few scores the fused attention masks what is ahead by itself.
-        assert_eq!(made, if metal_is_available() { 2 } else { 3 }, "{masks:?}");
+        assert_eq!(made, if masks.backend.fused_attention { 2 } else { 3 }, "{masks:?}");
     }
 
     #[test]
@@ -236,12 +239,12 @@ mod tests {
             let k = noise(&[1, kv_heads, held, 8], 1.0);
             let v = noise(&[1, kv_heads, held, 8], 2.0);
             for window in [None, Some(5)] {
-                let attend = Attend { scale: 0.35, window };
+                let attend = Sdpa { scale: 0.35, window };
                 let mask = window_mask(length, held, window.unwrap_or(held)).unwrap();
                 let mask = Some(Mask::Array(&mask));
                 let fused = fast::scaled_dot_product_attention(&q, &k, &v, 0.35, mask, None);
                 let fused = fused.unwrap().contiguous().unwrap();
-                let ours = attend.forward(&q, &k, &v, &mut Masks::default()).unwrap();
+                let ours = attend.forward(&q, &k, &v, &mut Masks::new(Backend::current())).unwrap();
                 assert_eq!(ours.shape(), fused.shape());
                 let ours = ours.contiguous().unwrap();
                 let pairs = ours.as_slice::<f32>().iter().zip(fused.as_slice::<f32>());

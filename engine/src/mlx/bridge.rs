@@ -185,17 +185,17 @@ pub(crate) fn gated_delta_kernel(inputs: [&Array; 6]) -> Result<(Array, Array)> 
 
     let [q, k, v, log_decay, beta, state] = inputs;
     let wrong = || Exception::custom(format!("the delta kernel over {inputs:?}"));
-    let (&[1, tokens, key_heads, dk], &[1, _, heads, dv]) = (q.shape(), v.shape()) else {
+    let (&[batch, tokens, key_heads, dk], &[_, _, heads, dv]) = (q.shape(), v.shape()) else {
         return Err(wrong());
     };
     let shapes_fit = k.shape() == q.shape()
-        && v.shape()[1] == tokens
-        && log_decay.shape() == [1, tokens, heads]
-        && beta.shape() == [1, tokens, heads]
-        && state.shape() == [1, heads, dv, dk];
+        && v.shape()[..2] == [batch, tokens]
+        && log_decay.shape() == [batch, tokens, heads]
+        && beta.shape() == [batch, tokens, heads]
+        && state.shape() == [batch, heads, dv, dk];
     let sizes_fit = heads % key_heads == 0 && dk % 32 == 0 && state.dtype() == Dtype::Float32;
     // The kernel counts elements in 32 bits.
-    let small = [q, v].iter().all(|a| a.size() <= u32::MAX as usize);
+    let small = [q, v, state].iter().all(|a| a.size() <= u32::MAX as usize);
     if !shapes_fit || !sizes_fit || !small {
         return Err(wrong());
     }
@@ -219,7 +219,7 @@ pub(crate) fn gated_delta_kernel(inputs: [&Array; 6]) -> Result<(Array, Array)> 
             let _ = kernel.set(delta_kernel()?);
         }
         let kernel = kernel.get().ok_or_else(wrong)?;
-        let grid = (32, dv, heads);
+        let grid = (32, dv, batch * heads);
         // SAFETY: the shapes were checked above; every index of the source lies within them, each
         // output element is written by one thread, inputs are only read, and they are made
         // row-contiguous.

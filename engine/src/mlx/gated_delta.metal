@@ -1,23 +1,25 @@
-// The gated delta rule over all tokens of one sequence. One SIMD group keeps one row of one head's
-// state in its registers: grid (32, DV, HV), and DK is a multiple of 32.
+// The gated delta rule over all tokens of B sequences. One SIMD group keeps one row of one head's
+// state in its registers: grid (32, DV, B * HV), and DK is a multiple of 32.
 //
-// q, k: [1, T, HK, DK]; v: [1, T, HV, DV]; log_decay, beta: [1, T, HV]; state: [1, HV, DV, DK].
+// q, k: [B, T, HK, DK]; v: [B, T, HV, DV]; log_decay, beta: [B, T, HV]; state: [B, HV, DV, DK].
 
 constexpr int PER_LANE = DK / 32;
 const uint lane = thread_position_in_threadgroup.x;
 const uint row = thread_position_in_grid.y;
-const uint head = thread_position_in_grid.z;
+const uint sequence = thread_position_in_grid.z / HV;
+const uint head = thread_position_in_grid.z % HV;
 const uint key_head = head / (HV / HK);
 const uint tokens = q_shape[1];
-const uint state_at = (head * DV + row) * DK + lane * PER_LANE;
+const uint state_at = (thread_position_in_grid.z * DV + row) * DK + lane * PER_LANE;
 
 float s[PER_LANE];
 for (int i = 0; i < PER_LANE; i++) {
     s[i] = state[state_at + i];
 }
 for (uint t = 0; t < tokens; t++) {
-    const uint key_at = (t * HK + key_head) * DK + lane * PER_LANE;
-    const uint gate_at = t * HV + head;
+    const uint token = sequence * tokens + t;
+    const uint key_at = (token * HK + key_head) * DK + lane * PER_LANE;
+    const uint gate_at = token * HV + head;
     const uint value_at = gate_at * DV + row;
 
     const float decay = metal::exp(static_cast<float>(log_decay[gate_at]));

@@ -19,34 +19,35 @@ use mlx_rs::ops::{
 };
 use mlx_rs::{Array, Dtype, Stream, with_stream};
 
-use crate::mlx::bridge::{gated_delta_kernel, metal_is_available, slice};
+use crate::mlx::bridge::{gated_delta_kernel, slice};
 
 /// Tokens of a block: within one, the work is matrix products; from one to the next goes the state.
 const BLOCK_TOKENS: i32 = 64;
 
-/// What one sequence's tokens bring, `Hv` being a multiple of `Hk`.
+/// What tokens bring, `Hv` being a multiple of `Hk`: T tokens of one sequence, or one token of each of
+/// B sequences.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    /// [1, T, Hk, Dk], scaled.
+    /// [B, T, Hk, Dk], scaled.
     pub(crate) q: Array,
-    /// [1, T, Hk, Dk], of unit length.
+    /// [B, T, Hk, Dk], of unit length.
     pub(crate) k: Array,
-    /// [1, T, Hv, Dv]
+    /// [B, T, Hv, Dv]
     pub(crate) v: Array,
-    /// The logarithm of g, [1, T, Hv], at most 0, float32.
+    /// The logarithm of g, [B, T, Hv], at most 0, float32.
     pub(crate) log_decay: Array,
-    /// [1, T, Hv]
+    /// [B, T, Hv]
     pub(crate) beta: Array,
 }
 
-/// [tokens, key heads, value heads, Dk, Dv]
-type Sizes = [i32; 5];
+/// [sequences, tokens, key heads, value heads, Dk, Dv]
+type Sizes = [i32; 6];
 
 impl Inputs {
     fn sizes(&self) -> Result<Sizes> {
         match (self.k.shape(), self.v.shape()) {
-            (&[1, tokens, key_heads, dk], &[1, _, heads, dv]) if heads % key_heads == 0 => {
-                Ok([tokens, key_heads, heads, dk, dv])
+            (&[batch, tokens, key_heads, dk], &[_, _, heads, dv]) if heads % key_heads == 0 => {
+                Ok([batch, tokens, key_heads, heads, dk, dv])
             }
             _ => Err(mlx_rs::error::Exception::custom(format!(
                 "the delta rule over keys of {:?} and values of {:?}",
@@ -57,15 +58,22 @@ impl Inputs {
     }
 }
 
-/// Runs the rule from `state` ([1, Hv, Dv, Dk], float32; `None`: zeros). Returns y, [1, T, Hv, Dv] in
-/// v's dtype, and the state after the last token.
-pub(crate) fn gated_delta(inputs: &Inputs, state: Option<&Array>) -> Result<(Array, Array)> {
-    let sizes @ [tokens, _, heads, dk, dv] = inputs.sizes()?;
+/// Runs the rule from `state` ([B, Hv, Dv, Dk], float32; `None`: zeros), by the Metal kernel where
+/// `has_kernels`. Returns y, [B, T, Hv, Dv] in v's dtype, and the state after the last token.
+///
+/// # Errors
+/// When both B and T are more than 1.
+pub(crate) fn gated_delta(
+    inputs: &Inputs,
+    state: Option<&Array>,
+    has_kernels: bool,
+) -> Result<(Array, Array)> {
+    let sizes @ [batch, tokens, _, heads, dk, dv] = inputs.sizes()?;
     let state = match state {
         Some(state) => state.clone(),
-        None => zeros_dtype(&[1, heads, dv, dk], Dtype::Float32)?,
+        None => zeros_dtype(&[batch, heads, dv, dk], Dtype::Float32)?,
     };
-    if metal_is_available() && dk % 32 == 0 {
+    if has_kernels && dk % 32 == 0 {
         return gated_delta_kernel([
             &inputs.q,
             &inputs.k,
@@ -75,33 +83,36 @@ pub(crate) fn gated_delta(inputs: &Inputs, state: Option<&Array>) -> Result<(Arr
             &state,
         ]);
     }
-    match tokens {
-        1 => one_token(inputs, &state, sizes),
-        _ => in_blocks(inputs, &state, sizes),
+    match (batch, tokens) {
+        (_, 1) => one_token(inputs, &state, sizes),
+        (1, _) => in_blocks(inputs, &state, sizes),
+        _ => {
+            Err(mlx_rs::error::Exception::custom("the delta rule over chunks of several sequences"))
+        }
     }
 }
 
-/// T = 1.
+/// T = 1, for any number of sequences.
 fn one_token(
     inputs: &Inputs,
     state: &Array,
-    [_, key_heads, heads, dk, dv]: Sizes,
+    [batch, _, key_heads, heads, dk, dv]: Sizes,
 ) -> Result<(Array, Array)> {
     let group = heads / key_heads;
     let float = |a: &Array, shape: &[i32]| a.as_dtype(Dtype::Float32)?.reshape(shape);
-    let k = float(&inputs.k, &[1, key_heads, 1, dk, 1])?;
-    let q = float(&inputs.q, &[1, key_heads, 1, dk, 1])?;
-    let v = float(&inputs.v, &[1, key_heads, group, dv, 1])?;
-    let beta = float(&inputs.beta, &[1, key_heads, group, 1, 1])?;
-    let decay = exp(float(&inputs.log_decay, &[1, key_heads, group, 1, 1])?)?;
+    let k = float(&inputs.k, &[batch, key_heads, 1, dk, 1])?;
+    let q = float(&inputs.q, &[batch, key_heads, 1, dk, 1])?;
+    let v = float(&inputs.v, &[batch, key_heads, group, dv, 1])?;
+    let beta = float(&inputs.beta, &[batch, key_heads, group, 1, 1])?;
+    let decay = exp(float(&inputs.log_decay, &[batch, key_heads, group, 1, 1])?)?;
 
-    let state = multiply(state.reshape(&[1, key_heads, group, dv, dk])?, decay)?;
-    let recalled = matmul(&state, &k)?; // [1, Hk, group, Dv, 1]
+    let state = multiply(state.reshape(&[batch, key_heads, group, dv, dk])?, decay)?;
+    let recalled = matmul(&state, &k)?; // [B, Hk, group, Dv, 1]
     let delta = multiply(subtract(v, recalled)?, beta)?;
     let state = state.add(matmul(delta, k.swap_axes(3, 4)?)?)?;
-    let y = matmul(&state, q)?; // [1, Hk, group, Dv, 1]
-    let y = y.reshape(&[1, 1, heads, dv])?.as_dtype(inputs.v.dtype())?;
-    Ok((y, state.reshape(&[1, heads, dv, dk])?))
+    let y = matmul(&state, q)?; // [B, Hk, group, Dv, 1]
+    let y = y.reshape(&[batch, 1, heads, dv])?.as_dtype(inputs.v.dtype())?;
+    Ok((y, state.reshape(&[batch, heads, dv, dk])?))
 }
 
 /// Blocks of at most [`BLOCK_TOKENS`]. With G the logarithm of the decay from a block's beginning to
@@ -113,7 +124,7 @@ fn one_token(
 ///
 /// Everything but the terms in S is computed for all blocks at once.
 fn in_blocks(inputs: &Inputs, state: &Array, sizes: Sizes) -> Result<(Array, Array)> {
-    let [tokens, key_heads, heads, dk, dv] = sizes;
+    let [_, tokens, key_heads, heads, dk, dv] = sizes;
     let group = heads / key_heads;
     let length = tokens.min(BLOCK_TOKENS);
     let count = (tokens + length - 1) / length;
@@ -184,6 +195,7 @@ fn decays(log_decay: &Array, length: i32) -> Result<Array> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mlx::bridge::metal_is_available;
 
     type Rule = fn(&Inputs, &Array, Sizes) -> Result<(Array, Array)>;
 
@@ -200,7 +212,7 @@ mod tests {
 
     fn token_by_token(inputs: &Inputs, state: &Array, sizes: Sizes) -> Result<(Array, Array)> {
         let (mut state, mut outputs) = (state.clone(), Vec::new());
-        for t in 0..sizes[0] {
+        for t in 0..sizes[1] {
             let (y, after) = one_token(&part(inputs, t, t + 1), &state, sizes)?;
             outputs.push(y);
             state = after;
@@ -290,7 +302,7 @@ mod tests {
 
     /// The rule by its definition, in float64: y and the state.
     fn by_definition(inputs: &Inputs) -> (Vec<f64>, Vec<f64>) {
-        let [tokens, key_heads, heads, dk, dv] = inputs.sizes().unwrap().map(|n| n as usize);
+        let [_, tokens, key_heads, heads, dk, dv] = inputs.sizes().unwrap().map(|n| n as usize);
         let double = |a: &Array| read(a).into_iter().map(f64::from).collect::<Vec<_>>();
         let (q, k, v) = (double(&inputs.q), double(&inputs.k), double(&inputs.v));
         let (gates, beta, mut state) =
@@ -356,8 +368,10 @@ mod tests {
         let inputs = inputs(150, Decay::Weak);
         let (wanted_y, wanted_state) = by_definition(&inputs);
         for cut in [1, 64, 100, 149] {
-            let (first, state) = gated_delta(&part(&inputs, 0, cut), Some(&start())).unwrap();
-            let (second, state) = gated_delta(&part(&inputs, cut, 150), Some(&state)).unwrap();
+            let (first, state) =
+                gated_delta(&part(&inputs, 0, cut), Some(&start()), metal_is_available()).unwrap();
+            let (second, state) =
+                gated_delta(&part(&inputs, cut, 150), Some(&state), metal_is_available()).unwrap();
             let y = concatenate(&[first, second], 1).unwrap();
             assert_close(&y, &wanted_y, &format!("cut at {cut}"));
             assert_close(&state, &wanted_state, &format!("cut at {cut}"));
@@ -369,6 +383,6 @@ mod tests {
         crate::mlx::bridge::init().unwrap();
         let inputs = inputs(2, Decay::Weak);
         let wrong = Inputs { v: inputs.k.reshape(&[2, 2, 2, 16]).unwrap(), ..inputs };
-        assert!(gated_delta(&wrong, None).is_err());
+        assert!(gated_delta(&wrong, None, false).is_err());
     }
 }

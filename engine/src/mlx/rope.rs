@@ -6,12 +6,17 @@
 
 use crate::error::Result;
 use mlx_rs::ops::indexing::take_axis;
-use mlx_rs::ops::{concatenate, multiply};
+use mlx_rs::ops::{concatenate, multiply, split_equal};
 use mlx_rs::{Array, Dtype, fast};
 use serde_json::{Map, Value};
 
 use crate::mlx::bridge::slice;
-use crate::models::rope_type;
+
+/// The kind of a rope scaling, under its older or its newer key. An explicit null says nothing.
+pub(crate) fn rope_type(scaling: &Map<String, Value>) -> Option<&Value> {
+    let given = |key| scaling.get(key).filter(|kind: &&Value| !kind.is_null() && **kind != "");
+    given("type").or_else(|| given("rope_type"))
+}
 
 /// The rotary embedding of one model.
 #[derive(Debug)]
@@ -97,6 +102,23 @@ impl Rope {
         }
     }
 
+    /// x: [D, heads, 1, head_dim], row d at position `offsets[d]`; `array` holds the same numbers.
+    /// Returns the same shape.
+    pub(crate) fn apply_rows(&self, x: &Array, offsets: &[i32], array: &Array) -> Result<Array> {
+        if let &[offset] = offsets {
+            return self.apply(x, offset);
+        }
+        if self.dynamic.is_some_and(|d| offsets.iter().any(|&at| at >= d.max_positions)) {
+            // Rows beyond the trained length have each their own base.
+            let rows = split_equal(x, offsets.len() as i32, 0)?;
+            let rows = rows.iter().zip(offsets).map(|(row, &offset)| self.apply(row, offset));
+            return concatenate(&rows.collect::<Result<Vec<_>>>()?, 0);
+        }
+        let base = self.freqs.is_none().then_some(self.base);
+        let x = &self.magnify(x)?;
+        fast::rope_dynamic(x, self.dims, self.traditional, base, self.scale, array, &self.freqs)
+    }
+
     fn rotate(&self, x: &Array, base: f32, offset: i32) -> Result<Array> {
         let base = self.freqs.is_none().then_some(base);
         fast::rope(x, self.dims, self.traditional, base, self.scale, offset, &self.freqs)
@@ -138,14 +160,14 @@ impl Rope {
     }
 
     /// The cosines and sines that every layer of a step shares, for backends without a fused
-    /// rotary kernel: [T, dims] each, with the first half of the sines negated. `None` where the
-    /// fused call must be used: another dtype than float32 (the fused fallback rounds its angles to
-    /// the dtype, and parity with it matters more than speed), neighbour pairs, partial rotation.
+    /// rotary kernel: [T, 1, head_dim] each, with the first half of the sines negated. `None` where
+    /// the fused call must be used: another dtype than float32 (the fused fallback rounds its angles
+    /// to the dtype, and parity with it matters more than speed) and neighbour pairs.
     pub(crate) fn table(&self, positions: &[i32], head_dim: i32, dtype: Dtype) -> Option<Table> {
         let grown = self.dynamic.is_some_and(|dynamic| {
             positions.iter().any(|&position| position >= dynamic.max_positions)
         });
-        if self.traditional || self.dims != head_dim || dtype != Dtype::Float32 || grown {
+        if self.traditional || dtype != Dtype::Float32 || grown {
             return None;
         }
         let half = (self.dims / 2) as usize;
@@ -156,9 +178,11 @@ impl Rope {
                 (0..half).map(|i| (-(i as f32) * step).exp()).collect()
             }
         };
-        let mut cos = vec![0.0; positions.len() * 2 * half];
-        let mut sin = vec![0.0; positions.len() * 2 * half];
-        let rows = cos.chunks_exact_mut(2 * half).zip(sin.chunks_exact_mut(2 * half));
+        // Components that are not rotated keep a cosine of 1 and a sine of 0.
+        let width = head_dim as usize;
+        let mut cos = vec![1.0; positions.len() * width];
+        let mut sin = vec![0.0; positions.len() * width];
+        let rows = cos.chunks_exact_mut(width).zip(sin.chunks_exact_mut(width));
         for (&position, (cos, sin)) in positions.iter().zip(rows) {
             let position = position as f32 * self.scale;
             for (i, inverse) in inverse.iter().enumerate() {
@@ -168,44 +192,53 @@ impl Rope {
                 (sin[i], sin[i + half]) = (-s, s);
             }
         }
-        let shape = [positions.len() as i32, self.dims];
-        let swap = (positions.len() == 1).then(|| {
-            let half = half as u32;
-            Array::from_iter((half..2 * half).chain(0..half), &[self.dims])
+        let shape = [positions.len() as i32, 1, head_dim];
+        let swap = (positions.len() <= GATHERED_ROWS).then(|| {
+            let (half, dims) = (half as u32, 2 * half as u32);
+            let order = (half..dims).chain(0..half).chain(dims..head_dim as u32);
+            Array::from_iter(order, &[head_dim])
         });
         let (cos, sin) = (Array::from_slice(&cos, &shape), Array::from_slice(&sin, &shape));
-        Some(Table { cos, sin, swap })
+        Some(Table { cos, sin, dims: self.dims, swap })
     }
 }
 
-/// See [`Rope::table`].
+/// Up to this many tokens, swapping the halves of a head by a gather, which is one operation, is
+/// faster than by three copies.
+const GATHERED_ROWS: usize = 16;
+
+/// The rotations of a step's tokens. See [`Rope::table`].
 #[derive(Debug)]
 pub(crate) struct Table {
     cos: Array,
     sin: Array,
-    /// For a single position: the order that swaps the halves, which is one operation instead of
-    /// three. On many rows a gather is slower than the copies.
+    /// Components of a head that are rotated.
+    dims: i32,
+    /// The order of components that swaps the halves, for steps of few tokens.
     swap: Option<Array>,
 }
 
 impl Table {
-    /// x: [1, heads, T, head_dim], T being the table's; returns the same shape.
+    /// x: [1, T, heads, head_dim], T being the table's; returns the same shape.
     pub(crate) fn apply(&self, x: &Array) -> Result<Array> {
         let swapped = match &self.swap {
             Some(swap) => take_axis(x, swap, 3)?,
-            None => swap_halves(x)?,
+            None => swap_halves(x, self.dims)?,
         };
         mlx_rs::ops::add(multiply(x, &self.cos)?, multiply(swapped, &self.sin)?)
     }
 }
 
-/// x: [1, heads, T, head_dim] with the two halves of the last axis exchanged.
-fn swap_halves(x: &Array) -> Result<Array> {
-    let [batch, heads, length, head_dim] = *x.shape() else { return Ok(x.clone()) };
-    let half = head_dim / 2;
-    let first = slice(x, &[0; 4], &[batch, heads, length, half])?;
-    let second = slice(x, &[0, 0, 0, half], &[batch, heads, length, head_dim])?;
-    concatenate(&[second, first], 3)
+/// x: [1, T, heads, head_dim]; returns it with the two halves of each head's first `dims` components
+/// exchanged.
+fn swap_halves(x: &Array, dims: i32) -> Result<Array> {
+    let [batch, length, heads, head_dim] = *x.shape() else { return Ok(x.clone()) };
+    let part = |from, to| slice(x, &[0, 0, 0, from], &[batch, length, heads, to]);
+    let (first, second) = (part(0, dims / 2)?, part(dims / 2, dims)?);
+    if dims == head_dim {
+        return concatenate(&[second, first], 3);
+    }
+    concatenate(&[second, first, part(dims, head_dim)?], 3)
 }
 
 fn number(scaling: &Map<String, Value>, key: &str) -> Option<f64> {
@@ -322,7 +355,9 @@ mod tests {
                 let x = input(length);
                 let positions: Vec<i32> = (7..7 + length).collect();
                 let table = rope.table(&positions, 16, Dtype::Float32).unwrap();
-                assert_close(&table.apply(&x).unwrap(), &rope.apply(&x, 7).unwrap());
+                let turned = x.transpose_axes(&[0, 2, 1, 3]).unwrap();
+                let by_table = table.apply(&turned).unwrap().transpose_axes(&[0, 2, 1, 3]);
+                assert_close(&by_table.unwrap(), &rope.apply(&x, 7).unwrap());
             }
         }
     }

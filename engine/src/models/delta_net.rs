@@ -5,15 +5,14 @@ use crate::error::Result;
 use mlx_rs::ops::{concatenate, conv1d, exp, logaddexp, multiply, negative, sigmoid, zeros_dtype};
 use mlx_rs::{Array, Dtype, fast};
 
-use super::ConfigFile;
 use crate::error::LoadError;
-use crate::kv::slots::RecurrentCache;
 use crate::limits;
 use crate::mlx::bridge::slice;
 use crate::mlx::gated_delta::{Inputs, gated_delta};
+use crate::models::forward::Forward;
 use crate::models::nn::{Linear, LinearGroup, RmsNorm, silu};
-use crate::models::step::{Step, take_rows};
 use crate::weights::Weights;
+use crate::weights::config::ConfigFile;
 
 /// Added to the squared length of queries and keys before they are scaled to length 1.
 const UNIT_EPS: f32 = 1e-6;
@@ -111,69 +110,59 @@ impl DeltaNet {
         })
     }
 
-    /// x: [1, T, hidden]; returns the same shape, or the rows to keep.
+    /// x: [1, T, hidden]; returns those of its tokens that go on, [1, R, hidden].
     pub(crate) fn forward(
         &self,
         x: &Array,
-        step: &mut Step<'_>,
-        layer: usize,
-        keep: Option<&[i32]>,
+        slot: usize,
+        step: &mut Forward<'_>,
     ) -> Result<Option<Array>> {
-        let parts = self.projections.forward(x)?;
+        let parts = self.projections.forward(x, step.decodes_only())?;
         let [qkv, z, b, a] = &parts[..] else { unreachable!("four parts were loaded") };
         let beta = sigmoid(b)?; // [1, T, heads]
         let decay = a.add(&self.dt_bias)?;
         let decay = logaddexp(&decay, Array::from_f32(0.0).as_dtype(decay.dtype())?)?;
         let log_decay = multiply(decay, &self.rate)?; // [1, T, heads], float32
 
-        let mut outputs = Vec::with_capacity(step.segments.len());
-        let mut from = 0;
-        for segment in &mut step.segments {
-            let to = from + segment.length;
-            let rows = |a: &Array| slice(a, &[0, from, 0], &[1, to, a.shape()[2]]);
-            let cache = segment.cache.recurrent(layer)?;
-            outputs.push(self.recur(&rows(qkv)?, rows(&log_decay)?, rows(&beta)?, cache)?);
-            from = to;
-        }
-        if keep.is_some_and(<[i32]>::is_empty) {
-            return Ok(None);
-        }
-        let y = take_rows(&concatenate(&outputs, 1)?, keep)?; // [1, R, heads, value_dim]
-        let z = take_rows(z, keep)?;
+        let has_kernels = step.has_kernels();
+        let y = step.each(slot, [qkv, &log_decay, &beta], |parts, state| {
+            self.recur(parts, &state, has_kernels)
+        })?;
+        let (Some(y), Some(z)) = (y, step.kept(z)?) else { return Ok(None) };
         let gate = silu(&z.as_dtype(Dtype::Float32)?.reshape(y.shape())?)?;
         let normed = self.norm.forward(&y)?.as_dtype(Dtype::Float32)?;
         let gated = multiply(gate, normed)?.as_dtype(y.dtype())?;
-        let rows = y.shape()[1];
+        let rows = y.shape()[1]; // y: [1, R, heads, value_dim]
         self.out_proj
             .forward(&gated.reshape(&[1, rows, self.shape.heads * self.shape.value_dim])?)
             .map(Some)
     }
 
-    /// One sequence's tokens. qkv: [1, T, channels]; log_decay and beta: [1, T, heads]. Returns
-    /// [1, T, heads, value_dim], and leaves in the cache the last `kernel - 1` rows of qkv and the
-    /// rule's state.
+    /// qkv: [B, L, channels]; log_decay and beta: [B, L, heads]; the state before: the last
+    /// `kernel - 1` rows of qkv, [B, kernel - 1, channels], and the rule's, or none. Returns
+    /// [B, L, heads, value_dim] and the state behind.
     fn recur(
         &self,
-        qkv: &Array,
-        log_decay: Array,
-        beta: Array,
-        cache: &mut RecurrentCache,
-    ) -> Result<Array> {
-        let [_, length, channels] = *qkv.shape() else {
+        [qkv, log_decay, beta]: [Array; 3],
+        state: &[Array],
+        has_kernels: bool,
+    ) -> Result<(Array, Vec<Array>)> {
+        let [batch, length, channels] = *qkv.shape() else {
             return Err(mlx_rs::error::Exception::custom("the convolution takes three axes"));
         };
         let before = self.shape.kernel - 1;
-        let (tail, state) = match &cache.arrays[..] {
-            [tail, state] => (tail.clone(), Some(state.clone())),
-            _ => (zeros_dtype(&[1, before, channels], qkv.dtype())?, None),
+        let (tail, state) = match state {
+            [tail, state] => (tail.clone(), Some(state)),
+            _ => (zeros_dtype(&[batch, before, channels], qkv.dtype())?, None),
         };
-        let input = concatenate(&[&tail, qkv], 1)?; // [1, kernel - 1 + T, channels]
-        let tail = slice(&input, &[0, length, 0], &[1, length + before, channels])?;
-        let mixed = silu(&conv1d(&input, &self.conv, 1, 0, 1, channels)?)?; // [1, T, channels]
+        let input = concatenate(&[&tail, &qkv], 1)?; // [B, kernel - 1 + L, channels]
+        let tail = slice(&input, &[0, length, 0], &[batch, length + before, channels])?;
+        let mixed = silu(&conv1d(&input, &self.conv, 1, 0, 1, channels)?)?; // [B, L, channels]
 
         let keys = self.shape.key_heads * self.shape.key_dim;
         let part = |from: i32, to: i32, heads: i32, dim: i32| {
-            slice(&mixed, &[0, 0, from], &[1, length, to])?.reshape(&[1, length, heads, dim])
+            slice(&mixed, &[0, 0, from], &[batch, length, to])?
+                .reshape(&[batch, length, heads, dim])
         };
         let q = part(0, keys, self.shape.key_heads, self.shape.key_dim)?;
         let k = part(keys, 2 * keys, self.shape.key_heads, self.shape.key_dim)?;
@@ -182,9 +171,10 @@ impl DeltaNet {
         let unit = 1.0 / (self.shape.key_dim as f32).sqrt();
         let q = self.to_length(&q, unit * unit)?;
         let k = self.to_length(&k, unit)?;
-        let (y, state) = gated_delta(&Inputs { q, k, v, log_decay, beta }, state.as_ref())?;
-        cache.arrays = vec![tail.contiguous()?, state];
-        Ok(y)
+        let inputs = Inputs { q, k, v, log_decay, beta };
+        let (y, state) = gated_delta(&inputs, state, has_kernels)?;
+        // A copy, so that the chunk's other rows do not stay in memory.
+        Ok((y, vec![tail.contiguous()?, state]))
     }
 
     /// x: [.., key_dim], scaled to length `sqrt(key_dim) * factor`.

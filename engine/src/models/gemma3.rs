@@ -5,22 +5,23 @@
 //! them and rotates by a long one. Each sublayer has a norm before and behind it, stored as its
 //! distance from 1.
 
-use crate::error::Result;
-use crate::mlx::attention::Attend;
+use std::rc::Rc;
+
 use mlx_rs::ops::{add, clip, multiply, power, tanh};
 use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Architecture, ConfigFile, head_path, root};
-use crate::error::LoadError;
-use crate::kv::slots::LayerKind;
+use crate::error::{LoadError, Result};
+use crate::kv::slots::SlotSpec;
 use crate::limits;
-use crate::mlx::bridge::metal_is_available;
+use crate::mlx::attention::Sdpa;
 use crate::mlx::rope::Rope;
-use crate::models::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary};
-use crate::models::step::{Rotary, Step, take_rows};
+use crate::models::decoder::{Block, Decoder, DecoderShape};
+use crate::models::forward::{CausalLm, Forward};
+use crate::models::nn::{GatedMlp, Linear, LinearGroup, RmsNorm};
 use crate::weights::Weights;
+use crate::weights::config::ConfigFile;
 
 /// What published configs of the text model leave out.
 pub(crate) const TEXT_DEFAULTS: &[(&str, u64)] =
@@ -176,28 +177,24 @@ impl Config {
 pub(crate) fn load(
     file: &ConfigFile<'_>,
     weights: &mut Weights,
-) -> Result<Box<dyn Architecture>, LoadError> {
+) -> Result<Box<dyn CausalLm>, LoadError> {
     let config: Config = file.parse()?;
     config.check(file)?;
-    let [sliding_rope, full_rope] = config.ropes(file)?;
-    let (root, head) = (root(weights), head_path(weights));
-    let table = [config.vocab_size, config.hidden_size];
-    let embed = format!("{root}.embed_tokens");
-    // Tied unless there is a head, whatever the config says.
-    let vocabulary = Vocabulary::load(weights, [embed.as_str(), head], table, None)?;
-    let layers = (0..config.num_hidden_layers)
-        .map(|layer| Block::load(weights, &config, &format!("{root}.layers.{layer}"), layer));
-    Ok(Box::new(Gemma3 {
-        layers: layers.collect::<Result<_, _>>()?,
-        norm: norm(weights, &config, &format!("{root}.norm"), config.hidden_size)?,
-        vocabulary,
-        sliding_rope,
-        full_rope,
-        embed_scale: (config.hidden_size as f32).sqrt(),
-        softcap: config.final_logit_softcapping,
-        head_dim: config.head_dim,
-        fused_rope: metal_is_available(),
-    }))
+    let ropes = config.ropes(file)?.map(Rc::new);
+    let shape = DecoderShape {
+        vocab: config.vocab_size,
+        hidden: config.hidden_size,
+        layers: config.num_hidden_layers,
+        // Tied unless there is a head, whatever the config says.
+        tied_embeddings: None,
+        embed_scale: Some((config.hidden_size as f32).sqrt()),
+        logit_softcap: config.final_logit_softcapping,
+    };
+    let last_norm =
+        |weights: &mut Weights, path: &str| norm(weights, &config, path, config.hidden_size);
+    Decoder::load(weights, shape, last_norm, |weights, path, layer| {
+        Gemma3Block::load(weights, path, &config, config.layer_type(layer), &ropes)
+    })
 }
 
 fn norm(
@@ -209,54 +206,68 @@ fn norm(
     RmsNorm::load_from_one(weights, path, dims, config.rms_norm_eps)
 }
 
-/// The decoder.
 #[derive(Debug)]
-struct Gemma3 {
-    vocabulary: Vocabulary,
-    layers: Vec<Block>,
-    norm: RmsNorm,
-    sliding_rope: Rope,
-    full_rope: Rope,
-    /// Multiplies the embeddings.
-    embed_scale: f32,
-    softcap: Option<f32>,
+struct Attention {
+    qkv: LinearGroup,
+    o_proj: Linear,
+    q_norm: RmsNorm,
+    k_norm: RmsNorm,
+    rope: Rc<Rope>,
+    sdpa: Sdpa,
+    heads: i32,
+    kv_heads: i32,
     head_dim: i32,
-    fused_rope: bool,
 }
 
-impl Architecture for Gemma3 {
-    fn forward(&self, tokens: &Array, step: &mut Step<'_>) -> Result<Option<Array>> {
-        let x = self.vocabulary.embed(tokens)?; // [1, T, hidden]
-        // The factor was rounded to bfloat16 in training, whatever the weights are stored in.
-        let scale = Array::from_f32(self.embed_scale).as_dtype(Dtype::Bfloat16)?;
-        let mut x = multiply(&x, scale.as_dtype(x.dtype())?)?;
-        let rows = step.output_rows();
-        let rotary = |rope| Rotary::new(rope, step, self.head_dim, x.dtype(), self.fused_rope);
-        let rotaries = [rotary(&self.sliding_rope), rotary(&self.full_rope)];
-        let (last, before) = self.layers.split_last().expect("checked: at least one layer");
-        for (index, layer) in before.iter().enumerate() {
-            x = layer.forward(&x, step, index, &rotaries, None)?.expect("all rows are kept");
-        }
-        let last = last.forward(&x, step, before.len(), &rotaries, Some(&rows))?; // [1, R, hidden]
-        step.advance();
-        let Some(x) = last else { return Ok(None) };
-        let logits = self.vocabulary.logits(&self.norm.forward(&x)?)?; // [1, R, vocab]
-        match self.softcap {
-            None => Ok(Some(logits)),
-            Some(cap) => {
-                let cap = Array::from_f32(cap).as_dtype(logits.dtype())?;
-                multiply(tanh(logits.divide(&cap)?)?, cap).map(Some)
-            }
-        }
+impl Attention {
+    /// `ropes`: of sliding and of full layers.
+    fn load(
+        weights: &mut Weights,
+        path: &str,
+        config: &Config,
+        kind: LayerType,
+        [sliding, full]: &[Rc<Rope>; 2],
+    ) -> Result<Self, LoadError> {
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let (hidden, head_dim) = (config.hidden_size, config.head_dim);
+        let rows = [heads * head_dim, kv_heads * head_dim];
+        let output = [hidden, heads * head_dim];
+        let is_sliding = kind == LayerType::SlidingAttention;
+        Ok(Self {
+            qkv: LinearGroup::load_qkv(weights, path, rows, hidden, false)?,
+            o_proj: Linear::load(weights, &format!("{path}.o_proj"), output, false)?,
+            q_norm: norm(weights, config, &format!("{path}.q_norm"), head_dim)?,
+            k_norm: norm(weights, config, &format!("{path}.k_norm"), head_dim)?,
+            rope: Rc::clone(if is_sliding { sliding } else { full }),
+            sdpa: Sdpa {
+                scale: 1.0 / config.query_pre_attn_scalar.sqrt(),
+                window: is_sliding.then_some(config.sliding_window),
+            },
+            heads,
+            kv_heads,
+            head_dim,
+        })
     }
 
-    fn layers(&self) -> Vec<LayerKind> {
-        self.layers.iter().map(|layer| layer.self_attn.attend.layer_kind()).collect()
+    /// x: [1, T, hidden]; returns those of its tokens that go on, [1, R, hidden].
+    fn forward(&self, x: &Array, slot: usize, step: &mut Forward<'_>) -> Result<Option<Array>> {
+        let length = x.shape()[1];
+        let parts = self.qkv.forward(x, step.decodes_only())?;
+        let [q, k, v] = &parts[..] else { unreachable!("three parts were loaded") };
+        let split = |x: &Array, heads| x.reshape(&[1, length, heads, self.head_dim]);
+        let q = self.q_norm.forward(&split(q, self.heads)?)?;
+        let k = self.k_norm.forward(&split(k, self.kv_heads)?)?;
+        let v = step.heads(&split(v, self.kv_heads)?)?;
+        let qkv = [step.rotate(&self.rope, &q)?, step.rotate(&self.rope, &k)?, v];
+        match step.attend(slot, self.sdpa, qkv)? {
+            Some(attended) => self.o_proj.forward(&attended).map(Some),
+            None => Ok(None),
+        }
     }
 }
 
 #[derive(Debug)]
-struct Block {
+struct Gemma3Block {
     input_layernorm: RmsNorm,
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
@@ -265,12 +276,13 @@ struct Block {
     post_feedforward_layernorm: RmsNorm,
 }
 
-impl Block {
+impl Gemma3Block {
     fn load(
         weights: &mut Weights,
-        config: &Config,
         path: &str,
-        layer: i32,
+        config: &Config,
+        kind: LayerType,
+        ropes: &[Rc<Rope>; 2],
     ) -> Result<Self, LoadError> {
         let sizes = [config.hidden_size, config.intermediate_size];
         let mut norm =
@@ -280,33 +292,26 @@ impl Block {
             post_attention_layernorm: norm("post_attention_layernorm")?,
             pre_feedforward_layernorm: norm("pre_feedforward_layernorm")?,
             post_feedforward_layernorm: norm("post_feedforward_layernorm")?,
-            self_attn: Attention::load(
-                weights,
-                config,
-                &format!("{path}.self_attn"),
-                config.layer_type(layer),
-            )?,
+            self_attn: Attention::load(weights, &format!("{path}.self_attn"), config, kind, ropes)?,
             mlp: GatedMlp::load(weights, &format!("{path}.mlp"), sizes, false, gelu)?,
         })
     }
+}
 
-    /// x: [1, T, hidden]. Returns the same shape, or with `keep` only those rows ([1, R, hidden],
-    /// `None` when there are none).
-    fn forward(
-        &self,
-        x: &Array,
-        step: &mut Step<'_>,
-        layer: usize,
-        rotaries: &[Rotary<'_>; 2],
-        keep: Option<&[i32]>,
-    ) -> Result<Option<Array>> {
-        let normed = self.input_layernorm.forward(x)?;
-        let attended = self.self_attn.forward(&normed, step, layer, rotaries, keep.is_some())?;
-        let Some(attended) = attended else { return Ok(None) };
-        let attended = self.post_attention_layernorm.forward(&attended)?;
-        let h = add_within_range(&take_rows(x, keep)?, &attended)?;
+impl Block for Gemma3Block {
+    fn slot(&self) -> Option<SlotSpec> {
+        Some(SlotSpec::Kv { window: self.self_attn.sdpa.window })
+    }
+
+    fn mix(&self, x: &Array, slot: usize, step: &mut Forward<'_>) -> Result<Option<Array>> {
+        let attended = self.self_attn.forward(&self.input_layernorm.forward(x)?, slot, step)?;
+        attended.map(|y| self.post_attention_layernorm.forward(&y)).transpose()
+    }
+
+    fn feed(&self, x: &Array, mixed: &Array) -> Result<Array> {
+        let h = add_within_range(x, mixed)?;
         let y = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&h)?)?;
-        add_within_range(&h, &self.post_feedforward_layernorm.forward(&y)?).map(Some)
+        add_within_range(&h, &self.post_feedforward_layernorm.forward(&y)?)
     }
 }
 
@@ -318,71 +323,6 @@ fn add_within_range(x: &Array, y: &Array) -> Result<Array> {
     let wide = add(x.as_dtype(Dtype::Float32)?, y.as_dtype(Dtype::Float32)?)?;
     let (low, high) = (Array::from_f32(-F16_MAX), Array::from_f32(F16_MAX));
     clip(wide, (&low, &high))?.as_dtype(Dtype::Float16)
-}
-
-#[derive(Debug)]
-struct Attention {
-    qkv: LinearGroup,
-    o_proj: Linear,
-    q_norm: RmsNorm,
-    k_norm: RmsNorm,
-    attend: Attend,
-    heads: i32,
-    kv_heads: i32,
-    head_dim: i32,
-}
-
-impl Attention {
-    fn load(
-        weights: &mut Weights,
-        config: &Config,
-        path: &str,
-        kind: LayerType,
-    ) -> Result<Self, LoadError> {
-        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let (hidden, head_dim) = (config.hidden_size, config.head_dim);
-        let rows = [heads * head_dim, kv_heads * head_dim];
-        let output = [hidden, heads * head_dim];
-        Ok(Self {
-            qkv: LinearGroup::load_qkv(weights, path, rows, hidden, false)?,
-            o_proj: Linear::load(weights, &format!("{path}.o_proj"), output, false)?,
-            q_norm: norm(weights, config, &format!("{path}.q_norm"), head_dim)?,
-            k_norm: norm(weights, config, &format!("{path}.k_norm"), head_dim)?,
-            attend: Attend {
-                scale: 1.0 / config.query_pre_attn_scalar.sqrt(),
-                window: (kind == LayerType::SlidingAttention).then_some(config.sliding_window),
-            },
-            heads,
-            kv_heads,
-            head_dim,
-        })
-    }
-
-    /// x: [1, T, hidden]; returns the same shape, or with `last_only` one row for each segment that
-    /// wants logits.
-    fn forward(
-        &self,
-        x: &Array,
-        step: &mut Step<'_>,
-        layer: usize,
-        [sliding, full]: &[Rotary<'_>; 2],
-        last_only: bool,
-    ) -> Result<Option<Array>> {
-        let length = x.shape()[1];
-        let rotary = if self.attend.window.is_some() { sliding } else { full };
-        let parts = self.qkv.forward(x)?;
-        let [q, k, v] = &parts[..] else { unreachable!("three parts were loaded") };
-        let split = |x: &Array, heads| x.reshape(&[1, length, heads, self.head_dim]);
-        let turn = |x: Array| x.transpose_axes(&[0, 2, 1, 3]); // [1, heads, T, head_dim]
-        let q = turn(self.q_norm.forward(&split(q, self.heads)?)?)?;
-        let k = turn(self.k_norm.forward(&split(k, self.kv_heads)?)?)?;
-        let v = turn(split(v, self.kv_heads)?)?;
-        let qkv = [rotary.apply(&q, step)?, rotary.apply(&k, step)?, v];
-        match step.attend(layer, self.attend, qkv, last_only)? {
-            Some(attended) => self.o_proj.forward(&attended).map(Some),
-            None => Ok(None),
-        }
-    }
 }
 
 /// GELU by its tanh approximation, in x's dtype.

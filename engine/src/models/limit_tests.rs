@@ -7,8 +7,13 @@ use omlx_tests::fixtures::Case;
 use serde_json::json;
 
 use super::moe::MoeShape;
-use super::*;
+use serde_json::{Map, Value};
+
+use crate::error::LoadError;
+use crate::limits;
 use crate::runtime::model::{context_tokens, read_object};
+use crate::weights::Weights;
+use crate::weights::config::ConfigFile;
 use crate::weights::quantization::QuantizationConfig;
 
 fn with_config<T>(

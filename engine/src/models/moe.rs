@@ -9,12 +9,12 @@ use mlx_rs::ops::{
 };
 use mlx_rs::{Array, Dtype};
 
-use super::ConfigFile;
 use crate::error::LoadError;
 use crate::limits;
 use crate::mlx::bridge::{metal_is_available, slice};
 use crate::models::nn::{GatedMlp, Linear, silu};
 use crate::weights::Weights;
+use crate::weights::config::ConfigFile;
 use crate::weights::quantization::Quantization;
 
 /// From this many rows on they are sorted by expert, so that each expert's weights are read once.

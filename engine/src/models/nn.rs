@@ -129,8 +129,11 @@ impl Linear {
     }
 }
 
-/// Linear layers over the same input. A single row goes through all of them as one product: with so
-/// little work in each, the number of operations is what costs.
+/// Up to this many rows, two products as one are faster than two.
+const FEW_ROWS: i32 = 16;
+
+/// Linear layers over the same input. Few rows go through all of them as one product: with little work
+/// in each, the number of operations is what costs.
 #[derive(Debug)]
 pub(crate) struct LinearGroup {
     parts: Vec<Linear>,
@@ -174,22 +177,23 @@ impl LinearGroup {
         Ok(Self { parts, rows, joined })
     }
 
-    /// x: [1, T, columns]; returns each part's [1, T, rows].
-    pub(crate) fn forward(&self, x: &Array) -> Result<Vec<Array>> {
-        match (x.shape()[1] == 1).then(|| self.forward_joined(x)).flatten() {
+    /// x: [1, T, columns]; `few`: as one product, if the parts can go as one. Returns each part's
+    /// [1, T, rows].
+    pub(crate) fn forward(&self, x: &Array, few: bool) -> Result<Vec<Array>> {
+        match few.then(|| self.forward_joined(x)).flatten() {
             None => self.parts.iter().map(|part| part.forward(x)).collect(),
             Some(joined) => {
-                let (joined, mut from) = (joined?, 0);
+                let (joined, length, mut from) = (joined?, x.shape()[1], 0);
                 let part = |rows: &i32| {
                     from += rows;
-                    slice(&joined, &[0, 0, from - rows], &[1, 1, from])
+                    slice(&joined, &[0, 0, from - rows], &[1, length, from])
                 };
                 self.rows.iter().map(part).collect()
             }
         }
     }
 
-    /// x: [1, 1, columns]; returns [1, 1, all rows], when the parts can go as one.
+    /// x: [1, T, columns]; returns [1, T, all rows], when the parts can go as one.
     pub(crate) fn forward_joined(&self, x: &Array) -> Option<Result<Array>> {
         self.joined.as_ref().map(|joined| joined.forward(x))
     }
@@ -254,13 +258,13 @@ impl Embedding {
 
 /// Both ends of a decoder: ids to rows, and rows to logits.
 #[derive(Debug)]
-pub(crate) struct Vocabulary {
+pub(crate) struct TokenHead {
     embed_tokens: Embedding,
     /// `None`: the embeddings serve as the output head.
     lm_head: Option<Linear>,
 }
 
-impl Vocabulary {
+impl TokenHead {
     /// Loads `{embed}.weight` and, unless the two are `tied`, `{head}.weight`, both of
     /// [vocab, hidden]. Where the config does not say, they are tied when there is no head.
     pub(crate) fn load(
@@ -368,7 +372,7 @@ impl GatedMlp {
 
     /// x: [1, T, hidden]; returns the same shape.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
-        let parts = self.gate_up.forward(x)?;
+        let parts = self.gate_up.forward(x, x.shape()[1] <= FEW_ROWS)?;
         let [gate, up] = &parts[..] else { unreachable!("two parts were loaded") };
         self.down.forward(&multiply((self.activation)(gate)?, up)?)
     }

@@ -4,11 +4,12 @@
 use crate::error::Result;
 use serde::Deserialize;
 
-use super::dense::{Dense, Shape};
-use super::{Architecture, ConfigFile};
 use crate::error::LoadError;
 use crate::mlx::rope::Rope;
+use crate::models::forward::CausalLm;
+use crate::models::llama::Shape;
 use crate::weights::Weights;
+use crate::weights::config::ConfigFile;
 
 /// The keys of config.json that matter here.
 #[derive(Debug, Deserialize)]
@@ -29,7 +30,7 @@ struct Config {
 pub(crate) fn load(
     file: &ConfigFile<'_>,
     weights: &mut Weights,
-) -> Result<Box<dyn Architecture>, LoadError> {
+) -> Result<Box<dyn CausalLm>, LoadError> {
     let config: Config = file.parse()?;
     let theta = file.rope_theta()?.ok_or_else(|| file.invalid("\"rope_theta\" is absent"))?;
     let rope = Rope::new(
@@ -56,5 +57,5 @@ pub(crate) fn load(
         windows: Vec::new(),
         experts: Vec::new(),
     };
-    Dense::load(file, weights, shape, rope.map_err(|what| file.invalid(what))?)
+    shape.load(file, weights, rope.map_err(|what| file.invalid(what))?)
 }

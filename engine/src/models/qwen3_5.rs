@@ -5,23 +5,26 @@
 //! fourth as a rule is attention with a gate on its output and rotary positions on a part of each
 //! head. Vision and multi-token prediction weights are left alone.
 
-use crate::error::Result;
-use crate::mlx::attention::Attend;
+use std::rc::Rc;
+
 use mlx_rs::Array;
 use mlx_rs::ops::{multiply, sigmoid};
 use serde::Deserialize;
 
-use super::delta_net::{DeltaNet, DeltaShape};
-use super::moe::{FeedForward, MoeShape};
-use super::{Architecture, ConfigFile, head_path, root};
-use crate::error::LoadError;
-use crate::kv::slots::LayerKind;
+use crate::error::{LoadError, Result};
+use crate::kv::slots::SlotSpec;
 use crate::limits;
-use crate::mlx::bridge::{metal_is_available, slice};
+use crate::mlx::attention::Sdpa;
+use crate::mlx::bridge::slice;
 use crate::mlx::rope::Rope;
-use crate::models::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, Vocabulary, silu};
-use crate::models::step::{Rotary, Step, take_rows};
+use crate::models::decoder::{Block, Decoder, DecoderShape};
+use crate::models::delta_net::{DeltaNet, DeltaShape};
+use crate::models::forward::{CausalLm, Forward};
+use crate::models::moe::{FeedForward, MoeShape};
+use crate::models::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, silu};
 use crate::weights::Weights;
+use crate::weights::config::ConfigFile;
+use crate::weights::text_model::root;
 
 /// The keys of config.json that matter here.
 #[derive(Debug, Deserialize)]
@@ -161,20 +164,21 @@ impl Config {
     }
 }
 
-/// What loading needs to know beside the config.
+/// What loading a layer needs to know.
 struct Source<'a> {
-    weights: &'a mut Weights,
+    file: &'a ConfigFile<'a>,
     config: &'a Config,
     experts: Option<MoeShape>,
+    rope: Rc<Rope>,
     /// Published checkpoints hold a convolution as [channels, 1, kernel], and norms as their distance
     /// from 1; mlx-lm's conversions have [channels, kernel, 1] and whole norms.
     as_published: bool,
 }
 
 impl Source<'_> {
-    fn norm(&mut self, path: &str, dims: i32) -> Result<RmsNorm, LoadError> {
+    fn norm(&self, weights: &mut Weights, path: &str, dims: i32) -> Result<RmsNorm, LoadError> {
         let load = if self.as_published { RmsNorm::load_from_one } else { RmsNorm::load };
-        load(self.weights, path, dims, self.config.rms_norm_eps)
+        load(weights, path, dims, self.config.rms_norm_eps)
     }
 }
 
@@ -182,136 +186,28 @@ impl Source<'_> {
 pub(crate) fn load(
     file: &ConfigFile<'_>,
     weights: &mut Weights,
-) -> Result<Box<dyn Architecture>, LoadError> {
+) -> Result<Box<dyn CausalLm>, LoadError> {
     let config: Config = file.parse()?;
     config.check(file)?;
-    let experts = config.experts(file)?;
-    let (rope, root, head) = (config.rope(file)?, root(weights), head_path(weights));
-    let table = [config.vocab_size, config.hidden_size];
-    let embed = format!("{root}.embed_tokens");
-    let tied = config.tie_word_embeddings;
-    let vocabulary = Vocabulary::load(weights, [embed.as_str(), head], table, tied)?;
+    let root = root(weights);
     let as_published = (0..config.num_hidden_layers).any(|layer| {
         let name = format!("{root}.layers.{layer}.linear_attn.conv1d.weight");
         weights.shape_of(&name).is_some_and(|shape| shape.last() != Some(&1))
     });
-    let mut source = Source { weights, config: &config, experts, as_published };
-    let layer = |layer| Block::load(file, &mut source, &format!("{root}.layers.{layer}"), layer);
-    Ok(Box::new(Qwen35 {
-        layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-        norm: source.norm(&format!("{root}.norm"), config.hidden_size)?,
-        vocabulary,
-        rope,
-        head_dim: config.head_dim(),
-        fused_rope: metal_is_available(),
-    }))
-}
-
-/// The decoder.
-#[derive(Debug)]
-struct Qwen35 {
-    vocabulary: Vocabulary,
-    layers: Vec<Block>,
-    norm: RmsNorm,
-    rope: Rope,
-    head_dim: i32,
-    fused_rope: bool,
-}
-
-impl Architecture for Qwen35 {
-    fn forward(&self, tokens: &Array, step: &mut Step<'_>) -> Result<Option<Array>> {
-        let mut x = self.vocabulary.embed(tokens)?; // [1, T, hidden]
-        let rows = step.output_rows();
-        let rotary = Rotary::new(&self.rope, step, self.head_dim, x.dtype(), self.fused_rope);
-        let (last, before) = self.layers.split_last().expect("checked: at least one layer");
-        for (index, layer) in before.iter().enumerate() {
-            x = layer.forward(&x, step, index, &rotary, None)?.expect("all rows are kept");
-        }
-        let last = last.forward(&x, step, before.len(), &rotary, Some(&rows))?; // [1, R, hidden]
-        step.advance();
-        let Some(x) = last else { return Ok(None) };
-        self.vocabulary.logits(&self.norm.forward(&x)?).map(Some) // [1, R, vocab]
-    }
-
-    fn layers(&self) -> Vec<LayerKind> {
-        let kind = |layer: &Block| match &layer.mixer {
-            Mixer::Delta(_) => LayerKind::Recurrent,
-            Mixer::Attention(attention) => attention.attend.layer_kind(),
-        };
-        self.layers.iter().map(kind).collect()
-    }
-}
-
-#[derive(Debug)]
-struct Block {
-    input_layernorm: RmsNorm,
-    mixer: Mixer,
-    post_attention_layernorm: RmsNorm,
-    mlp: FeedForward,
-}
-
-/// How the tokens of a sequence see each other.
-#[derive(Debug)]
-enum Mixer {
-    Delta(Box<DeltaNet>),
-    Attention(Box<Attention>),
-}
-
-impl Block {
-    fn load(
-        file: &ConfigFile<'_>,
-        source: &mut Source<'_>,
-        path: &str,
-        layer: i32,
-    ) -> Result<Self, LoadError> {
-        let hidden = source.config.hidden_size;
-        let mlp = format!("{path}.mlp");
-        Ok(Self {
-            input_layernorm: source.norm(&format!("{path}.input_layernorm"), hidden)?,
-            mixer: match source.config.layer_type(layer) {
-                LayerType::LinearAttention => {
-                    let path = format!("{path}.linear_attn");
-                    let shape = source.config.delta_shape();
-                    let published = source.as_published;
-                    Mixer::Delta(Box::new(DeltaNet::load(source.weights, &path, shape, published)?))
-                }
-                LayerType::FullAttention => {
-                    let path = format!("{path}.self_attn");
-                    Mixer::Attention(Box::new(Attention::load(source, &path)?))
-                }
-            },
-            post_attention_layernorm: source
-                .norm(&format!("{path}.post_attention_layernorm"), hidden)?,
-            mlp: match (source.experts, source.config.intermediate_size) {
-                (Some(experts), _) => FeedForward::experts(source.weights, &mlp, hidden, experts)?,
-                (None, Some(inner)) => {
-                    let sizes = [hidden, inner];
-                    FeedForward::Dense(GatedMlp::load(source.weights, &mlp, sizes, false, silu)?)
-                }
-                (None, None) => return Err(file.invalid("\"intermediate_size\" is absent")),
-            },
-        })
-    }
-
-    /// x: [1, T, hidden]. Returns the same shape, or with `keep` only those rows ([1, R, hidden],
-    /// `None` when there are none).
-    fn forward(
-        &self,
-        x: &Array,
-        step: &mut Step<'_>,
-        layer: usize,
-        rotary: &Rotary<'_>,
-        keep: Option<&[i32]>,
-    ) -> Result<Option<Array>> {
-        let normed = self.input_layernorm.forward(x)?;
-        let mixed = match &self.mixer {
-            Mixer::Delta(delta) => delta.forward(&normed, step, layer, keep)?,
-            Mixer::Attention(attention) => attention.forward(&normed, step, layer, rotary, keep)?,
-        };
-        let Some(mixed) = mixed else { return Ok(None) };
-        let h = take_rows(x, keep)?.add(&mixed)?;
-        h.add(self.mlp.forward(&self.post_attention_layernorm.forward(&h)?)?).map(Some)
-    }
+    let (experts, rope) = (config.experts(file)?, Rc::new(config.rope(file)?));
+    let source = Source { file, config: &config, experts, rope, as_published };
+    let shape = DecoderShape {
+        vocab: config.vocab_size,
+        hidden: config.hidden_size,
+        layers: config.num_hidden_layers,
+        tied_embeddings: config.tie_word_embeddings,
+        embed_scale: None,
+        logit_softcap: None,
+    };
+    let norm = |weights: &mut Weights, path: &str| source.norm(weights, path, config.hidden_size);
+    Decoder::load(weights, shape, norm, |weights, path, layer| {
+        Qwen35Block::load(weights, &source, path, layer)
+    })
 }
 
 /// Grouped-query attention whose output passes a gate.
@@ -322,42 +218,37 @@ struct Attention {
     o_proj: Linear,
     q_norm: RmsNorm,
     k_norm: RmsNorm,
-    attend: Attend,
+    rope: Rc<Rope>,
+    sdpa: Sdpa,
     heads: i32,
     kv_heads: i32,
     head_dim: i32,
 }
 
 impl Attention {
-    fn load(source: &mut Source<'_>, path: &str) -> Result<Self, LoadError> {
+    fn load(weights: &mut Weights, source: &Source<'_>, path: &str) -> Result<Self, LoadError> {
         let config = source.config;
         let (hidden, head_dim) = (config.hidden_size, config.head_dim());
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let rows = [2 * heads * head_dim, kv_heads * head_dim];
         let (bias, output) = (config.attention_bias, [hidden, heads * head_dim]);
         Ok(Self {
-            q_norm: source.norm(&format!("{path}.q_norm"), head_dim)?,
-            k_norm: source.norm(&format!("{path}.k_norm"), head_dim)?,
-            qkv: LinearGroup::load_qkv(source.weights, path, rows, hidden, bias)?,
-            o_proj: Linear::load(source.weights, &format!("{path}.o_proj"), output, bias)?,
-            attend: Attend { scale: 1.0 / (head_dim as f32).sqrt(), window: None },
+            q_norm: source.norm(weights, &format!("{path}.q_norm"), head_dim)?,
+            k_norm: source.norm(weights, &format!("{path}.k_norm"), head_dim)?,
+            qkv: LinearGroup::load_qkv(weights, path, rows, hidden, bias)?,
+            o_proj: Linear::load(weights, &format!("{path}.o_proj"), output, bias)?,
+            rope: Rc::clone(&source.rope),
+            sdpa: Sdpa { scale: 1.0 / (head_dim as f32).sqrt(), window: None },
             heads,
             kv_heads,
             head_dim,
         })
     }
 
-    /// x: [1, T, hidden]; returns the same shape, or the rows to keep.
-    fn forward(
-        &self,
-        x: &Array,
-        step: &mut Step<'_>,
-        layer: usize,
-        rotary: &Rotary<'_>,
-        keep: Option<&[i32]>,
-    ) -> Result<Option<Array>> {
+    /// x: [1, T, hidden]; returns those of its tokens that go on, [1, R, hidden].
+    fn forward(&self, x: &Array, slot: usize, step: &mut Forward<'_>) -> Result<Option<Array>> {
         let (length, heads, dim) = (x.shape()[1], self.heads, self.head_dim);
-        let parts = self.qkv.forward(x)?;
+        let parts = self.qkv.forward(x, step.decodes_only())?;
         let [q, k, v] = &parts[..] else { unreachable!("three parts were loaded") };
         let both = q.reshape(&[1, length, heads, 2 * dim])?;
         let q = slice(&both, &[0; 4], &[1, length, heads, dim])?;
@@ -365,13 +256,88 @@ impl Attention {
         let gate = gate.reshape(&[1, length, heads * dim])?;
 
         let split = |x: &Array| x.reshape(&[1, length, self.kv_heads, dim]);
-        let turn = |x: Array| x.transpose_axes(&[0, 2, 1, 3]); // [1, heads, T, head_dim]
-        let q = rotary.apply(&turn(self.q_norm.forward(&q)?)?, step)?;
-        let k = rotary.apply(&turn(self.k_norm.forward(&split(k)?)?)?, step)?;
-        let v = turn(split(v)?)?;
-        let attended = step.attend(layer, self.attend, [q, k, v], keep.is_some())?;
-        let Some(attended) = attended else { return Ok(None) };
-        let gated = multiply(attended, sigmoid(take_rows(&gate, keep)?)?)?; // [1, R, heads * dim]
+        let q = step.rotate(&self.rope, &self.q_norm.forward(&q)?)?;
+        let k = step.rotate(&self.rope, &self.k_norm.forward(&split(k)?)?)?;
+        let v = step.heads(&split(v)?)?;
+        let attended = step.attend(slot, self.sdpa, [q, k, v])?;
+        let (Some(attended), Some(gate)) = (attended, step.kept(&gate)?) else { return Ok(None) };
+        let gated = multiply(attended, sigmoid(gate)?)?; // [1, R, heads * dim]
         self.o_proj.forward(&gated).map(Some)
+    }
+}
+
+/// How the tokens of a sequence see each other.
+#[derive(Debug)]
+enum Mixer {
+    Delta(Box<DeltaNet>),
+    Attention(Box<Attention>),
+}
+
+#[derive(Debug)]
+struct Qwen35Block {
+    input_layernorm: RmsNorm,
+    mixer: Mixer,
+    post_attention_layernorm: RmsNorm,
+    mlp: FeedForward,
+}
+
+impl Qwen35Block {
+    fn load(
+        weights: &mut Weights,
+        source: &Source<'_>,
+        path: &str,
+        layer: i32,
+    ) -> Result<Self, LoadError> {
+        let Source { file, config, experts, as_published, .. } = *source;
+        let hidden = config.hidden_size;
+        let mlp = format!("{path}.mlp");
+        Ok(Self {
+            input_layernorm: source.norm(weights, &format!("{path}.input_layernorm"), hidden)?,
+            mixer: match config.layer_type(layer) {
+                LayerType::LinearAttention => {
+                    let (path, shape) = (format!("{path}.linear_attn"), config.delta_shape());
+                    Mixer::Delta(Box::new(DeltaNet::load(weights, &path, shape, as_published)?))
+                }
+                LayerType::FullAttention => {
+                    let path = format!("{path}.self_attn");
+                    Mixer::Attention(Box::new(Attention::load(weights, source, &path)?))
+                }
+            },
+            post_attention_layernorm: source.norm(
+                weights,
+                &format!("{path}.post_attention_layernorm"),
+                hidden,
+            )?,
+            mlp: match (experts, config.intermediate_size) {
+                (Some(experts), _) => FeedForward::experts(weights, &mlp, hidden, experts)?,
+                (None, Some(inner)) => {
+                    let sizes = [hidden, inner];
+                    FeedForward::Dense(GatedMlp::load(weights, &mlp, sizes, false, silu)?)
+                }
+                (None, None) => return Err(file.invalid("\"intermediate_size\" is absent")),
+            },
+        })
+    }
+}
+
+impl Block for Qwen35Block {
+    fn slot(&self) -> Option<SlotSpec> {
+        Some(match &self.mixer {
+            Mixer::Delta(_) => SlotSpec::State,
+            Mixer::Attention(attention) => SlotSpec::Kv { window: attention.sdpa.window },
+        })
+    }
+
+    fn mix(&self, x: &Array, slot: usize, step: &mut Forward<'_>) -> Result<Option<Array>> {
+        let normed = self.input_layernorm.forward(x)?;
+        match &self.mixer {
+            Mixer::Delta(delta) => delta.forward(&normed, slot, step),
+            Mixer::Attention(attention) => attention.forward(&normed, slot, step),
+        }
+    }
+
+    fn feed(&self, x: &Array, mixed: &Array) -> Result<Array> {
+        let h = x.add(mixed)?;
+        h.add(self.mlp.forward(&self.post_attention_layernorm.forward(&h)?)?)
     }
 }

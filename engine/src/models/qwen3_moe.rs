@@ -4,12 +4,13 @@
 use crate::error::Result;
 use serde::Deserialize;
 
-use super::dense::{Dense, Shape};
-use super::moe::MoeShape;
-use super::{Architecture, ConfigFile};
 use crate::error::LoadError;
 use crate::mlx::rope::Rope;
+use crate::models::forward::CausalLm;
+use crate::models::llama::Shape;
+use crate::models::moe::MoeShape;
 use crate::weights::Weights;
+use crate::weights::config::ConfigFile;
 
 /// The keys of config.json that matter here.
 #[derive(Debug, Deserialize)]
@@ -44,7 +45,7 @@ fn every_layer() -> i32 {
 pub(crate) fn load(
     file: &ConfigFile<'_>,
     weights: &mut Weights,
-) -> Result<Box<dyn Architecture>, LoadError> {
+) -> Result<Box<dyn CausalLm>, LoadError> {
     let config: Config = file.parse()?;
     let theta = file.rope_theta()?.ok_or_else(|| file.invalid("\"rope_theta\" is absent"))?;
     let heads = config.num_attention_heads;
@@ -68,7 +69,7 @@ pub(crate) fn load(
         windows: Vec::new(),
         experts: experts(file, &config)?,
     };
-    Dense::load(file, weights, shape, rope.map_err(|what| file.invalid(what))?)
+    shape.load(file, weights, rope.map_err(|what| file.invalid(what))?)
 }
 
 /// Which layers have experts: every `decoder_sparse_step`-th, but not the `mlp_only_layers`.

@@ -12,7 +12,8 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::take_axis;
 
 use crate::error::Result;
-use crate::models::step::{Segment, Step, token_array};
+use crate::mlx::backend::Backend;
+use crate::models::forward::{Forward, Segment, token_array};
 use crate::runtime::reasoning_budget::Thoughts;
 use crate::runtime::row::{Next, Row, Sequence};
 use crate::runtime::sampling::{Sampled, Sampler, sample};
@@ -113,10 +114,10 @@ pub(crate) fn build(
     let loaded = loaded.ok_or_else(|| Exception::custom("a step without rows"))?;
     let segments = rows.iter_mut().zip(&lengths).filter_map(|((_, row, _), (length, wants))| {
         let cache = &mut row.sequence.as_mut()?.cache;
-        Some(Segment { cache, length: *length as i32, wants_logits: *wants })
+        Some(Segment { cache, tokens: *length as i32, outputs: i32::from(*wants) })
     });
-    let mut step = Step::new(segments.collect());
-    let logits = loaded.architecture.forward(&tokens, &mut step)?;
+    let step = Forward::new(segments.collect(), Backend::current());
+    let logits = loaded.architecture.forward(&tokens, step)?;
 
     let mut outputs = Vec::new();
     let mut samplers: Vec<&mut Sampler> = Vec::new();

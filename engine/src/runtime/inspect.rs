@@ -7,12 +7,14 @@ use serde_json::{Map, Value};
 
 use crate::error::LoadError;
 use crate::mlx::bridge;
-use crate::models::{self, ConfigFile, text_fields};
+use crate::models::{self, text_fields};
 use crate::runtime::handle::ComputeDtype;
 use crate::runtime::model::{context_tokens, read_object};
 use crate::text::template::parse_object;
 use crate::weights::Weights;
+use crate::weights::config::ConfigFile;
 use crate::weights::quantization::{Quantization, QuantizationConfig};
+use crate::weights::text_model;
 
 /// What a config.json says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +68,7 @@ pub fn inspect(dir: &Path, compute: ComputeDtype) -> Result<ModelFacts, LoadErro
     let stored = stored_dtype(&weights);
     let converted = widened(&weights, compute);
     let (weight_bytes, parameters) =
-        weights.predict(|tensor| models::is_text(&weights, tensor), converted);
+        weights.predict(|tensor| text_model::is_text(&weights, tensor), converted);
     Ok(ModelFacts {
         config: facts,
         parameters,
@@ -78,7 +80,7 @@ pub fn inspect(dir: &Path, compute: ComputeDtype) -> Result<ModelFacts, LoadErro
 
 /// The type that the weights are stored in; of packed ones, their scales, which layers compute in.
 pub(crate) fn stored_dtype(weights: &Weights) -> Option<Dtype> {
-    let root = models::root(weights);
+    let root = text_model::root(weights);
     let of = |kind: &&str| weights.dtype_of(&format!("{root}.embed_tokens.{kind}"));
     ["scales", "weight"].iter().find_map(of)
 }
@@ -86,7 +88,7 @@ pub(crate) fn stored_dtype(weights: &Weights) -> Option<Dtype> {
 /// What the engine computes in where any of the model is stored in 16 bits: float32 on MLX's CPU backend,
 /// which is many times faster there. Packed weights stay packed, their scales and biases do not.
 pub(crate) fn widened(weights: &Weights, compute: ComputeDtype) -> Option<Dtype> {
-    let is_narrow = || weights.has_16_bit_floats(|tensor| models::is_text(weights, tensor));
+    let is_narrow = || weights.has_16_bit_floats(|tensor| text_model::is_text(weights, tensor));
     let is_widened = compute == ComputeDtype::Auto && !bridge::metal_is_available() && is_narrow();
     is_widened.then_some(Dtype::Float32)
 }
@@ -95,7 +97,7 @@ fn config_facts(path: &Path, config: &Map<String, Value>) -> Result<ConfigFacts,
     let text = text_fields(config);
     let file = ConfigFile { path, fields: &text };
     Ok(ConfigFacts {
-        architecture: file.architecture()?.to_owned(),
+        architecture: models::architecture(&file)?.to_owned(),
         context_tokens: context_tokens(&file)?,
         quantization: quantization(path, config)?.default(),
     })

@@ -11,18 +11,20 @@ use tokio::sync::oneshot;
 use crate::error::{LoadError, Result};
 use crate::kv::slots::SequenceCache;
 use crate::kv::{Layout, ModelReuse};
-use crate::models::step::{Segment, Step, token_array};
-use crate::models::{self, Architecture};
+use crate::mlx::backend::Backend;
+use crate::models;
+use crate::models::forward::{CausalLm, Forward, Segment, token_array};
 use crate::runtime::handle::{ComputeDtype, ModelId};
 use crate::runtime::inspect::{stored_dtype, widened};
 use crate::runtime::model::{Folder, ModelInfo};
 use crate::sched::KvCost;
 use crate::weights::Weights;
+use crate::weights::text_model;
 
 /// A model's weights and what the thread must know of it.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    pub(crate) architecture: Box<dyn Architecture>,
+    pub(crate) architecture: Box<dyn CausalLm>,
     pub(crate) weights: Weights,
     pub(crate) eos: Arc<[u32]>,
     pub(crate) vocab: usize,
@@ -103,7 +105,7 @@ impl Loaded {
                 "widened: MLX's CPU backend is slow in 16 bits; models.compute_dtype = \"stored\" keeps them"
             );
         }
-        let text = |tensor: &str| models::is_text(&weights, tensor);
+        let text = |tensor: &str| text_model::is_text(&weights, tensor);
         let (needed_bytes, _) = weights.predict(text, converted);
         room.holds(needed_bytes)?;
         if needed_bytes > room.free_bytes {
@@ -129,7 +131,7 @@ impl Loaded {
             name,
             digest: digest.clone(),
             layout,
-            kinds: architecture.layers(),
+            kinds: architecture.slots(),
             kv_dtype: folder.kv_dtype.dtype(),
             message_ends: Arc::clone(&folder.eos),
             user_opening: Arc::clone(&folder.user_opening),
@@ -145,7 +147,7 @@ impl Loaded {
             _held: held,
         };
         let info = ModelInfo {
-            architecture: config.architecture()?.to_owned(),
+            architecture: models::architecture(&config)?.to_owned(),
             parameters: loaded.weights.parameters(),
             weight_bytes: loaded.weights.memory_bytes(),
             context_tokens: folder.context_tokens,
@@ -162,24 +164,25 @@ impl Loaded {
 
 /// One segment of one sequence. tokens: [1, T]; returns logits [1, 1, vocab] if wanted.
 fn forward(
-    architecture: &dyn Architecture,
+    architecture: &dyn CausalLm,
     cache: &mut SequenceCache,
     tokens: &Array,
     wants_logits: bool,
 ) -> Result<Option<Array>> {
-    let segment = Segment { cache, length: tokens.shape()[1], wants_logits };
-    architecture.forward(tokens, &mut Step::new(vec![segment]))
+    let outputs = i32::from(wants_logits);
+    let segment = Segment { cache, tokens: tokens.shape()[1], outputs };
+    architecture.forward(tokens, Forward::new(vec![segment], Backend::current()))
 }
 
 /// Computes one token: finds what only a run can find, before anyone waits for an answer. Returns
 /// the name of the dtype that came out, and what the layers keep.
 fn try_out(
-    architecture: &dyn Architecture,
+    architecture: &dyn CausalLm,
     weights: &Weights,
     folder: &Folder,
 ) -> Result<(String, Layout), LoadError> {
     let run = || -> Result<(bool, Dtype, Layout)> {
-        let cache = SequenceCache::new(&architecture.layers(), 1);
+        let cache = SequenceCache::new(&architecture.slots(), 1);
         let mut cache = cache.keeping(folder.kv_dtype.dtype());
         let logits = forward(architecture, &mut cache, &token_array(&[0]), true)?;
         let logits = logits.ok_or_else(|| Exception::custom("no logits came out"))?;

@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use crate::error::{LoadError, SubmitError, TokenizeError};
 use crate::limits;
-use crate::models::{ConfigFile, rope_type, text_fields};
+use crate::mlx::rope::rope_type;
+use crate::models::{self, text_fields};
 use crate::runtime::generation::{GenerateRequest, Generation};
 use crate::runtime::handle::{Engine, ModelId};
 use crate::runtime::sampling::SamplingDefaults;
@@ -20,6 +21,7 @@ use crate::text::grammar::{Grammar, GrammarError, Pattern, Vocabulary};
 use crate::text::output::OutputFormat;
 use crate::text::template::{ChatTemplate, parse_object};
 use crate::text::tokenizer::Tokenizer;
+use crate::weights::config::ConfigFile;
 use crate::weights::quantization::{Quantization, QuantizationConfig};
 
 /// A handle to a loaded model. When the last clone is dropped, the engine frees the weights.
@@ -268,7 +270,7 @@ impl Folder {
         })?;
         let text_config = text_fields(&config);
         let file = ConfigFile { path: &config_path, fields: &text_config };
-        file.architecture()?;
+        models::architecture(&file)?;
         let quantization = QuantizationConfig::from_config(&config);
         let quantization = quantization.map_err(|what| file.invalid(what))?;
         let context_tokens = context_tokens(&file)?;
@@ -336,7 +338,7 @@ pub(crate) fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> 
     let scaling = file.rope_scaling();
     let kind = scaling.and_then(rope_type).and_then(Value::as_str);
     let factor = scaling.and_then(|s| s.get("factor")).and_then(Value::as_f64).unwrap_or(1.0);
-    let is_stretched = file.architecture()?.starts_with("gemma3");
+    let is_stretched = models::architecture(file)?.starts_with("gemma3");
     let stretched = match kind.filter(|_| !is_stretched) {
         Some("linear" | "dynamic") => positions as f64 * factor,
         Some("yarn") => {

@@ -121,7 +121,7 @@ fn indexed(text: &[u8]) -> Result<BTreeSet<String>, String> {
     }
     match serde_json::from_slice::<Index>(text) {
         Ok(index) => Ok(index.weight_map.into_values().collect()),
-        Err(error) => Err(format!("it is not an index of shards{}", super::place(&error))),
+        Err(error) => Err(format!("it is not an index of shards{}", json_place(&error))),
     }
 }
 
@@ -154,6 +154,15 @@ pub(super) fn weight_files(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), L
     })?;
     let paths = |names: Vec<String>| names.iter().map(|name| dir.join(name)).collect();
     Ok((paths(chosen.needed), paths(chosen.spare)))
+}
+
+/// Where an error of JSON is, without what stands there: of a file that is none of weights, nothing is
+/// told.
+pub(crate) fn json_place(error: &serde_json::Error) -> String {
+    match error.line() {
+        0 => String::new(),
+        line => format!(" (line {line}, column {})", error.column()),
+    }
 }
 
 #[cfg(test)]
