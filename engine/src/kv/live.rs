@@ -22,7 +22,8 @@ impl Checkpoint {
     /// The state of the caches as they stand.
     pub(crate) fn of(cache: &SequenceCache) -> Self {
         let states = cache.slots.iter().filter_map(|layer| match layer {
-            Slot::State(state) => Some(state.clone()),
+            // A copy that fails leaves what is shared: that costs memory, nothing else.
+            Slot::State(state) => Some(state.detached().unwrap_or_else(|_| state.clone())),
             Slot::Kv(_) => None,
         });
         Self { position: cache.offset as usize, states: states.collect() }

@@ -390,7 +390,7 @@ impl Reuse {
     pub(crate) fn retire(
         &mut self,
         model: Rc<ModelReuse>,
-        cache: SequenceCache,
+        mut cache: SequenceCache,
         mut track: Track,
         prompt_tokens: usize,
     ) -> Result<()> {
@@ -400,6 +400,7 @@ impl Reuse {
         }
         track.stops.clear();
         track.chain.extend(&track.tokens);
+        cache.detach()?;
         self.seal_blocks(&model, &cache, &mut track)?;
         let namespace = *track.chain.namespace();
         self.history.remember(model.asker(&track.salt, &namespace), &track.tokens);

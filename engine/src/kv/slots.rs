@@ -131,18 +131,16 @@ impl StateSlot {
         self.arrays.iter().map(Array::nbytes).sum::<usize>() / self.rows() as usize
     }
 
-    /// Copies the state out of arrays that others share, so that it does not keep theirs in memory.
-    fn detach(&mut self) -> Result<()> {
-        if self.rows() > 1 {
-            let own = self
-                .arrays()?
-                .iter()
-                .map(|array| array.contiguous())
-                .collect::<Result<Vec<_>>>()?;
-            mlx_rs::transforms::eval(&own)?;
-            *self = Self::new(own);
+    /// The state by itself, copied out of arrays that others share, so that it does not keep theirs in
+    /// memory.
+    pub(crate) fn detached(&self) -> Result<Self> {
+        if self.rows() == 1 {
+            return Ok(self.clone());
         }
-        Ok(())
+        let own = self.arrays()?;
+        let own = own.iter().map(|array| array.contiguous()).collect::<Result<Vec<_>>>()?;
+        mlx_rs::transforms::eval(&own)?;
+        Ok(Self::new(own))
     }
 }
 
@@ -186,7 +184,7 @@ impl SequenceCache {
     pub(crate) fn detach(&mut self) -> Result<()> {
         for slot in &mut self.slots {
             if let Slot::State(state) = slot {
-                state.detach()?;
+                *state = state.detached()?;
             }
         }
         Ok(())

@@ -124,27 +124,7 @@ pub(crate) fn raw_bytes(a: &Array) -> Result<&[u8]> {
 
 /// `a[start..stop]` per axis, as a view. `start` and `stop` have one entry per axis of `a`.
 pub(crate) fn slice(a: &Array, start: &[i32], stop: &[i32]) -> Result<Array> {
-    let strides = [1; 8];
-    let dims = a.ndim();
-    check_axes(a, start, stop)?;
-    let stream = Stream::thread_local_or_default();
-    // SAFETY: the three vectors hold `dims` entries each, the handles are alive across the call,
-    // and a handle that MLX filled in is owned by the Array made from it.
-    unsafe {
-        let mut out = mlx_sys::mlx_array_new();
-        let status = mlx_sys::mlx_slice(
-            &raw mut out,
-            a.as_ptr(),
-            start.as_ptr(),
-            dims,
-            stop.as_ptr(),
-            dims,
-            strides.as_ptr(),
-            dims,
-            stream.as_ptr(),
-        );
-        owned(out, status, || format!("slice {start:?}..{stop:?} of {:?}", a.shape()))
-    }
+    slice_or_update(a, None, start, stop)
 }
 
 /// `a` with `a[start..stop]` replaced by `update`. MLX writes in place when nobody else holds `a`'s
@@ -155,26 +135,51 @@ pub(crate) fn slice_update(
     start: &[i32],
     stop: &[i32],
 ) -> Result<Array> {
-    let strides = [1; 8];
-    let dims = a.ndim();
+    slice_or_update(a, Some(update), start, stop)
+}
+
+fn slice_or_update(
+    a: &Array,
+    update: Option<&Array>,
+    start: &[i32],
+    stop: &[i32],
+) -> Result<Array> {
     check_axes(a, start, stop)?;
+    let (dims, strides) = (a.ndim(), [1; 8]);
     let stream = Stream::thread_local_or_default();
-    // SAFETY: as in `slice`.
+    let (a_ptr, stream_ptr) = (a.as_ptr(), stream.as_ptr());
+    let (start_ptr, stop_ptr, strides_ptr) = (start.as_ptr(), stop.as_ptr(), strides.as_ptr());
+    // SAFETY: the three vectors hold `dims` entries each, the handles are alive across the call,
+    // and a handle that MLX filled in is owned by the Array made from it.
     unsafe {
         let mut out = mlx_sys::mlx_array_new();
-        let status = mlx_sys::mlx_slice_update(
-            &raw mut out,
-            a.as_ptr(),
-            update.as_ptr(),
-            start.as_ptr(),
-            dims,
-            stop.as_ptr(),
-            dims,
-            strides.as_ptr(),
-            dims,
-            stream.as_ptr(),
-        );
-        owned(out, status, || format!("slice_update {start:?}..{stop:?} of {:?}", a.shape()))
+        let res = &raw mut out;
+        let status = match update {
+            None => mlx_sys::mlx_slice(
+                res,
+                a_ptr,
+                start_ptr,
+                dims,
+                stop_ptr,
+                dims,
+                strides_ptr,
+                dims,
+                stream_ptr,
+            ),
+            Some(update) => mlx_sys::mlx_slice_update(
+                res,
+                a_ptr,
+                update.as_ptr(),
+                start_ptr,
+                dims,
+                stop_ptr,
+                dims,
+                strides_ptr,
+                dims,
+                stream_ptr,
+            ),
+        };
+        owned(out, status, || format!("slice {start:?}..{stop:?} of {:?}", a.shape()))
     }
 }
 
@@ -349,6 +354,31 @@ pub(crate) fn item_bytes(dtype: Dtype) -> usize {
         Dtype::Uint32 | Dtype::Int32 | Dtype::Float32 => 4,
         Dtype::Uint64 | Dtype::Int64 | Dtype::Float64 | Dtype::Complex64 => 8,
     }
+}
+
+/// The operations that computing these arrays takes, by name, as MLX draws its graph.
+#[cfg(test)]
+pub(crate) fn operations(outputs: &[Array]) -> Vec<String> {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let path = std::ffi::CString::new(file.path().to_str().expect("UTF-8")).expect("no NUL");
+    // SAFETY: the path ends with a NUL; what is made here is freed once, and alive across the calls.
+    unsafe {
+        let out = mlx_sys::fopen(path.as_ptr(), c"w".as_ptr());
+        assert!(!out.is_null());
+        let namer = mlx_sys::mlx_node_namer_new();
+        let arrays = mlx_sys::mlx_vector_array_new();
+        for output in outputs {
+            mlx_sys::mlx_vector_array_append_value(arrays, output.as_ptr());
+        }
+        assert_eq!(mlx_sys::mlx_export_to_dot(out, namer, arrays), 0);
+        mlx_sys::mlx_vector_array_free(arrays);
+        mlx_sys::mlx_node_namer_free(namer);
+        mlx_sys::fclose(out);
+    }
+    let text = std::fs::read_to_string(file.path()).expect("readable");
+    let names = text.lines().filter(|line| line.contains("rectangle"));
+    let name = |line: &str| line.split('"').nth(1).unwrap_or_default().to_owned();
+    names.map(name).collect()
 }
 
 #[cfg(test)]

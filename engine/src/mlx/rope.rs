@@ -138,6 +138,15 @@ impl Rope {
         concatenate(&[multiply(turned, factor)?, rest], 3)
     }
 
+    /// The base of a token beyond the trained length, with dynamic scaling.
+    fn grown_base(&self, position: i32) -> Option<f32> {
+        let dynamic = self.dynamic.filter(|dynamic| position >= dynamic.max_positions)?;
+        let grown = dynamic.factor * (position + 1) as f32 / dynamic.max_positions as f32
+            - (dynamic.factor - 1.0);
+        let dims = self.dims as f32;
+        Some(self.base * grown.powf(dims / (dims - 2.0)))
+    }
+
     /// Tokens up to the trained length share the plain base; each one beyond has its own.
     fn apply_dynamic(&self, x: &Array, offset: i32, dynamic: Dynamic) -> Result<Array> {
         let [batch, heads, length, head_dim] = *x.shape() else {
@@ -150,10 +159,7 @@ impl Rope {
             parts.push(self.rotate(&part(0, plain)?, self.base, offset)?);
         }
         for at in plain..length {
-            let grown = dynamic.factor * (offset + at + 1) as f32 / dynamic.max_positions as f32
-                - (dynamic.factor - 1.0);
-            let dims = self.dims as f32;
-            let base = self.base * grown.powf(dims / (dims - 2.0));
+            let base = self.grown_base(offset + at).unwrap_or(self.base);
             parts.push(self.rotate(&part(at, at + 1)?, base, offset + at)?);
         }
         concatenate(&parts, 2)
@@ -164,19 +170,17 @@ impl Rope {
     /// the fused call must be used: another dtype than float32 (the fused fallback rounds its angles
     /// to the dtype, and parity with it matters more than speed) and neighbour pairs.
     pub(crate) fn table(&self, positions: &[i32], head_dim: i32, dtype: Dtype) -> Option<Table> {
-        let grown = self.dynamic.is_some_and(|dynamic| {
-            positions.iter().any(|&position| position >= dynamic.max_positions)
-        });
-        if self.traditional || dtype != Dtype::Float32 || grown {
+        if self.traditional || dtype != Dtype::Float32 {
             return None;
         }
         let half = (self.dims / 2) as usize;
-        let inverse: Vec<f32> = match &self.freqs {
+        let inverse = |base: f32| -> Vec<f32> {
+            let step = base.ln() / half as f32;
+            (0..half).map(|i| (-(i as f32) * step).exp()).collect()
+        };
+        let plain: Vec<f32> = match &self.freqs {
             Some(freqs) => freqs.as_slice::<f32>().iter().map(|freq| 1.0 / freq).collect(),
-            None => {
-                let step = self.base.ln() / half as f32;
-                (0..half).map(|i| (-(i as f32) * step).exp()).collect()
-            }
+            None => inverse(self.base),
         };
         // Components that are not rotated keep a cosine of 1 and a sine of 0.
         let width = head_dim as usize;
@@ -184,8 +188,9 @@ impl Rope {
         let mut sin = vec![0.0; positions.len() * width];
         let rows = cos.chunks_exact_mut(width).zip(sin.chunks_exact_mut(width));
         for (&position, (cos, sin)) in positions.iter().zip(rows) {
+            let grown = self.grown_base(position).map(inverse);
             let position = position as f32 * self.scale;
-            for (i, inverse) in inverse.iter().enumerate() {
+            for (i, inverse) in grown.as_ref().unwrap_or(&plain).iter().enumerate() {
                 let (s, c) = (position * inverse).sin_cos();
                 let (s, c) = (s * self.magnitude, c * self.magnitude);
                 (cos[i], cos[i + half]) = (c, c);
@@ -373,8 +378,10 @@ mod tests {
             let second = rope.apply(&part(at, 12), 26 + at).unwrap();
             assert_close(&concatenate(&[first, second], 2).unwrap(), &whole);
         }
-        assert!(rope.table(&[31], 16, Dtype::Float32).is_some());
-        assert!(rope.table(&[32], 16, Dtype::Float32).is_none());
+        let table = rope.table(&(26..38).collect::<Vec<_>>(), 16, Dtype::Float32).unwrap();
+        let turned = x.transpose_axes(&[0, 2, 1, 3]).unwrap();
+        let by_table = table.apply(&turned).unwrap().transpose_axes(&[0, 2, 1, 3]);
+        assert_close(&by_table.unwrap(), &whole);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use mlx_rs::Array;
 use serde_json::{Value, json};
 
 use crate::kv::slots::SequenceCache;
+use crate::kv::slots::SlotSpec;
+use crate::mlx::attention::{Masks, Sdpa};
 use crate::mlx::backend::Backend;
 use crate::models::forward::{CausalLm, Forward, Segment, token_array};
 use crate::models::{load, text_fields};
@@ -34,13 +36,17 @@ fn load_folder(dir: &Path) -> Box<dyn CausalLm> {
 
 /// Runs a step; returns one row of logits for each part that wants them.
 fn run(model: &dyn CausalLm, parts: Vec<Part<'_>>) -> Vec<Vec<f32>> {
+    run_on(model, parts, Backend::current())
+}
+
+fn run_on(model: &dyn CausalLm, parts: Vec<Part<'_>>, backend: Backend) -> Vec<Vec<f32>> {
     let tokens: Vec<u32> = parts.iter().flat_map(|(_, tokens, _)| tokens.to_vec()).collect();
     let segments = parts.into_iter().map(|(cache, tokens, wants_logits)| Segment {
         cache,
         tokens: tokens.len() as i32,
         outputs: i32::from(wants_logits),
     });
-    let step = Forward::new(segments.collect(), Backend::current());
+    let step = Forward::new(segments.collect(), backend);
     let logits = model.forward(&token_array(&tokens), step).unwrap();
     let Some(logits) = logits else { return Vec::new() };
     let vocab = logits.shape()[2] as usize;
@@ -196,4 +202,146 @@ fn a_nested_config_lies_over_the_top_and_over_defaults() {
         "num_key_value_heads": 4,
     });
     assert_eq!(Value::Object(text), wanted);
+}
+
+/// The ways of Metal and of the CPU, as far as this machine has them.
+fn backends() -> [Backend; 2] {
+    [Backend::CPU, Backend { kernels: crate::mlx::bridge::metal_is_available(), ..Backend::METAL }]
+}
+
+/// The operations of a step in which `rows` sequences of different lengths decode.
+fn decode_operations(model: &dyn CausalLm, rows: usize, backend: Backend) -> Vec<String> {
+    let mut caches: Vec<SequenceCache> =
+        (0..rows).map(|_| SequenceCache::new(&model.slots(), 1)).collect();
+    for (row, cache) in caches.iter_mut().enumerate() {
+        let tokens: Vec<u32> = (0..70 + 3 * row as u32).map(|i| 10 + i * 37 % 350).collect();
+        run_on(model, vec![(cache, &tokens, false)], backend);
+    }
+    // The second step finds the rows together.
+    for _ in 0..2 {
+        for cache in &caches {
+            mlx_rs::transforms::eval(cache.arrays()).unwrap();
+        }
+        let tokens = vec![20; rows];
+        let segments = caches.iter_mut().map(|cache| Segment { cache, tokens: 1, outputs: 1 });
+        let step = Forward::new(segments.collect(), backend);
+        let logits = model.forward(&token_array(&tokens), step).unwrap().unwrap();
+        let operations = crate::mlx::bridge::operations(std::slice::from_ref(&logits));
+        logits.eval().unwrap();
+        if caches[0].offset == 72 {
+            return operations;
+        }
+    }
+    unreachable!("two steps")
+}
+
+/// How many operations one row's attention takes: it writes its keys and values, and reads all it has.
+fn attention_operations(backend: Backend) -> usize {
+    let (heads, kv_heads, dim) = (4, 2, 16);
+    let noise = |heads: i32, length: i32| {
+        Array::from_iter(
+            (0..heads * length * dim).map(|i| (i as f32).sin()),
+            &[1, heads, length, dim],
+        )
+    };
+    let mut cache = SequenceCache::new(&[SlotSpec::Kv { window: None }], 1);
+    let mut masks = Masks::new(backend);
+    cache.update(0, &noise(kv_heads, 70), &noise(kv_heads, 70)).unwrap();
+    cache.offset = 70;
+    mlx_rs::transforms::eval(cache.arrays()).unwrap();
+    let (q, kv) = (noise(heads, 1), noise(kv_heads, 1));
+    let (keys, values) = cache.update(0, &kv, &kv).unwrap();
+    let sdpa = Sdpa { scale: 0.25, window: None };
+    let y = sdpa.forward(&q, &keys, &values, &mut masks).unwrap();
+    crate::mlx::bridge::operations(&[y]).len()
+}
+
+#[test]
+fn a_decode_step_of_many_rows_has_few_more_operations_than_of_one() {
+    crate::mlx::bridge::init().unwrap();
+    for (name, attention_layers) in [
+        ("llama-bf16", 2),
+        ("qwen3-default-f32", 2),
+        ("qwen3_moe-default-f32", 2),
+        ("qwen3_5-default-f32", 2),
+        ("gemma3_text-default-f32", 4),
+    ] {
+        let model = load_case(name);
+        for backend in backends() {
+            let own = attention_layers * attention_operations(backend);
+            let one = decode_operations(model.as_ref(), 1, backend).len() - own;
+            let eight = decode_operations(model.as_ref(), 8, backend).len() - 8 * own;
+            let what =
+                format!("{name}, {backend:?}: {one} and {eight} operations, attention {own}");
+            assert!(eight as f64 <= 1.3 * one as f64, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_decoding_row_has_the_same_bits_alone_and_beside_others() {
+    crate::mlx::bridge::init().unwrap();
+    for name in [
+        "llama-sliding-f32",
+        "llama-dynamic-f32",
+        "qwen3-default-f32",
+        "qwen3_moe-default-f32",
+        "qwen3_5-default-f32",
+        "qwen3_5_moe-published-f32",
+        "gemma3_text-default-f32",
+    ] {
+        let model = load_case(name);
+        let model = model.as_ref();
+        for backend in backends() {
+            let prefilled = |row: u32| {
+                let mut cache = SequenceCache::new(&model.slots(), 1);
+                let tokens: Vec<u32> = (0..60 + 7 * row).map(|i| 10 + i * 37 % 350).collect();
+                run_on(model, vec![(&mut cache, &tokens, false)], backend);
+                cache
+            };
+            let feed = |row: usize, step: usize| [(15 + 31 * row + 7 * step) as u32 % 350];
+            let mut together: Vec<SequenceCache> = (0..5).map(prefilled).collect();
+            let mut alone: Vec<SequenceCache> = (0..5).map(prefilled).collect();
+            for step in 0..6 {
+                // Rows leave and come back: their states part and join again.
+                let present: Vec<usize> =
+                    (0..5).filter(|row| step < 2 || row % 2 == step % 2).collect();
+                let tokens: Vec<[u32; 1]> = present.iter().map(|&row| feed(row, step)).collect();
+                let caches = together.iter_mut().enumerate();
+                let caches = caches.filter(|(row, _)| present.contains(row));
+                let parts =
+                    caches.zip(&tokens).map(|((_, cache), token)| (cache, &token[..], true));
+                let got = run_on(model, parts.collect(), backend);
+                for ((&row, token), got) in present.iter().zip(&tokens).zip(got) {
+                    let wanted = run_on(model, vec![(&mut alone[row], token, true)], backend);
+                    assert!(got == wanted[0], "{name}, {backend:?}, row {row}, step {step}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_segment_gives_as_many_logits_as_it_asks_for() {
+    crate::mlx::bridge::init().unwrap();
+    let tokens: Vec<u32> = (0..12).map(|i| 10 + i * 37 % 350).collect();
+    for name in ["qwen3-default-f32", "qwen3_5-default-f32"] {
+        let model = load_case(name);
+        let cache = || SequenceCache::new(&model.slots(), 1);
+        let several = |outputs| {
+            let mut cache = cache();
+            let segment = Segment { cache: &mut cache, tokens: 12, outputs };
+            let step = Forward::new(vec![segment], Backend::current());
+            let logits = model.forward(&token_array(&tokens), step).unwrap();
+            logits.map(|logits| logits.contiguous().unwrap())
+        };
+        assert!(several(0).is_none());
+        let logits = several(3).unwrap();
+        let vocab = logits.shape()[2] as usize;
+        assert_eq!(logits.shape()[1], 3);
+        for (row, end) in logits.as_slice::<f32>().chunks(vocab).zip(10..) {
+            let wanted = run(model.as_ref(), vec![(&mut cache(), &tokens[..end], true)]).remove(0);
+            assert_close(row, &wanted, &format!("{name}, {end} tokens"));
+        }
+    }
 }
