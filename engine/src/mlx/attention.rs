@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::f32::consts::LOG2_E;
 
 use mlx_rs::fast::ScaledDotProductAttentionMask as Mask;
-use mlx_rs::ops::{arange, logical_and, matmul};
+use mlx_rs::ops::{arange, logical_and, matmul, softmax_axis};
 use mlx_rs::{Array, Dtype, fast};
 
 use crate::error::Result;
@@ -62,6 +62,45 @@ impl Sdpa {
                 sdpa(q, k, v, self.scale, Some(Mask::Array(&mask)), None)
             }
         }
+    }
+
+    /// Whether decoding rows go through [`Self::decode_row`].
+    pub(crate) fn decodes_unfused(q: &Array, masks: &Masks) -> bool {
+        q.dtype() == Dtype::Float32 && !masks.backend.fused_attention
+    }
+
+    /// Queries of one token each, [D, heads, 1, dim], as [`Self::decode_row`] takes them: scaled,
+    /// [D, kv_heads, heads / kv_heads, dim].
+    pub(crate) fn decode_queries(&self, q: &Array, kv_heads: i32) -> Result<Array> {
+        let [rows, heads, _, dim] = *q.shape() else {
+            return Err(mlx_rs::error::Exception::custom("queries must have four axes"));
+        };
+        let scaled = q.multiply(Array::from_f32(self.scale))?;
+        scaled.reshape(&[rows, kv_heads, heads / kv_heads, dim])
+    }
+
+    /// One token of one row in float32 on the CPU backend, where the number of operations is what little
+    /// work costs. q: [1, kv_heads, shared, dim] of [`Self::decode_queries`]; k, v: [1, kv_heads, S, dim].
+    /// Returns q's shape.
+    pub(crate) fn decode_row(&self, q: &Array, k: &Array, v: &Array) -> Result<Array> {
+        let [batch, heads, held, dim] = *k.shape() else {
+            return Err(mlx_rs::error::Exception::custom("keys must have four axes"));
+        };
+        let (k, v) = match self.window.filter(|&window| window < held) {
+            Some(window) => {
+                let cut = |a| slice(a, &[0, 0, held - window, 0], &[batch, heads, held, dim]);
+                (&cut(k)?, &cut(v)?)
+            }
+            None => (k, v),
+        };
+        let scores = matmul(q, k.swap_axes(-1, -2)?)?; // [1, kv_heads, shared, S]
+        if i64::from(heads * q.shape()[2]) * i64::from(held) <= FEW_SCORES {
+            return matmul(&softmax_axis(&scores, -1, true)?, v);
+        }
+        let scores = scores.multiply(Array::from_f32(LOG2_E))?;
+        let weights = scores.subtract(scores.max_axis(-1, true)?)?;
+        let weights = Array::from_f32(2.0).power(&weights)?;
+        matmul(&weights, v)?.divide(weights.sum_axis(-1, true)?)
     }
 
     /// The same in float32 on the CPU backend, whose exponential takes three times as long as its power,

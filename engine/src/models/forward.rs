@@ -240,21 +240,28 @@ impl<'a> Forward<'a> {
             1 => Ok(vec![x.clone()]),
             rows => split_equal(x, rows, 0),
         };
-        let [q, k, v] = [apart(&qkv[0])?, apart(&qkv[1])?, apart(&qkv[2])?];
+        let [q, k, v] = qkv;
+        let unfused = Sdpa::decodes_unfused(&q, &self.masks);
+        let q = if unfused { sdpa.decode_queries(&q, k.shape()[1])? } else { q };
+        let [q, k, v] = [apart(&q)?, apart(&k)?, apart(&v)?];
         let mut outputs = Vec::with_capacity(self.rows);
         for (row, segment) in self.segments[..self.rows].iter_mut().enumerate() {
             let (keys, values) = segment.cache.update(slot, &k[row], &v[row])?;
             if !self.outputs_only || segment.outputs > 0 {
-                outputs.push(sdpa.forward(&q[row], &keys, &values, &mut self.masks)?);
+                outputs.push(match unfused {
+                    true => sdpa.decode_row(&q[row], &keys, &values)?,
+                    false => sdpa.forward(&q[row], &keys, &values, &mut self.masks)?,
+                });
             }
         }
         let joined = match &outputs[..] {
             [] => return Ok(None),
             [only] => only.clone(),
-            outputs => concatenate(outputs, 0)?, // [R, heads, 1, head_dim]
+            // [R, heads, 1, head_dim], or the same numbers as [R, kv_heads, shared, head_dim].
+            outputs => concatenate(outputs, 0)?,
         };
-        let [rows, heads, _, dim] = *joined.shape() else { return Ok(Some(joined)) };
-        joined.reshape(&[1, rows, heads * dim]).map(Some)
+        let [rows, heads, shared, dim] = *joined.shape() else { return Ok(Some(joined)) };
+        joined.reshape(&[1, rows, heads * shared * dim]).map(Some)
     }
 
     /// Runs a recurrent layer over a slot: once for all rows that decode, once for each other segment.
