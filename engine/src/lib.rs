@@ -19,6 +19,7 @@ mod runtime;
 mod sched;
 mod small_file;
 mod text;
+mod types;
 mod weights;
 
 pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};
@@ -26,19 +27,17 @@ pub use kv::{Cause, Divergence, MissReason, ReuseConfig, ReuseReport};
 pub use mlx::bridge::{metal_is_available as has_metal, version as mlx_version};
 pub use panic_text::panic_text;
 pub use platform::{Severity, StayAwake, end_process, give_back_memory, system_log};
-pub use runtime::generation::{
-    Delta, Event, FinishReason, GenerateRequest, Generation, Mark, Outcome, PhaseReader, RowPhase,
-    Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
-};
-pub use runtime::handle::{
-    ComputeDtype, Engine, EngineConfig, GuardAction, MemoryUse, NoObserver, Observer, Phase,
-    Progress, StepName, StepReport,
-};
+pub use runtime::config::EngineConfig;
+pub use runtime::files::LoadOptions;
+pub use runtime::generation::{Event, GenerateRequest, Generation, Outcome, PhaseReader};
+pub use runtime::handle::Engine;
 pub use runtime::inspect::{ConfigFacts, ModelFacts, inspect, read_config};
-pub use runtime::memory::{MemorySensor, Pressure, SystemSensor};
-pub use runtime::model::{KvDtype, LoadOptions, Model, ModelInfo};
-pub use runtime::reasoning_budget::ThinkingBudget;
+pub use runtime::model::Model;
+pub use runtime::report::{
+    GuardAction, MemoryUse, NoObserver, Observer, Phase, Progress, StepName, StepReport,
+};
 pub use runtime::sampling::{SamplingDefaults, SamplingParams};
+pub use runtime::sensor::{MemorySensor, SystemSensor};
 pub use text::grammar::{
     Grammar, GrammarError, Keyword, Pattern, SCHEMA_FORMATS, SCHEMA_KEYWORDS, Treatment,
 };
@@ -51,5 +50,8 @@ pub use text::template::{ChatInputs, ChatTemplate, EFFORTS, TakenArguments, Take
 pub use text::tokenizer::Tokenizer;
 #[cfg(debug_assertions)]
 pub use text::tokenizer::fuzz as tokenizer_fuzz;
-pub use weights::quantization::Quantization;
+pub use types::{
+    ComputeDtype, Delta, FinishReason, KvDtype, Mark, ModelInfo, Pressure, Quantization, RowPhase,
+    ThinkingBudget, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
+};
 pub use weights::{NoWeightFiles, WeightFiles, choose_weight_files};

@@ -99,7 +99,7 @@ fn a_line_for_the_system_may_hold_anything() {
 mod apple {
     use std::ffi::{c_char, c_int, c_void};
 
-    use crate::runtime::memory::Pressure;
+    use crate::types::Pressure;
 
     /// A power assertion of IOKit.
     #[derive(Debug)]
@@ -225,7 +225,7 @@ mod apple {
 
 #[cfg(not(target_vendor = "apple"))]
 mod linux {
-    use crate::runtime::memory::Pressure;
+    use crate::types::Pressure;
 
     /// Nothing that can be held.
     #[derive(Debug)]

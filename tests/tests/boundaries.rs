@@ -8,6 +8,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
+mod imports;
+
+use imports::{Imports, Module};
+
 /// What speaks HTTP or listens on sockets, which only omlxd and omlxctl's client do.
 const HTTP: [&str; 8] =
     ["hyper", "hyper-util", "http", "http-body-util", "axum", "tower", "reqwest", "ureq"];
@@ -202,5 +206,64 @@ fn the_top_of_the_tree_holds_only_what_it_should() {
         let name = entry.expect("entry").file_name().to_string_lossy().into_owned();
         let expected = TOP_LEVEL.contains(&name.as_str()) || ignored.contains(name.as_str());
         assert!(expected, "{name} does not belong at the top of the tree");
+    }
+}
+
+/// The folders and files at the root of `engine/src`, lowest first: a module knows only what stands
+/// before it.
+const ENGINE_FLOORS: [&str; 13] = [
+    "panic_text",
+    "limits",
+    "error",
+    "small_file",
+    "types",
+    "platform",
+    "text",
+    "sched",
+    "mlx",
+    "weights",
+    "kv",
+    "models",
+    "runtime",
+];
+
+fn imports(package: &str) -> Imports {
+    Imports::read(&root().join(package).join("src"))
+}
+
+fn name(module: &Module) -> String {
+    if module.is_empty() { "lib".to_owned() } else { module.join("::") }
+}
+
+#[test]
+fn no_modules_use_each_other_in_a_circle() {
+    for package in ["engine", "kvstore", "omlxctl", "omlxd"] {
+        let imports = imports(package);
+        assert!(imports.uses.values().map(BTreeSet::len).sum::<usize>() > 20, "{package}");
+        let circles = imports.circles();
+        let mut text = String::new();
+        for circle in &circles {
+            for module in circle {
+                let uses = imports.uses[module].intersection(circle).map(name);
+                let uses = uses.collect::<Vec<_>>().join(", ");
+                text.push_str(&format!("\n{package}: {} uses {uses}", name(module)));
+            }
+            text.push('\n');
+        }
+        assert!(circles.is_empty(), "modules use each other in circles:{text}");
+    }
+}
+
+#[test]
+fn the_engines_folders_know_only_those_below() {
+    let floor = |module: &Module| {
+        let top = module.first().expect("not lib.rs");
+        let at = ENGINE_FLOORS.iter().position(|floor| floor == top);
+        at.unwrap_or_else(|| panic!("{top} needs a place among the engine's floors"))
+    };
+    for (module, uses) in imports("engine").uses {
+        for used in uses.iter().filter(|used| !module.is_empty() && !used.is_empty()) {
+            assert!(floor(used) <= floor(&module), "{} uses {}", name(&module), name(used));
+        }
     }
 }

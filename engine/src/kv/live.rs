@@ -8,7 +8,7 @@ use kvstore::Namespace;
 
 use crate::kv::prefix_cache::{ModelReuse, Track};
 use crate::kv::slots::{SequenceCache, Slot, StateSlot};
-use crate::runtime::handle::ModelId;
+use crate::types::ModelId;
 
 /// The recurrent layers of a sequence at an earlier position.
 #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ use crate::kv::live::{Checkpoint, Donor, LiveSessions, Session};
 use crate::kv::pages::{Extent, Layout, Rebuild};
 use crate::kv::plan::{Needs, Plan, Stock, plan};
 use crate::kv::slots::{SequenceCache, SlotSpec, StateSlot};
-use crate::runtime::handle::ModelId;
+use crate::types::ModelId;
 
 /// A snapshot is worth its bytes when at least this many tokens lie between it and the last one.
 const MIN_SNAPSHOT_GAP: usize = 64;

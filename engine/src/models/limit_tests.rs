@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::error::LoadError;
 use crate::limits;
-use crate::runtime::model::{context_tokens, read_object};
+use crate::runtime::files::{context_tokens, read_object};
 use crate::weights::Weights;
 use crate::weights::config::ConfigFile;
 use crate::weights::quantization::QuantizationConfig;

@@ -13,9 +13,9 @@ use crate::error::LoadError;
 use crate::limits;
 use crate::mlx::bridge::{metal_is_available, slice};
 use crate::models::nn::{GatedMlp, Linear, silu};
+use crate::types::Quantization;
 use crate::weights::Weights;
 use crate::weights::config::ConfigFile;
-use crate::weights::quantization::Quantization;
 
 /// From this many rows on they are sorted by expert, so that each expert's weights are read once.
 const SORT_ROWS: usize = 64;

@@ -7,8 +7,8 @@ use mlx_rs::{Array, fast};
 
 use crate::error::LoadError;
 use crate::mlx::bridge::slice;
+use crate::types::Quantization;
 use crate::weights::Weights;
-use crate::weights::quantization::Quantization;
 
 /// A matrix, plain or packed. Rows are outputs.
 #[derive(Debug)]

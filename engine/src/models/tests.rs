@@ -11,7 +11,7 @@ use crate::mlx::attention::{Masks, Sdpa};
 use crate::mlx::backend::Backend;
 use crate::models::forward::{CausalLm, Forward, Segment, token_array};
 use crate::models::{load, text_fields};
-use crate::runtime::model::Folder;
+use crate::runtime::files::Folder;
 use crate::weights::Weights;
 use omlx_tests::fixtures::Case;
 

@@ -1,20 +1,28 @@
 //! One request and the stream of what it generates.
 
+use crate::runtime::events::PhaseCell;
+use crate::runtime::events::Raw;
+use crate::types::Delta;
+use crate::types::FinishReason;
+use crate::types::Mark;
+use crate::types::RowPhase;
+use crate::types::Timings;
+use crate::types::TokenOutput;
+use crate::types::Usage;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use crate::error::GenerateError;
 use crate::kv::ReuseReport;
-use crate::runtime::reasoning_budget::ThinkingBudget;
 use crate::runtime::sampling::SamplingParams;
 use crate::text::detokenize::{Detokenizer, Piece};
 use crate::text::grammar::Grammar;
 use crate::text::stop::{StopMatcher, Stopped};
 use crate::text::tokenizer::Tokenizer;
+use crate::types::ThinkingBudget;
 
 /// What to generate from.
 #[derive(Debug, Clone, Default)]
@@ -63,65 +71,6 @@ pub enum Event {
     Failed(GenerateError),
 }
 
-/// More of the answer. `text` never ends inside a UTF-8 sequence or inside what may become a stop
-/// string; tokens whose text is still held back come with the delta that releases it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Delta {
-    /// Text to append; may be empty (the first token of an emoji, for one).
-    pub text: String,
-    /// Where in `text` the request's markers stand, in order. None is ever cut in two.
-    pub marks: Vec<Mark>,
-    /// The tokens sampled since the last delta.
-    pub tokens: Vec<TokenOutput>,
-}
-
-/// A token of `GenerateRequest::markers` in a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// Its first byte.
-    pub start: usize,
-    /// After its last byte.
-    pub end: usize,
-    /// The token.
-    pub id: u32,
-}
-
-/// One sampled token.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenOutput {
-    /// Its id.
-    pub id: u32,
-    /// Present when the request asked for log probabilities.
-    pub logprobs: Option<TokenLogprobs>,
-}
-
-/// Natural log probabilities from the unmodified logits (before penalties, bias and temperature).
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenLogprobs {
-    /// Of the sampled token.
-    pub chosen: f32,
-    /// The likeliest tokens, likeliest first.
-    pub top: Vec<TokenLogprob>,
-}
-
-/// A token and its natural log probability.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenLogprob {
-    /// Token id.
-    pub id: u32,
-    /// Natural log probability.
-    pub logprob: f32,
-}
-
-/// Why an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinishReason {
-    /// An end-of-sequence token or a stop string.
-    Stop,
-    /// `max_tokens` or the end of the context.
-    Length,
-}
-
 /// How a finished request ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
@@ -135,61 +84,6 @@ pub struct Outcome {
     pub timings: Timings,
 }
 
-/// Token counts of one request.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Tokens in the prompt.
-    pub prompt_tokens: usize,
-    /// Tokens generated, the end-of-sequence token included.
-    pub completion_tokens: usize,
-    /// Prompt tokens whose KV came from unified memory.
-    pub cached_tokens_ram: usize,
-    /// Prompt tokens whose KV came from SSD.
-    pub cached_tokens_ssd: usize,
-}
-
-/// Where the time of one request went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Timings {
-    /// Submitted to first scheduled.
-    pub queue: Duration,
-    /// KV restored from the cache.
-    pub restore: Duration,
-    /// First scheduled to the first token sampled.
-    pub prefill: Duration,
-    /// First token to last.
-    pub decode: Duration,
-}
-
-/// How far a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowPhase {
-    /// It waits for its turn.
-    Queued,
-    /// Its prompt is being computed.
-    Prefill,
-    /// Its answer is being generated.
-    Decode,
-}
-
-/// A request's phase, set by the engine thread and read by others.
-#[derive(Debug, Default)]
-pub(crate) struct PhaseCell(AtomicU8);
-
-impl PhaseCell {
-    pub(crate) fn set(&self, phase: RowPhase) {
-        self.0.store(phase as u8, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> RowPhase {
-        match self.0.load(Ordering::Relaxed) {
-            0 => RowPhase::Queued,
-            1 => RowPhase::Prefill,
-            _ => RowPhase::Decode,
-        }
-    }
-}
-
 /// Reads a request's phase for as long as somebody wants to, wherever its generation is.
 #[derive(Debug, Clone)]
 pub struct PhaseReader(Arc<PhaseCell>);
@@ -199,16 +93,6 @@ impl PhaseReader {
     pub fn get(&self) -> RowPhase {
         self.0.get()
     }
-}
-
-/// What the engine thread sends for one request.
-#[derive(Debug)]
-pub(crate) enum Raw {
-    /// The prompt is computed; the first token follows.
-    Started(Usage, Timings, Box<ReuseReport>),
-    Token(TokenOutput),
-    Done(FinishReason),
-    Failed(GenerateError),
 }
 
 /// The receiving end of a request. Dropping it cancels the request: its row leaves the batch at the

@@ -8,12 +8,13 @@ use serde_json::{Map, Value};
 use crate::error::LoadError;
 use crate::mlx::bridge;
 use crate::models::{self, text_fields};
-use crate::runtime::handle::ComputeDtype;
-use crate::runtime::model::{context_tokens, read_object};
+use crate::runtime::files::{context_tokens, read_object};
 use crate::text::template::parse_object;
+use crate::types::ComputeDtype;
+use crate::types::Quantization;
 use crate::weights::Weights;
 use crate::weights::config::ConfigFile;
-use crate::weights::quantization::{Quantization, QuantizationConfig};
+use crate::weights::quantization::QuantizationConfig;
 use crate::weights::text_model;
 
 /// What a config.json says.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
-use tokio::sync::oneshot;
 
 use crate::error::{LoadError, Result};
 use crate::kv::slots::SequenceCache;
@@ -14,10 +13,12 @@ use crate::kv::{Layout, ModelReuse};
 use crate::mlx::backend::Backend;
 use crate::models;
 use crate::models::forward::{CausalLm, Forward, Segment, token_array};
-use crate::runtime::handle::{ComputeDtype, ModelId};
+use crate::runtime::command::Held;
+use crate::runtime::files::Folder;
 use crate::runtime::inspect::{stored_dtype, widened};
-use crate::runtime::model::{Folder, ModelInfo};
 use crate::sched::KvCost;
+use crate::types::ModelInfo;
+use crate::types::{ComputeDtype, ModelId};
 use crate::weights::Weights;
 use crate::weights::text_model;
 
@@ -34,20 +35,6 @@ pub(crate) struct Loaded {
     // Dropped after the weights, in this order.
     _clear: ClearCache,
     _held: Held,
-}
-
-/// Weights are in memory for as long as this is: whoever has the other end learns when they are gone.
-#[derive(Debug)]
-pub(crate) struct Held {
-    _end: oneshot::Sender<()>,
-}
-
-impl Held {
-    /// And the end that completes when the weights are gone.
-    pub(crate) fn new() -> (Self, oneshot::Receiver<()>) {
-        let (held, gone) = oneshot::channel();
-        (Self { _end: held }, gone)
-    }
 }
 
 /// Gives memory that MLX keeps for reuse back to the system when it is dropped.

@@ -1,6 +1,8 @@
 //! The engine's memory: one budget for weights, KV in flight, caches kept for later, MLX's own cache
 //! and what a step needs for its time.
 
+use crate::runtime::sensor::MemorySensor;
+use crate::types::Pressure;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 use kvstore::Store;
 
 use crate::mlx::bridge;
-use crate::runtime::handle::EngineConfig;
+use crate::runtime::config::EngineConfig;
 use crate::runtime::loaded::Loaded;
 use crate::sched::Memory;
 use crate::text::tokenizer;
@@ -21,55 +23,6 @@ const CRITICAL_DIVISOR: u64 = 8;
 const BESIDE_BUDGET: u64 = 512 << 20;
 /// Memory is no longer short when this part of the budget is free.
 const RELAXED_DIVISOR: u64 = 8;
-
-/// How the system's memory does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Pressure {
-    /// There is enough.
-    #[default]
-    Normal,
-    /// It runs short: use no more than now.
-    Warning,
-    /// It is out: give back.
-    Critical,
-}
-
-impl Pressure {
-    /// The word for logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-}
-
-/// Says how the system's memory does. Asked about once a second on the engine thread: must be quick.
-pub trait MemorySensor: Send + Sync {
-    /// The pressure now.
-    fn pressure(&self) -> Pressure;
-
-    /// Memory that the process holds and the system cannot take back by itself, in bytes; `None`
-    /// where that is not known.
-    fn footprint(&self) -> Option<u64> {
-        None
-    }
-}
-
-/// Asks the operating system.
-#[derive(Debug, Clone, Copy)]
-pub struct SystemSensor;
-
-impl MemorySensor for SystemSensor {
-    fn pressure(&self) -> Pressure {
-        crate::platform::memory_pressure()
-    }
-
-    fn footprint(&self) -> Option<u64> {
-        crate::platform::footprint()
-    }
-}
 
 /// Who uses what of the budget.
 #[derive(Debug)]

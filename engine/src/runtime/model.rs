@@ -1,28 +1,21 @@
 //! A loaded model, seen from outside the engine thread.
 
-use std::path::{Path, PathBuf};
+use crate::runtime::files::Folder;
+use crate::types::ModelInfo;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
-use mlx_rs::Dtype;
-use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use crate::error::{LoadError, SubmitError, TokenizeError};
-use crate::limits;
-use crate::mlx::rope::rope_type;
-use crate::models::{self, text_fields};
+use crate::error::{SubmitError, TokenizeError};
 use crate::runtime::generation::{GenerateRequest, Generation};
-use crate::runtime::handle::{Engine, ModelId};
+use crate::runtime::link::EngineLink;
 use crate::runtime::sampling::SamplingDefaults;
 use crate::sched::KvCost;
-use crate::small_file;
 use crate::text::grammar::{Grammar, GrammarError, Pattern, Vocabulary};
 use crate::text::output::OutputFormat;
-use crate::text::template::{ChatTemplate, parse_object};
+use crate::text::template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
-use crate::weights::config::ConfigFile;
-use crate::weights::quantization::{Quantization, QuantizationConfig};
+use crate::types::ModelId;
 
 /// A handle to a loaded model. When the last clone is dropped, the engine frees the weights.
 #[derive(Debug, Clone)]
@@ -32,7 +25,7 @@ pub struct Model {
 
 #[derive(Debug)]
 struct Inner {
-    engine: Engine,
+    link: Arc<EngineLink>,
     id: ModelId,
     name: String,
     info: ModelInfo,
@@ -43,72 +36,9 @@ struct Inner {
     vocabulary: OnceLock<Result<Vocabulary, GrammarError>>,
 }
 
-/// One's own settings of a model, over those of its folder.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct LoadOptions {
-    /// Most tokens of a prompt and its answer together, when fewer than the model has.
-    pub context_tokens: Option<usize>,
-    /// What stands here wins over generation_config.json.
-    pub sampling: SamplingDefaults,
-    /// Variables of the chat template; those of a request win.
-    pub template_kwargs: Map<String, Value>,
-    /// What keys and values are kept in.
-    pub kv_dtype: KvDtype,
-}
-
-/// What a model's keys and values are kept in, in memory and on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KvDtype {
-    /// The type that they are computed in.
-    #[default]
-    Computed,
-    /// 16 bits, 11 of them precise; beyond 65504 there is nothing.
-    Float16,
-    /// 16 bits, 8 of them precise.
-    Bfloat16,
-    /// 32 bits.
-    Float32,
-}
-
-impl KvDtype {
-    pub(crate) fn dtype(self) -> Option<Dtype> {
-        match self {
-            KvDtype::Computed => None,
-            KvDtype::Float16 => Some(Dtype::Float16),
-            KvDtype::Bfloat16 => Some(Dtype::Bfloat16),
-            KvDtype::Float32 => Some(Dtype::Float32),
-        }
-    }
-}
-
-/// What a model is and needs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelInfo {
-    /// `model_type` of config.json.
-    pub architecture: String,
-    /// Weights counted one by one, packed ones as what they unpack to.
-    pub parameters: u64,
-    /// Bytes of the weights in memory.
-    pub weight_bytes: u64,
-    /// The most tokens of a prompt and its answer together.
-    pub context_tokens: usize,
-    /// Token ids run from 0 to this, exclusive.
-    pub vocab_tokens: usize,
-    /// The model-wide packing, when there is one.
-    pub quantization: Option<Quantization>,
-    /// What the layers compute in, such as `float32`.
-    pub dtype: String,
-    /// What keys and values are kept in.
-    pub kv_dtype: String,
-    /// Hex digest over the config and the weight files' headers and sizes.
-    pub digest: String,
-    /// How long loading took.
-    pub load_time: Duration,
-}
-
 impl Model {
     pub(crate) fn new(
-        engine: Engine,
+        link: Arc<EngineLink>,
         id: ModelId,
         name: String,
         (info, cost): (ModelInfo, KvCost),
@@ -117,7 +47,7 @@ impl Model {
     ) -> Self {
         let gone = Mutex::new(Some(gone));
         let vocabulary = OnceLock::new();
-        let inner = Inner { engine, id, name, info, cost, folder, gone, vocabulary };
+        let inner = Inner { link, id, name, info, cost, folder, gone, vocabulary };
         Self { inner: Arc::new(inner) }
     }
 
@@ -168,7 +98,7 @@ impl Model {
     /// Tokens that a prompt and its answer may have together: the model's limit, or fewer where the
     /// memory budget holds no more beside the weights.
     pub fn context_tokens(&self) -> usize {
-        let room = self.inner.engine.room_beside(self.inner.info.weight_bytes);
+        let room = self.inner.link.room_beside(self.inner.info.weight_bytes);
         let fits = room.map_or(usize::MAX, |room| self.inner.cost.tokens_in(room));
         self.inner.info.context_tokens.min(fits)
     }
@@ -228,207 +158,12 @@ impl Model {
         let mut request = request;
         request.max_tokens = request.max_tokens.min(context_tokens - prompt_tokens).max(1);
         let Folder { tokenizer, eos, .. } = &self.inner.folder;
-        self.inner.engine.submit(self.inner.id, request, tokenizer.clone(), eos.clone())
+        self.inner.link.submit(self.inner.id, request, tokenizer.clone(), eos.clone())
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.engine.unload(self.id);
-    }
-}
-
-/// The files of a model folder that need no MLX, read and checked.
-#[derive(Debug)]
-pub(crate) struct Folder {
-    pub(crate) dir: PathBuf,
-    pub(crate) config_path: PathBuf,
-    pub(crate) config: Map<String, Value>,
-    /// What of it describes the text model.
-    text_config: Map<String, Value>,
-    pub(crate) quantization: QuantizationConfig,
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) chat_template: Option<ChatTemplate>,
-    pub(crate) output_format: OutputFormat,
-    pub(crate) sampling: SamplingDefaults,
-    pub(crate) kv_dtype: KvDtype,
-    /// Every token that ends an answer.
-    pub(crate) eos: Arc<[u32]>,
-    /// Tokens that a user's message begins with; empty when that is not known.
-    pub(crate) user_opening: Arc<[u32]>,
-    pub(crate) context_tokens: usize,
-    pub(crate) vocab_tokens: usize,
-}
-
-impl Folder {
-    /// Reads everything but the weights.
-    pub(crate) fn read(dir: &Path) -> Result<Self, LoadError> {
-        let config_path = dir.join("config.json");
-        let config = read_object(&config_path)?.ok_or(LoadError::Missing {
-            path: config_path.clone(),
-            hint: "a model folder holds config.json beside its weights",
-        })?;
-        let text_config = text_fields(&config);
-        let file = ConfigFile { path: &config_path, fields: &text_config };
-        models::architecture(&file)?;
-        let quantization = QuantizationConfig::from_config(&config);
-        let quantization = quantization.map_err(|what| file.invalid(what))?;
-        let context_tokens = context_tokens(&file)?;
-        let vocab_tokens = text_config
-            .get("vocab_size")
-            .and_then(Value::as_u64)
-            .filter(|&vocab| (1..=limits::CONFIG_SIZE as u64).contains(&vocab))
-            .ok_or_else(|| {
-                let most = limits::CONFIG_SIZE;
-                file.invalid(format!("\"vocab_size\" is not a number from 1 to {most}"))
-            })?;
-        let vocab_tokens = vocab_tokens as usize;
-        let generation = read_object(&dir.join("generation_config.json"))?.unwrap_or_default();
-        let tokenizer = Tokenizer::load(dir)?;
-        let eos = eos_tokens([&config, &text_config], &generation, dir, &tokenizer, vocab_tokens)?;
-        let chat_template = ChatTemplate::load(dir)?;
-        let user_opening = chat_template.as_ref().and_then(ChatTemplate::user_opening);
-        let user_opening = user_opening.map(|text| user_tokens(&text, &eos, &tokenizer));
-        Ok(Self {
-            dir: dir.to_owned(),
-            quantization,
-            output_format: OutputFormat::detect(chat_template.as_ref(), &tokenizer),
-            chat_template,
-            sampling: sampling_defaults(&generation),
-            kv_dtype: KvDtype::default(),
-            eos,
-            user_opening: user_opening.unwrap_or_default(),
-            context_tokens,
-            vocab_tokens,
-            tokenizer,
-            config_path,
-            config,
-            text_config,
-        })
-    }
-
-    /// With one's own settings over the folder's.
-    pub(crate) fn with(mut self, options: LoadOptions) -> Self {
-        let LoadOptions { context_tokens, sampling, template_kwargs, kv_dtype } = options;
-        self.kv_dtype = kv_dtype;
-        if let Some(limit) = context_tokens {
-            self.context_tokens = self.context_tokens.min(limit.max(2));
-        }
-        self.sampling = sampling.over(&self.sampling);
-        self.chat_template = self.chat_template.map(|own| own.with_defaults(template_kwargs));
-        self
-    }
-
-    /// The config as the model families take it.
-    pub(crate) fn config_file(&self) -> ConfigFile<'_> {
-        ConfigFile { path: &self.config_path, fields: &self.text_config }
-    }
-}
-
-pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, LoadError> {
-    let text = small_file::read_text(path, limits::CONFIG_BYTES)?;
-    text.map(|text| parse_object(path, &text)).transpose()
-}
-
-/// `max_position_embeddings`, stretched by a rope scaling that the number does not include yet: all
-/// but llama3, and any of Gemma 3's, whose configs state the stretched length.
-pub(crate) fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> {
-    let number = |fields: &Map<String, Value>, key| fields.get(key).and_then(Value::as_u64);
-    let positions = number(file.fields, "max_position_embeddings").unwrap_or(2048);
-    let scaling = file.rope_scaling();
-    let kind = scaling.and_then(rope_type).and_then(Value::as_str);
-    let factor = scaling.and_then(|s| s.get("factor")).and_then(Value::as_f64).unwrap_or(1.0);
-    let is_stretched = models::architecture(file)?.starts_with("gemma3");
-    let stretched = match kind.filter(|_| !is_stretched) {
-        Some("linear" | "dynamic") => positions as f64 * factor,
-        Some("yarn") => {
-            let trained = scaling.and_then(|s| number(s, "original_max_position_embeddings"));
-            (trained.unwrap_or(positions) as f64 * factor).max(positions as f64)
-        }
-        _ => positions as f64,
-    };
-    if !(2.0..=limits::CONTEXT_TOKENS as f64).contains(&stretched) {
-        let what = format!("\"max_position_embeddings\" comes to {stretched} tokens");
-        return Err(file.invalid(what));
-    }
-    Ok(stretched as usize)
-}
-
-/// Every token that ends an answer: what generation_config.json names, else config.json, and what
-/// tokenizer_config.json names. What config.json names beside generation_config.json ends an answer only
-/// where it is no ordinary text: class defaults such as 2 stand in configs whose vocabulary has a word
-/// there.
-fn eos_tokens(
-    configs: [&Map<String, Value>; 2],
-    generation: &Map<String, Value>,
-    dir: &Path,
-    tokenizer: &Tokenizer,
-    vocab: usize,
-) -> Result<Arc<[u32]>, LoadError> {
-    let named = |file: &Map<String, Value>| -> Vec<u32> {
-        let Some(value) = file.get("eos_token_id") else { return Vec::new() };
-        let many = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        many.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
-    };
-    let mut ids = named(generation);
-    let wins = !ids.is_empty();
-    let older = configs.into_iter().flat_map(named);
-    ids.extend(older.filter(|id| !wins || tokenizer.is_added(*id)));
-    let tokenizer_config = read_object(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-    let named = tokenizer_config.get("eos_token");
-    let content = named.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
-    ids.extend(content.and_then(|content| tokenizer.token_id(content)));
-    ids.retain(|&id| (id as usize) < vocab);
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids.into())
-}
-
-/// The tokens of what a user's message begins with, from the first token of its own on: what ends the
-/// message before is not part of it.
-fn user_tokens(opening: &str, eos: &[u32], tokenizer: &Tokenizer) -> Arc<[u32]> {
-    let tokens = tokenizer.encode(opening, false).unwrap_or_default();
-    let before = tokens.split_last().map_or(&[][..], |(_, before)| before);
-    let end = before.iter().rposition(|id| eos.contains(id)).map_or(0, |at| at + 1);
-    let mut own = tokens[end..].iter();
-    own.position(|id| tokenizer.is_added(*id)).map_or(&[][..], |at| &tokens[end + at..]).into()
-}
-
-fn sampling_defaults(generation: &Map<String, Value>) -> SamplingDefaults {
-    let number = |key: &str| generation.get(key).and_then(Value::as_f64).map(|n| n as f32);
-    let within = |n: Option<f32>, low: f32, high: f32| n.filter(|n| (low..=high).contains(n));
-    let greedy = generation.get("do_sample") == Some(&Value::Bool(false));
-    SamplingDefaults {
-        temperature: match greedy {
-            true => Some(0.0),
-            false => within(number("temperature"), 0.0, 100.0),
-        },
-        top_p: within(number("top_p"), 0.0, 1.0),
-        top_k: generation.get("top_k").and_then(Value::as_u64).map(|k| k as usize),
-        min_p: within(number("min_p"), 0.0, 1.0),
-        repetition_penalty: within(number("repetition_penalty"), 0.01, 100.0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_users_message_begins_behind_the_end_of_the_one_before() {
-        let tokenizer = include_bytes!("../../../tests/fixtures/tokenizer.json");
-        let tokenizer = Tokenizer::from_json(tokenizer).unwrap();
-        let (start, end) = (tokenizer.token_id("<|im_start|>"), tokenizer.token_id("<|im_end|>"));
-        let (start, end) = (start.unwrap(), end.unwrap());
-        let own = tokenizer.encode("<|im_start|>user", false).unwrap();
-        for text in ["<|im_start|>user", "<|im_end|>\n<|im_start|>user", "s>\n<|im_start|>user"] {
-            assert_eq!(*user_tokens(text, &[end], &tokenizer), own, "{text:?}");
-        }
-        // A token that ends an answer because it begins what follows.
-        assert_eq!(*user_tokens("<|im_start|>", &[start], &tokenizer), [start]);
-        assert!(
-            user_tokens("User:", &[end], &tokenizer).is_empty(),
-            "nothing is sure to stay whole"
-        );
+        self.link.unload(self.id);
     }
 }

@@ -1,17 +1,6 @@
 //! How long a model thinks: after so many tokens its next one is the end of its thoughts.
 
-/// What a request allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ThinkingBudget {
-    /// Most tokens of thoughts; markers do not count.
-    pub tokens: usize,
-    /// Whether the answer begins in thoughts, which the prompt opened.
-    pub is_open: bool,
-    /// The token that opens thoughts.
-    pub open: Option<u32>,
-    /// The token that ends them.
-    pub close: u32,
-}
+use crate::types::ThinkingBudget;
 
 /// What is left of it.
 #[derive(Debug)]

@@ -9,14 +9,15 @@ use tokio::sync::mpsc;
 use crate::error::{GenerateError, Result};
 use crate::kv::slots::SequenceCache;
 use crate::kv::{Begun, ReuseReport, Track};
-use crate::runtime::generation::{
-    FinishReason, Raw, RowPhase, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
-};
+use crate::runtime::command::Job;
+use crate::runtime::events::Raw;
 use crate::runtime::loaded::Loaded;
 use crate::runtime::reasoning_budget::Thoughts;
 use crate::runtime::sampling::{LazyLogprobs, Sampler};
-use crate::runtime::worker::Job;
 use crate::text::grammar::Held;
+use crate::types::{
+    FinishReason, RowPhase, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
+};
 
 /// A request that waits or runs.
 #[derive(Debug)]

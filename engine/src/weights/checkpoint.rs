@@ -18,8 +18,9 @@ use crate::error::LoadError;
 use crate::limits;
 use crate::mlx::bridge::{PageBuffer, item_bytes};
 use crate::small_file;
+use crate::types::Quantization;
 use crate::weights::files::{json_place, weight_files};
-use crate::weights::quantization::{Quantization, QuantizationConfig};
+use crate::weights::quantization::QuantizationConfig;
 
 /// The checked headers of a model folder, and where each tensor's bytes lie.
 #[derive(Debug)]

@@ -1,19 +1,10 @@
 //! MLX's affine quantization as mlx-lm writes it into config.json: a default, and per-layer
 //! overrides by the layer's path (`false` keeps that layer unquantized).
 
+use crate::types::Quantization;
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
-
-/// How one matrix is packed: `bits` per weight, one scale and bias for each `group_size` weights of
-/// a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Quantization {
-    /// 2, 3, 4, 5, 6 or 8.
-    pub bits: i32,
-    /// 32, 64 or 128.
-    pub group_size: i32,
-}
 
 /// The bits and group sizes that there are.
 const BITS: [i64; 6] = [2, 3, 4, 5, 6, 8];
@@ -23,21 +14,6 @@ const GROUP_SIZES: [i64; 3] = [32, 64, 128];
 /// agree: alone, and within a multimodal model as published and as mlx-lm converts it.
 const ROOTS: [&str; 5] =
     ["language_model.model.", "model.language_model.", "language_model.", "model.", ""];
-
-impl Quantization {
-    /// `None` when there is no such packing.
-    pub(crate) fn of(bits: usize, group_size: usize) -> Option<Self> {
-        let (bits, group_size) = (bits as i64, group_size as i64);
-        let is_one = BITS.contains(&bits) && GROUP_SIZES.contains(&group_size);
-        is_one.then_some(Self { bits: bits as i32, group_size: group_size as i32 })
-    }
-}
-
-impl std::fmt::Display for Quantization {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-bit, groups of {}", self.bits, self.group_size)
-    }
-}
 
 /// The `quantization` object of a config.json.
 #[derive(Debug, Default, Clone)]
@@ -111,6 +87,15 @@ fn entry(field: &str, object: &Map<String, Value>) -> Result<Quantization, Strin
         bits: number("bits", &BITS, 4)?,
         group_size: number("group_size", &GROUP_SIZES, 64)?,
     })
+}
+
+impl Quantization {
+    /// `None` when there is no such packing.
+    pub(crate) fn of(bits: usize, group_size: usize) -> Option<Self> {
+        let (bits, group_size) = (bits as i64, group_size as i64);
+        let is_one = BITS.contains(&bits) && GROUP_SIZES.contains(&group_size);
+        is_one.then_some(Self { bits: bits as i32, group_size: group_size as i32 })
+    }
 }
 
 #[cfg(test)]

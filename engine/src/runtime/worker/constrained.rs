@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::{BLOCKED_POLL, Worker};
 use crate::error::GenerateError;
-use crate::runtime::generation::FinishReason;
 use crate::sched::RowId;
 use crate::text::grammar::{Held, Moved};
+use crate::types::FinishReason;
 
 /// How long rows that could go on wait for a row's mask, so that all of them share a step.
 const PATIENCE: Duration = Duration::from_millis(1);

@@ -10,6 +10,9 @@ mod supervision;
 #[cfg(test)]
 mod tests;
 
+use crate::runtime::command::Command;
+use crate::runtime::command::Job;
+use crate::runtime::command::LoadReply;
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -18,22 +21,26 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
 
-use crate::error::{GenerateError, LoadError, Result};
+use crate::error::{GenerateError, LoadError};
 use crate::kv::{Donor, Reuse};
 use crate::mlx::bridge;
 use crate::panic_text;
 use crate::runtime::batch::Built;
-use crate::runtime::generation::{FinishReason, GenerateRequest, PhaseCell, Raw, RowPhase};
-use crate::runtime::handle::{EngineConfig, GuardAction, ModelId, Place, Status};
-use crate::runtime::loaded::{ClearCache, Held, Loaded, Room};
-use crate::runtime::memory::{Account, Pressure};
-use crate::runtime::model::{Folder, ModelInfo};
+use crate::runtime::command::Held;
+use crate::runtime::config::EngineConfig;
+use crate::runtime::files::Folder;
+use crate::runtime::loaded::{ClearCache, Loaded, Room};
+use crate::runtime::memory::Account;
 use crate::runtime::reasoning_budget::Thoughts;
+use crate::runtime::report::GuardAction;
 use crate::runtime::row::{Leaving, Row, Sequence};
-use crate::sched::{Asking, Decision, KvCost, Limits, RowId, Scheduler};
-use crate::text::grammar::{Constraint, Held as HeldConstraint, Masks};
+use crate::runtime::status::Status;
+use crate::sched::{Asking, Decision, Limits, RowId, Scheduler};
+use crate::text::grammar::{Held as HeldConstraint, Masks};
+use crate::types::ModelId;
+use crate::types::Pressure;
+use crate::types::{FinishReason, RowPhase};
 use admission::{CommonPrefixes, Tenants};
 pub(crate) use supervision::supervise;
 
@@ -49,33 +56,6 @@ const IDLE_POLL: Duration = Duration::from_secs(1);
 const MAX_FALLS: u32 = 3;
 /// The longest pause that a duty cycle makes after one step.
 const MAX_REST: Duration = Duration::from_secs(1);
-
-/// What other threads ask of this one.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Load { id: ModelId, name: String, folder: Arc<Folder>, held: Held, reply: LoadReply },
-    Submit(Box<Job>),
-    Unload(ModelId),
-    ClearLive,
-    Wake,
-}
-
-type LoadReply = oneshot::Sender<Result<(Arc<Folder>, ModelInfo, KvCost), LoadError>>;
-
-/// A request on its way.
-#[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) model: ModelId,
-    pub(crate) request: GenerateRequest,
-    /// What its answer is held to, until the row takes it.
-    pub(crate) constraint: Option<Box<Constraint>>,
-    pub(crate) events: mpsc::Sender<Raw>,
-    /// The place in the channel that is kept for how the request ends.
-    pub(crate) last: mpsc::OwnedPermit<Raw>,
-    pub(crate) phase: Arc<PhaseCell>,
-    pub(crate) submitted: Instant,
-    pub(crate) place: Place,
-}
 
 /// The thread's state.
 #[derive(Debug)]
@@ -572,16 +552,6 @@ impl Worker {
         let asking = self.asking(&row, solo);
         self.rows.insert(id, row);
         self.scheduler.arrive(id, asking);
-    }
-}
-
-impl Job {
-    /// Ends the request with an error.
-    pub(crate) fn fail(self: Box<Self>, error: GenerateError) {
-        let Self { last, place, .. } = *self;
-        // Who reads the error may ask again at once.
-        drop(place);
-        last.send(Raw::Failed(error));
     }
 }
 

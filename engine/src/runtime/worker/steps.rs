@@ -9,9 +9,11 @@ use super::{MAX_FALLS, MAX_REST, UnderWay, WAITED, Worker, guarded};
 use crate::error::{GenerateError, Result};
 use crate::panic_text;
 use crate::runtime::batch::{Built, Part, build};
-use crate::runtime::handle::{CurrentStep, ModelId, Phase, StepReport};
+use crate::runtime::report::{Phase, StepReport};
 use crate::runtime::row::{Row, Sequence, read_logprobs};
+use crate::runtime::status::CurrentStep;
 use crate::sched::{RowId, StepCost, StepPlan};
+use crate::types::ModelId;
 
 impl Worker {
     /// Computes a step, and sends what the one before it brought.

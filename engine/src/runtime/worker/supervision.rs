@@ -2,10 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Command, Worker, guarded};
+use super::{Worker, guarded};
 use crate::error::GenerateError;
 use crate::panic_text;
-use crate::runtime::handle::Status;
+use crate::runtime::command::Command;
+use crate::runtime::status::Status;
 
 /// The life of the thread. A panic outside of what is guarded ends it: `status` then says why, before
 /// those who wait are told.

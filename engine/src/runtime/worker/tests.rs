@@ -6,12 +6,15 @@ use omlx_tests::fixtures::Case;
 
 use crate::error::{GenerateError, SubmitError};
 use crate::runtime::batch::faults::{FAIL, PANIC};
+use crate::runtime::config::EngineConfig;
 use crate::runtime::generation::{Event, GenerateRequest, Generation};
-use crate::runtime::handle::{ComputeDtype, Engine, EngineConfig, Observer, StepReport};
+use crate::runtime::handle::Engine;
 use crate::runtime::model::Model;
+use crate::runtime::report::{Observer, StepReport};
 use crate::runtime::sampling::{Sampler, SamplingParams, sample};
 use crate::sched::{Asking, Decision, KvCost, Limits, Memory, Scheduler, StepCost};
 use crate::text::grammar::{Pattern, faults as masks};
+use crate::types::ComputeDtype;
 
 fn request(prompt: Vec<u32>, max_tokens: usize) -> GenerateRequest {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };

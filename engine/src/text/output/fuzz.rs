@@ -5,8 +5,8 @@
 use serde_json::{Value, json};
 
 use super::{OutputFormat, OutputParser, Part};
-use crate::runtime::generation::{Delta, FinishReason, Mark};
 use crate::text::tokenizer::Tokenizer;
+use crate::types::{Delta, FinishReason, Mark};
 
 /// What tells a format: words of the template, tokens of the vocabulary.
 type Family = (&'static str, &'static [&'static str]);

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::runtime::generation::Mark;
 use crate::text::stop::overlap;
 use crate::text::tokenizer::Tokenizer;
+use crate::types::Mark;
 
 /// A text with a meaning, such as `<tool_call>`.
 ///

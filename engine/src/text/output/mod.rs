@@ -48,8 +48,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::limits::CALLS_TRIED_IN_THOUGHTS;
-use crate::runtime::generation::{Delta, FinishReason};
-use crate::runtime::reasoning_budget::ThinkingBudget;
+use crate::types::ThinkingBudget;
+use crate::types::{Delta, FinishReason};
 use emit::Emitter;
 pub use forced::{Call, Expected};
 use format::{CallFormat, Thinking};

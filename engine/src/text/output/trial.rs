@@ -12,7 +12,7 @@ use super::input::{Input, Stands};
 use super::json_calls::{JsonCalls, fence};
 use super::reader::Reader;
 use super::{Lead, Opener, OutputParser, Part, State};
-use crate::runtime::generation::Delta;
+use crate::types::Delta;
 
 /// A tag around an object that is longer is none.
 const MAX_TAG_BYTES: usize = 32;

@@ -8,9 +8,9 @@ mod turns;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::runtime::generation::Mark;
 use crate::text::detokenize::Detokenizer;
 use crate::text::tokenizer::Tokenizer;
+use crate::types::Mark;
 
 /// Stands inside a marker's text that the model spelled with ordinary tokens; it is taken out.
 const SPELLED: char = '\u{1}';

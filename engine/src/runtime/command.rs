@@ -1,0 +1,66 @@
+//! What other threads ask of the engine thread.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{GenerateError, LoadError};
+use crate::runtime::events::{PhaseCell, Raw};
+use crate::runtime::files::Folder;
+use crate::runtime::generation::GenerateRequest;
+use crate::runtime::status::Place;
+use crate::sched::KvCost;
+use crate::text::grammar::Constraint;
+use crate::types::{ModelId, ModelInfo};
+
+/// What other threads ask of this one.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Load { id: ModelId, name: String, folder: Arc<Folder>, held: Held, reply: LoadReply },
+    Submit(Box<Job>),
+    Unload(ModelId),
+    ClearLive,
+    Wake,
+}
+
+pub(crate) type LoadReply = oneshot::Sender<Result<(Arc<Folder>, ModelInfo, KvCost), LoadError>>;
+
+/// A request on its way.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) model: ModelId,
+    pub(crate) request: GenerateRequest,
+    /// What its answer is held to, until the row takes it.
+    pub(crate) constraint: Option<Box<Constraint>>,
+    pub(crate) events: mpsc::Sender<Raw>,
+    /// The place in the channel that is kept for how the request ends.
+    pub(crate) last: mpsc::OwnedPermit<Raw>,
+    pub(crate) phase: Arc<PhaseCell>,
+    pub(crate) submitted: Instant,
+    pub(crate) place: Place,
+}
+
+impl Job {
+    /// Ends the request with an error.
+    pub(crate) fn fail(self: Box<Self>, error: GenerateError) {
+        let Self { last, place, .. } = *self;
+        // Who reads the error may ask again at once.
+        drop(place);
+        last.send(Raw::Failed(error));
+    }
+}
+
+/// Weights are in memory for as long as this is: whoever has the other end learns when they are gone.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _end: oneshot::Sender<()>,
+}
+
+impl Held {
+    /// And the end that completes when the weights are gone.
+    pub(crate) fn new() -> (Self, oneshot::Receiver<()>) {
+        let (held, gone) = oneshot::channel();
+        (Self { _end: held }, gone)
+    }
+}

@@ -1,0 +1,29 @@
+//! How the system's memory does.
+
+use crate::types::Pressure;
+
+/// Says how the system's memory does. Asked about once a second on the engine thread: must be quick.
+pub trait MemorySensor: Send + Sync {
+    /// The pressure now.
+    fn pressure(&self) -> Pressure;
+
+    /// Memory that the process holds and the system cannot take back by itself, in bytes; `None`
+    /// where that is not known.
+    fn footprint(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl MemorySensor for SystemSensor {
+    fn pressure(&self) -> Pressure {
+        crate::platform::memory_pressure()
+    }
+
+    fn footprint(&self) -> Option<u64> {
+        crate::platform::footprint()
+    }
+}
+
+/// Asks the operating system.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemSensor;
