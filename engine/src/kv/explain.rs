@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use kvstore::Namespace;
 
-use super::live::common_prefix;
+use crate::kv::sequence::common_prefix;
 use crate::text::output::{LostThought, OutputFormat};
 use crate::text::tokenizer::Tokenizer;
 

@@ -1,48 +1,16 @@
 //! Sequences that stay in memory after their turn, so that the next turn continues them without
 //! reading anything.
 
+use crate::kv::sequence::Checkpoint;
+use crate::kv::sequence::common_prefix;
 use std::rc::Rc;
 use std::time::Instant;
 
 use kvstore::Namespace;
 
-use crate::kv::prefix_cache::{ModelReuse, Track};
-use crate::kv::slots::{SequenceCache, Slot, StateSlot};
+use crate::kv::sequence::{ModelReuse, Track};
+use crate::kv::slots::{SequenceCache, Slot};
 use crate::types::ModelId;
-
-/// The recurrent layers of a sequence at an earlier position.
-#[derive(Debug, Clone)]
-pub(crate) struct Checkpoint {
-    pub(crate) position: usize,
-    /// One per recurrent layer, in order.
-    states: Vec<StateSlot>,
-}
-
-impl Checkpoint {
-    /// The state of the caches as they stand.
-    pub(crate) fn of(cache: &SequenceCache) -> Self {
-        let states = cache.slots.iter().filter_map(|layer| match layer {
-            // A copy that fails leaves what is shared: that costs memory, nothing else.
-            Slot::State(state) => Some(state.detached().unwrap_or_else(|_| state.clone())),
-            Slot::Kv(_) => None,
-        });
-        Self { position: cache.offset as usize, states: states.collect() }
-    }
-
-    /// A position of caches that keep every token.
-    pub(crate) fn without_state(position: usize) -> Self {
-        Self { position, states: Vec::new() }
-    }
-
-    /// One per recurrent layer, in order.
-    pub(crate) fn states(&self) -> &[StateSlot] {
-        &self.states
-    }
-
-    fn bytes(&self) -> usize {
-        self.states.iter().map(StateSlot::bytes).sum()
-    }
-}
 
 /// A sequence whose turn is over.
 #[derive(Debug)]
@@ -117,11 +85,6 @@ impl Donor<'_> {
         rewind(&mut cache, &mut track, tokens);
         (cache, track)
     }
-}
-
-/// Length of what two sequences start with alike.
-pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// Caches taken back to `tokens` tokens. The caller has checked that this is possible.

@@ -7,10 +7,12 @@ mod live;
 mod pages;
 mod plan;
 mod prefix_cache;
+mod sequence;
 pub(crate) mod slots;
 
 pub use explain::{Cause, Divergence, MissReason, ReuseReport};
-pub(crate) use live::{Donor, common_prefix};
+pub(crate) use live::Donor;
 pub(crate) use pages::Layout;
 pub use prefix_cache::ReuseConfig;
-pub(crate) use prefix_cache::{Begun, ModelReuse, Reuse, Track};
+pub(crate) use prefix_cache::{Begun, Reuse};
+pub(crate) use sequence::{ModelReuse, Track, common_prefix};

@@ -6,21 +6,24 @@
 //! store as the sequence grows; [`Reuse::retire`] keeps the caches for the next turn. Nothing here
 //! fails a request: what cannot be stored is not, and what cannot be restored is computed.
 
+use crate::kv::sequence::ModelReuse;
+use crate::kv::sequence::Stop;
+use crate::kv::sequence::Track;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvstore::{Guard, Key, Kind, Miss, Namespace, RecordShape, Store, Whereabouts};
-use mlx_rs::Dtype;
 
 use crate::error::Result;
 use crate::kv::explain::{Asker, History, MissReason, ReuseReport};
 use crate::kv::identity::{self, Chain};
-use crate::kv::live::{Checkpoint, Donor, LiveSessions, Session};
-use crate::kv::pages::{Extent, Layout, Rebuild};
-use crate::kv::plan::{Needs, Plan, Stock, plan};
-use crate::kv::slots::{SequenceCache, SlotSpec, StateSlot};
+use crate::kv::live::{Donor, LiveSessions, Session};
+use crate::kv::pages::{Extent, Rebuild};
+use crate::kv::plan::{Plan, Stock, plan};
+use crate::kv::sequence::Checkpoint;
+use crate::kv::slots::{SequenceCache, StateSlot};
 use crate::types::ModelId;
 
 /// A snapshot is worth its bytes when at least this many tokens lie between it and the last one.
@@ -32,8 +35,6 @@ const EAGER_SNAPSHOT_GAP: usize = 2048;
 const KV_BYTES_PER_SNAPSHOT_BYTE: usize = 4;
 /// Tokens between two snapshots of a long prefill, at least.
 const MIN_STRIDE: usize = 2048;
-/// The last states kept in memory beside a sequence's caches.
-const MAX_CHECKPOINTS: usize = 4;
 /// How often a restore is planned anew after a record failed.
 const RESTORE_ATTEMPTS: usize = 4;
 /// A session that rests this long is not about to be continued at once: what memory alone holds of
@@ -54,87 +55,6 @@ pub struct ReuseConfig {
 impl Default for ReuseConfig {
     fn default() -> Self {
         Self { store: None, block_tokens: 256, live_bytes: 0 }
-    }
-}
-
-/// What reuse must know of a loaded model.
-#[derive(Debug)]
-pub(crate) struct ModelReuse {
-    pub(crate) id: ModelId,
-    /// Its name, for people.
-    pub(crate) name: String,
-    /// Digest of its content.
-    pub(crate) digest: String,
-    pub(crate) layout: Layout,
-    pub(crate) kinds: Vec<SlotSpec>,
-    /// What keys and values are kept in, when not in the type that they are computed in.
-    pub(crate) kv_dtype: Option<Dtype>,
-    /// Tokens that end a message.
-    pub(crate) message_ends: Arc<[u32]>,
-    /// Tokens that a user's message begins with; empty when that is not known.
-    pub(crate) user_opening: Arc<[u32]>,
-}
-
-impl ModelReuse {
-    pub(crate) fn namespace(&self, block_tokens: usize, salt: &str) -> Namespace {
-        identity::namespace(&self.digest, &self.layout.encode(), block_tokens, salt)
-    }
-
-    fn asker<'a>(&'a self, salt: &'a str, namespace: &'a Namespace) -> Asker<'a> {
-        Asker { model: &self.name, salt, namespace, user_opening: &self.user_opening }
-    }
-}
-
-/// A position at which prefill stops for a moment to keep the state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stop {
-    position: usize,
-    /// Hand it to the store, not only to memory.
-    save: bool,
-}
-
-/// What a sequence's caches hold, and what of it is stored.
-#[derive(Debug, Clone)]
-pub(crate) struct Track {
-    pub(crate) chain: Chain,
-    /// The tokens in the caches.
-    pub(crate) tokens: Vec<u32>,
-    pub(crate) needs: Needs,
-    pub(crate) checkpoints: Vec<Checkpoint>,
-    salt: String,
-    /// Full blocks that need not be handed to the store any more.
-    sealed: usize,
-    /// The next block could not be handed over, so that no later one can be either.
-    broken: bool,
-    /// Ahead of the caches, ascending.
-    stops: Vec<Stop>,
-    /// The last position at which a snapshot is stored, or that needs none.
-    saved: usize,
-    /// Where the last message of the prompt ends: what the next turn will surely repeat.
-    message_end: Option<usize>,
-}
-
-impl Track {
-    /// Where the chunk that begins at `from` has to end at the latest.
-    pub(crate) fn next_stop(&self, from: usize) -> Option<usize> {
-        self.stops.iter().map(|stop| stop.position).find(|&position| position > from)
-    }
-
-    pub(crate) fn truncate(&mut self, tokens: usize) {
-        self.tokens.truncate(tokens);
-        self.chain.truncate(tokens);
-        self.sealed = self.sealed.min(self.chain.keys().len());
-        self.checkpoints.retain(|checkpoint| checkpoint.position <= tokens);
-        self.saved = self.saved.min(tokens);
-    }
-
-    fn remember(&mut self, checkpoint: Checkpoint) {
-        self.checkpoints.retain(|old| old.position != checkpoint.position);
-        if self.checkpoints.len() >= MAX_CHECKPOINTS {
-            // The first one, behind the system prompt, is what other conversations share.
-            self.checkpoints.remove(1);
-        }
-        self.checkpoints.push(checkpoint);
     }
 }
 
@@ -218,7 +138,7 @@ impl Reuse {
         track.stops = self.stops(model, prompt, &track);
         // What could not be stored in an earlier turn is tried again.
         track.broken = false;
-        let asker = model.asker(salt, &namespace);
+        let asker = asker(&model, salt, &namespace);
         self.history.explain(asker, prompt, failed, &mut report);
         self.history.remember(asker, prompt);
         Begun { cache, track, report, took: started.elapsed() }
@@ -403,7 +323,7 @@ impl Reuse {
         cache.detach()?;
         self.seal_blocks(&model, &cache, &mut track)?;
         let namespace = *track.chain.namespace();
-        self.history.remember(model.asker(&track.salt, &namespace), &track.tokens);
+        self.history.remember(asker(&model, &track.salt, &namespace), &track.tokens);
         let last_used = Instant::now();
         let session = Session { model, cache, track, prompt_tokens, last_used, is_saved: false };
         if session.bytes() > self.config.live_bytes {
@@ -523,23 +443,6 @@ impl Reuse {
     /// Drops every live session, as `cache clear` asks.
     pub(crate) fn clear_live(&mut self) {
         self.live.remove(None);
-    }
-}
-
-impl Track {
-    fn new(chain: Chain, needs: Needs, salt: &str) -> Self {
-        Self {
-            chain,
-            tokens: Vec::new(),
-            needs,
-            checkpoints: Vec::new(),
-            salt: salt.to_owned(),
-            sealed: 0,
-            broken: false,
-            stops: Vec::new(),
-            saved: 0,
-            message_end: None,
-        }
     }
 }
 
@@ -692,4 +595,8 @@ impl Reader<'_> {
 fn not_a_record(error: mlx_rs::error::Exception) -> Failure {
     tracing::debug!(error = error.what(), "MLX did not take a restored cache");
     Failure { key: None, reason: MissReason::LoadFailed }
+}
+
+fn asker<'a>(model: &'a ModelReuse, salt: &'a str, namespace: &'a Namespace) -> Asker<'a> {
+    Asker { model: &model.name, salt, namespace, user_opening: &model.user_opening }
 }

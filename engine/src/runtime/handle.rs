@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 
 use crate::error::{LoadError, Result};
 use crate::panic_text;
-use crate::runtime::command::Held;
 use crate::runtime::command::Command;
+use crate::runtime::command::Held;
 use crate::runtime::files::{Folder, LoadOptions};
 use crate::runtime::model::Model;
 use crate::runtime::worker::{self, Worker};

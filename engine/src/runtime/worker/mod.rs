@@ -21,7 +21,6 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-
 use crate::error::{GenerateError, LoadError};
 use crate::kv::{Donor, Reuse};
 use crate::mlx::bridge;
