@@ -136,7 +136,8 @@ fn five_hundred_random_operations_leave_nothing_behind() {
         THREE.iter().all(|id| registry.status(id).leases + registry.status(id).waiting == 0)
     });
     let loaded = registry.loaded().len() as u64;
-    assert_eq!(registry.room().used_bytes, loaded * weights, "the counters tell the truth");
+    // The engine gives a row's memory back just behind its answer.
+    eventually("the counters tell the truth", || registry.room().used_bytes == loaded * weights);
     registry.make_room(u64::MAX);
     eventually("all models leave", || registry.room().used_bytes == 0);
     eventually("memory is back at the baseline", || {
