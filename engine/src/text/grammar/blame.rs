@@ -4,9 +4,11 @@ use llguidance::Matcher;
 use llguidance::api::TopLevelGrammar;
 use serde_json::Value;
 
+use super::error::{GrammarError, compile_error, run_error};
+use super::pattern::Pattern;
 use super::pattern::json_part;
 use super::schema::{PLACE, children, named, prepare};
-use super::{GrammarError, Pattern, Vocabulary, compile_error, run_error};
+use super::vocabulary::Vocabulary;
 
 /// Parts that are compiled to find the one that is refused. A level of nesting takes as many as it has
 /// parts before that one.

@@ -6,7 +6,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Constraint, GrammarError, STACK_BYTES};
+use super::compiled::STACK_BYTES;
+use super::constraint::Constraint;
+use super::error::GrammarError;
 use crate::sched::RowId;
 
 /// Threads. A mask takes tens of microseconds, a step milliseconds.

@@ -4,8 +4,9 @@ use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::{JsonCompileOptions, regex_to_lark};
 use serde_json::{Value, json};
 
+use super::error::GrammarError;
+use super::schema;
 use super::vocabulary::Vocabulary;
-use super::{GrammarError, schema};
 use crate::limits::{GRAMMAR_BYTES, GRAMMAR_CHOICES, GRAMMAR_LEVELS, SCHEMA_BYTES, SCHEMA_LEVELS};
 
 /// White space between two parts of a JSON document. It is bounded: a model that has lost its way

@@ -5,7 +5,8 @@ use omlx_tests::fixtures::{Case, EOS_TOKENS, VOCAB_TOKENS};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Constraint, Grammar, GrammarError, Pattern, Vocabulary, on_large_stack};
+use super::compiled::on_large_stack;
+use super::{Constraint, Grammar, GrammarError, Pattern, Vocabulary};
 use crate::limits::{GRAMMAR_BYTES, GRAMMAR_CHOICES, GRAMMAR_LEVELS, SCHEMA_BYTES, SCHEMA_LEVELS};
 use crate::text::tokenizer::Tokenizer;
 

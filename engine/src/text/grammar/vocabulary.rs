@@ -8,7 +8,7 @@ use llguidance::toktrie::{
     InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv,
 };
 
-use super::GrammarError;
+use super::error::GrammarError;
 use crate::text::tokenizer::{Entry, Tokenizer};
 
 /// A longer token is never allowed by a grammar; the tree's nodes count no deeper.

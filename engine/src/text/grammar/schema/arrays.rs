@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value};
 
+use super::pass::{Pass, Place, wrong};
 use super::rewrite::{Parts, is_true};
 use super::types::Types;
-use super::{Pass, Place, wrong};
-use crate::text::grammar::GrammarError;
+use crate::text::grammar::error::GrammarError;
 
 impl Pass<'_> {
     /// `items`, `prefixItems`, their older forms, and how many there are.

@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::automaton::{matches, overlap};
+use super::pass::{PLACE, named};
 use super::references::target;
 use super::types::Types;
-use super::{PLACE, named};
-use crate::text::grammar::GrammarError;
+use crate::text::grammar::error::GrammarError;
 
 /// Comparisons of two schemas, all together. A choice of 500 takes a quarter of it.
 const COMPARISONS: usize = 500_000;

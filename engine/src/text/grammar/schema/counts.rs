@@ -3,11 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::objects::Properties;
+use super::pass::{Pass, Place, wrong};
 use super::rewrite::Parts;
 use super::types::Types;
-use super::{Pass, Place, wrong};
 use crate::limits::{SCHEMA_OPTIONAL, SCHEMA_VARIANTS};
-use crate::text::grammar::GrammarError;
+use crate::text::grammar::error::GrammarError;
 
 /// With more optional properties not every selection of them is written out.
 const MOST_OPTIONAL: usize = 6;

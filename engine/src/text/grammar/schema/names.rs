@@ -3,11 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use super::automaton::{Combined, all_texts, combine, matches, overlap};
+use super::formats;
 use super::objects::Properties;
+use super::pass::{Pass, Place, wrong};
 use super::rewrite::is_true;
 use super::types::Types;
-use super::{Pass, Place, formats, wrong};
-use crate::text::grammar::GrammarError;
+use crate::text::grammar::error::GrammarError;
 
 /// A pattern that matches at most so many names beside the declared ones is written as properties.
 const FEW_NAMES: usize = 6;

@@ -3,14 +3,11 @@
 use serde_json::{Map, Number, Value};
 
 use super::keywords::DATA;
-use super::rewrite::Parts;
+use super::pass::{Pass, Place, wrong};
+use super::rewrite::{EXACT, Parts};
 use super::types::Types;
-use super::{Pass, Place, wrong};
 use crate::limits::SCHEMA_DIVISOR;
-use crate::text::grammar::GrammarError;
-
-/// Up to here every integer is a float of its own.
-pub(super) const EXACT: f64 = 9_007_199_254_740_992.0;
+use crate::text::grammar::error::GrammarError;
 
 /// An end of a range: the number, and whether it is itself outside.
 type End = Option<(f64, bool)>;

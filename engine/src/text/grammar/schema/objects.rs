@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::keywords::row;
+use super::pass::{Pass, Place, wrong};
 use super::rewrite::{Parts, is_true};
 use super::types::Types;
-use super::{Pass, Place, wrong};
-use crate::text::grammar::GrammarError;
+use crate::text::grammar::error::GrammarError;
 
 /// The properties that an object may have, each with its schema.
 pub(super) struct Properties {

@@ -3,9 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use super::keywords::{Treatment, row};
+use super::pass::{PLACE, Pass, Place, wrong};
 use super::types::Types;
-use super::{PLACE, Pass, Place, wrong};
-use crate::text::grammar::GrammarError;
+use crate::text::grammar::error::GrammarError;
+
+/// Up to here every integer is a float of its own.
+pub(super) const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// What holds at one place.
 pub(super) struct Parts {
@@ -250,9 +253,7 @@ fn none_needed(fields: &Map<String, Value>) -> bool {
 fn can_be_written(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(_) => true,
-        Value::Number(number) => {
-            number.as_f64().is_some_and(|number| number.abs() <= super::numbers::EXACT)
-        }
+        Value::Number(number) => number.as_f64().is_some_and(|number| number.abs() <= EXACT),
         Value::String(text) => {
             text.chars().all(|c| !c.is_ascii_control() || "\n\r\t\u{8}\u{c}".contains(c))
         }

@@ -3,10 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::automaton::{Combined, combine, is_decided};
+use super::formats;
+use super::pass::{Pass, Place, wrong};
 use super::rewrite::Parts;
 use super::types::Types;
-use super::{Pass, Place, formats, wrong};
-use crate::text::grammar::GrammarError;
+use crate::text::grammar::error::GrammarError;
 
 impl Pass<'_> {
     /// `minLength`, `maxLength`, `pattern` and `format`.

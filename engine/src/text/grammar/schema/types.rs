@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{Pass, Place, wrong};
-use crate::text::grammar::GrammarError;
+use super::pass::{Pass, Place, wrong};
+use crate::text::grammar::error::GrammarError;
 
 /// A set of types. Numbers are integers and others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
