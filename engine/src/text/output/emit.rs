@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Part;
+use super::part::Part;
 use super::tools::Tools;
 
 /// Gathers parts. Text of the same kind that comes together becomes one part.

@@ -6,7 +6,7 @@ use super::format::{CallFormat, OutputFormat, Thinking};
 use super::harmony;
 use super::input::Marker;
 use super::kinds::Search;
-use super::pairs::Layout;
+use super::layout::Layout;
 use crate::text::grammar::Pattern;
 
 /// A function that an answer may call.

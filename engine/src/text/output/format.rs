@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
 
 use super::input::Marker;
-use super::pairs::Layout;
+use super::layout::Layout;
 use super::reader::Reader;
-use super::{OutputParser, harmony, sectioned};
+use super::{harmony, sectioned};
 use crate::text::template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
 
@@ -103,13 +102,6 @@ impl OutputFormat {
             Some(CallFormat::Mistral { .. }) => CallIds::Short,
             _ => CallIds::Any,
         }
-    }
-
-    /// A parser for the answer to `prompt`, of which the end matters: a template may open the
-    /// thoughts. Functions other than those in `tools` are never called. Without `parallel` only the
-    /// first call is given.
-    pub fn parser(&self, prompt: &str, tools: &[Value], parallel: bool) -> OutputParser {
-        OutputParser::new(Arc::clone(&self.inner), prompt, tools, parallel)
     }
 }
 

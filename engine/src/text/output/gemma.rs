@@ -6,11 +6,11 @@
 //! may be, parentheses around the arguments, an object in them, and call objects of other formats. The
 //! closing marker closes the brackets that were left open.
 
-use super::Progress;
 use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
 use super::json::{MAX_DEPTH, Scanner, Step, whole_value};
 use super::json_calls::JsonCalls;
+use super::part::Progress;
 use crate::text::stop::overlap;
 
 /// A name, key, number or word that is longer is none.

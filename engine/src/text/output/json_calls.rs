@@ -1,12 +1,12 @@
 //! Calls written as JSON objects: Hermes and Qwen between `<tool_call>` tags, Llama bare or after
 //! `<|python_tag|>`, Mistral as an array after `[TOOL_CALLS]`.
 
-use super::Progress;
 use super::call_object::CallObject;
 use super::emit::Emitter;
 use super::input::{Input, Marker, Stands};
 use super::json::Step;
-use super::pairs::{Layout, Pairs};
+use super::layout::Layout;
+use super::part::Progress;
 
 /// What stands around code.
 const FENCE: &str = "```";
@@ -31,7 +31,6 @@ enum Place {
     Between,
     /// After the closing marker, which may come twice.
     Closed,
-    Functions(Box<Pairs>),
 }
 
 impl JsonCalls {
@@ -51,7 +50,6 @@ impl JsonCalls {
                 Place::Object(_) => self.object(input, out),
                 Place::Between => self.between(input),
                 Place::Closed => self.closed(input),
-                Place::Functions(pairs) => return pairs.read(input, out),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -79,8 +77,7 @@ impl JsonCalls {
         if let Some((function, _)) = Layout::functions(open, close).name
             && input.stands(&function) != Stands::No
         {
-            self.place = Place::Functions(Box::new(Pairs::new(Layout::functions(open, close))));
-            return None;
+            return Some(Progress::Functions(Layout::functions(open, close)));
         }
         match (input.stands(&open), fence(input)) {
             (Stands::Yes(length), _) | (_, Stands::Yes(length)) => {

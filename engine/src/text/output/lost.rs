@@ -1,7 +1,7 @@
 //! Thoughts that an earlier prompt has and a later one lacks: templates leave out those of earlier
 //! turns, and clients do not send them back.
 
-use super::OutputFormat;
+use super::format::OutputFormat;
 
 /// What is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

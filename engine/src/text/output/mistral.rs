@@ -1,11 +1,11 @@
 //! Mistral's calls: `[TOOL_CALLS]NAME[ARGS]{..}` one after the other, with `[CALL_ID]ID` before the
 //! arguments or without `[ARGS]` in some versions; in older ones an array of call objects.
 
-use super::Progress;
 use super::arguments::{Arguments, Handed};
 use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
 use super::json_calls::JsonCalls;
+use super::part::Progress;
 
 /// A name that is longer is none.
 const MAX_NAME_BYTES: usize = 1024;

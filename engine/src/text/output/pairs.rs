@@ -16,74 +16,18 @@
 //! that the schema names and the call does not have yet, at the start of a line; where its end is
 //! misspelt; and where the end of the calls follows and nothing after it. See [`super::tags`].
 
-use super::Progress;
 use super::arguments::{Arguments, Handed};
 use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
 use super::json_calls::JsonCalls;
 use super::kinds::Kinds;
+use super::layout::Layout;
+use super::part::Progress;
 use super::tags::{self, End};
-use crate::text::stop::overlap;
-
-/// A name or key that is longer is none.
-pub(super) const MAX_NAME_BYTES: usize = 1024;
-
-/// How such a format is written.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Layout {
-    /// What stands before all calls.
-    pub(super) open: Marker,
-    /// What stands before a function's name, and after it. GLM has neither: its name ends where
-    /// anything else begins.
-    pub(super) name: Option<(Marker, Marker)>,
-    /// Before and after a key.
-    pub(super) key: (Marker, Marker),
-    /// Before a value, where it does not simply follow the key.
-    pub(super) value: Option<Marker>,
-    pub(super) value_end: Marker,
-    /// After the last parameter, where the end of the function is said.
-    pub(super) function_end: Option<Marker>,
-    /// After the last function.
-    pub(super) close: Marker,
-    /// Whether a value stands on lines of its own.
-    pub(super) lines: bool,
-    /// A token that the other markers are spelled with.
-    pub(super) prefix: Option<Marker>,
-}
+use crate::text::output::layout::MAX_NAME_BYTES;
 
 /// After a key in quotes: whether its value is text. What follows is `true"` or `false"`.
 const IS_TEXT: [&str; 2] = ["\" string=\"", "' string='"];
-
-impl Layout {
-    /// Qwen3-Coder's functions, between these markers.
-    pub(super) const fn functions(open: Marker, close: Marker) -> Self {
-        Self {
-            open,
-            name: Some((Marker::spelled("<function="), Marker::spelled(">"))),
-            key: (Marker::spelled("<parameter="), Marker::spelled(">")),
-            value: None,
-            value_end: Marker::spelled("</parameter>"),
-            function_end: Some(Marker::spelled("</function>")),
-            close,
-            lines: true,
-            prefix: None,
-        }
-    }
-
-    /// The bytes at the end of a value that was cut which begin what would stand after it.
-    fn cut_marker(&self, value: &str) -> usize {
-        let next = [self.value_end, self.close, self.key.0].into_iter();
-        let next = next.chain(self.function_end).chain(self.value);
-        next.map(|marker| overlap(value, marker.text)).max().unwrap_or(0)
-    }
-
-    pub(super) fn markers(&self) -> Vec<Marker> {
-        let Self { open, name, key, value, value_end, function_end, close, prefix, .. } = *self;
-        let names = name.into_iter().flat_map(|(open, end)| [open, end]);
-        let one = [open, key.0, key.1, value_end, close];
-        names.chain(one).chain(value).chain(function_end).chain(prefix).collect()
-    }
-}
 
 /// Reads calls, after the opening marker.
 #[derive(Debug, Clone)]
@@ -168,7 +112,13 @@ impl Pairs {
                     }
                 }
                 Place::AfterJson => self.after_json(input),
-                Place::Objects(objects) => return objects.read(input, out),
+                Place::Objects(objects) => match objects.read(input, out) {
+                    Progress::Functions(layout) => {
+                        *self = Self::new(layout);
+                        None
+                    }
+                    progress => return progress,
+                },
                 Place::Closed => self.closed(input),
             };
             if let Some(progress) = progress {

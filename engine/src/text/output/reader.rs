@@ -1,12 +1,13 @@
 //! Readers of calls, one for each kind of format.
 
-use super::Progress;
 use super::emit::Emitter;
 use super::gemma::Gemma;
 use super::input::{Input, Marker};
 use super::json_calls::JsonCalls;
+use super::layout::Layout;
 use super::mistral::Mistral;
-use super::pairs::{Layout, Pairs};
+use super::pairs::Pairs;
+use super::part::Progress;
 use super::sectioned::{self, Sectioned};
 
 /// Reads calls from where they begin. What it takes of the input is understood; what it has only
@@ -43,7 +44,15 @@ impl Reader {
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         match self {
-            Self::Json(reader) => reader.read(input, out),
+            Self::Json(reader) => match reader.read(input, out) {
+                Progress::Functions(layout) => {
+                    let mut pairs = Pairs::new(layout);
+                    let progress = pairs.read(input, out);
+                    *self = Self::Pairs(Box::new(pairs));
+                    progress
+                }
+                progress => progress,
+            },
             Self::Pairs(reader) => reader.read(input, out),
             Self::Sectioned(reader) => reader.read(input, out),
             Self::Mistral(reader) => reader.read(input, out),

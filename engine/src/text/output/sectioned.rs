@@ -7,11 +7,11 @@
 //! Kimi K2         <section begin><call begin>functions.NAME:0<argument begin>{..}<call end>..
 //! ```
 
-use super::Progress;
 use super::arguments::{Arguments, Handed};
 use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
 use super::json_calls::fence;
+use super::part::Progress;
 
 /// A name that is longer is none.
 const MAX_NAME_BYTES: usize = 1024;

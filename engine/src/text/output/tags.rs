@@ -2,7 +2,7 @@
 //! them twice.
 
 use super::input::{Input, Marker, Sought, Stands};
-use super::pairs::{Layout, MAX_NAME_BYTES};
+use super::layout::{Layout, MAX_NAME_BYTES};
 use super::tools::Tools;
 
 /// A tag that is longer is none of ours.

@@ -7,21 +7,31 @@
 //!
 //! What is tried is read ahead by a parser of its own; nothing is given out meanwhile.
 
-use super::format::CallFormat;
 use super::input::{Input, Stands};
-use super::json_calls::{JsonCalls, fence};
-use super::reader::Reader;
-use super::{Lead, Opener, OutputParser, Part, State};
+use super::json_calls::fence;
+use super::part::Part;
 use crate::types::Delta;
 
 /// A tag around an object that is longer is none.
 const MAX_TAG_BYTES: usize = 32;
 
+/// A parser of what would be calls.
+pub(super) trait Parser {
+    fn input(&self) -> &Input;
+    fn input_mut(&mut self) -> &mut Input;
+    /// Reads as far as the input goes; returns what came out.
+    fn read_on(&mut self) -> Vec<Part>;
+    /// Whether it stands where thoughts have ended, and something else follows.
+    fn is_followed(&self) -> bool;
+    /// Whether a call was announced and broke off.
+    fn is_cut(&self) -> bool;
+}
+
 /// What is tried.
 #[derive(Debug, Clone)]
-pub(super) struct Trial {
+pub(super) struct Trial<P> {
     /// Reads what would be calls.
-    parser: Box<OutputParser>,
+    parser: Box<P>,
     /// What it found, and the text among it.
     parts: Vec<Part>,
     said: String,
@@ -30,8 +40,9 @@ pub(super) struct Trial {
     pub(super) resume: usize,
 }
 
+/// What the calls would stand in.
 #[derive(Debug, Clone)]
-enum Kind {
+pub(super) enum Kind {
     Thoughts,
     /// An object, and what must stand after it.
     Whole {
@@ -55,66 +66,32 @@ pub(super) enum Wrapper {
     No,
 }
 
-impl Trial {
-    /// Tries the calls that begin where `parser`, which is thinking, looks; the opening marker has
-    /// `length` bytes.
-    pub(super) fn thoughts(parser: &OutputParser, length: usize) -> Self {
-        let mut openers = parser.call_openers();
-        openers.extend(parser.format.thinking.map(|thinking| (thinking.close, Opener::Close)));
-        let state = State::Text { lead: Lead::Keep };
-        let resume = parser.input.seen().len() + length;
-        Self::new(parser, openers, state, Kind::Thoughts, resume)
-    }
-
-    /// Tries the object that begins after `length` bytes.
-    pub(super) fn whole(parser: &OutputParser, length: usize, end: String) -> Self {
-        let key = match parser.format.calls {
-            Some(CallFormat::Llama { .. }) => "parameters",
-            _ => "arguments",
-        };
-        let state = State::Calls(Reader::Json(JsonCalls::strict(key)));
-        let mut trial = Self::new(parser, Vec::new(), state, Kind::Whole { end }, 0);
-        trial.parser.input.skip(length);
-        trial.parser.input.take();
-        trial
-    }
-
-    fn new(
-        parser: &OutputParser,
-        openers: Vec<(super::Marker, Opener)>,
-        state: State,
-        kind: Kind,
-        resume: usize,
-    ) -> Self {
-        let mut parser = Box::new(parser.clone());
-        parser.out.take();
-        parser.input.take();
-        (parser.openers, parser.state, parser.at_start) = (openers, state, true);
-        // Nothing is tried within what is tried.
-        parser.may_be_whole = false;
-        Self { parser, parts: Vec::new(), said: String::new(), kind, resume }
+impl<P: Parser> Trial<P> {
+    /// Tries what `parser` reads.
+    pub(super) fn new(parser: P, kind: Kind, resume: usize) -> Self {
+        Self { parser: Box::new(parser), parts: Vec::new(), said: String::new(), kind, resume }
     }
 
     /// More of the answer came.
     pub(super) fn push(&mut self, delta: &Delta) {
-        self.parser.input.push(&delta.text, &delta.marks);
+        self.parser.input_mut().push(&delta.text, &delta.marks);
     }
 
     /// The answer is complete.
     pub(super) fn finish(&mut self, cut: bool) {
-        (self.parser.input.ended, self.parser.input.cut) = (true, cut);
+        let input = self.parser.input_mut();
+        (input.ended, input.cut) = (true, cut);
     }
 
     /// Reads on and says what is known by now.
     pub(super) fn verdict(&mut self) -> Verdict {
-        self.parser.run();
-        for part in self.parser.out.take() {
+        for part in self.parser.read_on() {
             if let Part::Text(text) = &part {
                 self.said.push_str(text);
             }
             self.parts.push(part);
         }
-        let Input { ended, cut, .. } = self.parser.input;
+        let &Input { ended, cut, .. } = self.parser.input();
         let has_call = match self.parts.first() {
             Some(Part::CallStart { .. }) => true,
             Some(_) => return Verdict::NoCalls,
@@ -122,7 +99,7 @@ impl Trial {
         };
         let after = self.said.trim();
         let goes_on = match &self.kind {
-            Kind::Thoughts => matches!(self.parser.state, State::Closed { followed: true }),
+            Kind::Thoughts => self.parser.is_followed(),
             Kind::Whole { end } => !end.starts_with(after),
         };
         let is_cut_after = cut
@@ -140,7 +117,7 @@ impl Trial {
 
     /// The parser that goes on after the calls, and what to give out. What stands around an object
     /// is no text.
-    pub(super) fn accept(self) -> (OutputParser, Vec<Part>) {
+    pub(super) fn accept(self) -> (P, Vec<Part>) {
         let mut parts = self.parts;
         if matches!(self.kind, Kind::Whole { .. }) {
             parts.retain(|part| !matches!(part, Part::Text(_)));

@@ -333,7 +333,7 @@ fn a_rendering_at_its_deadline() {
             Map::new(),
         );
         let takes =
-            takes::learn(&template.unwrap(), true, Instant::now() + Duration::from_millis(30));
+            probe::learn(&template.unwrap(), true, Instant::now() + Duration::from_millis(30));
         assert_eq!(takes, Takes::anything());
         assert!(begun.elapsed() < Duration::from_secs(5), "{slow}");
     }

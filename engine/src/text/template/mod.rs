@@ -13,6 +13,8 @@ pub mod fuzz;
 mod guard;
 mod lexer;
 mod methods;
+mod namespace;
+mod probe;
 mod python;
 mod stack;
 mod takes;
@@ -220,7 +222,7 @@ impl ChatTemplate {
 
     fn render_here(&self, inputs: &ChatInputs<'_>) -> Result<String, TemplateError> {
         let rendered = self.render_unguarded(inputs);
-        values::forget_namespaces();
+        namespace::forget_namespaces();
         match rendered {
             Err(TemplateError::OutOfFuel(_)) if clock::is_over() => {
                 Err(TemplateError::TooSlow(TEMPLATE_RENDER_MILLIS))
@@ -278,13 +280,6 @@ impl ChatTemplate {
         let shared = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum::<usize>();
         let opening = before_first[before_first.len() - shared..].trim();
         (!opening.is_empty()).then(|| opening.to_owned())
-    }
-
-    /// What it takes of requests with or without tools. It is learned the first time, by rendering some
-    /// thirty small conversations.
-    pub fn takes(&self, with_tools: bool) -> &Takes {
-        self.inner.takes[usize::from(with_tools)]
-            .get_or_init(|| takes::learn(self, with_tools, deadline()))
     }
 
     /// Whether the template's source holds `name` (a variable or a role that it may know).

@@ -7,7 +7,7 @@ use minijinja::value::{Kwargs, Rest, Serde, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 
 use super::clock;
-use super::values::attributes;
+use super::namespace::attributes;
 use crate::limits::TEMPLATE_VALUE_LEVELS;
 
 /// Widest indentation of `tojson`.

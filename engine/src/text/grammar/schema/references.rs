@@ -1,6 +1,5 @@
 //! What a `$ref` leads to.
 
-
 use serde_json::{Value, json};
 
 use super::pass::{Pass, Place, wrong};

@@ -3,6 +3,8 @@
 use super::*;
 use crate::text::grammar::{Grammar, Pattern, Vocabulary};
 use crate::text::output::{Call, Expected};
+use crate::types::Delta;
+use crate::types::FinishReason;
 
 const END: u32 = 3;
 /// Room for the markers that [`tokenizer`] adds.

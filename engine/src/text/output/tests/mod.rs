@@ -5,6 +5,8 @@ mod forced;
 mod slips;
 mod turns;
 
+use crate::types::Delta;
+use crate::types::FinishReason;
 use serde_json::{Value, json};
 
 use super::*;

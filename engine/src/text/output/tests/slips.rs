@@ -1,5 +1,6 @@
 //! What models write when they err, in each format: `tests/fixtures/slips.json` says what is right.
 
+use crate::types::FinishReason;
 use serde::Deserialize;
 
 use super::*;

@@ -1,0 +1,564 @@
+//! The parser of one answer.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::emit::Emitter;
+use super::format::{self, CallFormat, OutputFormat, Thinking};
+use super::harmony::Harmony;
+use super::input::{Input, Marker, Sought, Stands};
+use super::json_calls::JsonCalls;
+use super::part::{Part, Progress};
+use super::reader::Reader;
+use super::tools::Tools;
+use super::trial::{self, Kind, Trial, Verdict, Wrapper};
+use crate::limits::CALLS_TRIED_IN_THOUGHTS;
+use crate::types::ThinkingBudget;
+use crate::types::{Delta, FinishReason};
+
+/// Takes one answer apart as it comes.
+#[derive(Debug, Clone)]
+pub struct OutputParser {
+    format: Arc<format::Inner>,
+    input: Input,
+    out: Emitter,
+    state: State,
+    /// What may begin in text.
+    openers: Vec<(Marker, Opener)>,
+    /// Nothing but space has come yet, or since the thoughts.
+    at_start: bool,
+    /// The answer may be one object that no marker opens.
+    may_be_whole: bool,
+    /// Calls that are tried now; what is read meanwhile is not given out.
+    trial: Option<Box<Trial<OutputParser>>>,
+    /// Calls tried in thoughts so far.
+    tries: usize,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Thinking,
+    /// `lead`: how space at the beginning is taken.
+    Text {
+        lead: Lead,
+    },
+    Calls(Reader),
+    /// After the end of thoughts, where calls in them are tried.
+    Closed {
+        /// Something else stands there.
+        followed: bool,
+    },
+    /// A format that is not text with something in it.
+    Harmony(Box<Harmony>),
+}
+
+/// What to do with space that a text begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lead {
+    /// It is text.
+    Keep,
+    /// After thoughts: line breaks are dropped.
+    AfterThoughts,
+    /// After a call: it is text only when other text follows.
+    AfterCall,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opener {
+    Thinking,
+    Calls,
+    /// Calls, at the start of a line or where it is a token.
+    BareCalls,
+    /// The end of thoughts, where calls in them are tried.
+    Close,
+}
+
+impl OutputParser {
+    /// One that takes everything for text.
+    pub fn plain() -> Self {
+        OutputFormat::plain().parser("", &[], true)
+    }
+
+    /// `prompt` ends with what the template opened the answer with.
+    fn new(format: Arc<format::Inner>, prompt: &str, tools: &[Value], parallel: bool) -> Self {
+        let tools = Arc::new(Tools::new(tools));
+        let mut openers = Vec::new();
+        let mut state = State::Text { lead: Lead::Keep };
+        if let Some(thinking) = &format.thinking {
+            openers.push((thinking.open, Opener::Thinking));
+            let end = prompt.trim_end();
+            let end = end.strip_suffix(thinking.label.trim_end()).unwrap_or(end);
+            if end.ends_with(thinking.open.text) {
+                state = State::Thinking;
+            }
+        }
+        if let Some(calls) = format.calls.as_ref().filter(|_| !tools.is_empty()) {
+            openers.push((calls.opener(), Opener::Calls));
+            openers.extend(calls.bare_opener().map(|marker| (marker, Opener::BareCalls)));
+        }
+        let may_be_whole = !tools.is_empty() && format.calls.is_some_and(|calls| calls.is_json());
+        if let Some(markers) = format.harmony {
+            state = State::Harmony(Box::new(Harmony::new(markers)));
+        }
+        let out = Emitter::new(tools, !parallel);
+        Self {
+            format,
+            input: Input::default(),
+            out,
+            state,
+            openers,
+            at_start: true,
+            may_be_whole,
+            trial: None,
+            tries: 0,
+        }
+    }
+
+    /// The tokens that the answer's generation must mark: `GenerateRequest::markers`.
+    pub fn markers(&self) -> Arc<[u32]> {
+        self.format.markers().into()
+    }
+
+    /// What makes the model think for no more than so many tokens, where its thoughts end with a
+    /// token of their own. Asked for before the answer begins.
+    pub fn thinking_budget(&self, tokens: usize) -> Option<ThinkingBudget> {
+        let Thinking { open, close, .. } = self.format.thinking?;
+        let is_open = self.is_thinking();
+        Some(ThinkingBudget { tokens, is_open, open: open.id, close: close.id? })
+    }
+
+    /// Takes more of the answer and gives what is certain by now.
+    pub fn push(&mut self, delta: &Delta) -> Vec<Part> {
+        self.input.push(&delta.text, &delta.marks);
+        if let Some(trial) = &mut self.trial {
+            trial.push(delta);
+        }
+        self.run();
+        self.out.take()
+    }
+
+    /// The answer is complete: gives what was held back. What is a call may depend on whether the
+    /// model ended the answer, or its length.
+    pub fn finish(&mut self, finish: FinishReason) -> Vec<Part> {
+        (self.input.ended, self.input.cut) = (true, finish == FinishReason::Length);
+        if let Some(trial) = &mut self.trial {
+            trial.finish(self.input.cut);
+        }
+        self.run();
+        self.out.take()
+    }
+
+    /// Whether the model is thinking where the answer is now.
+    pub fn is_thinking(&self) -> bool {
+        match &self.state {
+            State::Thinking => true,
+            State::Harmony(harmony) => harmony.is_thinking(),
+            State::Text { .. } | State::Calls(_) | State::Closed { .. } => false,
+        }
+    }
+
+    /// Calls announced so far.
+    pub fn calls(&self) -> usize {
+        self.out.calls()
+    }
+
+    /// Whether a call that was announced broke off: its arguments are not complete.
+    pub fn is_cut(&self) -> bool {
+        self.out.is_cut()
+    }
+
+    fn run(&mut self) {
+        while self.tried()
+            && match &mut self.state {
+                State::Thinking => self.thinking(),
+                State::Text { lead } => {
+                    let lead = *lead;
+                    self.text(lead)
+                }
+                State::Calls(calls) => {
+                    let progress = calls.read(&mut self.input, &mut self.out);
+                    self.called(progress)
+                }
+                State::Closed { .. } => {
+                    self.input.skip_whitespace();
+                    self.state = State::Closed { followed: !self.input.ahead().is_empty() };
+                    self.input.rewind();
+                    false
+                }
+                State::Harmony(harmony) => {
+                    harmony.read(&mut self.input, &mut self.out);
+                    false
+                }
+            }
+        {}
+    }
+
+    /// Thoughts up to their end. True when something else follows.
+    fn thinking(&mut self) -> bool {
+        let Some(Thinking { close, label, .. }) = self.format.thinking else { return false };
+        if self.at_start && !self.thoughts_begin(label) {
+            return false;
+        }
+        let mut ends = vec![close];
+        let openers = self.call_openers();
+        ends.extend(openers.iter().map(|(marker, _)| *marker));
+        if self.tries >= CALLS_TRIED_IN_THOUGHTS {
+            ends.truncate(1);
+        }
+        let mut sought = self.input.seek(&ends);
+        while let Sought::Marker(number @ 1.., length) = sought
+            && !self.may_begin(openers[number - 1])
+        {
+            self.input.skip(length);
+            sought = self.input.seek(&ends);
+        }
+        // Line breaks at the end belong to the marker, if it follows.
+        let kept = match self.input.ended && sought == Sought::Nothing {
+            true => self.input.seen().len(),
+            false => self.input.seen().trim_end_matches('\n').len(),
+        };
+        let thoughts = self.input.take_to(kept);
+        self.out.reasoning(&thoughts);
+        let Sought::Marker(number, length) = sought else {
+            self.input.rewind();
+            return false;
+        };
+        if number > 0 {
+            self.tries += 1;
+            self.trial = Some(Box::new(self.try_thoughts(length)));
+            return true;
+        }
+        self.input.skip(length);
+        self.input.take();
+        self.at_start = true;
+        self.state = State::Text { lead: Lead::AfterThoughts };
+        true
+    }
+
+    /// Tries the calls that begin where thoughts are read now; the opening marker has `length` bytes.
+    fn try_thoughts(&self, length: usize) -> Trial<Self> {
+        let mut openers = self.call_openers();
+        openers.extend(self.format.thinking.map(|thinking| (thinking.close, Opener::Close)));
+        let resume = self.input.seen().len() + length;
+        let parser = self.within(openers, State::Text { lead: Lead::Keep });
+        Trial::new(parser, Kind::Thoughts, resume)
+    }
+
+    /// Tries the object that begins after `length` bytes; `end` must stand behind it.
+    fn try_whole(&self, length: usize, end: String) -> Trial<Self> {
+        let key = match self.format.calls {
+            Some(CallFormat::Llama { .. }) => "parameters",
+            _ => "arguments",
+        };
+        let state = State::Calls(Reader::Json(JsonCalls::strict(key)));
+        let mut parser = self.within(Vec::new(), state);
+        parser.input.skip(length);
+        parser.input.take();
+        Trial::new(parser, Kind::Whole { end }, 0)
+    }
+
+    /// A parser of what follows, in which nothing else is tried.
+    fn within(&self, openers: Vec<(Marker, Opener)>, state: State) -> Self {
+        let mut parser = self.clone();
+        parser.out.take();
+        parser.input.take();
+        (parser.openers, parser.state, parser.at_start) = (openers, state, true);
+        parser.may_be_whole = false;
+        parser
+    }
+
+    /// Looks at what is tried. False while that is undecided.
+    fn tried(&mut self) -> bool {
+        let Some(trial) = &mut self.trial else { return true };
+        let verdict = trial.verdict();
+        if verdict == Verdict::Open {
+            return false;
+        }
+        let Some(trial) = self.trial.take() else { return true };
+        match verdict {
+            Verdict::Calls => {
+                let mut parts = self.out.take();
+                let (parser, tried) = trial.accept();
+                parts.extend(tried);
+                *self = parser;
+                self.out.give_back(parts);
+            }
+            _ => self.input.go_to(trial.resume),
+        }
+        true
+    }
+
+    /// What calls begin with.
+    fn call_openers(&self) -> Vec<(Marker, Opener)> {
+        let begins = |opener: Opener| matches!(opener, Opener::Calls | Opener::BareCalls);
+        self.openers.iter().filter(|(_, opener)| begins(*opener)).copied().collect()
+    }
+
+    /// Whether the marker ahead may begin calls here.
+    fn may_begin(&self, (marker, opener): (Marker, Opener)) -> bool {
+        opener != Opener::BareCalls || marker.id.is_some() || self.is_line_start()
+    }
+
+    /// Drops the label and the line breaks before thoughts. False while more of them may come.
+    fn thoughts_begin(&mut self, label: &str) -> bool {
+        let ahead = self.input.ahead();
+        if !self.input.ended && !label.is_empty() && label.starts_with(ahead) {
+            return false;
+        }
+        let labelled = ahead.strip_prefix(label).filter(|_| !label.is_empty());
+        let rest = labelled.unwrap_or_else(|| ahead.trim_start_matches('\n')).len();
+        self.at_start = labelled.is_none() && rest == 0;
+        self.input.skip(ahead.len() - rest);
+        self.input.take();
+        true
+    }
+
+    /// Text up to what begins in it. True when something began.
+    fn text(&mut self, lead: Lead) -> bool {
+        let Some(lead) = self.lead(lead) else { return false };
+        self.state = State::Text { lead };
+        if self.begins_bare() {
+            return true;
+        }
+        match self.begins_whole() {
+            Some(true) => return true,
+            Some(false) => {}
+            None => return false,
+        }
+        let markers: Vec<Marker> = self.openers.iter().map(|(marker, _)| *marker).collect();
+        loop {
+            match self.input.seek(&markers) {
+                Sought::Nothing => {
+                    let kept = match self.input.ended {
+                        true => self.input.seen().len(),
+                        false if self.may_be_before_thoughts() => 0,
+                        false => self.before_call(),
+                    };
+                    self.say(kept);
+                    self.input.rewind();
+                    return false;
+                }
+                Sought::Marker(number, length) => {
+                    if self.begins(number, length) {
+                        return true;
+                    }
+                    self.input.skip(length);
+                }
+            }
+        }
+    }
+
+    /// Deals with space before a text. `None` while there is nothing else.
+    fn lead(&mut self, lead: Lead) -> Option<Lead> {
+        let ahead = self.input.ahead();
+        match lead {
+            Lead::Keep => {}
+            Lead::AfterThoughts => {
+                let rest = ahead.trim_start_matches('\n').len();
+                self.input.skip(ahead.len() - rest);
+                self.input.take();
+                if rest == 0 {
+                    return None;
+                }
+            }
+            Lead::AfterCall => {
+                if ahead.trim_start().is_empty() || self.is_marker_cut(ahead.trim()) {
+                    if self.input.ended {
+                        self.input.skip(self.input.ahead().len());
+                        self.input.take();
+                    }
+                    return None;
+                }
+                return Some(lead);
+            }
+        }
+        Some(Lead::Keep)
+    }
+
+    /// Whether the answer's length cut it in a marker of its calls, of which `rest` is all there is.
+    fn is_marker_cut(&self, rest: &str) -> bool {
+        let begins =
+            |marker: &Marker| marker.text.len() > rest.len() && marker.text.starts_with(rest);
+        let mut markers = self.format.calls.iter().flat_map(CallFormat::markers);
+        self.input.ended && self.input.cut && markers.any(|marker| begins(&marker))
+    }
+
+    /// Whether the answer begins with a call that no marker opens.
+    fn begins_bare(&mut self) -> bool {
+        let Some(calls) = self.format.calls.as_ref().filter(|calls| calls.is_bare()) else {
+            return false;
+        };
+        if !self.at_start || self.out.tools().is_empty() || !self.input.skip_whitespace() {
+            self.input.rewind();
+            return false;
+        }
+        let begins = matches!(self.input.peek(), Some('{' | '['));
+        if begins {
+            self.state = State::Calls(calls.reader());
+            self.at_start = false;
+        } else {
+            self.input.rewind();
+        }
+        begins
+    }
+
+    /// Whether the answer begins with an object that may be all of it. `None`: that is not known yet.
+    fn begins_whole(&mut self) -> Option<bool> {
+        if !self.may_be_whole || !self.at_start || !self.input.seen().is_empty() {
+            return Some(false);
+        }
+        self.input.skip_whitespace();
+        let marked = self.openers.iter().any(|(marker, _)| self.input.stands(marker) != Stands::No);
+        self.input.rewind();
+        let wrapper = if marked { Wrapper::No } else { trial::wrapper(&self.input) };
+        match wrapper {
+            Wrapper::Maybe => return None,
+            // What is bare begins a call of Llama's anyway.
+            Wrapper::Begins(length, end) if !(self.is_bare() && end.is_empty()) => {
+                self.trial = Some(Box::new(self.try_whole(length, end)));
+            }
+            Wrapper::No if marked => return Some(false),
+            _ => {}
+        }
+        self.may_be_whole = false;
+        Some(self.trial.is_some())
+    }
+
+    fn is_bare(&self) -> bool {
+        self.format.calls.is_some_and(|calls| calls.is_bare())
+    }
+
+    /// The marker ahead. False when it means nothing here.
+    fn begins(&mut self, number: usize, length: usize) -> bool {
+        let (marker, opener) = self.openers[number];
+        match opener {
+            Opener::Thinking => {
+                let before = self.input.seen();
+                // Where it is no token of its own, prose may well speak of it.
+                let first = self.at_start && before.trim_start().is_empty();
+                if marker.id.is_none() && !first {
+                    return false;
+                }
+                let before = if first { 0 } else { before.len() };
+                self.say(before);
+                self.input.skip(length);
+                self.input.take();
+                self.at_start = true;
+                self.state = State::Thinking;
+            }
+            Opener::Calls | Opener::BareCalls => {
+                let bare = opener == Opener::BareCalls;
+                if !self.may_begin((marker, opener)) {
+                    return false;
+                }
+                let Some(calls) = &self.format.calls else { return false };
+                let reader = calls.reader();
+                let kept = self.before_call();
+                self.say(kept);
+                self.input.skip(if bare { 0 } else { length });
+                self.at_start = false;
+                self.state = State::Calls(reader);
+            }
+            Opener::Close => {
+                // Space before it belongs to nothing.
+                let before = self.input.seen().trim_end().len();
+                self.say(before);
+                self.input.skip(length);
+                self.input.take();
+                self.state = State::Closed { followed: false };
+            }
+        }
+        true
+    }
+
+    /// Whether nothing but space was seen, which is no text where thoughts follow it.
+    fn may_be_before_thoughts(&self) -> bool {
+        let is_space = self.input.seen().trim_start().is_empty();
+        self.format.thinking.is_some() && self.at_start && is_space
+    }
+
+    /// Whether what is ahead begins a line.
+    fn is_line_start(&self) -> bool {
+        let seen = self.input.seen();
+        let begins = self.at_start || matches!(self.state, State::Text { lead: Lead::AfterCall });
+        seen.ends_with('\n') || (begins && seen.trim_start().is_empty())
+    }
+
+    /// How much of the text seen is given out before a call: not the line breaks that a template
+    /// writes there, nor space that only separates two calls.
+    fn before_call(&self) -> usize {
+        let seen = self.input.seen();
+        if self.openers.iter().all(|(_, opener)| *opener == Opener::Thinking) {
+            return seen.len();
+        }
+        match self.state {
+            State::Text { lead: Lead::AfterCall } if seen.trim_start().is_empty() => 0,
+            _ => {
+                let gap = self.format.calls.as_ref().map_or("\n", CallFormat::gap);
+                let before = seen.strip_suffix(gap).or_else(|| seen.strip_suffix('\n'));
+                before.unwrap_or(seen).len()
+            }
+        }
+    }
+
+    /// Gives out the first `bytes` of what was seen as text.
+    fn say(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let text = self.input.take_to(bytes);
+        self.at_start &= text.trim_start().is_empty();
+        self.out.text(&text);
+        self.state = State::Text { lead: Lead::Keep };
+    }
+
+    /// What comes after calls, or instead of them.
+    fn called(&mut self, progress: Progress) -> bool {
+        match progress {
+            Progress::More => return false,
+            Progress::Done => {
+                self.input.rewind();
+                self.state = State::Text { lead: Lead::AfterCall };
+            }
+            Progress::NotACall | Progress::Functions(_) => {
+                let text = self.input.take();
+                self.out.text(&text);
+                self.state = State::Text { lead: Lead::Keep };
+            }
+        }
+        true
+    }
+}
+
+impl OutputFormat {
+    /// A parser for the answer to `prompt`, of which the end matters: a template may open the
+    /// thoughts. Functions other than those in `tools` are never called. Without `parallel` only the
+    /// first call is given.
+    pub fn parser(&self, prompt: &str, tools: &[Value], parallel: bool) -> OutputParser {
+        OutputParser::new(Arc::clone(&self.inner), prompt, tools, parallel)
+    }
+}
+
+impl trial::Parser for OutputParser {
+    fn input(&self) -> &Input {
+        &self.input
+    }
+
+    fn input_mut(&mut self) -> &mut Input {
+        &mut self.input
+    }
+
+    fn read_on(&mut self) -> Vec<Part> {
+        self.run();
+        self.out.take()
+    }
+
+    fn is_followed(&self) -> bool {
+        matches!(self.state, State::Closed { followed: true })
+    }
+
+    fn is_cut(&self) -> bool {
+        self.is_cut()
+    }
+}
