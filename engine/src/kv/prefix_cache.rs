@@ -138,7 +138,7 @@ impl Reuse {
         track.stops = self.stops(model, prompt, &track);
         // What could not be stored in an earlier turn is tried again.
         track.broken = false;
-        let asker = asker(&model, salt, &namespace);
+        let asker = asker(model, salt, &namespace);
         self.history.explain(asker, prompt, failed, &mut report);
         self.history.remember(asker, prompt);
         Begun { cache, track, report, took: started.elapsed() }

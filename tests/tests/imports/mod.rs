@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// A module's path within its package, such as `["text", "stop"]`; empty for lib.rs.
-pub type Module = Vec<String>;
+pub(crate) type Module = Vec<String>;
 
 /// The modules of a package that have a file, and what each uses of the others.
 #[derive(Debug)]
-pub struct Imports {
+pub(crate) struct Imports {
     /// By module: those whose items it names, re-exports followed to where the item stands.
-    pub uses: BTreeMap<Module, BTreeSet<Module>>,
+    pub(crate) uses: BTreeMap<Module, BTreeSet<Module>>,
 }
 
 /// A file's code, apart from its tests.
@@ -27,7 +27,7 @@ struct Source {
 
 impl Imports {
     /// Reads every file under `src` but those of tests.
-    pub fn read(src: &Path) -> Self {
+    pub(crate) fn read(src: &Path) -> Self {
         let mut files = Vec::new();
         list(src, &mut files);
         let modules: BTreeMap<Module, PathBuf> =
@@ -66,7 +66,7 @@ impl Imports {
     }
 
     /// Every group of modules that use each other in a circle.
-    pub fn circles(&self) -> Vec<BTreeSet<Module>> {
+    pub(crate) fn circles(&self) -> Vec<BTreeSet<Module>> {
         let reach: BTreeMap<&Module, BTreeSet<&Module>> =
             self.uses.keys().map(|module| (module, self.reachable(module))).collect();
         let mut circles = BTreeSet::new();

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-
 use super::input::Marker;
 use super::layout::Layout;
 use super::reader::Reader;

@@ -43,6 +43,11 @@ impl JsonCalls {
         Self { strict: Some(key), ..Self::new(None) }
     }
 
+    /// How functions and parameters are written between these markers.
+    pub(super) fn functions(&self) -> Option<Layout> {
+        self.around.map(|(open, close)| Layout::functions(open, close))
+    }
+
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
             let progress = match &mut self.place {
@@ -77,7 +82,7 @@ impl JsonCalls {
         if let Some((function, _)) = Layout::functions(open, close).name
             && input.stands(&function) != Stands::No
         {
-            return Some(Progress::Functions(Layout::functions(open, close)));
+            return Some(Progress::Functions);
         }
         match (input.stands(&open), fence(input)) {
             (Stands::Yes(length), _) | (_, Stands::Yes(length)) => {

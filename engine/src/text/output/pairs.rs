@@ -112,13 +112,16 @@ impl Pairs {
                     }
                 }
                 Place::AfterJson => self.after_json(input),
-                Place::Objects(objects) => match objects.read(input, out) {
-                    Progress::Functions(layout) => {
-                        *self = Self::new(layout);
-                        None
+                Place::Objects(objects) => {
+                    let progress = objects.read(input, out);
+                    match objects.functions().filter(|_| progress == Progress::Functions) {
+                        None => return progress,
+                        Some(layout) => {
+                            *self = Self::new(layout);
+                            None
+                        }
                     }
-                    progress => return progress,
-                },
+                }
                 Place::Closed => self.closed(input),
             };
             if let Some(progress) = progress {

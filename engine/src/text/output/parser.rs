@@ -521,7 +521,7 @@ impl OutputParser {
                 self.input.rewind();
                 self.state = State::Text { lead: Lead::AfterCall };
             }
-            Progress::NotACall | Progress::Functions(_) => {
+            Progress::NotACall | Progress::Functions => {
                 let text = self.input.take();
                 self.out.text(&text);
                 self.state = State::Text { lead: Lead::Keep };

@@ -1,7 +1,5 @@
 //! What an answer is taken apart into, and how far that is.
 
-use super::layout::Layout;
-
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
@@ -31,6 +29,6 @@ pub(super) enum Progress {
     Done,
     /// What was looked at is no call but text.
     NotACall,
-    /// What stands here are functions and parameters of this layout, where JSON was expected.
-    Functions(Layout),
+    /// Functions and parameters stand here, where JSON was expected: see `JsonCalls::functions`.
+    Functions,
 }

@@ -44,15 +44,13 @@ impl Reader {
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         match self {
-            Self::Json(reader) => match reader.read(input, out) {
-                Progress::Functions(layout) => {
-                    let mut pairs = Pairs::new(layout);
-                    let progress = pairs.read(input, out);
-                    *self = Self::Pairs(Box::new(pairs));
-                    progress
-                }
-                progress => progress,
-            },
+            Self::Json(reader) => {
+                let progress = reader.read(input, out);
+                let layout = reader.functions().filter(|_| progress == Progress::Functions);
+                let Some(layout) = layout else { return progress };
+                *self = Self::pairs(layout);
+                self.read(input, out)
+            }
             Self::Pairs(reader) => reader.read(input, out),
             Self::Sectioned(reader) => reader.read(input, out),
             Self::Mistral(reader) => reader.read(input, out),
