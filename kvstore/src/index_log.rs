@@ -1,12 +1,6 @@
-//! Writes the index: a log of what happens, and now and then a snapshot that lets old logs go.
+//! The log of the index that is being written.
 
-use crate::core::Core;
-use crate::layout::index::{Entry, Role, Stored, encode_entry, encode_file_header};
-use crate::layout::{ALIGN, align_up};
-use crate::paths;
-use crate::stats::Op;
-use crate::writer::Writer;
-use std::path::{Path, PathBuf};
+use crate::layout::index::{Entry, encode_entry};
 
 /// A log is folded into a snapshot when it is longer than this, and than the snapshot.
 const COMPACT_BYTES: u64 = 1 << 20;
@@ -15,11 +9,11 @@ const COMPACT_BYTES: u64 = 1 << 20;
 pub(crate) struct IndexLog {
     /// Of the log being written.
     pub(crate) generation: u64,
-    file: Option<Box<dyn crate::disk::WriteFile>>,
-    len: u64,
+    pub(crate) file: Option<Box<dyn crate::disk::WriteFile>>,
+    pub(crate) len: u64,
     /// Frames not yet appended.
-    pending: Vec<u8>,
-    snapshot_len: u64,
+    pub(crate) pending: Vec<u8>,
+    pub(crate) snapshot_len: u64,
     /// The next chance to write a snapshot should be taken.
     pub(crate) wants_snapshot: bool,
 }
@@ -33,179 +27,7 @@ impl IndexLog {
         encode_entry(entry, &mut self.pending);
     }
 
-    fn is_long(&self) -> bool {
+    pub(crate) fn is_long(&self) -> bool {
         self.len > COMPACT_BYTES.max(self.snapshot_len)
     }
-}
-
-impl Writer {
-    /// Appends what happened in this step to the log. The index is only a help for opening: when
-    /// there is no room for it, or the disk refuses, the log ends here, and the next scan makes
-    /// good for it.
-    pub(crate) fn flush_index(&mut self, core: &Core) {
-        // Before the first scan nobody knows how much room there is.
-        if self.index.pending.is_empty() || !core.state().scanned {
-            return;
-        }
-        if self.index.file.is_none() && !self.start_log(core) {
-            self.index.pending.clear();
-            return;
-        }
-        let path = paths::index(Role::Log, self.index.generation);
-        // Making room may itself add frames.
-        let mut after = self.index.len + self.index.pending.len() as u64;
-        while self.books.bytes(&path) < after {
-            if !self.grow(core, &path, align_up(after)) {
-                self.abandon_log();
-                return;
-            }
-            after = self.index.len + self.index.pending.len() as u64;
-        }
-        let Some(file) = &mut self.index.file else { return };
-        match file.append(&self.index.pending) {
-            Ok(()) => {
-                self.index.len = after;
-                self.index.pending.clear();
-            }
-            Err(error) => {
-                core.count_error(Op::Write, &error);
-                self.abandon_log();
-            }
-        }
-    }
-
-    fn abandon_log(&mut self) {
-        self.index.file = None;
-        self.index.pending.clear();
-        self.index.generation += 1;
-        self.index.wants_snapshot = true;
-    }
-
-    /// Creates the log of the current generation.
-    fn start_log(&mut self, core: &Core) -> bool {
-        let generation = self.index.generation;
-        let path = paths::index(Role::Log, generation);
-        if !self.grow(core, &path, ALIGN) {
-            return false;
-        }
-        let header = encode_file_header(Role::Log, generation);
-        let made = core.disk.create(&path).and_then(|mut file| {
-            file.append(&header)?;
-            Ok(file)
-        });
-        match made {
-            Ok(file) => {
-                self.index.file = Some(file);
-                self.index.len = header.len() as u64;
-                true
-            }
-            Err(error) => {
-                core.count_error(Op::Write, &error);
-                // Not struck from the books: part of the file may be there until the next scan.
-                self.index.generation += 1;
-                false
-            }
-        }
-    }
-
-    /// Takes room for a file of the store's own to become `bytes` long.
-    fn grow(&mut self, core: &Core, path: &Path, bytes: u64) -> bool {
-        let more = bytes.saturating_sub(self.books.bytes(path));
-        if more > 0 {
-            if self.make_room(core, None, more).is_err() {
-                return false;
-            }
-            core.state().ledger.settle(None, more, more, more);
-            self.books.enter_settled(path, more);
-        }
-        true
-    }
-
-    pub(crate) fn wants_snapshot(&self) -> bool {
-        self.index.wants_snapshot || self.index.is_long()
-    }
-
-    /// Starts a new log, writes everything known into a snapshot, and lets the older files go. In
-    /// that order: at every moment the newest snapshot and the logs from its generation on tell
-    /// everything.
-    pub(crate) fn write_snapshot(&mut self, core: &Core) {
-        self.index.wants_snapshot = false;
-        self.flush_index(core);
-        let older = self.index_files(|_, _| true);
-        self.index.generation += 1;
-        self.index.file = None;
-        if !self.start_log(core) {
-            return;
-        }
-        let generation = self.index.generation;
-        let bytes = snapshot_bytes(core, generation);
-        let path = paths::index(Role::Snapshot, generation);
-        if !self.grow(core, &path, align_up(bytes.len() as u64)) {
-            return;
-        }
-        let temporary = paths::temporary(self.next_temporary());
-        let written = core.disk.create(&temporary).and_then(|mut file| {
-            file.append(&bytes)?;
-            file.barrier()?;
-            core.disk.rename(&temporary, &path)
-        });
-        if let Err(error) = written {
-            core.count_error(Op::Write, &error);
-            if core.unlink(&temporary) {
-                self.books.strike(&mut core.state(), &path);
-            }
-            return;
-        }
-        self.index.snapshot_len = bytes.len() as u64;
-        for path in older {
-            if core.unlink(&path) {
-                self.books.strike(&mut core.state(), &path);
-            }
-        }
-    }
-
-    /// The index files in the books.
-    fn index_files(&self, which: impl Fn(Role, u64) -> bool) -> Vec<PathBuf> {
-        self.books.others(|path| {
-            let named = path
-                .strip_prefix(paths::INDEX)
-                .ok()
-                .and_then(|n| paths::parse_index(n.as_os_str()));
-            !named.is_some_and(|(role, generation)| which(role, generation))
-        })
-    }
-}
-
-/// Everything known, least recently used first, so that reading it back restores the order.
-fn snapshot_bytes(core: &Core, generation: u64) -> Vec<u8> {
-    let mut bytes = encode_file_header(Role::Snapshot, generation).to_vec();
-    let ((day, spent), stored) = {
-        let state = core.state();
-        let ids = state.disk_order.by_age();
-        let stored: Vec<_> = ids.iter().filter_map(|id| stored_entry(&state, id)).collect();
-        (state.ledger.spent(), stored)
-    };
-    // Checksums take longer than the lock should be held.
-    encode_entry(&Entry::Spent { day, bytes: spent }, &mut bytes);
-    stored.into_iter().for_each(|stored| encode_entry(&Entry::Add(stored), &mut bytes));
-    bytes
-}
-
-/// What the index says of a stored block.
-pub(crate) fn stored_entry(
-    state: &crate::state::State,
-    id: &crate::key::BlockId,
-) -> Option<Stored> {
-    let block = state.blocks.get(id)?;
-    let namespace = state.namespace(id)?;
-    (block.on_disk == crate::state::OnDisk::Stored).then(|| Stored {
-        namespace,
-        key: id.key,
-        parent: block.parent,
-        kind: block.kind,
-        uses: state.disk_order.uses(id),
-        file_len: block.file_len,
-        physical: block.physical,
-        used_secs: block.used_secs,
-    })
 }

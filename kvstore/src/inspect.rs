@@ -2,11 +2,11 @@
 
 use crate::core::Core;
 use crate::disk;
+use crate::eviction_log::Departure;
 use crate::key::{BlockId, Key, Kind, Namespace};
-use crate::layout::Damage;
 use crate::read::{LoadError, verify};
 use crate::state::{OnDisk, State};
-use crate::stats::{DropReason, EvictReason, Op};
+use crate::stats::{EvictReason, Op};
 use crate::store::Store;
 use std::collections::HashMap;
 use std::io;
@@ -37,27 +37,13 @@ pub struct BlockInfo {
 
 /// Where a block is, or what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whereabouts {
+pub enum BlockLocation {
     /// It is stored.
     Here(BlockInfo),
     /// It was here, or was offered, not long ago.
     Gone(Departure),
     /// It never was here, or longer ago than is remembered.
     Unknown,
-}
-
-/// Why a block is not here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Departure {
-    /// It was put but not written, and is in no tier (any more).
-    NotSaved(DropReason),
-    /// It was removed.
-    Evicted(EvictReason),
-    /// It failed its checks and was set aside.
-    Damaged(Damage),
-    /// Its file disappeared.
-    Lost,
 }
 
 /// What a removal took.
@@ -120,13 +106,13 @@ impl Store {
 
     /// Where a block is, or what became of it: for whoever wonders why there was no hit. In memory
     /// only; not a use of the block.
-    pub fn whereabouts(&self, namespace: &Namespace, key: &Key) -> Whereabouts {
+    pub fn locate(&self, namespace: &Namespace, key: &Key) -> BlockLocation {
         let state = self.core().state();
-        let Some(id) = state.id(namespace, key) else { return Whereabouts::Unknown };
+        let Some(id) = state.id(namespace, key) else { return BlockLocation::Unknown };
         match (info(&state, &id), state.departure(&id)) {
-            (Some(info), _) => Whereabouts::Here(info),
-            (None, Some(departure)) => Whereabouts::Gone(departure),
-            (None, None) => Whereabouts::Unknown,
+            (Some(info), _) => BlockLocation::Here(info),
+            (None, Some(departure)) => BlockLocation::Gone(departure),
+            (None, None) => BlockLocation::Unknown,
         }
     }
 

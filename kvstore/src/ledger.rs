@@ -36,6 +36,8 @@ pub(crate) struct Ledger {
     settled: u64,
     /// What is being written.
     reserved: u64,
+    /// What of `settled` no indexed block has.
+    unindexed: u64,
     /// Those that have bytes.
     spaces: BTreeMap<u32, Space>,
     day: u64,
@@ -43,8 +45,29 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// Bytes of [`Owner::Unindexed`](crate::disk_usage::Owner) files; they are in the total as well.
+    pub(crate) fn unindexed_bytes(&self) -> u64 {
+        self.unindexed
+    }
+
+    pub(crate) fn found_unindexed(&mut self, bytes: u64) {
+        self.unindexed += bytes;
+    }
+
+    pub(crate) fn gone_unindexed(&mut self, bytes: u64) {
+        self.unindexed -= bytes;
+    }
+
     pub(crate) fn new(limits: DiskLimits) -> Self {
-        Ledger { limits, settled: 0, reserved: 0, spaces: BTreeMap::new(), day: 0, spent: 0 }
+        Ledger {
+            limits,
+            settled: 0,
+            reserved: 0,
+            unindexed: 0,
+            spaces: BTreeMap::new(),
+            day: 0,
+            spent: 0,
+        }
     }
 
     pub(crate) fn quota(&self) -> u64 {

@@ -22,21 +22,22 @@
 //! ```
 //!
 //! Where to read on: `docs/kvstore-format.md` for the files and the order they are written in;
-//! [`Store`] for the calls; `state.rs` for every decision, without I/O; `writer.rs` and `scan.rs`
-//! for everything that changes the disk; `map.rs` for what makes mapped files safe.
+//! [`Store`] for the calls; `state.rs` for every decision, without I/O; `save.rs`, `write_index.rs`
+//! and `scan.rs` for everything that changes the disk; `map.rs` for what makes mapped files safe.
 
 #[cfg(test)]
 extern crate self as kvstore;
 
-mod books;
 mod buffer;
 mod chain;
 mod config;
 mod core;
 mod crypt;
-mod departures;
+mod direct_reader;
 pub mod disk;
+mod disk_usage;
 mod error;
+mod eviction_log;
 mod guard;
 mod index_log;
 mod inspect;
@@ -51,18 +52,20 @@ mod read;
 mod real_disk;
 mod record;
 mod restore;
+mod save;
 mod scan;
 mod state;
 pub mod stats;
 mod store;
 mod sync;
-mod whole;
+mod write_index;
 mod writer;
 
 pub use config::{Clock, MIN_QUOTA_BYTES, StoreConfig, SystemClock};
 pub use error::{Corrupt, Miss, OpenError};
+pub use eviction_log::Departure;
 pub use guard::{Guard, Pin};
-pub use inspect::{BlockInfo, Cleared, Departure, VerifyReport, Whereabouts};
+pub use inspect::{BlockInfo, BlockLocation, Cleared, VerifyReport};
 pub use key::{Key, Kind, Namespace};
 pub use layout::Damage;
 pub use map::MAX_MAPPINGS;

@@ -1,10 +1,10 @@
 //! The real medium: a folder that only this process may use.
 
+use crate::direct_reader::{DirectReader, Windows};
 use crate::disk::{DirEntry, Disk, Mapped, Meta, ReadFile, WriteFile};
 use crate::error::OpenError;
 use crate::map::FileMap;
 use crate::platform;
-use crate::whole::{WholeFile, Windows};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -105,7 +105,7 @@ impl Disk for RealDisk {
     }
 
     fn open_whole(&self, path: &Path) -> io::Result<Box<dyn ReadFile>> {
-        Ok(Box::new(WholeFile::new(open_record(&self.at(path))?, &self.windows)?))
+        Ok(Box::new(DirectReader::new(open_record(&self.at(path))?, &self.windows)?))
     }
 
     fn read_ahead(&self, path: &Path) -> io::Result<()> {

@@ -2,10 +2,9 @@
 //! a memory of it. The first scan runs after every opening, before anything is saved; later ones
 //! run between other work.
 
-use crate::books::Owner;
 use crate::core::Core;
 use crate::disk::DirEntry;
-use crate::index_log::stored_entry;
+use crate::disk_usage::Owner;
 use crate::key::{BlockId, Key, Namespace};
 use crate::layout::index::{Entry, Role};
 use crate::paths;
@@ -13,50 +12,15 @@ use crate::read::{Identified, identify};
 use crate::real_disk::LOCK_NAME;
 use crate::state::{Block, OnDisk, State};
 use crate::stats::{EvictReason, Op};
-use crate::writer::{PAUSE, RESCAN_EVERY, Writer};
+use crate::write_index::stored_entry;
+use crate::writer::{Item, PAUSE, RESCAN_EVERY, Scan, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Weak;
-use std::time::Duration;
 
 /// Foreign folders are counted down to this depth.
 const MAX_DEPTH: usize = 16;
-
-enum Item {
-    Root,
-    Side(&'static str),
-    Blocks,
-    Space(Namespace),
-    Fan(Namespace, u8),
-    Finish,
-}
-
-pub(crate) struct Scan {
-    started: Duration,
-    todo: Vec<Item>,
-    /// Keys that the index knew before any folder of records was listed, by folder.
-    expected: BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>>,
-    /// Paths entered in the books by this scan.
-    seen: BTreeSet<PathBuf>,
-    /// Some folder could not be read, so that nothing may be concluded from what was not seen.
-    partial: bool,
-}
-
-impl Scan {
-    pub(crate) fn new(now: Duration) -> Scan {
-        let mut todo = vec![Item::Finish, Item::Blocks];
-        todo.extend(paths::TOP.into_iter().filter(|name| *name != paths::BLOCKS).map(Item::Side));
-        todo.push(Item::Root);
-        Scan {
-            started: now,
-            todo,
-            expected: BTreeMap::new(),
-            seen: BTreeSet::new(),
-            partial: false,
-        }
-    }
-}
 
 impl Writer {
     pub(crate) fn scan_step(&mut self, core: &Core) {
@@ -104,7 +68,7 @@ impl Writer {
             } else if name == paths::INDEX && log_or_snapshot.is_some() {
                 // The log being written may be booked for more than it has grown to.
                 let current = log_or_snapshot == Some((Role::Log, self.index.generation));
-                let booked = if current { self.books.bytes(&path) } else { 0 };
+                let booked = if current { self.disk_usage.bytes(&path) } else { 0 };
                 self.enter(core, scan, &path, physical.max(booked), Owner::Store);
             } else if name == paths::TMP
                 && paths::is_temporary(&entry.name)
@@ -193,7 +157,7 @@ impl Writer {
                 return;
             }
             // What was in the books as unknown is about to be known, or is entered again below.
-            self.books.strike(&mut state, &path);
+            self.disk_usage.remove(&mut state.ledger, &path);
             let physical = entry.meta.physical.max(entry.meta.len);
             (id, state.recount(&id, physical))
         };
@@ -269,13 +233,13 @@ impl Writer {
         if scan.partial {
             return;
         }
-        let mut gone = self.books.others(|path| scan.seen.contains(path));
+        let mut gone = self.disk_usage.others(|path| scan.seen.contains(path));
         // Made after the scan passed by: still there.
         let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
         gone.retain(|path| core.disk.stat(path).err().is_some_and(missing));
         {
             let mut state = core.state();
-            gone.iter().for_each(|path| self.books.strike(&mut state, path));
+            gone.iter().for_each(|path| self.disk_usage.remove(&mut state.ledger, path));
             if !state.scanned {
                 state.scanned = true;
                 state.counters.recovery = Some(now.saturating_sub(scan.started));
@@ -313,7 +277,7 @@ impl Writer {
     }
 
     fn enter(&mut self, core: &Core, scan: &mut Scan, path: &Path, physical: u64, owner: Owner) {
-        self.books.enter(&mut core.state(), path, physical, owner);
+        self.disk_usage.enter(&mut core.state().ledger, path, physical, owner);
         scan.seen.insert(path.to_owned());
     }
 
@@ -322,7 +286,7 @@ impl Writer {
             // If some of it cannot be listed now, what was known before still counts.
             let (total, whole) = usage(core, path, MAX_DEPTH);
             scan.partial |= !whole;
-            let known = if whole { 0 } else { self.books.bytes(path) };
+            let known = if whole { 0 } else { self.disk_usage.bytes(path) };
             known.max(entry.meta.physical + total)
         } else {
             entry.meta.physical

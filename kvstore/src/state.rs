@@ -5,8 +5,8 @@
 use crate::buffer::{MemoryGauge, MemoryShare};
 use crate::chain::ChainLru;
 use crate::config::StoreConfig;
-use crate::departures::Departures;
-use crate::inspect::Departure;
+use crate::eviction_log::Departure;
+use crate::eviction_log::EvictionLog;
 use crate::key::{BlockId, IdHash, Key, Kind, Namespace};
 use crate::layout::Damage;
 use crate::ledger::{DiskLimits, Ledger};
@@ -128,12 +128,11 @@ pub(crate) struct State {
     /// Blocks being read by some thread.
     pub(crate) restoring: HashSet<BlockId>,
     broken: HashMap<BlockId, DropReason>,
-    departures: Departures,
+    evictions: EvictionLog,
     /// Blocks that may not be evicted for room, with the number of pins on each.
     pins: HashMap<BlockId, u32, IdHash>,
     /// Saving is paused until this moment of the monotonic clock.
     pub(crate) paused_until: Option<Duration>,
-    pub(crate) unindexed_bytes: u64,
     pub(crate) counters: Counters,
     /// A scan has seen everything since opening; until then nothing is written.
     pub(crate) scanned: bool,
@@ -168,10 +167,9 @@ impl State {
             restores: VecDeque::new(),
             restoring: HashSet::new(),
             broken: HashMap::new(),
-            departures: Departures::default(),
+            evictions: EvictionLog::default(),
             pins: HashMap::default(),
             paused_until: None,
-            unindexed_bytes: 0,
             counters: Counters::default(),
             scanned: false,
             scanning: true,
@@ -219,7 +217,7 @@ impl State {
         let spaces = &self.spaces;
         self.space_ids.retain(|_, space| spaces.contains_key(space));
         self.broken.retain(|id, _| spaces.contains_key(&id.space));
-        self.departures.retain(|id| spaces.contains_key(&id.space));
+        self.evictions.retain(|id| spaces.contains_key(&id.space));
     }
 
     /// The namespace of a block; `None` when it was forgotten, and the block with it.
@@ -290,13 +288,13 @@ impl State {
         }
         self.broken.insert(id, reason);
         // The newest reason is the one to tell.
-        self.departures.forget(&id);
+        self.evictions.forget(&id);
     }
 
     /// Why a block is not here, as far as that is remembered.
     pub(crate) fn departure(&self, id: &BlockId) -> Option<Departure> {
         let dropped = || self.broken.get(id).copied().map(Departure::NotSaved);
-        self.departures.why(id).or_else(dropped)
+        self.evictions.why(id).or_else(dropped)
     }
 
     /// Adds a new block, to be saved (`queued`) or for the RAM tier only. False when it is for the
@@ -584,7 +582,7 @@ impl State {
             self.counters.left(Tier::Disk, now_secs.saturating_sub(block.created_secs), idle);
         }
         self.counters.evict(reason, physical);
-        self.departures.note(*id, Departure::Evicted(reason));
+        self.evictions.note(*id, Departure::Evicted(reason));
         self.disk_order.remove(id);
         if !self.ram_order.contains(id) {
             self.blocks.remove(id);
@@ -612,7 +610,7 @@ impl State {
         let was_stored = self.discard_stored(id, EvictReason::Corrupt, now_secs);
         if was_stored {
             self.counters.verify_failure(damage);
-            self.departures.note(*id, Departure::Damaged(damage));
+            self.evictions.note(*id, Departure::Damaged(damage));
         }
         was_stored
     }
@@ -623,7 +621,7 @@ impl State {
             return;
         }
         if self.blocks.contains_key(id) {
-            self.departures.note(*id, Departure::Evicted(reason));
+            self.evictions.note(*id, Departure::Evicted(reason));
         }
         self.disk_order.remove(id);
         if let Some(block) = self.blocks.get_mut(id) {
@@ -650,7 +648,7 @@ impl State {
         };
         self.ledger.gone(Some(id.space), block.physical);
         self.counters.discarded_blocks += 1;
-        self.departures.note(*id, Departure::Lost);
+        self.evictions.note(*id, Departure::Lost);
         self.disk_order.remove(id);
         if self.ram_order.contains(id) {
             if let Some(block) = self.blocks.get_mut(id) {

@@ -405,7 +405,7 @@ impl Store {
         Stats {
             quota_bytes: config.quota_bytes,
             physical_bytes: state.ledger.physical(),
-            unindexed_bytes: state.unindexed_bytes,
+            unindexed_bytes: state.ledger.unindexed_bytes(),
             free_disk_bytes,
             write_budget_remaining_bytes: state.ledger.write_budget_left(now),
             saving_paused: state.paused_until.is_some() || below_floor,

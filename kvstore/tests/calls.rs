@@ -5,8 +5,8 @@ mod support;
 
 use kvstore::stats::{DropReason, EvictReason};
 use kvstore::{
-    Cleared, Damage, Departure, Key, Kind, Miss, Namespace, PutOutcome, Record, RecordShape, Store,
-    StoreConfig, Whereabouts,
+    BlockLocation, Cleared, Damage, Departure, Key, Kind, Miss, Namespace, PutOutcome, Record,
+    RecordShape, Store, StoreConfig,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -178,35 +178,35 @@ fn a_refused_block_goes_with_all_that_hangs_on_it() {
 #[test]
 fn a_block_tells_where_it_is_and_what_became_of_it() {
     let (disk, store) = open(|config| config.queue_bytes = 2 * 120_000);
-    let place = |name: &Key| store.whereabouts(&NS, name);
-    assert_eq!(place(&key(1, 0)), Whereabouts::Unknown);
+    let place = |name: &Key| store.locate(&NS, name);
+    assert_eq!(place(&key(1, 0)), BlockLocation::Unknown);
     put(&store, key(1, 0), None);
     put(&store, key(1, 1), Some(key(1, 0)));
     assert!(
-        matches!(place(&key(1, 0)), Whereabouts::Here(b) if b.queued && b.in_ram && !b.on_disk)
+        matches!(place(&key(1, 0)), BlockLocation::Here(b) if b.queued && b.in_ram && !b.on_disk)
     );
     put(&store, key(1, 2), Some(key(1, 1)));
-    let not_saved = Whereabouts::Gone(Departure::NotSaved(DropReason::QueueFull));
+    let not_saved = BlockLocation::Gone(Departure::NotSaved(DropReason::QueueFull));
     assert_eq!(place(&key(1, 2)), not_saved);
     settle(&store);
     assert!(
-        matches!(place(&key(1, 0)), Whereabouts::Here(b) if !b.queued && !b.in_ram && b.on_disk)
+        matches!(place(&key(1, 0)), BlockLocation::Here(b) if !b.queued && !b.in_ram && b.on_disk)
     );
     let path = disk.files_below("blocks").pop().unwrap();
     assert!(path.ends_with(key(1, 1).to_string()));
     disk.tamper(&path, |bytes| bytes[20_000] ^= 1);
     assert!(store.get(&NS, &key(1, 1), b"w").is_err());
-    assert_eq!(place(&key(1, 1)), Whereabouts::Gone(Departure::Damaged(Damage::Checksum)));
+    assert_eq!(place(&key(1, 1)), BlockLocation::Gone(Departure::Damaged(Damage::Checksum)));
     for n in 10..40 {
         chain(&store, n, 1);
     }
-    assert_eq!(place(&key(1, 0)), Whereabouts::Gone(Departure::Evicted(EvictReason::Quota)));
+    assert_eq!(place(&key(1, 0)), BlockLocation::Gone(Departure::Evicted(EvictReason::Quota)));
     let left = store.clear(None);
     assert!(left.blocks > 8);
     assert_eq!(left.physical_bytes, left.blocks * 128 * 1024);
-    assert_eq!(place(&key(39, 0)), Whereabouts::Gone(Departure::Evicted(EvictReason::Manual)));
+    assert_eq!(place(&key(39, 0)), BlockLocation::Gone(Departure::Evicted(EvictReason::Manual)));
     // What is put again is here again.
     settle(&store);
     put(&store, key(1, 0), None);
-    assert!(matches!(place(&key(1, 0)), Whereabouts::Here(_)));
+    assert!(matches!(place(&key(1, 0)), BlockLocation::Here(_)));
 }

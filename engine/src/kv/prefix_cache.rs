@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvstore::{Guard, Key, Kind, Miss, Namespace, RecordShape, Store, Whereabouts};
+use kvstore::{BlockLocation, Guard, Key, Kind, Miss, Namespace, RecordShape, Store};
 
 use crate::error::Result;
 use crate::kv::explain::{Asker, History, MissReason, ReuseReport};
@@ -538,8 +538,8 @@ impl Reader<'_> {
         let wanted: Vec<Key> = keys.iter().chain(&windows).copied().chain(snapshot).collect();
         let _pin = self.store.pin(namespace, &wanted);
         // Asked before the read-ahead, which makes RAM of what was on SSD.
-        let in_ram = |key: &Key| match self.store.whereabouts(namespace, key) {
-            Whereabouts::Here(block) => block.in_ram,
+        let in_ram = |key: &Key| match self.store.locate(namespace, key) {
+            BlockLocation::Here(block) => block.in_ram,
             _ => false,
         };
         let from_ssd: Vec<bool> = wanted.iter().map(|key| !in_ram(key)).collect();

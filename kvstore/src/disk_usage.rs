@@ -1,7 +1,7 @@
 //! What every file and folder that is no published record occupies, so that the quota is true of
 //! all bytes under the root.
 
-use crate::state::State;
+use crate::ledger::Ledger;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,11 @@ pub(crate) enum Owner {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Books {
+pub(crate) struct DiskUsage {
     entries: BTreeMap<PathBuf, (u64, Owner)>,
 }
 
-impl Books {
+impl DiskUsage {
     pub(crate) fn bytes(&self, path: &Path) -> u64 {
         self.entries.get(path).map_or(0, |(bytes, _)| *bytes)
     }
@@ -29,11 +29,11 @@ impl Books {
     }
 
     /// Enters what was found on the medium.
-    pub(crate) fn enter(&mut self, state: &mut State, path: &Path, bytes: u64, owner: Owner) {
-        self.strike(state, path);
-        state.ledger.found(None, bytes);
+    pub(crate) fn enter(&mut self, ledger: &mut Ledger, path: &Path, bytes: u64, owner: Owner) {
+        self.remove(ledger, path);
+        ledger.found(None, bytes);
         if owner == Owner::Unindexed {
-            state.unindexed_bytes += bytes;
+            ledger.found_unindexed(bytes);
         }
         self.entries.insert(path.to_owned(), (bytes, owner));
     }
@@ -45,11 +45,11 @@ impl Books {
     }
 
     /// The file or folder is gone.
-    pub(crate) fn strike(&mut self, state: &mut State, path: &Path) {
+    pub(crate) fn remove(&mut self, ledger: &mut Ledger, path: &Path) {
         if let Some((bytes, owner)) = self.entries.remove(path) {
-            state.ledger.gone(None, bytes);
+            ledger.gone(None, bytes);
             if owner == Owner::Unindexed {
-                state.unindexed_bytes -= bytes;
+                ledger.gone_unindexed(bytes);
             }
         }
     }

@@ -1,25 +1,40 @@
 //! Why blocks went that were here not long ago, for whoever asks where one is.
 
-use crate::inspect::Departure;
 use crate::key::{BlockId, IdHash};
+use crate::layout::Damage;
+use crate::stats::{DropReason, EvictReason};
 use std::collections::{HashMap, VecDeque};
 
+/// Why a block is not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Departure {
+    /// It was put but not written, and is in no tier (any more).
+    NotSaved(DropReason),
+    /// It was removed.
+    Evicted(EvictReason),
+    /// It failed its checks and was set aside.
+    Damaged(Damage),
+    /// Its file disappeared.
+    Lost,
+}
+
 /// Blocks remembered.
-const MAX_DEPARTURES: usize = 16_384;
+const MAX_REMEMBERED: usize = 16_384;
 
 /// The last blocks that went.
 #[derive(Debug, Default)]
-pub(crate) struct Departures {
+pub(crate) struct EvictionLog {
     why: HashMap<BlockId, Departure, IdHash>,
     /// Oldest first; a block that went twice is here twice.
     order: VecDeque<BlockId>,
 }
 
-impl Departures {
+impl EvictionLog {
     pub(crate) fn note(&mut self, id: BlockId, why: Departure) {
         self.why.insert(id, why);
         self.order.push_back(id);
-        if self.order.len() > MAX_DEPARTURES
+        if self.order.len() > MAX_REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
             self.why.remove(&oldest);

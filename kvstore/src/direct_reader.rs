@@ -40,7 +40,7 @@ impl Windows {
 }
 
 /// A file that is read once, from start to end.
-pub(crate) struct WholeFile {
+pub(crate) struct DirectReader {
     file: File,
     len: u64,
     /// None once it was given back.
@@ -48,17 +48,17 @@ pub(crate) struct WholeFile {
     windows: Arc<Windows>,
 }
 
-impl WholeFile {
-    pub(crate) fn new(file: File, windows: &Arc<Windows>) -> io::Result<WholeFile> {
+impl DirectReader {
+    pub(crate) fn new(file: File, windows: &Arc<Windows>) -> io::Result<DirectReader> {
         let len = file.metadata()?.len();
         platform::read_directly(&file, len);
         let mut window = windows.take()?;
         window.holds = 0..0;
-        Ok(WholeFile { file, len, window: Some(window).into(), windows: Arc::clone(windows) })
+        Ok(DirectReader { file, len, window: Some(window).into(), windows: Arc::clone(windows) })
     }
 }
 
-impl Drop for WholeFile {
+impl Drop for DirectReader {
     fn drop(&mut self) {
         if let Some(window) = self.window.take() {
             self.windows.give_back(window);
@@ -66,7 +66,7 @@ impl Drop for WholeFile {
     }
 }
 
-impl ReadFile for WholeFile {
+impl ReadFile for DirectReader {
     fn len(&self) -> u64 {
         self.len
     }
@@ -163,7 +163,7 @@ mod tests {
         (dir, bytes, file)
     }
 
-    fn read(file: &WholeFile, at: usize, len: usize) -> Vec<u8> {
+    fn read(file: &DirectReader, at: usize, len: usize) -> Vec<u8> {
         let mut bytes = vec![0xee; len];
         let count = file.read_at(&mut bytes, at as u64).unwrap();
         bytes.truncate(count);
@@ -175,7 +175,7 @@ mod tests {
         for len in [0, 1, 4096, WINDOW, 2 * WINDOW + 16_384, 3 * WINDOW + 777] {
             let (_dir, bytes, file) = file(len);
             let windows = Arc::new(Windows::default());
-            let whole = WholeFile::new(file, &windows).unwrap();
+            let whole = DirectReader::new(file, &windows).unwrap();
             assert_eq!(whole.len(), len as u64);
             for at in [0, 1, 5000, WINDOW - 1, WINDOW, 2 * WINDOW - 3, len.saturating_sub(1), len] {
                 for want in [0, 1, 16_384, WINDOW + 5, 4 * WINDOW] {
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_file_that_became_shorter_reads_short() {
         let (dir, bytes, file) = file(2 * WINDOW);
-        let whole = WholeFile::new(file, &Arc::new(Windows::default())).unwrap();
+        let whole = DirectReader::new(file, &Arc::new(Windows::default())).unwrap();
         assert_eq!(read(&whole, 0, 100), bytes[..100]);
         let other = fs::OpenOptions::new().write(true).open(dir.path().join("file")).unwrap();
         other.set_len(WINDOW as u64 + 1000).unwrap();
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_directly_is_read_through_the_cache() {
         let (_dir, bytes, file) = file(WINDOW + 5000);
-        let whole = WholeFile::new(file, &Arc::new(Windows::default())).unwrap();
+        let whole = DirectReader::new(file, &Arc::new(Windows::default())).unwrap();
         // At an odd address no disk reads directly.
         whole.window.borrow_mut().as_mut().unwrap().start += 1;
         assert_eq!(read(&whole, 0, 2 * WINDOW), bytes);
@@ -213,7 +213,7 @@ mod tests {
         let windows = Arc::new(Windows::default());
         let open = || {
             let file = File::open(dir.path().join("file")).unwrap();
-            WholeFile::new(file, &windows).unwrap()
+            DirectReader::new(file, &windows).unwrap()
         };
         let many: Vec<_> = (0..2 * MAX_SPARE).map(|_| open()).collect();
         assert!(many.iter().all(|file| read(file, 0, 5000) == bytes));

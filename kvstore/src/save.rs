@@ -1,0 +1,388 @@
+//! The one that changes the disk: deletes, scans and saves, one at a time.
+
+use crate::core::Core;
+use crate::disk_usage::Owner;
+use crate::key::{BlockId, Namespace};
+use crate::layout::index::Entry;
+use crate::layout::record::Header;
+use crate::ledger::Refusal;
+use crate::paths;
+use crate::record::Resident;
+use crate::state::{Delete, Save};
+use crate::stats::{DropReason, EvictReason, Op};
+use crate::write_index::stored_entry;
+use crate::writer::Scan;
+use crate::writer::{PAUSE, Writer};
+use std::io;
+use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Bytes written between two looks at whether a read is waiting.
+const CHUNK: usize = 4 << 20;
+/// Reserved for each save beyond the file itself: blocks that the file system keeps about the
+/// file, and growth of the folder it enters.
+const SLACK: u64 = 64 << 10;
+/// Reserved for each folder made.
+const DIR_ROOM: u64 = 16 << 10;
+/// Damaged records kept for a look at them; older ones are removed.
+const MAX_DAMAGED: usize = 16;
+enum Job {
+    Delete(Delete),
+    Scan,
+    Snapshot,
+    Save(Save),
+}
+
+impl Writer {
+    /// Does one piece of work; false when there is none.
+    pub(crate) fn step(&mut self, core: &Core) -> bool {
+        let Some(job) = self.next_job(core) else { return false };
+        match job {
+            Job::Delete(delete) => self.delete(core, delete),
+            Job::Scan => self.scan_step(core),
+            Job::Snapshot => self.write_snapshot(core),
+            Job::Save(save) => self.save(core, save),
+        }
+        self.flush_index(core);
+        core.state().writer_busy = false;
+        core.done.notify_all();
+        true
+    }
+
+    fn next_job(&mut self, core: &Core) -> Option<Job> {
+        let mut state = core.state();
+        if self.scan.is_none() && core.clock.monotonic() >= self.next_scan {
+            state.scanning = true;
+            self.scan = Some(Scan::new(core.clock.monotonic()));
+        }
+        let job = if let Some(delete) = state.deletes.pop_front() {
+            Job::Delete(delete)
+        } else if self.scan.is_some() {
+            Job::Scan
+        } else if !state.scanned {
+            return None;
+        } else if self.wants_snapshot() {
+            Job::Snapshot
+        } else {
+            Job::Save(state.saves.pop_front()?)
+        };
+        state.writer_busy = true;
+        Some(job)
+    }
+
+    /// The last work of all: the index tells the next opening everything.
+    pub(crate) fn finish(&mut self, core: &Core) {
+        if core.state().scanned {
+            self.write_snapshot(core);
+        }
+    }
+
+    // ---- removing ----------------------------------------------------------------------------
+
+    fn delete(&mut self, core: &Core, delete: Delete) {
+        // Known for as long as the ledger has its bytes.
+        let Some(namespace) = core.state().namespace(&delete.id) else { return };
+        let path = paths::block(&namespace, &delete.id.key);
+        let gone = if delete.reason == EvictReason::Corrupt {
+            self.set_aside_damaged(core, &namespace, &delete) || core.unlink(&path)
+        } else {
+            core.unlink(&path)
+        };
+        let mut state = core.state();
+        state.ledger.gone(Some(delete.id.space), delete.physical);
+        // A file that cannot be removed stays in the books until a scan sees it again.
+        if !gone {
+            self.disk_usage.enter(&mut state.ledger, &path, delete.physical, Owner::Unindexed);
+        }
+        state.leaving.remove(&delete.id);
+        self.index.note(&Entry::Remove(namespace, delete.id.key));
+        let is_last = state.ledger.space_physical(delete.id.space) == 0;
+        drop(state);
+        self.remove_empty_dirs(core, &namespace, &paths::fan_dir(&namespace, &delete.id.key));
+        if is_last {
+            core.state().forget_empty_spaces();
+        }
+    }
+
+    /// Removes a folder of records, and its namespace's, when there is nothing in them any more.
+    pub(crate) fn remove_empty_dirs(&mut self, core: &Core, namespace: &Namespace, fan: &Path) {
+        for dir in [fan, &paths::space_dir(namespace)] {
+            match core.disk.remove_dir(dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return,
+                _ => self.disk_usage.remove(&mut core.state().ledger, dir),
+            }
+        }
+    }
+
+    fn set_aside_damaged(&mut self, core: &Core, namespace: &Namespace, delete: &Delete) -> bool {
+        let from = paths::block(namespace, &delete.id.key);
+        if let Ok(meta) = core.disk.stat(&from)
+            && !meta.is_file
+        {
+            // Not ours: it is moved out of the way, whatever is in it.
+            let moved = self.move_to_foreign(core, &from);
+            let Some(to) = moved else { return false };
+            self.disk_usage.enter(&mut core.state().ledger, &to, meta.physical, Owner::Unindexed);
+            return true;
+        }
+        let to = paths::damaged(namespace, &delete.id.key);
+        match core.disk.rename(&from, &to) {
+            Ok(()) => {
+                // It may have been damaged by growing.
+                let physical = core.disk.stat(&to).map_or(delete.physical, |meta| meta.physical);
+                self.keep_damaged(core, to, physical);
+                true
+            }
+            Err(error) => {
+                core.count_error(Op::Rename, &error);
+                error.kind() == io::ErrorKind::NotFound
+            }
+        }
+    }
+
+    /// Moves what is not ours out of our way, under a name that nothing else has, which is given.
+    pub(crate) fn move_to_foreign(&mut self, core: &Core, path: &Path) -> Option<PathBuf> {
+        let mut number = 0;
+        let to = loop {
+            let mut name = std::ffi::OsString::from(format!("{number}."));
+            name.push(path.file_name()?);
+            let to = Path::new(paths::FOREIGN).join(name);
+            match core.disk.stat(&to) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break to,
+                Err(_) => return None,
+                Ok(_) => number += 1,
+            }
+        };
+        match core.disk.rename(path, &to) {
+            Ok(()) => {
+                core.state().counters.set_aside_files += 1;
+                Some(to)
+            }
+            Err(error) => {
+                core.count_error(Op::Rename, &error);
+                None
+            }
+        }
+    }
+
+    /// Enters a file of `damaged/`, and lets the oldest go when there are too many.
+    pub(crate) fn keep_damaged(&mut self, core: &Core, path: PathBuf, physical: u64) {
+        self.disk_usage.enter(&mut core.state().ledger, &path, physical, Owner::Unindexed);
+        self.damaged.retain(|known| *known != path);
+        self.damaged.push_back(path);
+        while self.damaged.len() > MAX_DAMAGED {
+            self.remove_damaged(core);
+        }
+    }
+
+    /// Removes the oldest damaged file; false when there is none.
+    pub(crate) fn remove_damaged(&mut self, core: &Core) -> bool {
+        let Some(path) = self.damaged.pop_front() else { return false };
+        if core.unlink(&path) {
+            self.disk_usage.remove(&mut core.state().ledger, &path);
+        }
+        true
+    }
+
+    // ---- making room -------------------------------------------------------------------------
+
+    /// Reserves `bytes`, after removing what must go for them: damaged files first, then blocks in
+    /// the order of eviction.
+    pub(crate) fn make_room(
+        &mut self,
+        core: &Core,
+        space: Option<u32>,
+        bytes: u64,
+    ) -> Result<(), Refusal> {
+        loop {
+            let damaged = self.damaged.iter().map(|path| self.disk_usage.bytes(path)).sum();
+            let victim = {
+                let mut state = core.state();
+                let now = core.now_secs();
+                match state.ledger.reserve(space, bytes, now) {
+                    Ok(()) => return Ok(()),
+                    Err(Refusal::WriteBudget) => return Err(Refusal::WriteBudget),
+                    Err(refusal) if !state.ledger.could_fit(bytes, damaged) => {
+                        return Err(refusal);
+                    }
+                    Err(Refusal::Quota) if !self.damaged.is_empty() => None,
+                    Err(refusal) => Some(state.evict_one(now).ok_or(refusal)?),
+                }
+            };
+            match victim {
+                Some(victim) => self.delete(core, victim),
+                None => drop(self.remove_damaged(core)),
+            }
+        }
+    }
+
+    // ---- saving ------------------------------------------------------------------------------
+
+    pub(crate) fn save(&mut self, core: &Core, save: Save) {
+        if !core.state().is_current(&save) {
+            core.state().not_saved(&save, DropReason::Admission);
+            return;
+        }
+        if let Err(reason) = self.try_save(core, &save) {
+            let mut state = core.state();
+            state.not_saved(&save, reason);
+            if reason == DropReason::DiskFull && state.paused_until.is_none() {
+                state.paused_until = Some(core.clock.monotonic() + PAUSE);
+            }
+        }
+    }
+
+    fn try_save(&mut self, core: &Core, save: &Save) -> Result<(), DropReason> {
+        let (namespace, file_len) = self.admit(core, save)?;
+        let new_dirs = self.missing_dirs(&namespace, &save.id);
+        let need = file_len + SLACK + DIR_ROOM * new_dirs.len() as u64;
+        let space = Some(save.id.space);
+        self.make_room(core, space, need).map_err(|refusal| match refusal {
+            Refusal::WriteBudget => DropReason::WriteBudget,
+            Refusal::Quota => DropReason::Admission,
+        })?;
+        let started = core.clock.monotonic();
+        let dirs = paths::fan_dir(&namespace, &save.id.key);
+        let temporary = paths::temporary(self.next_temporary());
+        let written =
+            core.disk.create_dir(&dirs).map_err(|error| (Op::Write, error)).and_then(|()| {
+                write_record(core, &temporary, &namespace, &save.id, &save.resident)
+            });
+        let path = paths::block(&namespace, &save.id.key);
+        let published = written.and_then(|physical| {
+            core.disk.rename(&temporary, &path).map_err(|error| (Op::Rename, error))?;
+            Ok(physical)
+        });
+        let kept = match &published {
+            Ok(physical) => (*physical).max(file_len).min(need),
+            Err(_) => 0,
+        };
+        let stuck = published.is_err() && !core.unlink(&temporary);
+        self.book_dirs(core, &namespace, &save.id);
+        let now = core.now_secs();
+        let mut state = core.state();
+        let written_len = if published.is_ok() { file_len } else { need };
+        state.ledger.settle(space, need, kept, written_len);
+        if stuck {
+            // The next scan tries again.
+            self.disk_usage.enter(&mut state.ledger, &temporary, need, Owner::Unindexed);
+        } else if published.is_ok() {
+            // An old file of that name, one that could not be removed, was replaced.
+            self.disk_usage.remove(&mut state.ledger, &path);
+        }
+        match published {
+            Ok(_) if state.is_current(save) => {
+                state.saved(save, kept, now);
+                state.paused_until = None;
+                state.counters.wrote(file_len, core.clock.monotonic() - started);
+                if let Some(stored) = stored_entry(&state, &save.id) {
+                    self.index.note(&Entry::Add(stored));
+                }
+                Ok(())
+            }
+            Ok(_) => {
+                // Removed while it was being written: its file goes too.
+                drop(state);
+                let (id, physical) = (save.id, kept);
+                self.delete(core, Delete { id, physical, reason: EvictReason::Manual });
+                Err(DropReason::Admission)
+            }
+            Err((op, error)) => {
+                state.counters.io_error(op, &error);
+                Err(DropReason::DiskFull)
+            }
+        }
+    }
+
+    /// Whether a block may be written now, apart from its room.
+    fn admit(&self, core: &Core, save: &Save) -> Result<(Namespace, u64), DropReason> {
+        let free = core.disk.free_bytes();
+        let mut state = core.state();
+        if let Err(error) = &free {
+            state.counters.io_error(Op::Scan, error);
+        }
+        let now = core.clock.monotonic();
+        if state.paused_until.is_some_and(|until| now < until) {
+            return Err(DropReason::DiskFull);
+        }
+        state.paused_until = None;
+        if let Some(key) = save.resident.parent {
+            let parent = BlockId { key, ..save.id };
+            // The parent was dropped after this block was queued, or removed since.
+            if !state.disk_order.contains(&parent) {
+                return Err(state.reason_to_follow(&parent));
+            }
+        }
+        let file_len = save.resident.layout.file_len();
+        let floor = core.config.min_free_bytes.saturating_add(file_len);
+        // A system that does not say how much is free will still say when it is full.
+        if free.is_ok_and(|free| free < floor) {
+            return Err(DropReason::DiskFull);
+        }
+        Ok((state.namespace(&save.id).ok_or(DropReason::Admission)?, file_len))
+    }
+
+    fn missing_dirs(&self, namespace: &Namespace, id: &BlockId) -> Vec<PathBuf> {
+        [paths::space_dir(namespace), paths::fan_dir(namespace, &id.key)]
+            .into_iter()
+            .filter(|dir| !self.disk_usage.contains(dir))
+            .collect()
+    }
+
+    /// Enters what the folders of a block occupy now.
+    fn book_dirs(&mut self, core: &Core, namespace: &Namespace, id: &BlockId) {
+        for dir in [paths::space_dir(namespace), paths::fan_dir(namespace, &id.key)] {
+            let physical = match core.disk.stat(&dir) {
+                Ok(meta) => meta.physical,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // It may be there: what was reserved for it stays taken.
+                Err(_) => DIR_ROOM.max(self.disk_usage.bytes(&dir)),
+            };
+            self.disk_usage.enter(&mut core.state().ledger, &dir, physical, Owner::Store);
+        }
+    }
+}
+
+/// Writes a whole record: payload checksummed (and sealed) first, then header, then payload, then
+/// the barrier that lets the rename mean something. Returns what it occupies.
+fn write_record(
+    core: &Core,
+    path: &Path,
+    namespace: &Namespace,
+    id: &BlockId,
+    resident: &Resident,
+) -> Result<u64, (Op, io::Error)> {
+    let write = |error| (Op::Write, error);
+    let mut header = Header {
+        kind: resident.kind,
+        namespace: *namespace,
+        key: id.key,
+        parent: resident.parent,
+        created_secs: core.now_secs(),
+        payload_checksum: 0,
+        seal: None,
+        parts: resident.layout.parts.iter().map(|range| range.end - range.start).collect(),
+        witness: resident.witness.to_vec(),
+    };
+    let mut sealed = Vec::new();
+    let mut payload = resident.payload.bytes();
+    if let Some(cipher) = &core.cipher {
+        sealed.extend_from_slice(payload);
+        if !cipher.seal(&mut header, &mut sealed) {
+            return Err(write(io::Error::other("no random bytes to encrypt with")));
+        }
+        payload = &sealed;
+    }
+    header.payload_checksum = xxh3_128(payload);
+    let head = header.encode().ok_or_else(|| write(io::ErrorKind::InvalidInput.into()))?;
+    let mut file = core.disk.create(path).map_err(write)?;
+    file.append(&head).map_err(write)?;
+    for chunk in payload.chunks(CHUNK) {
+        core.yield_to_restores();
+        file.append(chunk).map_err(write)?;
+    }
+    // After a failed barrier nobody knows what reached the medium: the file is not published.
+    file.barrier().map_err(|error| (Op::Barrier, error))?;
+    // Unknown is taken as the length, which the caller does anyhow.
+    Ok(file.physical().unwrap_or(0))
+}
