@@ -1,6 +1,6 @@
 //! The daemon's own HTTP API, for commands that measure or try what every client does.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,8 +11,7 @@ use omlxctl::protocol::{ApiKey, Models, Status};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::chat::reachable;
-use crate::commands::Context;
+use crate::context::Context;
 use crate::exit::CommandError;
 
 /// Where the API is, and the key to it.
@@ -98,4 +97,15 @@ pub(crate) async fn model(
             "no model that can run was found: get one with `omlxctl pull org/name`".into(),
         )
     })
+}
+
+/// Where to connect to reach a daemon bound to this address: every-address means loopback.
+pub(crate) fn reachable(bound: &str) -> Option<SocketAddr> {
+    let mut address: SocketAddr = bound.parse().ok()?;
+    match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    Some(address)
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::api::{self, Api, Timed};
 use crate::cli::Bench;
-use crate::commands::{Context, Done};
+use crate::context::{Context, Done};
 use crate::exit::CommandError;
 use crate::output;
 

@@ -10,7 +10,7 @@ use omlxctl::protocol::{
 };
 
 use crate::cli::Cache;
-use crate::commands::{Context, Done, check_request_id};
+use crate::context::{Context, Done, check_request_id};
 use crate::exit::CommandError;
 use crate::output::{bytes, count, table, time};
 

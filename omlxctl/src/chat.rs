@@ -4,7 +4,7 @@
 //! as everybody else's does, so that what works here works for them.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,8 +18,9 @@ use tokio::net::TcpStream;
 use omlxctl::client::{self, ClientError};
 use omlxctl::protocol::{ApiKey, Models, Status};
 
+use crate::api::reachable;
 use crate::cli::Chat;
-use crate::commands::Context;
+use crate::context::Context;
 use crate::exit::CommandError;
 use crate::output::dim;
 
@@ -314,17 +315,6 @@ fn choose_model(options: &mut Chat, models: &Models) -> Result<String, CommandEr
                 .into(),
         )
     })
-}
-
-/// Where to connect to reach a daemon bound to this address: every-address means loopback.
-pub(crate) fn reachable(bound: &str) -> Option<SocketAddr> {
-    let mut address: SocketAddr = bound.parse().ok()?;
-    match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    Some(address)
 }
 
 /// Puts lines together from pieces of any size, which may end inside a character.

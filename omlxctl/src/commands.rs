@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use omlxctl::client::Client;
 use omlxctl::protocol::{
@@ -14,19 +13,10 @@ use omlxctl::protocol::{
 };
 
 use crate::cli::{self, Cli, Command};
+use crate::context::{Context, Done, check_request_id};
 use crate::exit::CommandError;
 use crate::output::{self, Output};
 use crate::{bench, cache, chat, doctor, logs, models, service, top};
-
-pub(crate) type Done = Result<(), CommandError>;
-
-/// A client and how to print, which is what a command works with.
-pub(crate) struct Context {
-    pub(crate) client: Client,
-    /// How to print.
-    pub(crate) output: Output,
-    warned: std::cell::Cell<bool>,
-}
 
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli, output: Output) -> Done {
@@ -70,43 +60,6 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Done {
         Command::Shutdown => shutdown(&context).await,
         Command::Version => version(&context).await,
         Command::Completions { .. } | Command::Man | Command::Service(_) => Ok(()),
-    }
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        // An error that shows its cause's own words has said it already.
-        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-    })
-}
-
-impl Context {
-    /// Asks the daemon.
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
-        let answer = self.client.get(path).await?;
-        self.warn_of_other_version(&answer.daemon_version);
-        Ok(answer.value)
-    }
-
-    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
-        let answer = self.client.post(path).await?;
-        self.warn_of_other_version(&answer.daemon_version);
-        Ok(answer.value)
-    }
-
-    /// An upgrade leaves the old daemon running: say so, once.
-    pub(crate) fn warn_of_other_version(&self, daemon: &str) {
-        let ours = env!("CARGO_PKG_VERSION");
-        if daemon != ours && !self.warned.replace(true) {
-            let message = format!(
-                "omlxd is {daemon}, omlxctl is {ours}: restart the daemon with `omlxctl service restart` or \
-                 `brew services restart omlx`; else `omlxctl shutdown` and start it"
-            );
-            self.output.warning(&message);
-        }
     }
 }
 
@@ -246,16 +199,6 @@ async fn cancel(context: &Context, id: &str) -> Done {
     let cancelled: Cancelled = context.post(&format!("/requests/{id}/cancel")).await?;
     context.output.document(&cancelled, |out| writeln!(out, "cancelled {}", cancelled.id))?;
     Ok(())
-}
-
-/// What can stand in a path as it is.
-pub(crate) fn check_request_id(id: &str) -> Done {
-    let plain =
-        !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    if plain {
-        return Ok(());
-    }
-    Err(CommandError::Usage(format!("{id:?} is not a request id: `omlxctl requests` shows them")))
 }
 
 fn key(key: &ApiKey, output: Output) -> Done {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::api::{self, Api};
 use crate::cli::Doctor;
-use crate::commands::{Context, Done};
+use crate::context::{Context, Done};
 use crate::exit::CommandError;
 use crate::output::{self, bytes, paint};
 use crate::service::{self, JobInfo, Site};
@@ -384,7 +384,7 @@ async fn generation(context: &Context, model: Option<String>) -> Check {
             pass(NAME, format!("{model} generated {tokens} tokens in {took}"))
         }
         Err(error) => {
-            let detail = crate::commands::with_sources(&error);
+            let detail = crate::exit::with_sources(&error);
             let fix = "look at the log: `omlxctl logs`";
             check(NAME, CheckResult::Fail, detail, Some(fix))
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use omlxctl::client::ClientError;
 
-use crate::service::LaunchError;
+use crate::service::launchctl::LaunchError;
 
 /// The exit codes, which scripts rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,4 +97,14 @@ impl CommandError {
             _ => None,
         }
     }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        // An error that shows its cause's own words has said it already.
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }

@@ -11,7 +11,7 @@ use omlxctl::files;
 use serde_json::Value;
 
 use crate::cli::Logs;
-use crate::commands::Done;
+use crate::context::Done;
 use crate::exit::CommandError;
 use crate::output::{Output, paint, plain};
 

@@ -7,6 +7,7 @@ mod cache;
 mod chat;
 mod cli;
 mod commands;
+mod context;
 mod doctor;
 mod exit;
 mod logs;
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
     let Err(error) = runtime.block_on(commands::run(cli, output)) else { return Exit::Ok.into() };
     let exit = error.exit();
     if exit != Exit::Ok && !matches!(error, exit::CommandError::Negative) {
-        output.error(&commands::with_sources(&error), error.hint());
+        output.error(&exit::with_sources(&error), error.hint());
     }
     exit.into()
 }

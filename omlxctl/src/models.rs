@@ -12,7 +12,7 @@ use omlxctl::protocol::{
 
 use crate::cache::encoded;
 use crate::cli;
-use crate::commands::{Context, Done};
+use crate::context::{Context, Done};
 use crate::exit::CommandError;
 use crate::output::{self, bytes, count, time};
 

@@ -12,7 +12,7 @@ use ratatui::widgets::{Block, Cell, Gauge, Paragraph, Row, Table};
 use serde::Serialize;
 
 use crate::cli::Top;
-use crate::commands::{Context, Done};
+use crate::context::{Context, Done};
 use crate::output::{bytes, count, time};
 
 /// One look at the daemon.

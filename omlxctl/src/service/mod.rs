@@ -1,6 +1,6 @@
 //! `omlxctl service`: omlxd as a job of launchd, which starts it and keeps it running.
 
-mod launchctl;
+pub(crate) mod launchctl;
 mod plist;
 
 use std::fs;
@@ -13,13 +13,13 @@ use std::time::Duration;
 use omlxctl::files::{self, Links};
 use serde::Serialize;
 
-pub(crate) use launchctl::{JobInfo, LaunchError};
+pub(crate) use launchctl::JobInfo;
 
-use launchctl::Launchctl;
+use launchctl::{LaunchError, Launchctl};
 use plist::{BREW_LABEL, LABEL};
 
 use crate::cli::{Service, Whose};
-use crate::commands::Done;
+use crate::context::Done;
 use crate::exit::CommandError;
 use crate::output::{self, Output};
 
