@@ -119,9 +119,9 @@ impl Observer for EngineObserver {
         self.steps.loading(model);
     }
 
-    fn rests(&self) {
+    fn idle(&self) {
         self.awake.let_go();
-        self.steps.rests();
+        self.steps.idle();
     }
 
     fn room_wanted(&self, bytes: u64) {

@@ -124,7 +124,7 @@ impl StepFile {
     }
 
     /// There is nothing left to do.
-    pub(crate) fn rests(&self) {
+    pub(crate) fn idle(&self) {
         self.tell(|doing| std::mem::take(doing) != Doing::Nothing);
     }
 
@@ -274,7 +274,7 @@ mod tests {
         assert!(note.state.lock().unwrap().is_written);
         steps.loading("other");
         wait_for(&home, "loading other");
-        steps.rests();
+        steps.idle();
         wait_for(&home, "nothing was computed");
         // The thread ends with the last change written.
         steps.step("m", 1, 0);

@@ -18,7 +18,7 @@ pub(crate) fn is_stalled(progress: &Progress) -> bool {
 
 /// What is to be told.
 #[derive(Debug, PartialEq, Eq)]
-enum News {
+enum StallEvent {
     Stuck { step: Option<StepName>, since: Duration },
     GoesOn,
 }
@@ -30,13 +30,13 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    fn look(&mut self, progress: Progress) -> Option<News> {
+    fn look(&mut self, progress: Progress) -> Option<StallEvent> {
         let before = std::mem::replace(&mut self.stalled, is_stalled(&progress));
         match (before, self.stalled) {
             (false, true) => {
-                Some(News::Stuck { step: progress.step, since: progress.since_last_step })
+                Some(StallEvent::Stuck { step: progress.step, since: progress.since_last_step })
             }
-            (true, false) => Some(News::GoesOn),
+            (true, false) => Some(StallEvent::GoesOn),
             _ => None,
         }
     }
@@ -55,8 +55,8 @@ pub(crate) async fn watch(engine: Engine, shutdown: CancellationToken) {
         }
         match watchdog.look(engine.progress()) {
             None => {}
-            Some(News::GoesOn) => tracing::warn!("the engine goes on"),
-            Some(News::Stuck { step: Some(step), since }) => tracing::error!(
+            Some(StallEvent::GoesOn) => tracing::warn!("the engine goes on"),
+            Some(StallEvent::Stuck { step: Some(step), since }) => tracing::error!(
                 model = step.model,
                 decoding = step.decoding,
                 prompt_tokens = step.prompt_tokens,
@@ -64,7 +64,7 @@ pub(crate) async fn watch(engine: Engine, shutdown: CancellationToken) {
                 idle_seconds = since.as_secs(),
                 "a step does not end; /readyz says 503. Restart omlxd if it stays so"
             ),
-            Some(News::Stuck { step: None, since }) => tracing::error!(
+            Some(StallEvent::Stuck { step: None, since }) => tracing::error!(
                 idle_seconds = since.as_secs(),
                 "requests run and no step does; /readyz says 503. Restart omlxd if it stays so"
             ),
@@ -96,14 +96,14 @@ mod tests {
         assert_eq!(watchdog.look(progress(true, 3, false)), None);
         assert_eq!(watchdog.look(progress(false, 500, false)), None, "idle is no stall");
         assert_eq!(watchdog.look(progress(true, 500, true)), None, "nor is loading");
-        let Some(News::Stuck { step: Some(step), since }) =
+        let Some(StallEvent::Stuck { step: Some(step), since }) =
             watchdog.look(progress(true, 121, false))
         else {
             panic!("a stall");
         };
         assert_eq!((step.model.as_str(), step.prompt_tokens, since.as_secs()), ("m", 256, 121));
         assert_eq!(watchdog.look(progress(true, 131, false)), None, "once");
-        assert_eq!(watchdog.look(progress(true, 0, false)), Some(News::GoesOn));
+        assert_eq!(watchdog.look(progress(true, 0, false)), Some(StallEvent::GoesOn));
         assert_eq!(watchdog.look(progress(true, 0, false)), None);
         let ended = Progress { failed: true, ..progress(false, 0, false) };
         assert!(is_stalled(&ended), "an engine that ended is not ready");

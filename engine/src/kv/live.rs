@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use kvstore::Namespace;
 
-use crate::kv::sequence::{ModelReuse, Track};
+use crate::kv::sequence::{CachedSequence, ModelReuse};
 use crate::kv::slots::{SequenceCache, Slot};
 use crate::types::ModelId;
 
@@ -17,7 +17,7 @@ use crate::types::ModelId;
 pub(crate) struct Session {
     pub(crate) model: Rc<ModelReuse>,
     pub(crate) cache: SequenceCache,
-    pub(crate) track: Track,
+    pub(crate) track: CachedSequence,
     /// Tokens of its last prompt: what follows may be dropped by the next turn.
     pub(crate) prompt_tokens: usize,
     pub(crate) last_used: Instant,
@@ -37,13 +37,13 @@ impl Session {
         let tokens = &self.track.tokens;
         match common_prefix(tokens, prompt).min(limit) {
             common if common == tokens.len() => common,
-            common => way_back(&self.cache, &self.track, common),
+            common => longest_rewind(&self.cache, &self.track, common),
         }
     }
 }
 
 /// The longest prefix, at most `common` tokens, that these caches can be taken back to.
-fn way_back(cache: &SequenceCache, track: &Track, common: usize) -> usize {
+fn longest_rewind(cache: &SequenceCache, track: &CachedSequence, common: usize) -> usize {
     // A windowed layer cannot go back to before what it still holds.
     let fits = |position: usize| {
         cache.slots.iter().all(|layer| match layer {
@@ -65,7 +65,7 @@ fn way_back(cache: &SequenceCache, track: &Track, common: usize) -> usize {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Donor<'a> {
     pub(crate) cache: &'a SequenceCache,
-    pub(crate) track: &'a Track,
+    pub(crate) track: &'a CachedSequence,
 }
 
 impl Donor<'_> {
@@ -76,11 +76,11 @@ impl Donor<'_> {
         }
         // Its caches may be ahead of its known tokens, and always move on: a state is usable only
         // where it was kept.
-        way_back(self.cache, self.track, common_prefix(&self.track.tokens, prompt).min(limit))
+        longest_rewind(self.cache, self.track, common_prefix(&self.track.tokens, prompt).min(limit))
     }
 
     /// Caches that hold its first `tokens` tokens. Buffers are shared until one of the two writes.
-    pub(crate) fn branch(&self, tokens: usize, expected: usize) -> (SequenceCache, Track) {
+    pub(crate) fn branch(&self, tokens: usize, expected: usize) -> (SequenceCache, CachedSequence) {
         let (mut cache, mut track) = (self.cache.fork(expected), self.track.clone());
         rewind(&mut cache, &mut track, tokens);
         (cache, track)
@@ -88,7 +88,7 @@ impl Donor<'_> {
 }
 
 /// Caches taken back to `tokens` tokens. The caller has checked that this is possible.
-fn rewind(cache: &mut SequenceCache, track: &mut Track, tokens: usize) {
+fn rewind(cache: &mut SequenceCache, track: &mut CachedSequence, tokens: usize) {
     if tokens == cache.offset as usize {
         return;
     }
@@ -132,7 +132,7 @@ impl LiveSessions {
         index: usize,
         tokens: usize,
         expected: usize,
-    ) -> (SequenceCache, Track) {
+    ) -> (SequenceCache, CachedSequence) {
         let goes_on = tokens + 1 >= self.sessions[index].prompt_tokens;
         let (mut cache, mut track) = match goes_on {
             true => {

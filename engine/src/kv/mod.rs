@@ -14,5 +14,5 @@ pub use explain::{Cause, Divergence, MissReason, ReuseReport};
 pub(crate) use live::Donor;
 pub(crate) use pages::Layout;
 pub use prefix_cache::ReuseConfig;
-pub(crate) use prefix_cache::{Begun, Reuse};
-pub(crate) use sequence::{ModelReuse, Track, common_prefix};
+pub(crate) use prefix_cache::{RestoredSequence, Reuse};
+pub(crate) use sequence::{CachedSequence, ModelReuse, common_prefix};

@@ -298,7 +298,7 @@ enum LayerBuild {
 }
 
 impl<'a> Rebuild<'a> {
-    /// Room for `tokens` tokens, and for as many as `expected` where all tokens are kept.
+    /// WeightBudget for `tokens` tokens, and for as many as `expected` where all tokens are kept.
     pub(crate) fn new(layout: &'a Layout, tokens: usize, expected: usize) -> Self {
         let layers = layout.layers.iter().map(|layer| match layer {
             LayerLayout::State(_) => LayerBuild::State(Vec::new()),

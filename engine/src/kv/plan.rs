@@ -13,7 +13,7 @@ pub(crate) struct Needs {
 }
 
 /// What is stored of a sequence.
-pub(crate) trait Stock {
+pub(crate) trait StoredBlocks {
     /// Full blocks stored, from the first without a gap.
     fn blocks(&self) -> usize;
     /// Whether the windowed layers' part of a block is stored.
@@ -37,7 +37,12 @@ pub(crate) struct Plan {
 }
 
 /// The longest boundary, at most `limit` tokens, at which every layer can be rebuilt.
-pub(crate) fn plan(needs: Needs, block_tokens: usize, limit: usize, stock: &impl Stock) -> Plan {
+pub(crate) fn plan(
+    needs: Needs,
+    block_tokens: usize,
+    limit: usize,
+    stock: &impl StoredBlocks,
+) -> Plan {
     let held = stock.blocks() * block_tokens;
     let by_blocks = if needs.state { None } else { at_block(needs, block_tokens, limit, stock) };
     // Without a state, a snapshot is worth reading only where the blocks end.
@@ -60,7 +65,12 @@ pub(crate) fn plan(needs: Needs, block_tokens: usize, limit: usize, stock: &impl
 }
 
 /// The longest boundary that full blocks alone rebuild.
-fn at_block(needs: Needs, block_tokens: usize, limit: usize, stock: &impl Stock) -> Option<Plan> {
+fn at_block(
+    needs: Needs,
+    block_tokens: usize,
+    limit: usize,
+    stock: &impl StoredBlocks,
+) -> Option<Plan> {
     let held = stock.blocks();
     if needs.look_back == 0 {
         // Any prefix of a block's keys and values will do.
@@ -89,14 +99,14 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    struct Shelf {
+    struct StoreView {
         blocks: usize,
         windows: BTreeSet<usize>,
         snapshots: BTreeSet<usize>,
         block_tokens: usize,
     }
 
-    impl Stock for Shelf {
+    impl StoredBlocks for StoreView {
         fn blocks(&self) -> usize {
             self.blocks
         }
@@ -110,7 +120,7 @@ mod tests {
     }
 
     /// By definition: whether every layer can be rebuilt at `position`.
-    fn possible(needs: Needs, shelf: &Shelf, position: usize) -> bool {
+    fn possible(needs: Needs, shelf: &StoreView, position: usize) -> bool {
         let size = shelf.block_tokens;
         let snapshot = shelf.snapshots.contains(&position) && position / size <= shelf.blocks;
         let whole = position <= shelf.blocks * size;
@@ -145,7 +155,7 @@ mod tests {
             let block_tokens = 1 + random(&mut seed) % 6;
             let blocks = random(&mut seed) % 6;
             let total = (blocks + 2) * block_tokens;
-            let shelf = Shelf {
+            let shelf = StoreView {
                 blocks,
                 windows: (0..blocks + 1).filter(|_| !random(&mut seed).is_multiple_of(4)).collect(),
                 snapshots: (1..=total).filter(|_| random(&mut seed).is_multiple_of(4)).collect(),

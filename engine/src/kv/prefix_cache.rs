@@ -1,14 +1,14 @@
 //! Prefix reuse: what of a prompt was computed before is taken from a live session, from the RAM
 //! tier or from SSD, and only the rest is computed.
 //!
-//! The life of a sequence here: [`Reuse::begin`] finds the longest part of the prompt that can be
-//! had and returns caches that hold it; [`Reuse::seal`] hands finished blocks and snapshots to the
-//! store as the sequence grows; [`Reuse::retire`] keeps the caches for the next turn. Nothing here
+//! The life of a sequence here: [`Reuse::restore_prefix`] finds the longest part of the prompt that can be
+//! had and returns caches that hold it; [`Reuse::store_full_blocks`] hands finished blocks and snapshots to the
+//! store as the sequence grows; [`Reuse::park`] keeps the caches for the next turn. Nothing here
 //! fails a request: what cannot be stored is not, and what cannot be restored is computed.
 
+use crate::kv::sequence::CachedSequence;
 use crate::kv::sequence::ModelReuse;
 use crate::kv::sequence::Stop;
-use crate::kv::sequence::Track;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::kv::explain::{Asker, History, MissReason, ReuseReport};
 use crate::kv::identity::{self, Chain};
 use crate::kv::live::{Donor, LiveSessions, Session};
 use crate::kv::pages::{Extent, Rebuild};
-use crate::kv::plan::{Plan, Stock, plan};
+use crate::kv::plan::{Plan, StoredBlocks, plan};
 use crate::kv::sequence::Checkpoint;
 use crate::kv::slots::{SequenceCache, StateSlot};
 use crate::types::ModelId;
@@ -39,7 +39,7 @@ const MIN_STRIDE: usize = 2048;
 const RESTORE_ATTEMPTS: usize = 4;
 /// A session that rests this long is not about to be continued at once: what memory alone holds of
 /// it is handed to the store.
-const REST: Duration = Duration::from_secs(30);
+const IDLE_SESSION: Duration = Duration::from_secs(30);
 
 /// How prefixes are reused.
 #[derive(Debug, Clone)]
@@ -60,9 +60,9 @@ impl Default for ReuseConfig {
 
 /// A sequence ready to go on.
 #[derive(Debug)]
-pub(crate) struct Begun {
+pub(crate) struct RestoredSequence {
     pub(crate) cache: SequenceCache,
-    pub(crate) track: Track,
+    pub(crate) track: CachedSequence,
     pub(crate) report: ReuseReport,
     /// How long finding and restoring took.
     pub(crate) took: Duration,
@@ -84,13 +84,13 @@ impl Reuse {
 
     /// Caches that hold as much of `prompt` as can be had, but never its last token, which must be
     /// computed for its logits. `donors`: sequences that run.
-    pub(crate) fn begin(
+    pub(crate) fn restore_prefix(
         &mut self,
         model: &ModelReuse,
         prompt: &[u32],
         salt: &str,
         donors: &[Donor<'_>],
-    ) -> Begun {
+    ) -> RestoredSequence {
         let started = Instant::now();
         let block_tokens = self.config.block_tokens;
         let namespace = model.namespace(block_tokens, salt);
@@ -107,13 +107,13 @@ impl Reuse {
         let donor = donor.max_by_key(|(_, tokens)| *tokens);
         // A session that ended is continued without a copy.
         let donor = donor.filter(|(_, tokens)| *tokens > live.map_or(0, |(_, tokens)| tokens));
-        let beat = donor.map(|(_, tokens)| tokens).or(live.map(|(_, tokens)| tokens));
-        let restored = self.restore(model, &chain, prompt, beat.unwrap_or(0), &mut failed);
+        let min_tokens = donor.map(|(_, tokens)| tokens).or(live.map(|(_, tokens)| tokens));
+        let restored = self.restore(model, &chain, prompt, min_tokens.unwrap_or(0), &mut failed);
         let (cache, mut track) = if let Some((restored, ram, ssd)) = restored {
             (report.ram_tokens, report.ssd_tokens) = (ram, ssd);
-            let mut track = Track::new(chain, needs, salt);
+            let mut track = CachedSequence::new(chain, needs, salt);
             track.tokens = prompt[..restored.offset as usize].to_vec();
-            track.sealed = track.tokens.len() / block_tokens;
+            track.stored_blocks = track.tokens.len() / block_tokens;
             track.saved = track.tokens.len();
             if needs.state {
                 track.remember(Checkpoint::of(&restored));
@@ -131,7 +131,7 @@ impl Reuse {
             (cache, track)
         } else {
             let cache = SequenceCache::new(&model.kinds, expected).keeping(model.kv_dtype);
-            (cache, Track::new(chain, needs, salt))
+            (cache, CachedSequence::new(chain, needs, salt))
         };
         let last_message = prompt[..limit].iter().rposition(|t| model.message_ends.contains(t));
         track.message_end = last_message.map(|at| at + 1);
@@ -141,10 +141,10 @@ impl Reuse {
         let asker = asker(model, salt, &namespace);
         self.history.explain(asker, prompt, failed, &mut report);
         self.history.remember(asker, prompt);
-        Begun { cache, track, report, took: started.elapsed() }
+        RestoredSequence { cache, track, report, took: started.elapsed() }
     }
 
-    /// Rebuilds caches from stored records, when they reach further than `beat` tokens. All of the
+    /// Rebuilds caches from stored records, when they reach further than `min_tokens` tokens. All of the
     /// planned records or none: after a failure the sequence starts from nothing again, with a plan
     /// that knows the record is gone. Returns the tokens from RAM and from SSD as well.
     fn restore(
@@ -152,17 +152,17 @@ impl Reuse {
         model: &ModelReuse,
         chain: &Chain,
         prompt: &[u32],
-        beat: usize,
+        min_tokens: usize,
         failed: &mut Option<MissReason>,
     ) -> Option<(SequenceCache, usize, usize)> {
         let store = self.config.store.as_deref()?;
         for _ in 0..RESTORE_ATTEMPTS {
             let keys = chain.keys();
             let blocks = store.longest_prefix(chain.namespace(), keys).blocks;
-            let shelf = Shelf { store, chain, tokens: prompt, blocks };
+            let shelf = StoreView { store, chain, tokens: prompt, blocks };
             let plan =
                 plan(model.layout.needs(), self.config.block_tokens, prompt.len() - 1, &shelf);
-            if plan.tokens <= beat {
+            if plan.tokens <= min_tokens {
                 return None;
             }
             let reader = Reader { store, chain, prompt, block_tokens: self.config.block_tokens };
@@ -188,7 +188,7 @@ impl Reuse {
 
     /// Where prefill of `prompt` stops to keep the state of recurrent layers: behind the system
     /// prompt, behind the last message, before the last token, and now and then in between.
-    fn stops(&self, model: &ModelReuse, prompt: &[u32], track: &Track) -> Vec<Stop> {
+    fn stops(&self, model: &ModelReuse, prompt: &[u32], track: &CachedSequence) -> Vec<Stop> {
         if !track.needs.state {
             return Vec::new();
         }
@@ -219,15 +219,15 @@ impl Reuse {
     }
 
     /// Hands over what the caches, which hold evaluated `track.tokens`, have full now.
-    pub(crate) fn seal(
+    pub(crate) fn store_full_blocks(
         &self,
         model: &ModelReuse,
         cache: &SequenceCache,
-        track: &mut Track,
+        track: &mut CachedSequence,
     ) -> Result<()> {
         let position = track.tokens.len();
         track.chain.extend(&track.tokens);
-        self.seal_blocks(model, cache, track)?;
+        self.store_blocks(model, cache, track)?;
         let passed = track.stops.partition_point(|stop| stop.position <= position);
         let here = track.stops.drain(..passed).next_back();
         if let Some(stop) = here.filter(|stop| stop.position == position) {
@@ -242,25 +242,25 @@ impl Reuse {
 
     /// Whether the caches have a full block that was not handed over yet, or stand where their state
     /// is to be kept.
-    pub(crate) fn wants_seal(&self, track: &Track) -> bool {
+    pub(crate) fn has_blocks_to_store(&self, track: &CachedSequence) -> bool {
         let here = track.tokens.len();
         let has_block = self.config.store.is_some()
             && !track.broken
-            && here / self.config.block_tokens > track.sealed;
+            && here / self.config.block_tokens > track.stored_blocks;
         has_block || track.stops.first().is_some_and(|stop| stop.position <= here)
     }
 
-    fn seal_blocks(
+    fn store_blocks(
         &self,
         model: &ModelReuse,
         cache: &SequenceCache,
-        track: &mut Track,
+        track: &mut CachedSequence,
     ) -> Result<()> {
         let Some(store) = self.config.store.as_deref() else { return Ok(()) };
         let block_tokens = self.config.block_tokens;
         let full = track.tokens.len() / block_tokens;
-        while track.sealed < full && !track.broken {
-            let block = track.sealed;
+        while track.stored_blocks < full && !track.broken {
+            let block = track.stored_blocks;
             let range = block * block_tokens..(block + 1) * block_tokens;
             let key = track.chain.keys()[block];
             let parent = track.chain.parent(range.start);
@@ -275,7 +275,7 @@ impl Reuse {
             }
             // Blocks behind a hole could never be reached.
             track.broken = !kept;
-            track.sealed += usize::from(kept);
+            track.stored_blocks += usize::from(kept);
         }
         Ok(())
     }
@@ -285,13 +285,13 @@ impl Reuse {
         &self,
         model: &ModelReuse,
         cache: &SequenceCache,
-        track: &mut Track,
+        track: &mut CachedSequence,
         at: &Checkpoint,
     ) -> Result<()> {
         let Some(store) = self.config.store.as_deref() else { return Ok(()) };
         let position = at.position;
         let full = position / self.config.block_tokens;
-        if full > track.sealed || position == 0 {
+        if full > track.stored_blocks || position == 0 {
             return Ok(());
         }
         let range = full * self.config.block_tokens..position;
@@ -307,11 +307,11 @@ impl Reuse {
     }
 
     /// Keeps the caches of a turn that is over, for the next one.
-    pub(crate) fn retire(
+    pub(crate) fn park(
         &mut self,
         model: Rc<ModelReuse>,
         mut cache: SequenceCache,
-        mut track: Track,
+        mut track: CachedSequence,
         prompt_tokens: usize,
     ) -> Result<()> {
         // A cancelled prefill or a pipelined step may have left them elsewhere.
@@ -321,7 +321,7 @@ impl Reuse {
         track.stops.clear();
         track.chain.extend(&track.tokens);
         cache.detach()?;
-        self.seal_blocks(&model, &cache, &mut track)?;
+        self.store_blocks(&model, &cache, &mut track)?;
         let namespace = *track.chain.namespace();
         self.history.remember(asker(&model, &track.salt, &namespace), &track.tokens);
         let last_used = Instant::now();
@@ -339,11 +339,11 @@ impl Reuse {
     }
 
     /// Stores what it can of a sequence that gives up its memory and will go on later.
-    pub(crate) fn put_away(
+    pub(crate) fn swap_out(
         &mut self,
         model: Rc<ModelReuse>,
         cache: SequenceCache,
-        mut track: Track,
+        mut track: CachedSequence,
         prompt_tokens: usize,
     ) {
         if track.tokens.is_empty() || cache.offset as usize != track.tokens.len() {
@@ -351,7 +351,7 @@ impl Reuse {
         }
         track.stops.clear();
         track.chain.extend(&track.tokens);
-        if let Err(error) = self.seal_blocks(&model, &cache, &mut track) {
+        if let Err(error) = self.store_blocks(&model, &cache, &mut track) {
             tracing::warn!(error = error.what(), "a preempted row's KV was not stored");
             return;
         }
@@ -391,7 +391,7 @@ impl Reuse {
         }
         if !track.needs.state {
             // Full blocks are stored already.
-            track.saved = track.sealed * self.config.block_tokens;
+            track.saved = track.stored_blocks * self.config.block_tokens;
         }
         let end = track.message_end.unwrap_or(*prompt_tokens - 1).min(track.tokens.len());
         let known = track.checkpoints.iter().find(|checkpoint| checkpoint.position == end);
@@ -410,10 +410,10 @@ impl Reuse {
 
     /// Called when there is nothing else to do: hands over the ends of sessions that rest, or, with
     /// `all`, of every session.
-    pub(crate) fn rest(&mut self, all: bool) {
+    pub(crate) fn flush_idle_sessions(&mut self, all: bool) {
         let mut live = std::mem::take(&mut self.live);
         for session in live.iter_mut() {
-            if all || session.last_used.elapsed() >= REST {
+            if all || session.last_used.elapsed() >= IDLE_SESSION {
                 self.save_ends(session);
             }
         }
@@ -428,7 +428,7 @@ impl Reuse {
     }
 
     /// Drops what a sequence that came out wrong has stored.
-    pub(crate) fn distrust(&self, track: &Track) {
+    pub(crate) fn distrust(&self, track: &CachedSequence) {
         let Some(store) = self.config.store.as_deref() else { return };
         if let Some(first) = track.chain.keys().first() {
             store.invalidate(track.chain.namespace(), first);
@@ -479,14 +479,14 @@ impl Put<'_> {
 }
 
 /// What the store has of one prompt.
-struct Shelf<'a> {
+struct StoreView<'a> {
     store: &'a Store,
     chain: &'a Chain,
     tokens: &'a [u32],
     blocks: usize,
 }
 
-impl Stock for Shelf<'_> {
+impl StoredBlocks for StoreView<'_> {
     fn blocks(&self) -> usize {
         self.blocks
     }

@@ -50,7 +50,7 @@ pub(crate) struct Stop {
 
 /// What a sequence's caches hold, and what of it is stored.
 #[derive(Debug, Clone)]
-pub(crate) struct Track {
+pub(crate) struct CachedSequence {
     pub(crate) chain: Chain,
     /// The tokens in the caches.
     pub(crate) tokens: Vec<u32>,
@@ -58,7 +58,7 @@ pub(crate) struct Track {
     pub(crate) checkpoints: Vec<Checkpoint>,
     pub(crate) salt: String,
     /// Full blocks that need not be handed to the store any more.
-    pub(crate) sealed: usize,
+    pub(crate) stored_blocks: usize,
     /// The next block could not be handed over, so that no later one can be either.
     pub(crate) broken: bool,
     /// Ahead of the caches, ascending.
@@ -69,7 +69,7 @@ pub(crate) struct Track {
     pub(crate) message_end: Option<usize>,
 }
 
-impl Track {
+impl CachedSequence {
     /// Where the chunk that begins at `from` has to end at the latest.
     pub(crate) fn next_stop(&self, from: usize) -> Option<usize> {
         self.stops.iter().map(|stop| stop.position).find(|&position| position > from)
@@ -78,7 +78,7 @@ impl Track {
     pub(crate) fn truncate(&mut self, tokens: usize) {
         self.tokens.truncate(tokens);
         self.chain.truncate(tokens);
-        self.sealed = self.sealed.min(self.chain.keys().len());
+        self.stored_blocks = self.stored_blocks.min(self.chain.keys().len());
         self.checkpoints.retain(|checkpoint| checkpoint.position <= tokens);
         self.saved = self.saved.min(tokens);
     }
@@ -93,7 +93,7 @@ impl Track {
     }
 }
 
-impl Track {
+impl CachedSequence {
     pub(crate) fn new(chain: Chain, needs: Needs, salt: &str) -> Self {
         Self {
             chain,
@@ -101,7 +101,7 @@ impl Track {
             needs,
             checkpoints: Vec::new(),
             salt: salt.to_owned(),
-            sealed: 0,
+            stored_blocks: 0,
             broken: false,
             stops: Vec::new(),
             saved: 0,

@@ -11,7 +11,7 @@ use crate::mlx::attention::{Masks, Sdpa};
 use crate::mlx::backend::Backend;
 use crate::models::forward::{CausalLm, Forward, Segment, token_array};
 use crate::models::{load, text_fields};
-use crate::runtime::files::Folder;
+use crate::runtime::files::ModelFiles;
 use crate::weights::Weights;
 use omlx_tests::fixtures::Case;
 
@@ -29,7 +29,7 @@ fn load_written(case: &Case) -> Box<dyn CausalLm> {
 }
 
 fn load_folder(dir: &Path) -> Box<dyn CausalLm> {
-    let folder = Folder::read(dir).unwrap();
+    let folder = ModelFiles::read(dir).unwrap();
     let mut weights = Weights::open(dir, folder.quantization.clone()).unwrap();
     load(&folder.config_file(), &mut weights).unwrap()
 }
@@ -112,7 +112,7 @@ fn limits_and_ends_are_read_from_a_nested_config() {
     let read = |case: &Case| {
         let dir = tempfile::tempdir().unwrap();
         case.write(dir.path()).unwrap();
-        Folder::read(dir.path()).unwrap()
+        ModelFiles::read(dir.path()).unwrap()
     };
     let mut case = Case::named("qwen3_5-default-f32");
     let text = case.config["text_config"].as_object_mut().unwrap();
@@ -128,7 +128,7 @@ fn limits_and_ends_are_read_from_a_nested_config() {
     let dir = tempfile::tempdir().unwrap();
     case.write(dir.path()).unwrap();
     std::fs::write(dir.path().join("generation_config.json"), "{}").unwrap();
-    let folder = Folder::read(dir.path()).unwrap();
+    let folder = ModelFiles::read(dir.path()).unwrap();
     assert!([77, 78, 79].iter().all(|id| folder.eos.contains(id)), "{:?}", folder.eos);
     // Its linear scaling by 4 is in the number already.
     assert_eq!(read(&Case::named("gemma3-linear-f32")).context_tokens, 256);

@@ -14,15 +14,15 @@ use mlx_rs::ops::indexing::take_axis;
 use crate::error::Result;
 use crate::mlx::backend::Backend;
 use crate::models::forward::{Forward, Segment, token_array};
-use crate::runtime::reasoning_budget::Thoughts;
+use crate::runtime::reasoning_budget::ReasoningBudget;
 use crate::runtime::row::{Next, Row, Sequence};
 use crate::runtime::sampling::{Sampled, Sampler, sample};
 use crate::sched::RowId;
-use crate::text::grammar::Held;
+use crate::text::grammar::MaskState;
 
 /// A step whose graph is made.
 #[derive(Debug)]
-pub(crate) struct Built {
+pub(crate) struct StepGraph {
     pub(crate) model: u64,
     /// Every row in it.
     pub(crate) rows: Vec<RowId>,
@@ -44,7 +44,7 @@ pub(crate) struct Built {
     pub(crate) build: Duration,
 }
 
-impl Built {
+impl StepGraph {
     /// Every array to evaluate.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.sampled.iter().flat_map(Sampled::arrays).chain(&self.caches)
@@ -61,14 +61,14 @@ pub(crate) enum Part {
 }
 
 /// Makes the graph of a step. All rows are of one model; at most one brings a prompt.
-/// `under_way`: the tokens that the step before computes. `grid`: chunks end at its multiples, so
+/// `in_flight`: the tokens that the step before computes. `grid`: chunks end at its multiples, so
 /// that every sequence's do at the same positions, whatever was restored.
 pub(crate) fn build(
     model: u64,
     rows: &mut [(RowId, Row, Part)],
-    under_way: Option<&Array>,
+    in_flight: Option<&Array>,
     grid: usize,
-) -> Result<Built> {
+) -> Result<StepGraph> {
     let begin = Instant::now();
     #[cfg(test)]
     faults::strike(rows)?;
@@ -84,9 +84,9 @@ pub(crate) fn build(
         let sequence =
             sequence.as_mut().ok_or_else(|| Exception::custom("the row has no caches"))?;
         match (*part, sequence.next) {
-            (Part::Decode, Next::UnderWay(place)) => {
+            (Part::Decode, Next::InFlight(place)) => {
                 lazy.push(place as u32);
-                sequence.fed_ahead = true;
+                sequence.has_unread_token = true;
                 lengths.push((1, true));
             }
             (Part::Decode, Next::Known(token)) => {
@@ -109,7 +109,7 @@ pub(crate) fn build(
             }
         }
     }
-    let tokens = tokens(under_way, &lazy, &known)?;
+    let tokens = tokens(in_flight, &lazy, &known)?;
     let loaded = rows.first().map(|(_, row, _)| Rc::clone(&row.model));
     let loaded = loaded.ok_or_else(|| Exception::custom("a step without rows"))?;
     let segments = rows.iter_mut().zip(&lengths).filter_map(|((_, row, _), (length, wants))| {
@@ -125,15 +125,15 @@ pub(crate) fn build(
         if let (true, Some(sequence), Some(sampler)) = (*wants, &mut row.sequence, &mut row.sampler)
         {
             let allowed = match &row.constraint {
-                Some(Held::Here(constraint)) => constraint.allowed(),
-                Some(Held::Away) => return Err(Exception::custom("a row waits for its mask")),
+                Some(MaskState::Here(constraint)) => constraint.allowed(),
+                Some(MaskState::Away) => return Err(Exception::custom("a row waits for its mask")),
                 None => None,
             };
             sampler.constrain(allowed);
-            let forced = row.thoughts.as_ref().and_then(Thoughts::forced);
+            let forced = row.thoughts.as_ref().and_then(ReasoningBudget::forced);
             // Where a grammar does not allow thoughts to end, none are open.
             sampler.force(forced.filter(|&id| allowed.is_none_or(|flags| flags[id as usize])));
-            sequence.next = Next::UnderWay(outputs.len());
+            sequence.next = Next::InFlight(outputs.len());
             outputs.push(*id);
             samplers.push(sampler);
         }
@@ -145,7 +145,7 @@ pub(crate) fn build(
         arrays.cloned().collect()
     });
     let prompt_tokens = prompt.map_or(0, |_| lengths.last().map_or(0, |(length, _)| *length));
-    Ok(Built {
+    Ok(StepGraph {
         model,
         rows: rows.iter().map(|(id, ..)| *id).collect(),
         outputs,
@@ -162,7 +162,7 @@ pub(crate) fn build(
 fn rank(row: &Row, part: Part) -> (usize, usize) {
     match (part, row.sequence.as_ref().map(|sequence| sequence.next)) {
         (Part::Prompt { .. }, _) => (2, 0),
-        (_, Some(Next::UnderWay(place))) => (0, place),
+        (_, Some(Next::InFlight(place))) => (0, place),
         _ => (1, 0),
     }
 }
@@ -175,16 +175,16 @@ fn chunk_end(sequence: &Sequence, from: usize, most: usize, grid: usize) -> usiz
 }
 
 /// The step's tokens, [1, T].
-fn tokens(under_way: Option<&Array>, lazy: &[u32], known: &[u32]) -> Result<Array> {
-    let Some(under_way) = under_way.filter(|_| !lazy.is_empty()) else {
+fn tokens(in_flight: Option<&Array>, lazy: &[u32], known: &[u32]) -> Result<Array> {
+    let Some(in_flight) = in_flight.filter(|_| !lazy.is_empty()) else {
         return Ok(token_array(known));
     };
     let count = lazy.len() as i32;
     let in_order = lazy.iter().enumerate().all(|(at, &place)| at == place as usize);
-    let fed = match in_order && under_way.shape() == [count] {
-        true => under_way.reshape(&[1, count])?,
+    let fed = match in_order && in_flight.shape() == [count] {
+        true => in_flight.reshape(&[1, count])?,
         false => {
-            take_axis(under_way, Array::from_slice(lazy, &[count]), 0)?.reshape(&[1, count])?
+            take_axis(in_flight, Array::from_slice(lazy, &[count]), 0)?.reshape(&[1, count])?
         }
     };
     match known {

@@ -6,10 +6,10 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{GenerateError, LoadError};
-use crate::runtime::events::{PhaseCell, Raw};
-use crate::runtime::files::Folder;
+use crate::runtime::events::{PhaseCell, RowEvent};
+use crate::runtime::files::ModelFiles;
 use crate::runtime::generation::GenerateRequest;
-use crate::runtime::status::Place;
+use crate::runtime::status::AdmissionPermit;
 use crate::sched::KvCost;
 use crate::text::grammar::Constraint;
 use crate::types::{ModelId, ModelInfo};
@@ -17,14 +17,21 @@ use crate::types::{ModelId, ModelInfo};
 /// What other threads ask of this one.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Load { id: ModelId, name: String, folder: Arc<Folder>, held: Held, reply: LoadReply },
+    Load {
+        id: ModelId,
+        name: String,
+        folder: Arc<ModelFiles>,
+        held: UnloadNotifier,
+        reply: LoadReply,
+    },
     Submit(Box<Job>),
     Unload(ModelId),
     ClearLive,
     Wake,
 }
 
-pub(crate) type LoadReply = oneshot::Sender<Result<(Arc<Folder>, ModelInfo, KvCost), LoadError>>;
+pub(crate) type LoadReply =
+    oneshot::Sender<Result<(Arc<ModelFiles>, ModelInfo, KvCost), LoadError>>;
 
 /// A request on its way.
 #[derive(Debug)]
@@ -33,12 +40,12 @@ pub(crate) struct Job {
     pub(crate) request: GenerateRequest,
     /// What its answer is held to, until the row takes it.
     pub(crate) constraint: Option<Box<Constraint>>,
-    pub(crate) events: mpsc::Sender<Raw>,
+    pub(crate) events: mpsc::Sender<RowEvent>,
     /// The place in the channel that is kept for how the request ends.
-    pub(crate) last: mpsc::OwnedPermit<Raw>,
+    pub(crate) last: mpsc::OwnedPermit<RowEvent>,
     pub(crate) phase: Arc<PhaseCell>,
     pub(crate) submitted: Instant,
-    pub(crate) place: Place,
+    pub(crate) place: AdmissionPermit,
 }
 
 impl Job {
@@ -47,17 +54,17 @@ impl Job {
         let Self { last, place, .. } = *self;
         // Who reads the error may ask again at once.
         drop(place);
-        last.send(Raw::Failed(error));
+        last.send(RowEvent::Failed(error));
     }
 }
 
 /// Weights are in memory for as long as this is: whoever has the other end learns when they are gone.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct UnloadNotifier {
     _end: oneshot::Sender<()>,
 }
 
-impl Held {
+impl UnloadNotifier {
     /// And the end that completes when the weights are gone.
     pub(crate) fn new() -> (Self, oneshot::Receiver<()>) {
         let (held, gone) = oneshot::channel();

@@ -26,7 +26,7 @@ impl PhaseCell {
 
 /// What the engine thread sends for one request.
 #[derive(Debug)]
-pub(crate) enum Raw {
+pub(crate) enum RowEvent {
     /// The prompt is computed; the first token follows.
     Started(Usage, Timings, Box<ReuseReport>),
     Token(TokenOutput),

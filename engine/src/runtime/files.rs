@@ -32,7 +32,7 @@ pub struct LoadOptions {
 
 /// The files of a model folder that need no MLX, read and checked.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct ModelFiles {
     pub(crate) dir: PathBuf,
     pub(crate) config_path: PathBuf,
     pub(crate) config: Map<String, Value>,
@@ -52,7 +52,7 @@ pub(crate) struct Folder {
     pub(crate) vocab_tokens: usize,
 }
 
-impl Folder {
+impl ModelFiles {
     /// Reads everything but the weights.
     pub(crate) fn read(dir: &Path) -> Result<Self, LoadError> {
         let config_path = dir.join("config.json");

@@ -1,7 +1,7 @@
 //! One request and the stream of what it generates.
 
 use crate::runtime::events::PhaseCell;
-use crate::runtime::events::Raw;
+use crate::runtime::events::RowEvent;
 use crate::types::Delta;
 use crate::types::FinishReason;
 use crate::types::Mark;
@@ -99,7 +99,7 @@ impl PhaseReader {
 /// next step.
 #[derive(Debug)]
 pub struct Generation {
-    receiver: mpsc::Receiver<Raw>,
+    receiver: mpsc::Receiver<RowEvent>,
     detokenizer: Detokenizer,
     stop: StopMatcher,
     /// Tokens that end the answer; empty when the request ignores them.
@@ -120,7 +120,7 @@ pub struct Generation {
 
 impl Generation {
     pub(crate) fn new(
-        receiver: mpsc::Receiver<Raw>,
+        receiver: mpsc::Receiver<RowEvent>,
         request: &GenerateRequest,
         tokenizer: Tokenizer,
         eos: Arc<[u32]>,
@@ -180,14 +180,14 @@ impl Generation {
         self.usage
     }
 
-    fn take(&mut self, raw: Raw) {
+    fn take(&mut self, raw: RowEvent) {
         match raw {
-            Raw::Started(usage, timings, reuse) => {
+            RowEvent::Started(usage, timings, reuse) => {
                 (self.usage, self.timings, self.reuse) = (usage, timings, *reuse);
             }
-            Raw::Token(token) => self.take_token(token),
-            Raw::Done(finish) => self.finish(finish),
-            Raw::Failed(error) => self.end(Event::Failed(error)),
+            RowEvent::Token(token) => self.take_token(token),
+            RowEvent::Done(finish) => self.finish(finish),
+            RowEvent::Failed(error) => self.end(Event::Failed(error)),
         }
     }
 

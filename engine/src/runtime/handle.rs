@@ -21,14 +21,14 @@ use tokio::sync::oneshot;
 use crate::error::{LoadError, Result};
 use crate::panic_text;
 use crate::runtime::command::Command;
-use crate::runtime::command::Held;
-use crate::runtime::files::{Folder, LoadOptions};
+use crate::runtime::command::UnloadNotifier;
+use crate::runtime::files::{LoadOptions, ModelFiles};
 use crate::runtime::model::Model;
 use crate::runtime::worker::{self, Worker};
 use crate::types::ModelInfo;
 use crate::types::Pressure;
 
-/// Room in the command channel for what is not a request: loads, unloads, wake-ups.
+/// WeightBudget in the command channel for what is not a request: loads, unloads, wake-ups.
 const CONTROL_COMMANDS: usize = 64;
 
 /// A handle to the engine thread. Clones share it; the thread ends at [`Engine::stop`], or when the
@@ -85,7 +85,7 @@ impl Engine {
     ) -> Result<Model, LoadError> {
         let started = Instant::now();
         let (reply, outcome) = oneshot::channel();
-        let (held, gone) = Held::new();
+        let (held, gone) = UnloadNotifier::new();
         let id = ModelId(self.link.next_model.fetch_add(1, Ordering::Relaxed));
         let (dir, name) = (dir.to_owned(), name.to_owned());
         let label = name.clone();
@@ -93,7 +93,7 @@ impl Engine {
         // Tokenizers take a while to parse: not on an async thread, and not on the engine's.
         let read = move || {
             // A tokenizer or a template may panic in a library's hands.
-            let read = catch_unwind(AssertUnwindSafe(|| Folder::read(&dir)));
+            let read = catch_unwind(AssertUnwindSafe(|| ModelFiles::read(&dir)));
             let read = read.unwrap_or_else(|panic| {
                 let what = format!("reading it panicked: {}", panic_text(&*panic));
                 Err(LoadError::Invalid { path: dir, what })

@@ -12,7 +12,7 @@ use crate::error::SubmitError;
 use crate::runtime::command::{Command, Job};
 use crate::runtime::events::PhaseCell;
 use crate::runtime::generation::{GenerateRequest, Generation};
-use crate::runtime::status::{Place, Status};
+use crate::runtime::status::{AdmissionPermit, Status};
 use crate::text::grammar::Grammar;
 use crate::text::tokenizer::Tokenizer;
 use crate::types::ModelId;
@@ -53,7 +53,9 @@ impl EngineLink {
     ) -> Result<Generation, SubmitError> {
         let EngineLink { status, commands, max_batch, max_queue, .. } = self;
         let full = SubmitError::QueueFull { waiting: *max_queue };
-        let Some(place) = Place::take(status, max_batch + max_queue) else { return Err(full) };
+        let Some(place) = AdmissionPermit::take(status, max_batch + max_queue) else {
+            return Err(full);
+        };
         let (events, receiver) = mpsc::channel(TOKEN_CHANNEL);
         let Ok(last) = events.clone().try_reserve_owned() else {
             return Err(SubmitError::ShuttingDown);

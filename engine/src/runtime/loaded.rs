@@ -13,8 +13,8 @@ use crate::kv::{Layout, ModelReuse};
 use crate::mlx::backend::Backend;
 use crate::models;
 use crate::models::forward::{CausalLm, Forward, Segment, token_array};
-use crate::runtime::command::Held;
-use crate::runtime::files::Folder;
+use crate::runtime::command::UnloadNotifier;
+use crate::runtime::files::ModelFiles;
 use crate::runtime::inspect::{stored_dtype, widened};
 use crate::sched::KvCost;
 use crate::types::ModelInfo;
@@ -34,7 +34,7 @@ pub(crate) struct Loaded {
     pub(crate) cost: KvCost,
     // Dropped after the weights, in this order.
     _clear: ClearCache,
-    _held: Held,
+    _held: UnloadNotifier,
 }
 
 /// Gives memory that MLX keeps for reuse back to the system when it is dropped.
@@ -50,7 +50,7 @@ impl Drop for ClearCache {
 
 /// Memory for a model.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Room {
+pub(crate) struct WeightBudget {
     /// What the budget leaves now.
     pub(crate) free_bytes: u64,
     /// The whole budget, and what of it steps need.
@@ -58,7 +58,7 @@ pub(crate) struct Room {
     pub(crate) step_bytes: u64,
 }
 
-impl Room {
+impl WeightBudget {
     /// Whether so much could be in memory if nothing else were.
     fn holds(&self, bytes: u64) -> Result<(), LoadError> {
         let needed_bytes = bytes.saturating_add(self.step_bytes);
@@ -74,10 +74,10 @@ impl Loaded {
     pub(crate) fn load(
         id: ModelId,
         name: String,
-        folder: &Folder,
-        held: Held,
+        folder: &ModelFiles,
+        held: UnloadNotifier,
         compute: ComputeDtype,
-        room: Room,
+        room: WeightBudget,
     ) -> Result<(Self, ModelInfo, KvCost), LoadError> {
         let config = folder.config_file();
         let mut weights = Weights::open(&folder.dir, folder.quantization.clone())?;
@@ -166,7 +166,7 @@ fn forward(
 fn try_out(
     architecture: &dyn CausalLm,
     weights: &Weights,
-    folder: &Folder,
+    folder: &ModelFiles,
 ) -> Result<(String, Layout), LoadError> {
     let run = || -> Result<(bool, Dtype, Layout)> {
         let cache = SequenceCache::new(&architecture.slots(), 1);

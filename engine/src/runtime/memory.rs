@@ -20,13 +20,13 @@ const POLL: Duration = Duration::from_secs(1);
 /// Under critical pressure the engine gives back this part of what it uses, every [`POLL`].
 const CRITICAL_DIVISOR: u64 = 8;
 /// What the process may take beside the budget: code, tokenizers, connections, the heap's gaps.
-const BESIDE_BUDGET: u64 = 512 << 20;
+const PROCESS_OVERHEAD_BYTES: u64 = 512 << 20;
 /// Memory is no longer short when this part of the budget is free.
 const RELAXED_DIVISOR: u64 = 8;
 
 /// Who uses what of the budget.
 #[derive(Debug)]
-pub(crate) struct Account {
+pub(crate) struct MemoryBudget {
     budget_bytes: u64,
     /// What each model's weights take, for as long as anything holds them.
     models: Vec<(Weak<Loaded>, u64)>,
@@ -49,7 +49,7 @@ pub(crate) struct Account {
     polled: Instant,
 }
 
-impl Account {
+impl MemoryBudget {
     pub(crate) fn new(config: &EngineConfig) -> Self {
         let store = config.reuse.store.clone();
         let ram_tier_most = store.as_ref().map_or(0, |store| store.ram_budget_bytes());
@@ -120,7 +120,7 @@ impl Account {
     }
 
     /// A model was loaded.
-    pub(crate) fn model_here(&mut self, model: &Rc<Loaded>, bytes: u64) {
+    pub(crate) fn add_model(&mut self, model: &Rc<Loaded>, bytes: u64) {
         self.models.retain(|(model, _)| model.strong_count() > 0);
         self.models.push((Rc::downgrade(model), bytes));
     }
@@ -160,7 +160,7 @@ impl Account {
             return None;
         }
         self.polled = Instant::now();
-        let most = self.budget_bytes.saturating_add(BESIDE_BUDGET);
+        let most = self.budget_bytes.saturating_add(PROCESS_OVERHEAD_BYTES);
         let too_large = sensor.footprint().is_some_and(|bytes| bytes > most);
         let own = if too_large { Pressure::Warning } else { Pressure::Normal };
         let before = std::mem::replace(&mut self.pressure, sensor.pressure().max(own));
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_peak_outlives_the_reset_of_mlxs_mark() {
-        let mut account = Account::new(&EngineConfig::default());
+        let mut account = MemoryBudget::new(&EngineConfig::default());
         account.note_peak(900, 400);
         account.note_peak(700, 450);
         assert_eq!((account.peak_bytes(), account.staging_bytes), (900, 500));

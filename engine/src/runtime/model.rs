@@ -1,6 +1,6 @@
 //! A loaded model, seen from outside the engine thread.
 
-use crate::runtime::files::Folder;
+use crate::runtime::files::ModelFiles;
 use crate::types::ModelInfo;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -11,7 +11,7 @@ use crate::runtime::generation::{GenerateRequest, Generation};
 use crate::runtime::link::EngineLink;
 use crate::runtime::sampling::SamplingDefaults;
 use crate::sched::KvCost;
-use crate::text::grammar::{Grammar, GrammarError, Pattern, Vocabulary};
+use crate::text::grammar::{Grammar, GrammarError, Pattern, TokenTrie};
 use crate::text::output::OutputFormat;
 use crate::text::template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
@@ -30,10 +30,10 @@ struct Inner {
     name: String,
     info: ModelInfo,
     cost: KvCost,
-    folder: Folder,
+    folder: ModelFiles,
     gone: Mutex<Option<oneshot::Receiver<()>>>,
     /// Made when a grammar is first compiled.
-    vocabulary: OnceLock<Result<Vocabulary, GrammarError>>,
+    vocabulary: OnceLock<Result<TokenTrie, GrammarError>>,
 }
 
 impl Model {
@@ -42,7 +42,7 @@ impl Model {
         id: ModelId,
         name: String,
         (info, cost): (ModelInfo, KvCost),
-        folder: Folder,
+        folder: ModelFiles,
         gone: oneshot::Receiver<()>,
     ) -> Self {
         let gone = Mutex::new(Some(gone));
@@ -129,7 +129,7 @@ impl Model {
     /// When the pattern is wrong, too large, or asks for what cannot be enforced.
     pub fn compile(&self, pattern: &Pattern) -> Result<Grammar, GrammarError> {
         let Inner { folder, info, vocabulary, .. } = &*self.inner;
-        let make = || Vocabulary::new(&folder.tokenizer, &folder.eos, info.vocab_tokens);
+        let make = || TokenTrie::new(&folder.tokenizer, &folder.eos, info.vocab_tokens);
         let vocabulary = vocabulary.get_or_init(make).as_ref().map_err(GrammarError::clone)?;
         Grammar::compile(vocabulary, pattern)
     }
@@ -157,7 +157,7 @@ impl Model {
         }
         let mut request = request;
         request.max_tokens = request.max_tokens.min(context_tokens - prompt_tokens).max(1);
-        let Folder { tokenizer, eos, .. } = &self.inner.folder;
+        let ModelFiles { tokenizer, eos, .. } = &self.inner.folder;
         self.inner.link.submit(self.inner.id, request, tokenizer.clone(), eos.clone())
     }
 }

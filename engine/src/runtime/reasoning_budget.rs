@@ -4,13 +4,13 @@ use crate::types::ThinkingBudget;
 
 /// What is left of it.
 #[derive(Debug)]
-pub(crate) struct Thoughts {
+pub(crate) struct ReasoningBudget {
     budget: ThinkingBudget,
     is_open: bool,
     left: usize,
 }
 
-impl Thoughts {
+impl ReasoningBudget {
     pub(crate) fn new(budget: ThinkingBudget) -> Self {
         Self { budget, is_open: budget.is_open, left: budget.tokens }
     }
@@ -32,7 +32,7 @@ impl Thoughts {
     }
 
     /// Whether the token after the next one depends on which the next one is. Such a row cannot be
-    /// computed ahead. (Thoughts that are opened again when nothing is left may have one token.)
+    /// computed ahead. (ReasoningBudget that are opened again when nothing is left may have one token.)
     pub(crate) fn is_near_end(&self) -> bool {
         self.is_open && self.left <= 1
     }
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn thoughts_end_after_so_many_tokens() {
-        let mut thoughts = Thoughts::new(BUDGET);
+        let mut thoughts = ReasoningBudget::new(BUDGET);
         assert_eq!(thoughts.forced(), None);
         let seen: Vec<_> = [9, 1, 9, 9, 2, 9, 1, 2]
             .map(|id| {
@@ -70,9 +70,9 @@ mod tests {
 
     #[test]
     fn a_budget_of_nothing_ends_them_at_once() {
-        let thoughts = Thoughts::new(ThinkingBudget { tokens: 0, is_open: true, ..BUDGET });
+        let thoughts = ReasoningBudget::new(ThinkingBudget { tokens: 0, is_open: true, ..BUDGET });
         assert_eq!(thoughts.forced(), Some(2));
-        let closed = Thoughts::new(ThinkingBudget { is_open: true, open: None, ..BUDGET });
+        let closed = ReasoningBudget::new(ThinkingBudget { is_open: true, open: None, ..BUDGET });
         assert!(!closed.is_near_end());
     }
 }

@@ -16,7 +16,7 @@ pub trait Observer: Send + Sync {
     fn loads(&self, _model: &str) {}
 
     /// After one of these: there is nothing left to do.
-    fn rests(&self) {}
+    fn idle(&self) {}
 
     /// So many bytes are wanted that only idle models could give back.
     fn room_wanted(&self, _bytes: u64) {}

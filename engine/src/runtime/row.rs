@@ -8,13 +8,13 @@ use tokio::sync::mpsc;
 
 use crate::error::{GenerateError, Result};
 use crate::kv::slots::SequenceCache;
-use crate::kv::{Begun, ReuseReport, Track};
+use crate::kv::{CachedSequence, RestoredSequence, ReuseReport};
 use crate::runtime::command::Job;
-use crate::runtime::events::Raw;
+use crate::runtime::events::RowEvent;
 use crate::runtime::loaded::Loaded;
-use crate::runtime::reasoning_budget::Thoughts;
+use crate::runtime::reasoning_budget::ReasoningBudget;
 use crate::runtime::sampling::{LazyLogprobs, Sampler};
-use crate::text::grammar::Held;
+use crate::text::grammar::MaskState;
 use crate::types::{
     FinishReason, RowPhase, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
@@ -27,17 +27,17 @@ pub(crate) struct Row {
     /// Made when the request first runs; it outlives a preemption.
     pub(crate) sampler: Option<Sampler>,
     /// What its answer is held to.
-    pub(crate) constraint: Option<Held>,
+    pub(crate) constraint: Option<MaskState>,
     /// What its answer may still think, where that is limited.
-    pub(crate) thoughts: Option<Thoughts>,
+    pub(crate) thoughts: Option<ReasoningBudget>,
     /// While it runs.
     pub(crate) sequence: Option<Sequence>,
     /// Tokens generated and known.
     pub(crate) generated: Vec<u32>,
     /// Steps with other rows that failed with this one in them.
-    pub(crate) falls: u32,
+    pub(crate) failed_steps: u32,
     started: Option<Started>,
-    mail: Mail,
+    outbox: Outbox,
 }
 
 /// The caches of a running request.
@@ -45,10 +45,10 @@ pub(crate) struct Row {
 pub(crate) struct Sequence {
     pub(crate) cache: SequenceCache,
     /// The known tokens in the caches, and what of them is stored.
-    pub(crate) track: Track,
+    pub(crate) track: CachedSequence,
     pub(crate) next: Next,
     /// The caches hold one token more than the track: one that is still being computed.
-    pub(crate) fed_ahead: bool,
+    pub(crate) has_unread_token: bool,
 }
 
 /// What the next step feeds a row with.
@@ -57,7 +57,7 @@ pub(crate) enum Next {
     /// More of its prompt.
     Prompt,
     /// The token that the step under way computes in this place.
-    UnderWay(usize),
+    InFlight(usize),
     /// This token.
     Known(u32),
 }
@@ -72,25 +72,25 @@ struct Started {
 
 /// What a request has to say, and how much of it its reader has taken.
 #[derive(Debug, Default)]
-struct Mail {
+struct Outbox {
     /// In order. What is first was refused for lack of room, if anything is there.
-    waiting: VecDeque<Raw>,
+    waiting: VecDeque<RowEvent>,
     blocked_since: Option<Instant>,
 }
 
 impl Row {
     pub(crate) fn new(mut job: Box<Job>, model: Rc<Loaded>) -> Self {
         Self {
-            constraint: job.constraint.take().map(Held::Here),
-            thoughts: job.request.thinking.map(Thoughts::new),
+            constraint: job.constraint.take().map(MaskState::Here),
+            thoughts: job.request.thinking.map(ReasoningBudget::new),
             job,
             model,
             sampler: None,
             sequence: None,
             generated: Vec::new(),
-            falls: 0,
+            failed_steps: 0,
             started: None,
-            mail: Mail::default(),
+            outbox: Outbox::default(),
         }
     }
 
@@ -100,8 +100,8 @@ impl Row {
     }
 
     /// The request runs from what was found of it.
-    pub(crate) fn begin(&mut self, begun: Begun) -> Result<()> {
-        let Begun { cache, track, report, took } = begun;
+    pub(crate) fn start(&mut self, restored: RestoredSequence) -> Result<()> {
+        let RestoredSequence { cache, track, report, took } = restored;
         if self.sampler.is_none() {
             let request = &self.job.request;
             let seen = (&request.prompt[..], &self.model.eos[..], self.model.vocab);
@@ -116,7 +116,8 @@ impl Row {
             restore: took,
             report,
         });
-        self.sequence = Some(Sequence { cache, track, next: Next::Prompt, fed_ahead: false });
+        self.sequence =
+            Some(Sequence { cache, track, next: Next::Prompt, has_unread_token: false });
         self.job.phase.set(RowPhase::Prefill);
         Ok(())
     }
@@ -135,13 +136,13 @@ impl Row {
             thoughts.take(id);
         }
         if let Some(sequence) = &mut self.sequence {
-            if std::mem::take(&mut sequence.fed_ahead) {
+            if std::mem::take(&mut sequence.has_unread_token) {
                 sequence.track.tokens.push(id);
             } else {
                 sequence.next = Next::Known(id);
             }
         }
-        self.mail.waiting.push_back(Raw::Token(TokenOutput { id, logprobs }));
+        self.outbox.waiting.push_back(RowEvent::Token(TokenOutput { id, logprobs }));
         let request = &self.job.request;
         let ended = !request.ignore_eos && self.model.eos.contains(&id);
         match ended {
@@ -164,22 +165,22 @@ impl Row {
             cached_tokens_ssd: report.ssd_tokens,
             ..Usage::default()
         };
-        self.mail.waiting.push_back(Raw::Started(usage, timings, Box::new(report)));
+        self.outbox.waiting.push_back(RowEvent::Started(usage, timings, Box::new(report)));
     }
 
     /// Sends what there is to say; false when the reader has no room for all of it.
     pub(crate) fn flush(&mut self) -> bool {
-        self.mail.flush(&self.job.events)
+        self.outbox.flush(&self.job.events)
     }
 
     /// Whether something could not be sent yet.
     pub(crate) fn is_blocked(&self) -> bool {
-        self.mail.blocked_since.is_some()
+        self.outbox.blocked_since.is_some()
     }
 
     /// How long the reader has taken nothing.
     pub(crate) fn blocked_for(&self) -> Duration {
-        self.mail.blocked_since.map_or(Duration::ZERO, |since| since.elapsed())
+        self.outbox.blocked_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Whether anybody still listens.
@@ -193,14 +194,14 @@ impl Row {
     }
 
     /// The request is computed; what is left is to say so.
-    pub(crate) fn leave(self, finish: FinishReason) -> Leaving {
+    pub(crate) fn leave(self, finish: FinishReason) -> DrainingRequest {
         let Job { events, last, .. } = *self.job;
-        Leaving { events, last, mail: self.mail, finish }
+        DrainingRequest { events, last, outbox: self.outbox, finish }
     }
 }
 
-impl Mail {
-    fn flush(&mut self, events: &mpsc::Sender<Raw>) -> bool {
+impl Outbox {
+    fn flush(&mut self, events: &mpsc::Sender<RowEvent>) -> bool {
         while let Some(raw) = self.waiting.pop_front() {
             match events.try_send(raw) {
                 Ok(()) => self.blocked_since = None,
@@ -218,23 +219,23 @@ impl Mail {
 
 /// A request that computes no more and whose reader is behind.
 #[derive(Debug)]
-pub(crate) struct Leaving {
-    events: mpsc::Sender<Raw>,
-    last: mpsc::OwnedPermit<Raw>,
-    mail: Mail,
+pub(crate) struct DrainingRequest {
+    events: mpsc::Sender<RowEvent>,
+    last: mpsc::OwnedPermit<RowEvent>,
+    outbox: Outbox,
     finish: FinishReason,
 }
 
-impl Leaving {
+impl DrainingRequest {
     /// Sends what is left; itself again when the reader has no room for all of it. One that reads
     /// nothing for `limit` fails.
     pub(crate) fn send(mut self, limit: Duration) -> Option<Self> {
-        if self.mail.flush(&self.events) {
-            self.last.send(Raw::Done(self.finish));
+        if self.outbox.flush(&self.events) {
+            self.last.send(RowEvent::Done(self.finish));
             return None;
         }
-        if self.mail.blocked_since.is_some_and(|since| since.elapsed() > limit) {
-            self.last.send(Raw::Failed(GenerateError::SlowReader(limit.as_secs())));
+        if self.outbox.blocked_since.is_some_and(|since| since.elapsed() > limit) {
+            self.last.send(RowEvent::Failed(GenerateError::SlowReader(limit.as_secs())));
             return None;
         }
         Some(self)
@@ -242,7 +243,7 @@ impl Leaving {
 
     /// Ends the request with an error.
     pub(crate) fn fail(self, error: GenerateError) {
-        self.last.send(Raw::Failed(error));
+        self.last.send(RowEvent::Failed(error));
     }
 }
 

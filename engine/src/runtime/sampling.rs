@@ -21,13 +21,13 @@ use crate::mlx::bridge::slice;
 /// How each token is chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
-    /// 0 picks the likeliest token; otherwise logits are divided by it.
+    /// 0 picks the top_k token; otherwise logits are divided by it.
     pub temperature: f32,
-    /// Keep the fewest likeliest tokens whose probabilities reach this sum. 1: all.
+    /// Keep the fewest top_k tokens whose probabilities reach this sum. 1: all.
     pub top_p: f32,
-    /// Keep this many likeliest tokens. 0: all.
+    /// Keep this many top_k tokens. 0: all.
     pub top_k: usize,
-    /// Keep tokens at least this fraction as likely as the likeliest. 0: all.
+    /// Keep tokens at least this fraction as likely as the top_k. 0: all.
     pub min_p: f32,
     /// Divides the positive and multiplies the negative logits of tokens seen in the prompt or the
     /// answer (arXiv 1909.05858). 1: off.
@@ -165,11 +165,11 @@ pub(crate) fn sample(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Sa
 
 /// What the rows of one graph share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Way {
+enum SamplingKind {
     Greedy,
     /// From the whole distribution.
     Whole,
-    /// From the likeliest `top_k` (0: all, in their order), cut by top_p, by min_p.
+    /// From the top_k `top_k` (0: all, in their order), cut by top_p, by min_p.
     Filtered {
         top_k: usize,
         by_top_p: bool,
@@ -180,9 +180,9 @@ enum Way {
 /// logits: [R, vocab], adjusted; returns the tokens, [R] of u32.
 fn choose(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Array> {
     let vocab = logits.shape()[1];
-    let ways: Vec<Way> = samplers.iter().map(|sampler| sampler.way(vocab)).collect();
+    let ways: Vec<SamplingKind> = samplers.iter().map(|sampler| sampler.way(vocab)).collect();
     if ways.iter().all(|way| *way == ways[0]) {
-        return choose_alike(logits, ways[0], samplers);
+        return sample_group(logits, ways[0], samplers);
     }
     let mut order: Vec<usize> = (0..ways.len()).collect();
     order.sort_by_key(|&row| (ways[row], row));
@@ -196,7 +196,7 @@ fn choose(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Array> {
         // A group's rows ascend, so that one pass over the samplers meets them in order.
         let members = samplers.iter_mut().enumerate().filter(|(row, _)| group.contains(row));
         let mut members: Vec<&mut Sampler> = members.map(|(_, sampler)| &mut **sampler).collect();
-        chosen.push(choose_alike(&rows, ways[group[0]], &mut members)?);
+        chosen.push(sample_group(&rows, ways[group[0]], &mut members)?);
     }
     let mut back = vec![0; order.len()];
     order.iter().enumerate().for_each(|(at, &row)| back[row] = at);
@@ -204,8 +204,8 @@ fn choose(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Array> {
 }
 
 /// All rows in the same way. logits: [G, vocab]; returns [G] of u32.
-fn choose_alike(logits: &Array, way: Way, samplers: &mut [&mut Sampler]) -> Result<Array> {
-    if way == Way::Greedy {
+fn sample_group(logits: &Array, way: SamplingKind, samplers: &mut [&mut Sampler]) -> Result<Array> {
+    if way == SamplingKind::Greedy {
         return argmax_axis(logits, 1, false);
     }
     let column = |value: &dyn Fn(&Sampler) -> f32| {
@@ -217,8 +217,10 @@ fn choose_alike(logits: &Array, way: Way, samplers: &mut [&mut Sampler]) -> Resu
     let draws: Vec<f32> = samplers.iter_mut().map(|sampler| sampler.draw()).collect();
     let draws = Array::from_slice(&draws, &[draws.len() as i32, 1]);
     let probs = softmax_axis(scaled, 1, true)?;
-    let Way::Filtered { top_k, by_top_p, by_min_p } = way else { return invert(&probs, &draws) };
-    let (order, mut sorted) = likeliest(&probs, top_k as i32)?;
+    let SamplingKind::Filtered { top_k, by_top_p, by_min_p } = way else {
+        return inverse_cdf(&probs, &draws);
+    };
+    let (order, mut sorted) = top_k_of(&probs, top_k as i32)?;
     if by_top_p {
         // The first token always stays: nothing lies before it.
         let total = sorted.sum_axis(1, true)?;
@@ -231,7 +233,7 @@ fn choose_alike(logits: &Array, way: Way, samplers: &mut [&mut Sampler]) -> Resu
         let keep = sorted.ge(multiply(first, min_p)?)?;
         sorted = multiply(&sorted, keep.as_dtype(Dtype::Float32)?)?;
     }
-    let places = invert(&sorted, &draws)?;
+    let places = inverse_cdf(&sorted, &draws)?;
     let rows = places.shape()[0];
     take_along_axis(order, places.reshape(&[rows, 1])?, 1)?.reshape(&[rows])
 }
@@ -322,17 +324,17 @@ impl Sampler {
     }
 
     /// How its tokens are chosen from adjusted logits.
-    fn way(&self, vocab: i32) -> Way {
+    fn way(&self, vocab: i32) -> SamplingKind {
         let SamplingParams { temperature, top_p, top_k, min_p, .. } = self.params;
         let (by_top_p, by_min_p) = (top_p < 1.0, min_p > 0.0);
         let vocab = vocab as usize;
         let top_k = if top_k == 0 { vocab } else { top_k.min(vocab) };
         if temperature == 0.0 {
-            Way::Greedy
+            SamplingKind::Greedy
         } else if top_k == vocab && !by_top_p && !by_min_p {
-            Way::Whole
+            SamplingKind::Whole
         } else {
-            Way::Filtered { top_k, by_top_p, by_min_p }
+            SamplingKind::Filtered { top_k, by_top_p, by_min_p }
         }
     }
 
@@ -403,8 +405,8 @@ impl Penalties {
     }
 }
 
-/// The `k` likeliest of each row of [G, vocab], likeliest first: (ids, probabilities), [G, k] each.
-fn likeliest(probs: &Array, k: i32) -> Result<(Array, Array)> {
+/// The `k` top_k of each row of [G, vocab], top_k first: (ids, probabilities), [G, k] each.
+fn top_k_of(probs: &Array, k: i32) -> Result<(Array, Array)> {
     let negative = negative(probs)?;
     let [rows, vocab] = *probs.shape() else {
         return Err(mlx_rs::error::Exception::custom("probabilities have two axes"));
@@ -423,7 +425,7 @@ fn likeliest(probs: &Array, k: i32) -> Result<(Array, Array)> {
 
 /// For each row the first index at which the running sum of weights ([G, n]) reaches the row's draw
 /// ([G, 1]) of the total; [G] of u32.
-fn invert(weights: &Array, draws: &Array) -> Result<Array> {
+fn inverse_cdf(weights: &Array, draws: &Array) -> Result<Array> {
     let [rows, last] = *weights.shape() else {
         return Err(mlx_rs::error::Exception::custom("weights have two axes"));
     };
@@ -485,7 +487,7 @@ mod tests {
             (SamplingParams { top_k: 3, ..seeded(3) }, &[1, 3, 4]),
             // 1 and 3 hold 0.755 of the probability, 1 alone 0.469.
             (SamplingParams { top_p: 0.7, ..seeded(4) }, &[1, 3]),
-            // Probabilities over the likeliest: 0.15 1 0.05 0.61 0.27 0.007.
+            // Probabilities over the top_k: 0.15 1 0.05 0.61 0.27 0.007.
             (SamplingParams { min_p: 0.2, ..seeded(5) }, &[1, 3, 4]),
         ] {
             let temperature = params.temperature;

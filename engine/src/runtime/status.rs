@@ -22,7 +22,7 @@ pub(crate) struct Status {
     pub(crate) loading: AtomicBool,
     pub(crate) stopping: AtomicBool,
     pub(crate) running: AtomicUsize,
-    /// Requests that were submitted and have not ended: see [`Place`].
+    /// Requests that were submitted and have not ended: see [`AdmissionPermit`].
     places: AtomicUsize,
     pub(crate) live_sessions: AtomicUsize,
     pub(crate) live_bytes: AtomicUsize,
@@ -121,9 +121,9 @@ pub(crate) struct CurrentStep {
 /// computation. What is on its way to the engine thread has one as well, so that requests which come
 /// together are not refused while there is room.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<Status>);
+pub(crate) struct AdmissionPermit(Arc<Status>);
 
-impl Place {
+impl AdmissionPermit {
     /// `None` when `limit` others have one.
     pub(crate) fn take(status: &Arc<Status>, limit: usize) -> Option<Self> {
         let one_more = |places: usize| (places < limit).then_some(places + 1);
@@ -132,7 +132,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for AdmissionPermit {
     fn drop(&mut self) {
         self.0.places.fetch_sub(1, Ordering::Relaxed);
     }

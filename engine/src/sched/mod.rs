@@ -58,7 +58,7 @@ pub(crate) struct Limits {
 
 /// What the scheduler must know of a request.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Asking {
+pub(crate) struct SchedRequest {
     pub(crate) tenant: Tenant,
     /// Rows of different models never share a step.
     pub(crate) model: u64,
@@ -107,7 +107,7 @@ pub(crate) struct StepPlan {
 
 #[derive(Debug, Clone)]
 struct Entry {
-    asking: Asking,
+    asking: SchedRequest,
     /// Ids grow with arrival, but a preempted request keeps its own place.
     overtaken: u32,
     state: State,
@@ -188,7 +188,7 @@ impl Scheduler {
     }
 
     /// A request arrives, or comes back after a preemption under its old id.
-    pub(crate) fn arrive(&mut self, id: RowId, asking: Asking) {
+    pub(crate) fn arrive(&mut self, id: RowId, asking: SchedRequest) {
         self.is_settled = false;
         let old = self.leave(id);
         let overtaken = old.map_or(0, |entry| entry.overtaken);
@@ -528,7 +528,7 @@ impl Scheduler {
     }
 }
 
-impl Asking {
+impl SchedRequest {
     /// Tokens to reserve memory for when `needed` are needed: with room to decode, but no more than
     /// can come.
     fn reservation(&self, needed: usize) -> usize {

@@ -36,7 +36,7 @@ impl Random {
 
 /// A request as its client knows it.
 struct Client {
-    asking: Asking,
+    asking: SchedRequest,
     arrival: Duration,
     /// When it goes away.
     leaves: Option<Duration>,
@@ -105,7 +105,7 @@ impl World {
             let many = if random.chance(30) { 2500 } else { 100 };
             let left = 1 + random.below(many) as usize;
             let tokens = (1 + random.below(long) as usize).min(most.saturating_sub(left));
-            let asking = Asking {
+            let asking = SchedRequest {
                 tenant: random.below(4),
                 model: random.below(2),
                 tokens: tokens.max(1),
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    /// A reader falls behind; all others catch up.
+    /// A reader failed_steps behind; all others catch up.
     fn toggle_a_reader(&mut self) {
         let running: Vec<RowId> = self.scheduler.running().map(|(id, _)| id).collect();
         running.iter().for_each(|id| self.scheduler.set_blocked(*id, false));
@@ -296,9 +296,9 @@ fn roomy() -> Memory {
     Memory { budget_bytes: 1 << 40, ceiling_bytes: u64::MAX, used_bytes: 0, is_short: false }
 }
 
-fn asking(tenant: Tenant, tokens: usize, left: usize) -> Asking {
+fn sched_request(tenant: Tenant, tokens: usize, left: usize) -> SchedRequest {
     let cost = KvCost { token_bytes: 1, ..KvCost::default() };
-    Asking { tenant, model: 0, tokens, left, deadline: None, cost, solo: false }
+    SchedRequest { tenant, model: 0, tokens, left, deadline: None, cost, solo: false }
 }
 
 /// Admits all that can be; returns their ids.
@@ -314,11 +314,11 @@ fn admit(scheduler: &mut Scheduler) -> Vec<RowId> {
 #[test]
 fn a_key_with_many_requests_does_not_keep_another_out() {
     let mut scheduler = Scheduler::new(limits(), roomy());
-    (0..10).for_each(|id| scheduler.arrive(id, asking(1, 10, 5)));
-    (10..12).for_each(|id| scheduler.arrive(id, asking(2, 10, 5)));
+    (0..10).for_each(|id| scheduler.arrive(id, sched_request(1, 10, 5)));
+    (10..12).for_each(|id| scheduler.arrive(id, sched_request(2, 10, 5)));
     assert_eq!(admit(&mut scheduler), [0, 10, 1, 11]);
     scheduler.end(10);
-    scheduler.arrive(12, asking(2, 10, 5));
+    scheduler.arrive(12, sched_request(2, 10, 5));
     assert_eq!(admit(&mut scheduler), [12]);
 }
 
@@ -331,8 +331,8 @@ fn a_short_prompt_goes_before_a_long_one_that_still_gets_on() {
         scheduler.computing(id, tokens);
         id
     };
-    scheduler.arrive(0, asking(1, 1_000_000, 5));
-    scheduler.arrive(1, asking(1, 100_000, 5));
+    scheduler.arrive(0, sched_request(1, 1_000_000, 5));
+    scheduler.arrive(1, sched_request(1, 100_000, 5));
     admit(&mut scheduler);
     let first = (0..SHORT_CHUNKS).map(|_| chunk(&mut scheduler)).all(|id| id == 1);
     assert!(first, "the short one is not held up");
@@ -340,7 +340,7 @@ fn a_short_prompt_goes_before_a_long_one_that_still_gets_on() {
     assert_eq!(chosen, [0, 1, 1, 1, 0, 1, 1, 1]);
     scheduler.end(1);
     (0..SHORT_CHUNKS).for_each(|_| assert_eq!(chunk(&mut scheduler), 0));
-    scheduler.arrive(2, asking(1, 10_000, 5));
+    scheduler.arrive(2, sched_request(1, 10_000, 5));
     admit(&mut scheduler);
     assert!((0..39).all(|_| chunk(&mut scheduler) == 2), "its own chunks earned it again");
 }
@@ -348,8 +348,8 @@ fn a_short_prompt_goes_before_a_long_one_that_still_gets_on() {
 #[test]
 fn a_row_that_fell_with_others_computes_alone_until_it_is_trusted() {
     let mut scheduler = Scheduler::new(limits(), roomy());
-    scheduler.arrive(0, asking(1, 10, 5));
-    scheduler.arrive(1, Asking { solo: true, ..asking(1, 10, 5) });
+    scheduler.arrive(0, sched_request(1, 10, 5));
+    scheduler.arrive(1, SchedRequest { solo: true, ..sched_request(1, 10, 5) });
     admit(&mut scheduler);
     let plan = |scheduler: &mut Scheduler| match scheduler.step() {
         Decision::Step(plan) => plan,
@@ -368,12 +368,12 @@ fn a_row_that_fell_with_others_computes_alone_until_it_is_trusted() {
 fn one_that_does_not_fit_is_overtaken_only_so_often() {
     let memory = Memory { budget_bytes: 2048, ..roomy() };
     let mut scheduler = Scheduler::new(limits(), memory);
-    scheduler.arrive(0, asking(1, 200, 1));
+    scheduler.arrive(0, sched_request(1, 200, 1));
     assert_eq!(admit(&mut scheduler), [0]);
-    scheduler.arrive(1, asking(3, 1990, 1));
+    scheduler.arrive(1, sched_request(3, 1990, 1));
     let mut overtook = 0;
     for id in 2..200 {
-        scheduler.arrive(id, asking(2, 200, 1));
+        scheduler.arrive(id, sched_request(2, 200, 1));
         scheduler.set_memory(memory);
         if let Some(Decision::Reclaim(_)) = scheduler.admit(&mut |_| true) {}
         if admit(&mut scheduler) == [id] {
@@ -402,9 +402,9 @@ fn bytes_and_tokens_are_each_others_inverse() {
 #[test]
 fn who_waits_is_asked_again_only_when_something_changed() {
     let mut scheduler = Scheduler::new(Limits { max_batch: 4, ..limits() }, roomy());
-    scheduler.arrive(0, asking(1, 1000, 1000));
+    scheduler.arrive(0, sched_request(1, 1000, 1000));
     assert_eq!(admit(&mut scheduler), [0]);
-    (1..=100).for_each(|id| scheduler.arrive(id, asking(1, 1000, 5)));
+    (1..=100).for_each(|id| scheduler.arrive(id, sched_request(1, 1000, 5)));
     let asked = std::cell::Cell::new(0);
     let mut may_start = |_| {
         asked.set(asked.get() + 1);
@@ -434,7 +434,7 @@ fn who_waits_is_asked_again_only_when_something_changed() {
     scheduler.end(7);
     assert_eq!(next(&mut scheduler), 99);
     assert_eq!(next(&mut scheduler), 0);
-    scheduler.arrive(101, asking(2, 10, 5));
+    scheduler.arrive(101, sched_request(2, 10, 5));
     assert_eq!(next(&mut scheduler), 100);
     scheduler.set_memory(Memory { used_bytes: 1, ..roomy() });
     assert_eq!(next(&mut scheduler), 100);

@@ -125,7 +125,7 @@ impl ChatRequest {
         let offered = &self.tools.offered[..];
         let render = |takes: &Takes, tools: &[Value]| {
             let mut messages = self.messages.clone();
-            dialect::settle(&mut messages, takes, ids);
+            dialect::adapt_to_template(&mut messages, takes, ids);
             template.render(&ChatInputs {
                 messages: &fold::fit(messages, takes),
                 tools: (!tools.is_empty()).then_some(tools),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::messages::WRITTEN;
 
 /// Makes the parts of the messages what this template takes.
-pub(super) fn settle(messages: &mut [Value], takes: &Takes, ids: CallIds) {
+pub(super) fn adapt_to_template(messages: &mut [Value], takes: &Takes, ids: CallIds) {
     if !takes.developer {
         for message in messages.iter_mut().filter(|message| message["role"] == "developer") {
             message["role"] = json!("system");

@@ -520,7 +520,7 @@ impl Registry {
             }
         }
         self.notify();
-        self.tend(&id).await;
+        self.watch_idle_ttl(&id).await;
     }
 
     fn loaded_now(&self, id: &str, model: Model) {
@@ -563,7 +563,7 @@ impl Registry {
     }
 
     /// Unloads the model once it is idle for too long.
-    async fn tend(&self, id: &str) {
+    async fn watch_idle_ttl(&self, id: &str) {
         loop {
             let Some(at) = self.inner().core.expires_at(id) else { return };
             let left = at.saturating_sub(self.now());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{BLOCKED_POLL, Worker};
 use crate::error::GenerateError;
 use crate::sched::RowId;
-use crate::text::grammar::{Held, Moved};
+use crate::text::grammar::{MaskState, Moved};
 use crate::types::FinishReason;
 
 /// How long rows that could go on wait for a row's mask, so that all of them share a step.
@@ -18,11 +18,11 @@ const PATIENCE: Duration = Duration::from_millis(1);
 
 impl Worker {
     /// Before the next decision: what came of the constraints.
-    pub(super) fn look_after_constraints(&mut self) {
+    pub(super) fn advance_constraints(&mut self) {
         let rows = &self.rows;
         let constrained = |id| rows.get(id).is_some_and(|row| row.constraint.is_some());
-        let under_way = self.under_way.as_ref();
-        if under_way.is_some_and(|step| step.built.outputs.iter().any(constrained)) {
+        let in_flight = self.in_flight.as_ref();
+        if in_flight.is_some_and(|step| step.built.outputs.iter().any(constrained)) {
             self.drain();
         }
         while let Some(moved) = self.masks.next(PATIENCE) {
@@ -44,7 +44,7 @@ impl Worker {
         let Some(held) = self.rows.get_mut(&id).and_then(|row| row.constraint.as_mut()) else {
             return;
         };
-        let Held::Here(constraint) = std::mem::replace(held, Held::Away) else { return };
+        let MaskState::Here(constraint) = std::mem::replace(held, MaskState::Away) else { return };
         self.scheduler.set_held(id, true);
         if let Err(error) = self.masks.push(id, constraint, token) {
             self.end_early(id, Some(GenerateError::Grammar(error.to_string())));
@@ -58,7 +58,7 @@ impl Worker {
         match outcome {
             Ok(constraint) if constraint.is_at_end() => self.complete(id, FinishReason::Stop),
             Ok(constraint) => {
-                row.constraint = Some(Held::Here(constraint));
+                row.constraint = Some(MaskState::Here(constraint));
                 self.scheduler.set_held(id, false);
             }
             Err(error) => self.end_early(id, Some(GenerateError::Grammar(error.to_string()))),

@@ -25,18 +25,18 @@ use crate::error::{GenerateError, LoadError};
 use crate::kv::{Donor, Reuse};
 use crate::mlx::bridge;
 use crate::panic_text;
-use crate::runtime::batch::Built;
-use crate::runtime::command::Held;
+use crate::runtime::batch::StepGraph;
+use crate::runtime::command::UnloadNotifier;
 use crate::runtime::config::EngineConfig;
-use crate::runtime::files::Folder;
-use crate::runtime::loaded::{ClearCache, Loaded, Room};
-use crate::runtime::memory::Account;
-use crate::runtime::reasoning_budget::Thoughts;
+use crate::runtime::files::ModelFiles;
+use crate::runtime::loaded::{ClearCache, Loaded, WeightBudget};
+use crate::runtime::memory::MemoryBudget;
+use crate::runtime::reasoning_budget::ReasoningBudget;
 use crate::runtime::report::GuardAction;
-use crate::runtime::row::{Leaving, Row, Sequence};
+use crate::runtime::row::{DrainingRequest, Row, Sequence};
 use crate::runtime::status::Status;
-use crate::sched::{Asking, Decision, Limits, RowId, Scheduler};
-use crate::text::grammar::{Held as HeldConstraint, Masks};
+use crate::sched::{Decision, Limits, RowId, SchedRequest, Scheduler};
+use crate::text::grammar::{MaskState, Masks};
 use crate::types::ModelId;
 use crate::types::Pressure;
 use crate::types::{FinishReason, RowPhase};
@@ -52,9 +52,9 @@ const WAITED: Duration = Duration::from_micros(10);
 /// The longest wait of an idle thread, so that it notices the end of its handles.
 const IDLE_POLL: Duration = Duration::from_secs(1);
 /// A request whose steps failed so often beside others fails itself.
-const MAX_FALLS: u32 = 3;
+const MAX_FAILED_STEPS: u32 = 3;
 /// The longest pause that a duty cycle makes after one step.
-const MAX_REST: Duration = Duration::from_secs(1);
+const MAX_DUTY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The thread's state.
 #[derive(Debug)]
@@ -66,16 +66,16 @@ pub(crate) struct Worker {
     /// Requests that wait or run.
     rows: BTreeMap<RowId, Row>,
     /// Requests that are computed, but not read to their end.
-    leaving: Vec<Leaving>,
+    leaving: Vec<DrainingRequest>,
     scheduler: Scheduler,
     /// The step that MLX computes.
-    under_way: Option<UnderWay>,
+    in_flight: Option<InFlightStep>,
     /// When the last step was complete, unless there was a pause since.
     last_end: Option<Instant>,
     reuse: Reuse,
     /// Moves the rows' constraints on.
     masks: Masks,
-    account: Account,
+    account: MemoryBudget,
     next_row: RowId,
     /// What prompts that wait have in common with those being computed.
     common: CommonPrefixes,
@@ -91,8 +91,8 @@ pub(crate) struct Worker {
 
 /// A step that was handed to MLX.
 #[derive(Debug)]
-struct UnderWay {
-    built: Built,
+struct InFlightStep {
+    built: StepGraph,
     handed_over: Instant,
 }
 
@@ -107,7 +107,7 @@ impl Worker {
             prefill_chunk: config.prefill_chunk.max(1),
             decode_stall: config.decode_stall,
         };
-        let account = Account::new(&config);
+        let account = MemoryBudget::new(&config);
         Self {
             reuse: Reuse::new(config.reuse.clone()),
             scheduler: Scheduler::new(limits, account.memory()),
@@ -118,7 +118,7 @@ impl Worker {
             rows: BTreeMap::new(),
             leaving: Vec::new(),
             masks: Masks::default(),
-            under_way: None,
+            in_flight: None,
             last_end: None,
             account,
             next_row: 0,
@@ -134,9 +134,11 @@ impl Worker {
     fn run(&mut self) {
         kvstore::set_intent(kvstore::Intent::Compute);
         while !self.status.stopping.load(Ordering::Relaxed) && self.take_commands() {
-            self.look_after();
-            self.look_after_thoughts();
-            self.look_after_constraints();
+            self.end_unread_rows();
+            self.flush_readers();
+            self.adapt_to_pressure();
+            self.drain_before_reasoning_ends();
+            self.advance_constraints();
             let now = self.started.elapsed();
             let (scheduler, rows, common) = (&mut self.scheduler, &self.rows, &mut self.common);
             let decision = scheduler.next(now, &mut |id| common.may_start(rows, id));
@@ -150,15 +152,15 @@ impl Worker {
                 Decision::Reclaim(bytes) => self.reclaim(bytes),
                 Decision::Preempt(id) => self.preempt(id),
                 Decision::Step(plan) => self.step(&plan),
-                Decision::Wait if self.under_way.is_some() => self.drain(),
+                Decision::Wait if self.in_flight.is_some() => self.drain(),
                 Decision::Wait if self.masks.is_waiting() => self.await_mask(),
                 Decision::Wait => {
                     // Nothing can be computed: that is no standstill.
                     self.status.alive();
                     self.last_end = None;
-                    self.rest(false);
+                    self.flush_idle_sessions(false);
                     if self.rows.is_empty() && self.leaving.is_empty() {
-                        self.tell_rest();
+                        self.notify_idle();
                     }
                     if !self.pause() {
                         break;
@@ -179,14 +181,14 @@ impl Worker {
         for leaving in self.leaving.drain(..) {
             leaving.fail(GenerateError::ShuttingDown);
         }
-        self.rest(true);
-        self.tell_rest();
+        self.flush_idle_sessions(true);
+        self.notify_idle();
         self.tell_status();
     }
 
-    fn tell_rest(&mut self) {
+    fn notify_idle(&mut self) {
         if std::mem::take(&mut self.at_work) {
-            self.config.observer.rests();
+            self.config.observer.idle();
         }
     }
 
@@ -202,9 +204,9 @@ impl Worker {
     }
 
     /// Hands the ends of live sessions to the store.
-    fn rest(&mut self, all: bool) {
+    fn flush_idle_sessions(&mut self, all: bool) {
         let reuse = &mut self.reuse;
-        guarded("saving the live sessions", || reuse.rest(all));
+        guarded("saving the live sessions", || reuse.flush_idle_sessions(all));
         self.note_live();
     }
 
@@ -291,8 +293,8 @@ impl Worker {
         &mut self,
         id: ModelId,
         name: String,
-        folder: Arc<Folder>,
-        held: Held,
+        folder: Arc<ModelFiles>,
+        held: UnloadNotifier,
         reply: LoadReply,
     ) {
         if reply.is_closed() {
@@ -301,7 +303,7 @@ impl Worker {
         self.status.loading.store(true, Ordering::Relaxed);
         self.at_work = true;
         self.config.observer.loads(&name);
-        let room = Room {
+        let room = WeightBudget {
             free_bytes: self.room_for_weights(),
             budget_bytes: self.account.budget_bytes(),
             step_bytes: self.account.step_bytes(),
@@ -321,7 +323,7 @@ impl Worker {
                 let namespace = loaded.reuse.namespace(self.config.reuse.block_tokens.max(1), "");
                 self.status.note_namespace(&loaded.reuse.name, namespace);
                 let loaded = Rc::new(loaded);
-                self.account.model_here(&loaded, info.weight_bytes);
+                self.account.add_model(&loaded, info.weight_bytes);
                 self.models.insert(id, loaded);
                 self.forget_costs();
                 self.account_for_memory();
@@ -360,17 +362,17 @@ impl Worker {
         let row = Row::new(job, Rc::clone(model));
         let id = self.next_row;
         self.next_row += 1;
-        let asking = self.asking(&row, false);
+        let asking = self.sched_request(&row, false);
         self.rows.insert(id, row);
         self.scheduler.arrive(id, asking);
     }
 
-    fn asking(&mut self, row: &Row, solo: bool) -> Asking {
+    fn sched_request(&mut self, row: &Row, solo: bool) -> SchedRequest {
         let request = &row.job.request;
         let others = self.rows.values().map(|row| row.job.request.tenant.as_str());
         let tenant = self.tenants.number(&request.tenant, others);
         let deadline = request.deadline;
-        Asking {
+        SchedRequest {
             tenant,
             model: row.job.model.0,
             tokens: request.prompt.len() + row.generated.len(),
@@ -383,22 +385,26 @@ impl Worker {
 
     /// A row whose thoughts are about to be ended is not computed ahead: its next token depends on
     /// the one under way.
-    fn look_after_thoughts(&mut self) {
+    fn drain_before_reasoning_ends(&mut self) {
         let near = |id| {
             let thoughts = self.rows.get(id).and_then(|row| row.thoughts.as_ref());
-            thoughts.is_some_and(Thoughts::is_near_end)
+            thoughts.is_some_and(ReasoningBudget::is_near_end)
         };
-        if self.under_way.as_ref().is_some_and(|step| step.built.outputs.iter().any(near)) {
+        if self.in_flight.as_ref().is_some_and(|step| step.built.outputs.iter().any(near)) {
             self.drain();
         }
     }
 
-    /// Those whose clients are gone leave; those whose clients are behind are sent what they take.
-    fn look_after(&mut self) {
+    /// Ends the rows whose clients are gone.
+    fn end_unread_rows(&mut self) {
         let gone = self.rows.iter().filter(|(_, row)| !row.is_wanted()).map(|(id, _)| *id);
         for id in gone.collect::<Vec<_>>() {
             self.end_early(id, None);
         }
+    }
+
+    /// Sends clients that are behind what they can take now; ends those that take nothing for too long.
+    fn flush_readers(&mut self) {
         let limit = self.config.slow_reader;
         let leaving = std::mem::take(&mut self.leaving);
         self.leaving = leaving.into_iter().filter_map(|leaving| leaving.send(limit)).collect();
@@ -413,6 +419,10 @@ impl Worker {
         for id in stuck {
             self.end_early(id, Some(GenerateError::SlowReader(limit.as_secs())));
         }
+    }
+
+    /// Asks the system for its memory pressure now and then, and gives memory back where it must.
+    fn adapt_to_pressure(&mut self) {
         if let Some(pressure) = self.account.poll(&*self.config.sensor) {
             if pressure != Pressure::Normal {
                 tracing::warn!(pressure = pressure.as_str(), "the system is short of memory");
@@ -440,16 +450,20 @@ impl Worker {
         });
         let others: Vec<Donor<'_>> = others.collect();
         let begun = catch_unwind(AssertUnwindSafe(|| {
-            let begun =
-                reuse.begin(&row.model.reuse, &tokens, &row.job.request.cache_salt, &others);
+            let begun = reuse.restore_prefix(
+                &row.model.reuse,
+                &tokens,
+                &row.job.request.cache_salt,
+                &others,
+            );
             let namespace = *begun.track.chain.namespace();
             let reused = begun.track.tokens.len();
-            row.begin(begun).map(|()| (namespace, reused))
+            row.start(begun).map(|()| (namespace, reused))
         }));
         let error = match begun {
             Ok(Ok((namespace, reused))) => {
                 self.status.note_namespace(&row.model.reuse.name, namespace);
-                let held = matches!(row.constraint, Some(HeldConstraint::Away));
+                let held = matches!(row.constraint, Some(MaskState::Away));
                 self.rows.insert(id, row);
                 self.scheduler.started(id, reused);
                 self.scheduler.set_held(id, held);
@@ -472,7 +486,7 @@ impl Worker {
         if row.sequence.is_none() {
             self.status.waiting.fetch_sub(1, Ordering::Relaxed);
         }
-        self.keep(&mut row);
+        self.park(&mut row);
         if let Some(error) = error {
             row.fail(error);
         }
@@ -486,18 +500,18 @@ impl Worker {
             self.status.waiting.fetch_sub(1, Ordering::Relaxed);
         }
         // Kept first: who reads the end of an answer may send the next turn at once.
-        self.keep(&mut row);
+        self.park(&mut row);
         self.leaving.extend(row.leave(finish).send(self.config.slow_reader));
     }
 
     /// Keeps a row's caches for the next turn.
-    fn keep(&mut self, row: &mut Row) {
+    fn park(&mut self, row: &mut Row) {
         let Some(sequence) = row.sequence.take() else { return };
         let Sequence { cache, track, .. } = sequence;
         let (model, prompt_tokens) = (Rc::clone(&row.model.reuse), row.job.request.prompt.len());
         let reuse = &mut self.reuse;
         let kept =
-            guarded("keeping a turn's KV", || reuse.retire(model, cache, track, prompt_tokens));
+            guarded("keeping a turn's KV", || reuse.park(model, cache, track, prompt_tokens));
         if let Some(Err(error)) = kept {
             tracing::warn!(error = error.what(), "a turn's KV was not kept");
         }
@@ -536,7 +550,7 @@ impl Worker {
                 (Rc::clone(&row.model.reuse), row.job.request.prompt.len());
             let reuse = &mut self.reuse;
             guarded("saving a preempted row's KV", || {
-                reuse.put_away(model, cache, track, prompt_tokens)
+                reuse.swap_out(model, cache, track, prompt_tokens)
             });
             self.status.preemptions.fetch_add(1, Ordering::Relaxed);
             self.config.observer.preempted(&row.model.reuse.name);
@@ -548,7 +562,7 @@ impl Worker {
         row.sequence = None;
         self.status.waiting.fetch_add(1, Ordering::Relaxed);
         row.job.phase.set(RowPhase::Queued);
-        let asking = self.asking(&row, solo);
+        let asking = self.sched_request(&row, solo);
         self.rows.insert(id, row);
         self.scheduler.arrive(id, asking);
     }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use mlx_rs::transforms::{async_eval, eval};
 
-use super::{MAX_FALLS, MAX_REST, UnderWay, WAITED, Worker, guarded};
+use super::{InFlightStep, MAX_DUTY_PAUSE, MAX_FAILED_STEPS, WAITED, Worker, guarded};
 use crate::error::{GenerateError, Result};
 use crate::panic_text;
-use crate::runtime::batch::{Built, Part, build};
+use crate::runtime::batch::{Part, StepGraph, build};
 use crate::runtime::report::{Phase, StepReport};
 use crate::runtime::row::{Row, Sequence, read_logprobs};
 use crate::runtime::status::CurrentStep;
@@ -18,7 +18,7 @@ use crate::types::ModelId;
 impl Worker {
     /// Computes a step, and sends what the one before it brought.
     pub(super) fn step(&mut self, plan: &StepPlan) {
-        self.seal(plan);
+        self.store_full_blocks(plan);
         let mut rows: Vec<(RowId, Row, Part)> = Vec::with_capacity(plan.decode.len() + 1);
         let prompt = plan.prefill.map(|(id, most)| (id, Part::Prompt { most }));
         for (id, part) in plan.decode.iter().map(|id| (*id, Part::Decode)).chain(prompt) {
@@ -27,7 +27,7 @@ impl Worker {
             }
         }
         let grid = self.config.prefill_chunk.max(1);
-        let before = self.under_way.take();
+        let before = self.in_flight.take();
         let same = before.as_ref().filter(|before| before.built.model == plan.model);
         let tokens = same.and_then(|before| Some(&before.built.sampled.as_ref()?.tokens));
         let built = attempt(|| build(plan.model, &mut rows, tokens, grid));
@@ -39,41 +39,42 @@ impl Worker {
                 if let Some(before) = before {
                     self.finish(before);
                 }
-                self.fell(&ids, error);
+                self.on_step_failed(&ids, error);
             }
         }
     }
 
     /// Hands finished blocks to the store, before the caches move on.
-    fn seal(&mut self, plan: &StepPlan) {
+    fn store_full_blocks(&mut self, plan: &StepPlan) {
         let prompt = plan.prefill.map(|(id, _)| id);
         for id in plan.decode.iter().copied().chain(prompt) {
             let Some(Row { sequence: Some(sequence), model, .. }) = self.rows.get_mut(&id) else {
                 continue;
             };
             let Sequence { cache, track, .. } = sequence;
-            if !self.reuse.wants_seal(track) {
+            if !self.reuse.has_blocks_to_store(track) {
                 continue;
             }
             let reuse = &self.reuse;
-            let sealed =
-                guarded("storing a block of KV", || reuse.seal(&model.reuse, cache, track));
+            let stored_blocks = guarded("storing a block of KV", || {
+                reuse.store_full_blocks(&model.reuse, cache, track)
+            });
             // What cannot be stored is not worth failing for.
-            if let Some(Err(error)) = sealed {
+            if let Some(Err(error)) = stored_blocks {
                 tracing::warn!(error = error.what(), "a block of KV was not stored");
             }
         }
     }
 
     /// Waits for the step before, hands the new one over, then sends what the old one brought.
-    fn compute(&mut self, before: Option<UnderWay>, mut built: Built) {
+    fn compute(&mut self, before: Option<InFlightStep>, mut built: StepGraph) {
         self.note_step(&built);
         let mut before = before;
         if self.overlap {
             // The tokens before may still be computed: MLX has the next ones behind them in time.
             if let Err(error) = attempt(|| async_eval(built.arrays())) {
                 before.into_iter().for_each(|before| self.finish(before));
-                return self.fell(&built.rows, error);
+                return self.on_step_failed(&built.rows, error);
             }
         }
         if let Some(before) = &mut before
@@ -81,7 +82,7 @@ impl Worker {
         {
             let mut ids = before.built.rows.clone();
             ids.extend(built.rows.iter().filter(|id| !before.built.rows.contains(id)));
-            return self.fell(&ids, error);
+            return self.on_step_failed(&ids, error);
         }
         for id in &built.rows {
             let prompt = built.prompt_tokens > 0 && built.rows.last() == Some(id);
@@ -96,7 +97,7 @@ impl Worker {
         });
         built.caches.clear();
         let rows = built.rows.clone();
-        let next = UnderWay { built, handed_over: Instant::now() };
+        let next = InFlightStep { built, handed_over: Instant::now() };
         match handed {
             Ok(()) if wait_now => {
                 before.into_iter().for_each(|before| self.deliver(before));
@@ -104,18 +105,18 @@ impl Worker {
             }
             Ok(()) => {
                 // The step is known before the old one's rows end in it.
-                self.under_way = Some(next);
+                self.in_flight = Some(next);
                 before.into_iter().for_each(|before| self.deliver(before));
             }
             Err(error) => {
                 before.into_iter().for_each(|before| self.deliver(before));
-                self.fell(&rows, error);
+                self.on_step_failed(&rows, error);
             }
         }
     }
 
     /// Waits for a step's tokens. What was given to it goes first: the next step writes there.
-    fn wait(&mut self, step: &mut UnderWay) -> Result<(), Fault> {
+    fn wait(&mut self, step: &mut InFlightStep) -> Result<(), Fault> {
         step.built.caches.clear();
         let begin = Instant::now();
         attempt(|| eval(step.built.arrays()))?;
@@ -134,8 +135,15 @@ impl Worker {
     }
 
     /// A step is complete.
-    fn report(&mut self, step: &UnderWay, duration: Duration, waited: Duration, idle: Duration) {
-        let Built { model, decoding, prompt_tokens, depth, ref outputs, build, .. } = step.built;
+    fn report(
+        &mut self,
+        step: &InFlightStep,
+        duration: Duration,
+        waited: Duration,
+        idle: Duration,
+    ) {
+        let StepGraph { model, decoding, prompt_tokens, depth, ref outputs, build, .. } =
+            step.built;
         self.last_end = Some(Instant::now());
         self.status.step_done();
         self.status.alive();
@@ -168,29 +176,29 @@ impl Worker {
     fn rest_a_while(&mut self, computed: Duration) {
         let share = self.config.duty_cycle.clamp(0.05, 1.0);
         if share < 1.0 {
-            std::thread::sleep(computed.mul_f64((1.0 - share) / share).min(MAX_REST));
+            std::thread::sleep(computed.mul_f64((1.0 - share) / share).min(MAX_DUTY_PAUSE));
             self.last_end = None;
         }
     }
 
     /// Waits for a step, and sends what it brought.
-    fn finish(&mut self, mut step: UnderWay) {
+    fn finish(&mut self, mut step: InFlightStep) {
         match self.wait(&mut step) {
             Ok(()) => self.deliver(step),
-            Err(fault) => self.fell(&step.built.rows, fault),
+            Err(fault) => self.on_step_failed(&step.built.rows, fault),
         }
     }
 
     /// Lets the step under way come to its end.
     pub(super) fn drain(&mut self) {
-        if let Some(step) = self.under_way.take() {
+        if let Some(step) = self.in_flight.take() {
             self.finish(step);
         }
     }
 
     /// Sends the tokens of an evaluated step.
-    fn deliver(&mut self, step: UnderWay) {
-        let Built { rows, outputs, sampled, .. } = step.built;
+    fn deliver(&mut self, step: InFlightStep) {
+        let StepGraph { rows, outputs, sampled, .. } = step.built;
         let Some(sampled) = sampled else { return };
         let alone = rows.len() == 1;
         let tokens = sampled.tokens.as_slice::<u32>();
@@ -205,7 +213,7 @@ impl Worker {
             let logprobs = match logprobs {
                 Ok(logprobs) => logprobs,
                 Err(error) => {
-                    self.fell(&[id], Fault::Mlx(error.what().to_owned()));
+                    self.on_step_failed(&[id], Fault::Mlx(error.what().to_owned()));
                     continue;
                 }
             };
@@ -238,15 +246,15 @@ impl Worker {
 
     /// A step with these rows failed. One that was alone is at fault. Of several nobody knows which:
     /// each starts over from its known tokens, and computes alone until it has shown that it can.
-    fn fell(&mut self, ids: &[RowId], fault: Fault) {
+    fn on_step_failed(&mut self, ids: &[RowId], fault: Fault) {
         let alone = ids.len() == 1;
         tracing::error!(rows = ids.len(), fault = fault.text(), "a step of the engine failed");
         let models: Vec<ModelId> =
             ids.iter().filter_map(|id| self.rows.get(id)).map(|row| row.job.model).collect();
         for &id in ids {
             let Some(mut row) = self.rows.remove(&id) else { continue };
-            row.falls += 1;
-            if alone || row.falls > MAX_FALLS {
+            row.failed_steps += 1;
+            if alone || row.failed_steps > MAX_FAILED_STEPS {
                 self.scheduler.end(id);
                 row.fail(fault.error());
             } else {
@@ -260,7 +268,7 @@ impl Worker {
         self.note_live();
     }
 
-    fn note_step(&mut self, built: &Built) {
+    fn note_step(&mut self, built: &StepGraph) {
         let name = self.rows.get(built.rows.first().unwrap_or(&0));
         let model = name.map(|row| row.model.reuse.name.clone()).unwrap_or_default();
         self.at_work = true;

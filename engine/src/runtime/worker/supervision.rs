@@ -38,6 +38,6 @@ impl Worker {
                 job.fail(GenerateError::Internal);
             }
         }
-        self.under_way = None;
+        self.in_flight = None;
     }
 }

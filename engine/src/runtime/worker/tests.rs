@@ -12,7 +12,7 @@ use crate::runtime::handle::Engine;
 use crate::runtime::model::Model;
 use crate::runtime::report::{Observer, StepReport};
 use crate::runtime::sampling::{Sampler, SamplingParams, sample};
-use crate::sched::{Asking, Decision, KvCost, Limits, Memory, Scheduler, StepCost};
+use crate::sched::{Decision, KvCost, Limits, Memory, SchedRequest, Scheduler, StepCost};
 use crate::text::grammar::{Pattern, faults as masks};
 use crate::types::ComputeDtype;
 
@@ -184,7 +184,8 @@ fn host_time_of_a_token_at_eight_rows() {
     for id in 0..ROWS as u64 {
         let (tenant, cost) = (id % 3, cost.clone());
         let (tokens, left) = (1000, 1 << 30);
-        let asking = Asking { tenant, model: 0, tokens, left, deadline: None, cost, solo: false };
+        let asking =
+            SchedRequest { tenant, model: 0, tokens, left, deadline: None, cost, solo: false };
         scheduler.arrive(id, asking);
     }
     let params = |row: usize| SamplingParams {

@@ -8,19 +8,19 @@ use super::error::{GrammarError, compile_error, run_error};
 use super::pattern::Pattern;
 use super::pattern::json_part;
 use super::schema::{PLACE, children, named, prepare};
-use super::vocabulary::Vocabulary;
+use super::vocabulary::TokenTrie;
 
 /// Parts that are compiled to find the one that is refused. A level of nesting takes as many as it has
 /// parts before that one.
 const ATTEMPTS: usize = 200;
 
 /// What to say of a pattern that llguidance refuses with this error.
-pub(super) fn explain(vocabulary: &Vocabulary, pattern: &Pattern, error: &str) -> GrammarError {
+pub(super) fn explain(vocabulary: &TokenTrie, pattern: &Pattern, error: &str) -> GrammarError {
     let found = find(vocabulary, pattern);
     found.unwrap_or_else(|| run_error(error))
 }
 
-fn find(vocabulary: &Vocabulary, pattern: &Pattern) -> Option<GrammarError> {
+fn find(vocabulary: &TokenTrie, pattern: &Pattern) -> Option<GrammarError> {
     match pattern {
         Pattern::Json { schema, exactly } => {
             let schema = prepare(schema, *exactly).ok()?;
@@ -37,7 +37,7 @@ fn find(vocabulary: &Vocabulary, pattern: &Pattern) -> Option<GrammarError> {
 }
 
 /// The pointer of the innermost part that is refused, and with which error.
-fn narrow(vocabulary: &Vocabulary, schema: &Value, mut error: String) -> (String, String) {
+fn narrow(vocabulary: &TokenTrie, schema: &Value, mut error: String) -> (String, String) {
     let definitions = schema.get("$defs");
     let (mut part, mut place, mut left) = (schema, String::new(), ATTEMPTS);
     'deeper: loop {
@@ -62,7 +62,7 @@ fn narrow(vocabulary: &Vocabulary, schema: &Value, mut error: String) -> (String
     }
 }
 
-fn refusal(vocabulary: &Vocabulary, schema: Value) -> Option<String> {
+fn refusal(vocabulary: &TokenTrie, schema: Value) -> Option<String> {
     let grammar = TopLevelGrammar::from_grammar(json_part(schema));
     Matcher::new(vocabulary.factory().create_parser(grammar)).get_error()
 }

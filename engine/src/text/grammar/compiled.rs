@@ -8,7 +8,7 @@ use llguidance::Matcher;
 use super::constraint::{Allowed, Constraint};
 use super::error::GrammarError;
 use super::pattern::Pattern;
-use super::vocabulary::Vocabulary;
+use super::vocabulary::TokenTrie;
 
 /// Stack of the threads that run llguidance, which recurses as deeply as a grammar is nested. Only
 /// what is used of it takes memory.
@@ -28,15 +28,12 @@ impl std::fmt::Debug for Grammar {
 
 impl Grammar {
     /// Compiles a pattern. Takes milliseconds, and for large schemas more.
-    pub(crate) fn compile(
-        vocabulary: &Vocabulary,
-        pattern: &Pattern,
-    ) -> Result<Self, GrammarError> {
+    pub(crate) fn compile(vocabulary: &TokenTrie, pattern: &Pattern) -> Result<Self, GrammarError> {
         on_large_stack(|| Self::build(vocabulary, pattern))
     }
 
     /// The same on this thread, whose stack must be large.
-    pub(super) fn build(vocabulary: &Vocabulary, pattern: &Pattern) -> Result<Self, GrammarError> {
+    pub(super) fn build(vocabulary: &TokenTrie, pattern: &Pattern) -> Result<Self, GrammarError> {
         pattern.check()?;
         let grammar = pattern.to_grammar(vocabulary)?;
         let matcher = Matcher::new(vocabulary.factory().create_parser(grammar));

@@ -16,7 +16,7 @@ const THREADS: usize = 2;
 
 /// A row's constraint: with the row, or with a thread that moves it on.
 #[derive(Debug)]
-pub(crate) enum Held {
+pub(crate) enum MaskState {
     /// Its allowed tokens are known.
     Here(Box<Constraint>),
     /// They are being computed.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::error::GrammarError;
 use super::schema;
-use super::vocabulary::Vocabulary;
+use super::vocabulary::TokenTrie;
 use crate::limits::{GRAMMAR_BYTES, GRAMMAR_CHOICES, GRAMMAR_LEVELS, SCHEMA_BYTES, SCHEMA_LEVELS};
 
 /// White space between two parts of a JSON document. It is bounded: a model that has lost its way
@@ -98,7 +98,7 @@ impl Pattern {
     /// The grammar that says it, for a model.
     pub(super) fn to_grammar(
         &self,
-        vocabulary: &Vocabulary,
+        vocabulary: &TokenTrie,
     ) -> Result<TopLevelGrammar, GrammarError> {
         let mut writer = Writer { vocabulary, parts: Vec::new(), rules: String::new(), names: 0 };
         let start = writer.rule(self)?;
@@ -125,7 +125,7 @@ pub(super) fn json_part(schema: Value) -> GrammarWithLexer {
 
 /// Writes a pattern as one Lark grammar and the grammars that it refers to.
 struct Writer<'v> {
-    vocabulary: &'v Vocabulary,
+    vocabulary: &'v TokenTrie,
     parts: Vec<GrammarWithLexer>,
     /// Lines of Lark.
     rules: String,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::compiled::on_large_stack;
-use super::{Constraint, Grammar, GrammarError, Pattern, Vocabulary};
+use super::{Constraint, Grammar, GrammarError, Pattern, TokenTrie};
 use crate::limits::{GRAMMAR_BYTES, GRAMMAR_CHOICES, GRAMMAR_LEVELS, SCHEMA_BYTES, SCHEMA_LEVELS};
 use crate::text::tokenizer::Tokenizer;
 
@@ -22,17 +22,17 @@ impl Random {
 }
 
 /// The fixture models' vocabulary: single bytes, a few words, and markers.
-pub(super) static SMALL: LazyLock<Vocabulary> = LazyLock::new(|| {
+pub(super) static SMALL: LazyLock<TokenTrie> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     Case::any().write(dir.path()).unwrap();
     let tokenizer = Tokenizer::load(dir.path()).unwrap();
-    Vocabulary::new(&tokenizer, &EOS_TOKENS, VOCAB_TOKENS as usize).unwrap()
+    TokenTrie::new(&tokenizer, &EOS_TOKENS, VOCAB_TOKENS as usize).unwrap()
 });
 
 /// A vocabulary like those of real models: 151,936 tokens, of which 151,646 exist.
-static LARGE: LazyLock<Vocabulary> = LazyLock::new(|| {
+static LARGE: LazyLock<TokenTrie> = LazyLock::new(|| {
     let tokenizer = large_tokenizer();
-    Vocabulary::new(&tokenizer, &[151_645, 151_643], 151_936).unwrap()
+    TokenTrie::new(&tokenizer, &[151_645, 151_643], 151_936).unwrap()
 });
 
 /// Bytes, punctuation as JSON has it, numbers, spaces, words of many syllables with and without a
@@ -103,17 +103,17 @@ fn compile(pattern: &Pattern) -> Result<Grammar, GrammarError> {
 }
 
 /// Tokens of a text, as few as possible; markers are theirs.
-fn tokens_of(vocabulary: &Vocabulary, text: &str) -> Vec<u32> {
+fn tokens_of(vocabulary: &TokenTrie, text: &str) -> Vec<u32> {
     vocabulary.factory().tok_env().tok_trie().greedy_tokenize(text.as_bytes())
 }
 
-pub(super) fn text_of(vocabulary: &Vocabulary, tokens: &[u32]) -> String {
+pub(super) fn text_of(vocabulary: &TokenTrie, tokens: &[u32]) -> String {
     let trie = vocabulary.factory().tok_env().tok_trie();
     String::from_utf8(trie.decode(tokens)).unwrap()
 }
 
 /// Whether the text is one of the grammar's, from its begin to its end.
-fn accepts(vocabulary: &Vocabulary, grammar: &Grammar, text: &str) -> bool {
+fn accepts(vocabulary: &TokenTrie, grammar: &Grammar, text: &str) -> bool {
     let mut constraint = grammar.begin();
     for token in tokens_of(vocabulary, text) {
         let allowed = constraint.allowed().is_some_and(|allowed| allowed[token as usize]);
@@ -128,7 +128,7 @@ fn accepts(vocabulary: &Vocabulary, grammar: &Grammar, text: &str) -> bool {
 /// Goes through a grammar at random, until it ends or for `most` tokens. Ends of strings and of
 /// brackets come more often than their share. `None`: it did not end.
 pub(super) fn walk(
-    vocabulary: &Vocabulary,
+    vocabulary: &TokenTrie,
     mut constraint: Constraint,
     random: &mut Random,
     (most, times): (usize, &mut Vec<Duration>),

@@ -16,19 +16,19 @@ const MAX_TOKEN_BYTES: usize = 1000;
 
 /// What every grammar of a model shares. Making it walks the vocabulary a few times: not for an
 /// async thread.
-pub(crate) struct Vocabulary {
+pub(crate) struct TokenTrie {
     factory: ParserFactory,
     tokenizer: Tokenizer,
     vocab: usize,
 }
 
-impl std::fmt::Debug for Vocabulary {
+impl std::fmt::Debug for TokenTrie {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Vocabulary({} tokens)", self.vocab)
+        write!(f, "TokenTrie({} tokens)", self.vocab)
     }
 }
 
-impl Vocabulary {
+impl TokenTrie {
     /// `vocab`: the width of the logits. Tokens of the tokenizer from there on do not exist for the
     /// model.
     pub(crate) fn new(

@@ -10,7 +10,7 @@ use super::super::params::Reading;
 use super::super::reply::{Identity, Write};
 use super::archive::Archive;
 use super::reply::ResponsesReply;
-use super::request::{ResponsesRequest, Told};
+use super::request::{ResponseEcho, ResponsesRequest};
 #[cfg(test)]
 use crate::api::chat::ChatRequest;
 use crate::response_store::ResponseStore;
@@ -42,6 +42,6 @@ pub(in crate::api) fn writer(
     echo: Map<String, Value>,
     tokenizer: Tokenizer,
 ) -> impl Write + use<> {
-    let told = Told { echo, seal: true, ..Told::default() };
+    let told = ResponseEcho { echo, seal: true, ..ResponseEcho::default() };
     ResponsesReply::new(identity, told, &SamplingParams::default(), tokenizer)
 }

@@ -9,7 +9,7 @@ use super::super::json;
 use super::super::reply::{
     Choice, DONE, Ending, Identity, KEEPALIVE, TotalUsage, Write, chosen, put, string,
 };
-use super::request::Told;
+use super::request::ResponseEcho;
 use crate::config::KeepaliveMode;
 use crate::response_store::Record;
 
@@ -18,7 +18,7 @@ pub(crate) struct ResponsesReply {
     identity: Identity,
     /// Everything of the `response` object that does not change.
     head: Map<String, Value>,
-    told: Told,
+    told: ResponseEcho,
     tokenizer: Tokenizer,
     /// Number of the next event.
     sequence: usize,
@@ -53,7 +53,7 @@ impl ResponsesReply {
     /// `sampling` is what was in effect, which the answer tells.
     pub(super) fn new(
         identity: &Identity,
-        told: Told,
+        told: ResponseEcho,
         sampling: &SamplingParams,
         tokenizer: Tokenizer,
     ) -> Self {
@@ -459,7 +459,7 @@ mod tests {
     fn statuses(parts: &[Part]) -> [Vec<String>; 2] {
         let identity = Identity { id: "1".into(), created: 0, fingerprint: String::new() };
         let new = || {
-            let mut told = Told::default();
+            let mut told = ResponseEcho::default();
             for name in ["temperature", "top_p"] {
                 told.echo.insert(name.to_owned(), json!(1));
             }

@@ -102,12 +102,12 @@ const NAMES: [(&str, &str); 6] = [
 #[derive(Debug)]
 pub(crate) struct ResponsesRequest {
     chat: ChatRequest,
-    told: Told,
+    told: ResponseEcho,
 }
 
 /// What the answer repeats or depends on besides the generation.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Told {
+pub(super) struct ResponseEcho {
     /// Fields of the request that the answer repeats, by name.
     pub echo: Map<String, Value>,
     /// Put thoughts also into `encrypted_content`.
@@ -159,7 +159,7 @@ impl ResponsesRequest {
         let wants_store = fields.boolean("store")?.unwrap_or(true) && archive.is_enabled();
         Ok(ResponsesRequest {
             chat,
-            told: Told {
+            told: ResponseEcho {
                 echo: echo(&fields, wants_store),
                 seal: include.contains(&INCLUDES[0]),
                 namespaces: namespaces(&fields),

@@ -1,7 +1,7 @@
 //! What a grammar forces a model to write is what the parser of its format reads.
 
 use super::*;
-use crate::text::grammar::{Grammar, Pattern, Vocabulary};
+use crate::text::grammar::{Grammar, Pattern, TokenTrie};
 use crate::text::output::{Call, Expected};
 use crate::types::Delta;
 use crate::types::FinishReason;
@@ -25,8 +25,8 @@ fn functions() -> Vec<Call> {
 }
 
 impl Harness {
-    fn vocabulary(&self) -> Vocabulary {
-        Vocabulary::new(&self.tokenizer, &[END], VOCAB).unwrap()
+    fn vocabulary(&self) -> TokenTrie {
+        TokenTrie::new(&self.tokenizer, &[END], VOCAB).unwrap()
     }
 
     /// Without thoughts, which end when they like.
