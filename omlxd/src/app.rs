@@ -246,7 +246,7 @@ impl App {
             cache: self.cache.snapshot(self.engine.live_sessions()),
             ..Snapshot::default()
         };
-        for entry in self.registry.list() {
+        for entry in self.registry.catalog().list() {
             let state = self.registry.status(&entry.id).state;
             snapshot.states.push((entry.id, state));
         }

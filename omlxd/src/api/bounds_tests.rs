@@ -10,7 +10,7 @@ use super::anthropic;
 use super::chat::ChatRequest;
 use super::completions::CompletionsRequest;
 use super::error::ApiError;
-use super::params::Reading;
+use super::reading::Reading;
 use super::responses;
 use crate::config::Config;
 use crate::limits::{

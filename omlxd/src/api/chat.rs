@@ -2,19 +2,25 @@
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use engine::{CallIds, ChatInputs, ChatTemplate, EFFORTS, Model, Takes, TemplateError};
 use serde_json::{Map, Value, json};
 
+use super::answer::Answer;
 use super::chat_reply::ChatReply;
 use super::dialect;
 use super::error::ApiError;
 use super::fold;
 use super::messages;
-use super::params::{PARAMS, Params, Reading, tokens};
+use super::params::{PARAMS, Params, tokens};
+use super::parse::parse;
 use super::read::{Fields, Path};
+use super::reading::Reading;
 use super::reply::{Identity, Reply};
-use super::run::{Endpoint, Prompt, Wanted};
+use super::run::{self, Endpoint, Prompt, Wanted};
 use super::tools::Tools;
+use crate::auth::ApiCaller;
+use crate::http::Call;
 use crate::limits::TOP_LOGPROBS;
 
 /// Fields of chat requests besides the shared ones.
@@ -41,6 +47,16 @@ const FIELDS: &[&str] = &[
     "functions",
     "function_call",
 ];
+
+/// Answers `POST /v1/chat/completions`.
+pub(super) async fn create(
+    caller: ApiCaller,
+    call: &Call,
+    body: Bytes,
+) -> Result<Answer, ApiError> {
+    let request = parse(caller, call, body, ChatRequest::read).await?;
+    run::answer(caller, call, request).await
+}
 
 /// A chat request that passed validation.
 #[derive(Debug)]

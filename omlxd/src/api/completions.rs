@@ -1,14 +1,20 @@
 //! `POST /v1/completions`: the request, and the prompts that it becomes.
 
+use bytes::Bytes;
 use engine::{Model, OutputParser, TokenizeError};
 use serde_json::{Map, Value};
 
+use super::answer::Answer;
 use super::completions_reply::CompletionsReply;
 use super::error::ApiError;
-use super::params::{PARAMS, Params, Reading};
+use super::params::{PARAMS, Params};
+use super::parse::parse;
 use super::read::{Fields, Path, out_of_range, wrong};
+use super::reading::Reading;
 use super::reply::{Identity, Reply};
-use super::run::{Endpoint, Prompt, Wanted};
+use super::run::{self, Endpoint, Prompt, Wanted};
+use crate::auth::ApiCaller;
+use crate::http::Call;
 use crate::limits::CHOICES;
 
 /// Tokens generated when the request does not say, as the API defines it.
@@ -18,6 +24,16 @@ const MAX_LOGPROBS: i64 = 5;
 
 /// Fields of completion requests besides the shared ones.
 const FIELDS: &[&str] = &["prompt", "echo", "logprobs", "suffix", "best_of"];
+
+/// Answers `POST /v1/completions`.
+pub(super) async fn create(
+    caller: ApiCaller,
+    call: &Call,
+    body: Bytes,
+) -> Result<Answer, ApiError> {
+    let request = parse(caller, call, body, CompletionsRequest::read).await?;
+    run::answer(caller, call, request).await
+}
 
 /// A completion request that passed validation.
 #[derive(Debug)]

@@ -8,15 +8,13 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
-use super::code::Code;
+use super::code::{Code, INVALID};
 use crate::limits::ERROR_MESSAGE_CHARS;
 use crate::registry::AcquireError;
 
 /// Tells the official SDKs whether another try can help; it overrides their own rule.
 pub const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// The type of errors that are the request's fault: their label in metrics where they have no code.
-pub(crate) const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 /// When a client should ask again for a model that was not there in time.
 const MODEL_RETRY_SECS: u64 = 10;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::anthropic;
 use super::chat::ChatRequest;
 use super::error::ApiError;
-use super::params::Reading;
+use super::reading::Reading;
 use super::responses;
 use crate::config::Config;
 use crate::response_store::{Record, ResponseStore};

@@ -10,7 +10,7 @@ use engine::{GenerateRequest, Grammar, Model, OutputParser, SubmitError};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::Answer;
+use super::answer::Answer;
 use super::error::ApiError;
 use super::params::Params;
 use super::reply::{Choice, Identity, KEEPALIVE, Write};
@@ -45,6 +45,8 @@ pub(super) type Wanted<'a> = dyn Fn() -> bool + 'a;
 pub(super) trait Endpoint: Send + Sync + Sized + 'static {
     /// The endpoint's name in metrics and in the table of requests.
     const NAME: &'static str;
+    /// Whether reading the request reads files, which is not for an async thread.
+    const READS_DISK: bool = false;
     /// The field that the prompt comes from, for errors.
     const PROMPT_FIELD: &'static str;
     /// Writes the answers.
@@ -94,7 +96,7 @@ pub(crate) async fn answer<E: Endpoint>(
     let admission = admit(Arc::clone(app), entry, request, tally, about);
     if stream.is_none() {
         let admitted = admission.await?;
-        return collect(admitted).await.map(Answer::Json);
+        return collect(admitted).await.map(Answer::json_text);
     }
     stream_events(call, admission).await
 }
@@ -128,7 +130,8 @@ async fn find<E: Endpoint>(
     let params = request.params();
     let (app, name) = (Arc::clone(call.app()), params.model.clone());
     // Looking for a model reads directories.
-    let found = tokio::task::spawn_blocking(move || app.registry.find_or_near(&name)).await;
+    let found =
+        tokio::task::spawn_blocking(move || app.registry.catalog().find_or_near(&name)).await;
     let found = found.map_err(|_| ApiError::internal())?;
     let entry = found.map_err(|near| ApiError::model_not_found(&params.model, &near))?;
     ticket.parsed(&entry.id, params.stream.is_some());
@@ -379,7 +382,7 @@ async fn stream_events<W: Write>(
     admission: impl Future<Output = Result<Admitted<W>, ApiError>> + Send + 'static,
 ) -> Result<Answer, ApiError> {
     let mut keepalive = Keepalive::new(call.app());
-    let (metrics, endpoint) = (call.app().metrics.clone(), call.route().endpoint());
+    let (metrics, endpoint) = (call.app().metrics.clone(), call.route().endpoint);
     let mut admission = Box::pin(admission);
     let early = tokio::select! {
         biased;

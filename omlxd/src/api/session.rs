@@ -172,8 +172,8 @@ impl Tally {
         Tally {
             app: Arc::clone(call.app()),
             id: call.id().to_owned(),
-            endpoint: call.route().endpoint(),
-            route: call.route().template(),
+            endpoint: call.route().endpoint,
+            route: call.route().template,
             cancelled: Box::pin(ticket.cancel_token().cancelled_owned()),
             started: call.started(),
             choices: Vec::new(),

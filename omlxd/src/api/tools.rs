@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::constrain::Constraint;
 use super::error::ApiError;
-use super::params::Reading;
 use super::read::{Fields, Path, not_one_of, wrong};
+use super::reading::Reading;
 use crate::limits::TOOLS;
 
 /// What a request says about calling functions.

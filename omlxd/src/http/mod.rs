@@ -12,7 +12,7 @@ mod tls;
 
 pub use body::Body;
 pub(crate) use call::Call;
-pub use route::Route;
+pub use route::{Flavor, Route};
 pub use server::{serve, serve_with};
 pub(crate) use stream::{EventSender, EventStream};
 pub use tls::{Tls, TlsError};

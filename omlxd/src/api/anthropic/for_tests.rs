@@ -3,10 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::super::error::ApiError;
-use super::super::params::Reading;
+use super::super::reading::Reading;
 use super::super::reply::{Identity, Write};
-use super::reply::MessagesReply;
-use super::request::{MessagesRequest, Thoughts};
+use super::reply::{MessagesReply, Thoughts};
+use super::request::MessagesRequest;
 #[cfg(test)]
 use crate::api::chat::ChatRequest;
 

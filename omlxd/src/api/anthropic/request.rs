@@ -6,12 +6,13 @@ use serde_json::{Map, Value, json};
 use super::super::chat::ChatRequest;
 use super::super::conversation::Conversation;
 use super::super::error::ApiError;
-use super::super::params::{Params, Reading};
+use super::super::params::Params;
 use super::super::read::{Fields, Path, not_one_of};
+use super::super::reading::Reading;
 use super::super::reply::Identity;
 use super::super::run::{Endpoint, Prompt, Wanted};
 use super::input;
-use super::reply::MessagesReply;
+use super::reply::{MessagesReply, Thoughts};
 
 /// Fields that a chat request has under the same name.
 const SHARED: &[&str] = &[
@@ -72,17 +73,6 @@ const NAMES: [(&str, &str); 6] = [
     ("reasoning_effort", "output_config.effort"),
     ("thinking_budget", "thinking.budget_tokens"),
 ];
-
-/// How an answer shows thoughts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Thoughts {
-    /// In full.
-    Shown,
-    /// Only sealed, for the next request.
-    Sealed,
-    /// Not at all: nobody asked for them.
-    Dropped,
-}
 
 /// A request that passed validation.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use super::super::completions::CompletionsRequest;
 use super::super::embeddings;
 use super::super::error::ApiError;
 use super::super::json;
-use super::super::params::Reading;
+use super::super::reading::Reading;
 use super::super::responses;
 use super::Choices;
 use crate::config::Config;

@@ -6,11 +6,11 @@ use engine::{SamplingParams, Tokenizer};
 use serde_json::{Map, Value};
 
 use super::super::error::ApiError;
-use super::super::params::Reading;
+use super::super::reading::Reading;
 use super::super::reply::{Identity, Write};
 use super::archive::Archive;
-use super::reply::ResponsesReply;
-use super::request::{ResponseEcho, ResponsesRequest};
+use super::reply::{ResponseEcho, ResponsesReply};
+use super::request::ResponsesRequest;
 #[cfg(test)]
 use crate::api::chat::ChatRequest;
 use crate::response_store::ResponseStore;

@@ -10,13 +10,14 @@ use super::super::chat::ChatRequest;
 use super::super::code::Code;
 use super::super::conversation::Conversation;
 use super::super::error::ApiError;
-use super::super::params::{Params, Reading};
+use super::super::params::Params;
 use super::super::read::{Fields, Path, not_one_of, wrong};
+use super::super::reading::Reading;
 use super::super::reply::Identity;
 use super::super::run::{Endpoint, Prompt, Wanted};
 use super::archive::Archive;
 use super::input;
-use super::reply::ResponsesReply;
+use super::reply::{ResponseEcho, ResponsesReply};
 use crate::limits::{MESSAGES, TOP_LOGPROBS};
 
 /// Fields that a chat request has under the same name.
@@ -105,23 +106,6 @@ pub(crate) struct ResponsesRequest {
     told: ResponseEcho,
 }
 
-/// What the answer repeats or depends on besides the generation.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ResponseEcho {
-    /// Fields of the request that the answer repeats, by name.
-    pub echo: Map<String, Value>,
-    /// Put thoughts also into `encrypted_content`.
-    pub seal: bool,
-    /// Which namespace a function was offered in, by its name.
-    pub namespaces: BTreeMap<String, String>,
-    /// What the client sent.
-    pub input: Vec<Value>,
-    /// The answer that this one goes on from.
-    pub previous: Option<String>,
-    /// Where to store the answer; `None` when it is not to be stored.
-    pub archive: Option<Archive>,
-}
-
 impl ResponsesRequest {
     /// Validates a body. E3 to E9, E13 to E15. Reads stored answers: not for an async thread.
     pub(super) fn read(
@@ -181,6 +165,8 @@ impl ResponsesRequest {
 
 impl Endpoint for ResponsesRequest {
     const NAME: &'static str = "responses";
+    // Earlier answers are on disk.
+    const READS_DISK: bool = true;
     const PROMPT_FIELD: &'static str = "input";
     type Reply = ResponsesReply;
 
