@@ -22,7 +22,7 @@ use crate::http::Tls;
 use crate::options::Options;
 use crate::signals::Signals;
 use crate::start_error::StartError;
-use crate::{admin, http, logging, response_store, watchdog};
+use crate::{admin, logging, response_store, server, watchdog};
 
 /// Number of open files and sockets that the process asks for. launchd's default of 256 is too
 /// low, and macOS refuses more than 10240.
@@ -113,7 +113,7 @@ async fn serve(startup: Startup, keys: Keys, lock: &Lock) -> Result<Exit, StartE
     let admin_stop = CancellationToken::new();
     let admin = admin::serve(daemon.clone(), socket, admin_stop.clone());
     let admin = tokio::spawn(admin.map_err(io_error("serve the admin socket"))?);
-    let serving = tokio::spawn(http::serve_with(app.clone(), tcp, tls));
+    let serving = tokio::spawn(server::serve_with(app.clone(), tcp, tls));
     lock.write_run_info(&RunInfo {
         pid: std::process::id(),
         version: VERSION.to_owned(),

@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 use super::anthropic;
 use super::chat::ChatRequest;
 use super::completions::CompletionsRequest;
-use super::error::ApiError;
 use super::reading::Reading;
 use super::responses;
 use crate::config::Config;
+use crate::error::ApiError;
 use crate::limits::{
     CHOICES, ERROR_MESSAGE_CHARS, JSON_VALUES, LOGIT_BIAS, MESSAGES, MODEL_NAME_BYTES, PARTS, TOOLS,
 };

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 use super::answer::Answer;
 use super::chat_reply::ChatReply;
 use super::dialect;
-use super::error::ApiError;
 use super::fold;
 use super::messages;
 use super::params::{PARAMS, Params, tokens};
@@ -20,6 +19,7 @@ use super::reply::{Identity, Reply};
 use super::run::{self, Endpoint, Prompt, Wanted};
 use super::tools::Tools;
 use crate::auth::ApiCaller;
+use crate::error::ApiError;
 use crate::http::Call;
 use crate::limits::TOP_LOGPROBS;
 

@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 
 use super::answer::Answer;
 use super::completions_reply::CompletionsReply;
-use super::error::ApiError;
 use super::params::{PARAMS, Params};
 use super::parse::parse;
 use super::read::{Fields, Path, out_of_range, wrong};
@@ -14,6 +13,7 @@ use super::reading::Reading;
 use super::reply::{Identity, Reply};
 use super::run::{self, Endpoint, Prompt, Wanted};
 use crate::auth::ApiCaller;
+use crate::error::ApiError;
 use crate::http::Call;
 use crate::limits::CHOICES;
 

@@ -4,9 +4,9 @@
 use engine::{GrammarError, Pattern};
 use serde_json::Value;
 
-use super::error::ApiError;
 use super::read::{Fields, Path, not_one_of, wrong};
 use super::reading::Reading;
+use crate::error::ApiError;
 use crate::limits::SCHEMA_TEXT_BYTES;
 
 /// Longest name of a schema, in bytes.

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::answer::Answer;
-use super::error::ApiError;
 use super::parse::parse_as;
 use super::read::{Fields, Path};
 use crate::app::App;
 use crate::auth::ApiCaller;
+use crate::error::ApiError;
 use crate::http::Call;
 
 /// Answers `POST /v1/embeddings`: with a refusal.

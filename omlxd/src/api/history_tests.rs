@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use super::anthropic;
 use super::chat::ChatRequest;
-use super::error::ApiError;
 use super::reading::Reading;
 use super::responses;
 use crate::config::Config;
+use crate::error::ApiError;
 use crate::response_store::{Record, ResponseStore};
 
 /// A template of a model, or of ours.

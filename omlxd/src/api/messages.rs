@@ -6,10 +6,10 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
-use super::error::ApiError;
 use super::parts;
 use super::read::{Fields, Path, not_one_of, wrong};
 use super::reading::Reading;
+use crate::error::ApiError;
 use crate::limits::{MESSAGES, PARTS};
 
 const ROLES: [&str; 6] = ["developer", "system", "user", "assistant", "tool", "function"];

@@ -4,14 +4,12 @@ pub(crate) mod answer;
 mod anthropic;
 mod chat;
 mod chat_reply;
-pub mod code;
 mod completions;
 mod completions_reply;
 mod constrain;
 mod conversation;
 mod dialect;
 mod embeddings;
-pub mod error;
 mod fold;
 // Not in release builds: fuzz targets and their twins in tests call it.
 #[cfg(debug_assertions)]
@@ -38,16 +36,4 @@ mod vendor_fields;
 #[cfg(test)]
 mod bounds_tests;
 
-use bytes::Bytes;
-
-use crate::http::Flavor;
-use error::ApiError;
-pub(crate) use reading::Ignored;
-
-/// The body of a refusal in the shape that the clients of a route expect.
-pub(crate) fn error_body(flavor: Flavor, error: &ApiError, request_id: &str) -> Bytes {
-    match flavor {
-        Flavor::Anthropic => Bytes::from(anthropic::error_body(error, request_id)),
-        Flavor::OpenAi => error.body(),
-    }
-}
+pub(crate) use anthropic::error_body as anthropic_error_body;

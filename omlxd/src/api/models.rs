@@ -6,9 +6,9 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
-use super::error::ApiError;
 use crate::app::App;
 use crate::auth::ApiCaller;
+use crate::error::ApiError;
 use crate::http::Call;
 use crate::registry::ModelEntry;
 

@@ -4,9 +4,9 @@ use engine::{SamplingDefaults, SamplingParams};
 use serde_json::Value;
 
 use super::constrain::Constraint;
-use super::error::ApiError;
 use super::read::{Fields, Path, out_of_range, wrong};
 use super::reading::Reading;
+use crate::error::ApiError;
 use crate::limits::{CACHE_SALT_BYTES, LOGIT_BIAS, MODEL_NAME_BYTES};
 
 /// `stream_options` of a request with `stream: true`.

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::error::ApiError;
 use super::json;
 use super::reading::Reading;
 use super::run::Endpoint;
 use crate::auth::ApiCaller;
+use crate::error::ApiError;
 use crate::http::Call;
 use crate::metrics::Rejection;
 use crate::requests::{About, Ticket};
@@ -71,6 +71,6 @@ pub(super) async fn parse_as<R: Send + 'static>(
         parse()
     };
     let (request, ignored) = parsed?;
-    app.note_ignored(call.route().endpoint, &ignored);
+    app.note_ignored(call.route().endpoint, ignored.count, &ignored.names);
     Ok((request, ticket))
 }

@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use super::error::ApiError;
 use super::json::type_name;
 use super::vendor_fields::known_name;
+use crate::error::ApiError;
 
 /// Where a value stands: `messages[2].content[0].type`.
 #[derive(Clone, Copy)]

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use tokio_util::sync::CancellationToken;
 
-use super::error::ApiError;
 use super::json;
 use super::read::{Fields, Path};
+use crate::error::ApiError;
 use crate::limits::{IGNORED_NAMES, JSON_VALUES};
 
 /// What a reader of requests must know, and what it found that it does not know.

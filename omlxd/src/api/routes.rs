@@ -6,9 +6,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::answer::Answer;
-use super::error::ApiError;
 use super::{anthropic, chat, completions, embeddings, models, responses, service};
 use crate::auth::ApiCaller;
+use crate::error::ApiError;
 use crate::http::{Call, Flavor, Route};
 use crate::metrics::Endpoint;
 

@@ -11,13 +11,13 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
-use super::error::ApiError;
 use super::params::Params;
 use super::reply::{Choice, Identity, KEEPALIVE, Write};
 use super::session::{Admitted, Running, Session, Tally, Turn};
 use crate::app::App;
 use crate::auth::ApiCaller;
 use crate::config::KeepaliveMode;
+use crate::error::ApiError;
 use crate::http::{Call, EventSender, EventStream};
 use crate::metrics::Rejection;
 use crate::registry::{AcquireError, Lease, ModelEntry};

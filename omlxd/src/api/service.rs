@@ -6,9 +6,9 @@ use hyper::StatusCode;
 use serde_json::json;
 
 use super::answer::Answer;
-use super::error::ApiError;
 use crate::app::App;
 use crate::auth::ApiCaller;
+use crate::error::ApiError;
 use crate::http::Call;
 use crate::{metrics, watchdog};
 

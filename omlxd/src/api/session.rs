@@ -12,10 +12,10 @@ use engine::{
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::code::Code;
-use super::error::ApiError;
 use super::reply::{Ending, TotalUsage};
 use crate::app::App;
+use crate::error::ApiError;
+use crate::error_code::Code;
 use crate::http::Call;
 use crate::metrics::{Endpoint, Finish, ModelMetrics};
 use crate::registry::Lease;

@@ -6,9 +6,9 @@ use engine::{Call, Expected, Grammar, GrammarError, Model, Pattern};
 use serde_json::{Map, Value, json};
 
 use super::constrain::Constraint;
-use super::error::ApiError;
 use super::read::{Fields, Path, not_one_of, wrong};
 use super::reading::Reading;
+use crate::error::ApiError;
 use crate::limits::TOOLS;
 
 /// What a request says about calling functions.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::api::code::{Code, INVALID};
+use crate::error_code::{Code, INVALID};
 use engine::{GuardAction, ModelInfo, Pressure, StepReport};
 use omlxctl::protocol::Activity;
 use prometheus::{

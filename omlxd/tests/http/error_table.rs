@@ -3,7 +3,7 @@
 
 use engine::{GenerateError, GrammarError, SubmitError, TemplateError};
 use hyper::header::{HeaderMap, RETRY_AFTER};
-use omlxd::api::error::{ApiError, X_SHOULD_RETRY};
+use omlxd::error::{ApiError, X_SHOULD_RETRY};
 use omlxd::registry::AcquireError;
 use serde_json::{Value, json};
 

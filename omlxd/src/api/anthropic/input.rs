@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use super::super::conversation::Conversation;
-use super::super::error::ApiError;
 use super::super::parts;
 use super::super::read::{Fields, Path, not_one_of, wrong};
 use super::super::reading::Reading;
+use crate::error::ApiError;
 use crate::limits::{MESSAGES, PARTS};
 
 const ROLES: [&str; 3] = ["user", "assistant", "system"];

@@ -4,11 +4,11 @@ use engine::{Part, TokenOutput};
 use serde_json::{Value, json};
 
 use super::super::conversation::seal;
-use super::super::error::ApiError;
 use super::super::json;
 use super::super::reply::{Choice, Ending, Identity, TotalUsage, Write, put, string};
 use super::error;
 use crate::config::KeepaliveMode;
+use crate::error::ApiError;
 
 /// Says that the answer is alive.
 const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";

@@ -5,7 +5,6 @@ use serde_json::{Map, Value, json};
 
 use super::super::chat::ChatRequest;
 use super::super::conversation::Conversation;
-use super::super::error::ApiError;
 use super::super::params::Params;
 use super::super::read::{Fields, Path, not_one_of};
 use super::super::reading::Reading;
@@ -13,6 +12,7 @@ use super::super::reply::Identity;
 use super::super::run::{Endpoint, Prompt, Wanted};
 use super::input;
 use super::reply::{MessagesReply, Thoughts};
+use crate::error::ApiError;
 
 /// Fields that a chat request has under the same name.
 const SHARED: &[&str] = &[

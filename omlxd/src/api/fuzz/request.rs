@@ -9,12 +9,12 @@ use super::super::anthropic;
 use super::super::chat::ChatRequest;
 use super::super::completions::CompletionsRequest;
 use super::super::embeddings;
-use super::super::error::ApiError;
 use super::super::json;
 use super::super::reading::Reading;
 use super::super::responses;
 use super::Choices;
 use crate::config::Config;
+use crate::error::ApiError;
 use crate::response_store::ResponseStore;
 
 /// What reads a body.

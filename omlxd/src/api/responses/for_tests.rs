@@ -5,7 +5,6 @@ use std::sync::Arc;
 use engine::{SamplingParams, Tokenizer};
 use serde_json::{Map, Value};
 
-use super::super::error::ApiError;
 use super::super::reading::Reading;
 use super::super::reply::{Identity, Write};
 use super::archive::Archive;
@@ -13,6 +12,7 @@ use super::reply::{ResponseEcho, ResponsesReply};
 use super::request::ResponsesRequest;
 #[cfg(test)]
 use crate::api::chat::ChatRequest;
+use crate::error::ApiError;
 use crate::response_store::ResponseStore;
 
 /// Reads a body as [`super::create`] does, for a fuzz target.

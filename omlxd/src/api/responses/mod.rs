@@ -14,10 +14,10 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::answer::Answer;
-use super::error::ApiError;
 use super::parse::parse;
 use super::run;
 use crate::auth::ApiCaller;
+use crate::error::ApiError;
 use crate::http::Call;
 use crate::requests::Ticket;
 use archive::Archive;

@@ -6,13 +6,13 @@ use engine::{Part, SamplingParams, TokenOutput, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::seal;
-use super::super::error::ApiError;
 use super::super::json;
 use super::super::reply::{
     Choice, DONE, Ending, Identity, KEEPALIVE, TotalUsage, Write, chosen, put, string,
 };
 use super::archive::Archive;
 use crate::config::KeepaliveMode;
+use crate::error::ApiError;
 use crate::response_store::Record;
 
 /// What the answer repeats or depends on besides the generation.

@@ -7,9 +7,7 @@ use engine::Model;
 use serde_json::{Map, Value, json};
 
 use super::super::chat::ChatRequest;
-use super::super::code::Code;
 use super::super::conversation::Conversation;
-use super::super::error::ApiError;
 use super::super::params::Params;
 use super::super::read::{Fields, Path, not_one_of, wrong};
 use super::super::reading::Reading;
@@ -18,6 +16,8 @@ use super::super::run::{Endpoint, Prompt, Wanted};
 use super::archive::Archive;
 use super::input;
 use super::reply::{ResponseEcho, ResponsesReply};
+use crate::error::ApiError;
+use crate::error_code::Code;
 use crate::limits::{MESSAGES, TOP_LOGPROBS};
 
 /// Fields that a chat request has under the same name.

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
-use super::code::{Code, INVALID};
+use crate::error_code::{Code, INVALID};
 use crate::limits::ERROR_MESSAGE_CHARS;
 use crate::registry::AcquireError;
 

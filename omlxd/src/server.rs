@@ -23,18 +23,16 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::body::Body;
-use super::call::Call;
-use super::connection::Connection;
-use super::route::{Flavor, Route};
-use super::tls::Tls;
-use super::{origin, read, tls};
-use crate::api;
 use crate::api::answer::Answer;
-use crate::api::error::ApiError;
+use crate::api::anthropic_error_body;
 use crate::api::routes::{self, Entry, Handler};
 use crate::app::App;
 use crate::auth::{ApiCaller, Denied};
+use crate::error::ApiError;
+use crate::http::{
+    Body, Call, Connection, Flavor, Reader, Route, Tls, allow_origin, check_origin, is_preflight,
+    json_body, wants_tls,
+};
 use crate::limits::REFUSED_CONNECTIONS;
 use crate::metrics::Rejection;
 
@@ -200,7 +198,7 @@ impl Server {
     async fn negotiate(self: &Arc<Self>, stream: TcpStream, peer: Peer) {
         let Some(tls) = &self.tls else { return self.connection(stream, peer).await };
         let negotiated = timeout(self.app.config.server.request_read_timeout, async {
-            if tls::is_wanted(&stream).await? {
+            if wants_tls(&stream).await? {
                 return Ok(Some(Either::Tls(Box::new(tls.acceptor().accept(stream).await?))));
             }
             Ok::<_, io::Error>(peer.is_here.then_some(Either::Plain(stream)))
@@ -267,11 +265,11 @@ impl Server {
         let mut answered = call.answered(&parts.method, self.calls.token());
         log_client_id(&call, &parts.headers);
         let origins = &self.app.config.server.cors_origins;
-        let checked = origin::check(&parts, peer.on_loopback, origins);
+        let checked = check_origin(&parts, peer.on_loopback, origins);
         let mut preflight = false;
         let (outcome, origin) = match checked {
             Ok(checked) => {
-                preflight = origin::is_preflight(&parts, &checked);
+                preflight = is_preflight(&parts, &checked);
                 let is_own = peer.is_loopback && checked.is_own_host;
                 let answer = async {
                     if preflight {
@@ -288,7 +286,7 @@ impl Server {
         };
         let mut response = outcome.unwrap_or_else(|error| {
             self.app.metrics.error(route.endpoint, error.label());
-            let body = api::error_body(route.flavor, &error, call.id());
+            let body = error_body(route.flavor, &error, call.id());
             let mut response = Response::new(Body::whole(body));
             *response.status_mut() = error.status();
             error.headers(response.headers_mut());
@@ -305,7 +303,7 @@ impl Server {
         }
         response.headers_mut().insert("x-request-id", id);
         if let Some(origin) = origin {
-            origin::allow(response.headers_mut(), origin, &parts.headers, preflight);
+            allow_origin(response.headers_mut(), origin, &parts.headers, preflight);
         }
         answered.status(response.status().as_u16());
         response.map(|body| body.accounted(answered))
@@ -387,8 +385,8 @@ impl Server {
     ) -> Result<Bytes, ApiError> {
         let config = &self.app.config;
         let (max, pause) = (config.limits.max_body, config.server.request_read_timeout);
-        let reader = read::Reader { memory: &self.app.request_memory, max_bytes: max, pause };
-        let (body, share) = read::json_body(reader, headers, body).await?;
+        let reader = Reader { memory: &self.app.request_memory, max_bytes: max, pause };
+        let (body, share) = json_body(reader, headers, body).await?;
         call.hold(share);
         self.app.metrics.http().body(call.route().template, body.len());
         Ok(body)
@@ -412,6 +410,14 @@ fn response(answer: Answer) -> Response<Body> {
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
     response
+}
+
+/// The body of a refusal in the form that the clients of a route expect.
+fn error_body(flavor: Flavor, error: &ApiError, request_id: &str) -> Bytes {
+    match flavor {
+        Flavor::Anthropic => Bytes::from(anthropic_error_body(error, request_id)),
+        Flavor::OpenAi => error.body(),
+    }
 }
 
 fn empty(status: StatusCode) -> Response<Body> {
@@ -445,7 +451,7 @@ fn log_client_id(call: &Call, headers: &HeaderMap) {
 /// Says 503 in the way that the client speaks.
 async fn say_refusal(stream: TcpStream, tls: Option<&Tls>) -> io::Result<()> {
     let Some(tls) = tls else { return write_refusal(stream).await };
-    if !timeout(REFUSAL_TIME, tls::is_wanted(&stream)).await?? {
+    if !timeout(REFUSAL_TIME, wants_tls(&stream)).await?? {
         return write_refusal(stream).await;
     }
     let stream = timeout(REFUSAL_TLS_TIME, tls.acceptor().accept(stream)).await??;
