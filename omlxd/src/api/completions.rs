@@ -11,7 +11,7 @@ use super::parse::parse;
 use super::read::{Fields, Path, out_of_range, wrong};
 use super::reading::Reading;
 use super::reply::{Identity, Reply};
-use super::run::{self, Endpoint, Prompt, Wanted};
+use super::run::{self, ApiRequest, Prompt, Wanted};
 use crate::auth::ApiCaller;
 use crate::error::ApiError;
 use crate::http::Call;
@@ -134,7 +134,7 @@ fn token_ids(list: &[Value], path: &Path<'_>) -> Result<Vec<u32>, ApiError> {
     list.iter().enumerate().map(id).collect()
 }
 
-impl Endpoint for CompletionsRequest {
+impl ApiRequest for CompletionsRequest {
     const NAME: &'static str = "completions";
     const PROMPT_FIELD: &'static str = "prompt";
     type Reply = CompletionsReply;

@@ -4,6 +4,7 @@ pub(crate) mod answer;
 mod anthropic;
 mod chat;
 mod chat_reply;
+mod chat_request;
 mod completions;
 mod completions_reply;
 mod constrain;

@@ -101,7 +101,7 @@ impl Params {
             model: model.to_owned(),
             n: choices(fields, reading)?,
             stream: stream(fields, reading)?,
-            stop: stop(fields, reading)?,
+            stop: stop(fields, "stop", reading)?,
             max_tokens: tokens(fields, "max_tokens", 1)?,
             min_tokens: tokens(fields, "min_tokens", 0)?.unwrap_or(0),
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
@@ -220,9 +220,14 @@ fn stream(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<StreamOpt
     Ok(Some(StreamOptions { include_usage }))
 }
 
-fn stop(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<String>, ApiError> {
-    let path = fields.path().field("stop");
-    let list = match fields.get("stop") {
+/// Texts that end the answer, in the field `name`.
+pub(super) fn stop(
+    fields: &Fields<'_, '_>,
+    name: &str,
+    reading: &Reading,
+) -> Result<Vec<String>, ApiError> {
+    let path = fields.path().field(name);
+    let list = match fields.get(name) {
         None => return Ok(Vec::new()),
         Some(one @ Value::String(_)) => std::slice::from_ref(one),
         Some(Value::Array(list)) => list,

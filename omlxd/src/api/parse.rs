@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::json;
 use super::reading::Reading;
-use super::run::Endpoint;
+use super::run::ApiRequest;
 use crate::auth::ApiCaller;
 use crate::error::ApiError;
 use crate::http::Call;
@@ -16,7 +16,7 @@ use crate::requests::{About, Ticket};
 const INLINE_BODY_BYTES: usize = 64 << 10;
 
 /// Parses and validates a body; the request is in the table from here on. E25.
-pub(super) async fn parse<R: Endpoint>(
+pub(super) async fn parse<R: ApiRequest>(
     caller: ApiCaller,
     call: &Call,
     body: Bytes,

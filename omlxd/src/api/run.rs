@@ -41,8 +41,8 @@ pub(super) struct Prompt {
 /// Says whether anybody still waits for a request's prompts.
 pub(super) type Wanted<'a> = dyn Fn() -> bool + 'a;
 
-/// What an endpoint adds to the common way of a request.
-pub(super) trait Endpoint: Send + Sync + Sized + 'static {
+/// A valid request of an endpoint that generates.
+pub(super) trait ApiRequest: Send + Sync + Sized + 'static {
     /// The endpoint's name in metrics and in the table of requests.
     const NAME: &'static str;
     /// Whether reading the request reads files, which is not for an async thread.
@@ -73,7 +73,7 @@ pub(super) trait Endpoint: Send + Sync + Sized + 'static {
 }
 
 /// Answers a request.
-pub(crate) async fn answer<E: Endpoint>(
+pub(crate) async fn answer<E: ApiRequest>(
     caller: ApiCaller,
     call: &Call,
     (request, ticket): (E, Ticket),
@@ -102,7 +102,7 @@ pub(crate) async fn answer<E: Endpoint>(
 }
 
 /// Counts the tokens of a request's prompts, and does nothing else with it.
-pub(crate) async fn count<E: Endpoint>(
+pub(crate) async fn count<E: ApiRequest>(
     call: &Call,
     (request, ticket): (E, Ticket),
 ) -> Result<usize, ApiError> {
@@ -122,7 +122,7 @@ pub(crate) async fn count<E: Endpoint>(
 }
 
 /// Finds the request's model, and enters it into the table of requests.
-async fn find<E: Endpoint>(
+async fn find<E: ApiRequest>(
     call: &Call,
     request: &E,
     ticket: &Ticket,
@@ -140,7 +140,7 @@ async fn find<E: Endpoint>(
 
 /// Renders and tokenizes, on a thread where that may take its time, for as long as this future is waited
 /// for.
-async fn prompts<E: Endpoint>(
+async fn prompts<E: ApiRequest>(
     model: &Model,
     request: E,
     share: Option<Arc<Share>>,
@@ -160,7 +160,7 @@ async fn prompts<E: Endpoint>(
 }
 
 /// Drops what is not needed any more. Of a large request that takes a while.
-fn discard<E: Endpoint>(request: E, share: Option<&Arc<Share>>) {
+fn discard<E: ApiRequest>(request: E, share: Option<&Arc<Share>>) {
     if share.is_some_and(|share| share.is_large()) {
         tokio::task::spawn_blocking(move || drop(request));
     }
@@ -180,7 +180,7 @@ async fn acquire(app: &App, entry: &ModelEntry, name: &str) -> Result<Lease, Api
 
 /// Loads the model if need be, makes the prompts, and puts them into the engine's queue. Whatever
 /// can be refused is refused here.
-async fn admit<E: Endpoint>(
+async fn admit<E: ApiRequest>(
     app: Arc<App>,
     entry: ModelEntry,
     request: E,
@@ -235,7 +235,7 @@ impl<W> Prepared<W> {
     }
 }
 
-async fn prepare<E: Endpoint>(
+async fn prepare<E: ApiRequest>(
     app: &App,
     entry: &ModelEntry,
     request: E,
@@ -280,7 +280,7 @@ async fn prepare<E: Endpoint>(
 }
 
 /// E11: an answer that would pass the end of the context is cut there, unless `strict` (E10).
-fn check_context<E: Endpoint>(
+fn check_context<E: ApiRequest>(
     app: &App,
     model: &Model,
     params: &Params,
@@ -294,7 +294,7 @@ fn check_context<E: Endpoint>(
     Ok(())
 }
 
-fn generate<E: Endpoint>(
+fn generate<E: ApiRequest>(
     request: &E,
     model: &Model,
     prompt: &Prompt,
@@ -321,7 +321,7 @@ fn generate<E: Endpoint>(
     }
 }
 
-fn refusal<E: Endpoint>(app: &App, entry: &ModelEntry, error: &SubmitError) -> ApiError {
+fn refusal<E: ApiRequest>(app: &App, entry: &ModelEntry, error: &SubmitError) -> ApiError {
     let series = app.metrics.add_model(&entry.id);
     let mut busy_secs = 1;
     if let SubmitError::QueueFull { waiting } = error {

@@ -7,7 +7,7 @@ use super::super::reply::{Identity, Write};
 use super::reply::{MessagesReply, Thoughts};
 use super::request::MessagesRequest;
 #[cfg(test)]
-use crate::api::chat::ChatRequest;
+use crate::api::chat_request::ChatRequest;
 use crate::error::ApiError;
 
 /// Reads a body as [`super::messages`] does, for a fuzz target.

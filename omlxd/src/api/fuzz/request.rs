@@ -6,7 +6,7 @@ use hyper::header::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::super::anthropic;
-use super::super::chat::ChatRequest;
+use super::super::chat::ChatCompletionRequest;
 use super::super::completions::CompletionsRequest;
 use super::super::embeddings;
 use super::super::json;
@@ -21,7 +21,7 @@ use crate::response_store::ResponseStore;
 type Read = fn(&Map<String, Value>, &Reading) -> Result<(), ApiError>;
 
 const ENDPOINTS: [(&str, Read); 5] = [
-    ("/v1/chat/completions", |body, reading| ChatRequest::read(body, reading).map(drop)),
+    ("/v1/chat/completions", |body, reading| ChatCompletionRequest::read(body, reading).map(drop)),
     ("/v1/completions", |body, reading| CompletionsRequest::read(body, reading).map(drop)),
     ("/v1/responses", |body, reading| responses::check(body, reading, &STORE)),
     ("/v1/messages", anthropic::check),

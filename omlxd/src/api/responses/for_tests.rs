@@ -11,7 +11,7 @@ use super::archive::Archive;
 use super::reply::{ResponseEcho, ResponsesReply};
 use super::request::ResponsesRequest;
 #[cfg(test)]
-use crate::api::chat::ChatRequest;
+use crate::api::chat_request::ChatRequest;
 use crate::error::ApiError;
 use crate::response_store::ResponseStore;
 
