@@ -29,7 +29,7 @@ pub use panic_text::panic_text;
 pub use platform::{Severity, StayAwake, end_process, give_back_memory, system_log};
 pub use runtime::config::EngineConfig;
 pub use runtime::files::LoadOptions;
-pub use runtime::generation::{Event, GenerateRequest, Generation, Outcome, PhaseReader};
+pub use runtime::generation::{Delta, Event, GenerateRequest, Generation, Outcome, PhaseReader};
 pub use runtime::handle::Engine;
 pub use runtime::inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use runtime::model::Model;
@@ -51,7 +51,7 @@ pub use text::tokenizer::Tokenizer;
 #[cfg(debug_assertions)]
 pub use text::tokenizer::fuzz as tokenizer_fuzz;
 pub use types::{
-    ComputeDtype, Delta, FinishReason, KvDtype, Mark, ModelInfo, Pressure, Quantization, RowPhase,
-    ThinkingBudget, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
+    ComputeDtype, FinishReason, KvDtype, Mark, MarkedText, ModelInfo, Pressure, Quantization,
+    RowPhase, ThinkingBudget, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
 pub use weights::{NoWeightFiles, WeightFiles, choose_weight_files};

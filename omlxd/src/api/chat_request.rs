@@ -136,7 +136,7 @@ impl ChatRequest {
         let tokens = model.encode(&text, false, wanted);
         let tokens = tokens.map_err(|error| ApiError::tokenize(self.prompt_field, &error))?;
         let Tools { offered, parallel, .. } = &self.tools;
-        let parser = model.output_format().parser(&text, offered, *parallel);
+        let parser = Some(model.output_format().parser(&text, offered, *parallel));
         let grammar = self.tools.grammar(model, &text, self.params.constraint.as_ref())?;
         let unshown_tools = self.unshown_tools(template);
         Ok(Prompt { tokens, echo: String::new(), parser, grammar, unshown_tools })

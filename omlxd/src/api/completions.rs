@@ -1,7 +1,7 @@
 //! `POST /v1/completions`: the request, and the prompts that it becomes.
 
 use bytes::Bytes;
-use engine::{Model, OutputParser, TokenizeError};
+use engine::{Model, TokenizeError};
 use serde_json::{Map, Value};
 
 use super::answer::Answer;
@@ -180,8 +180,7 @@ impl ApiRequest for CompletionsRequest {
                 (true, Input::Tokens(_)) => text.unwrap_or_default(),
                 (false, _) => String::new(),
             };
-            let (parser, grammar) = (OutputParser::plain(), grammar.clone());
-            Ok(Prompt { tokens, echo, parser, grammar, unshown_tools: 0 })
+            Ok(Prompt { tokens, echo, parser: None, grammar: grammar.clone(), unshown_tools: 0 })
         };
         self.prompts.iter().map(prompt).collect()
     }

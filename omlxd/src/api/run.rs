@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use engine::{GenerateRequest, Grammar, Model, OutputParser, SubmitError};
+use engine::{GenerateRequest, Generation, Grammar, Model, OutputParser, SubmitError};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::params::Params;
 use super::reply::{Choice, Identity, KEEPALIVE, Write};
-use super::session::{Admitted, Running, Session, Tally, Turn};
+use super::session::{Admitted, Session, Tally, Turn};
 use crate::app::App;
 use crate::auth::ApiCaller;
 use crate::config::KeepaliveMode;
@@ -30,8 +30,8 @@ pub(super) struct Prompt {
     pub tokens: Vec<u32>,
     /// What to repeat before the answer.
     pub echo: String,
-    /// Takes each choice of its answer apart.
-    pub parser: OutputParser,
+    /// Takes each choice of its answer apart; `None`: it is all text.
+    pub parser: Option<OutputParser>,
     /// What its answer is held to.
     pub grammar: Option<Grammar>,
     /// Tools of the request that the model is not shown, because its template knows none.
@@ -214,7 +214,7 @@ struct About {
 
 /// What [`prepare`] puts together.
 struct Prepared<W> {
-    running: Vec<Running>,
+    running: Vec<Generation>,
     choices_per_prompt: usize,
     echoes: Vec<String>,
     prompt_tokens: usize,
@@ -261,7 +261,7 @@ async fn prepare<E: ApiRequest>(
             let request = GenerateRequest { cache_salt, tenant, deadline, ..request };
             let submitted = model.generate(request);
             let generation = submitted.map_err(|error| refusal::<E>(app, entry, &error))?;
-            running.push(Running { generation, parser: prompt.parser.clone() });
+            running.push(generation);
             echoes.push(prompt.echo.clone());
         }
     }
@@ -312,10 +312,8 @@ fn generate<E: ApiRequest>(
         cache_salt: String::new(),
         tenant: String::new(),
         deadline: None,
-        thinking: request
-            .thinking_budget()
-            .and_then(|tokens| prompt.parser.thinking_budget(tokens)),
-        markers: prompt.parser.markers(),
+        parser: prompt.parser.clone(),
+        thinking_tokens: request.thinking_budget(),
         grammar: prompt.grammar.clone(),
         goes_on: request.goes_on(),
     }
