@@ -1,7 +1,7 @@
 //! What every file and folder that is no published record occupies, so that the quota is true of
 //! all bytes under the root.
 
-use crate::ledger::Ledger;
+use crate::state::ledger::Ledger;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
