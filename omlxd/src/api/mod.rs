@@ -142,7 +142,7 @@ async fn parse_as<R: Send + 'static>(
             read
         });
         if share.is_some_and(|share| share.is_large()) {
-            engine::give_back_memory();
+            kvstore::platform::give_back_memory();
         }
         read.map(|request| (request, reading.into_ignored()))
     };
