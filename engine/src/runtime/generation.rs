@@ -127,9 +127,10 @@ impl Generation {
         phase: Arc<PhaseCell>,
     ) -> Self {
         let markers = Arc::clone(&request.markers);
-        let detokenizer = match request.goes_on || request.grammar.is_some() {
-            true => Detokenizer::going_on(tokenizer, markers),
-            false => Detokenizer::new(tokenizer, markers),
+        let detokenizer = if request.goes_on || request.grammar.is_some() {
+            Detokenizer::going_on(tokenizer, markers)
+        } else {
+            Detokenizer::new(tokenizer, markers)
         };
         Self {
             receiver,

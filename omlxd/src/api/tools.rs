@@ -148,10 +148,11 @@ impl Tools {
             call.arguments = Pattern::json_object();
             found = true;
         }
-        match found {
-            true => Ok(()),
+        if found {
+            Ok(())
+        } else {
             // Each alone is fine: together they are too much.
-            false => Err(ApiError::invalid_grammar("tools", "schemas in 'tools'", error)),
+            Err(ApiError::invalid_grammar("tools", "schemas in 'tools'", error))
         }
     }
 
@@ -283,12 +284,11 @@ impl Tools {
     }
 
     fn check_offered(&self, name: &Value) -> Result<(), ApiError> {
-        match name.as_str().is_some_and(|name| self.known.contains(name)) {
-            true => Ok(()),
-            false => {
-                let what = format_args!("{name} is not the name of a tool in 'tools'");
-                Err(ApiError::invalid_value("tool_choice", what))
-            }
+        if name.as_str().is_some_and(|name| self.known.contains(name)) {
+            Ok(())
+        } else {
+            let what = format_args!("{name} is not the name of a tool in 'tools'");
+            Err(ApiError::invalid_value("tool_choice", what))
         }
     }
 }

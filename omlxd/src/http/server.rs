@@ -379,10 +379,7 @@ impl Server {
     }
 
     fn refuse_when_stopping(&self) -> Result<(), ApiError> {
-        match self.app.shutdown.is_cancelled() {
-            true => Err(ApiError::shutting_down()),
-            false => Ok(()),
-        }
+        if self.app.shutdown.is_cancelled() { Err(ApiError::shutting_down()) } else { Ok(()) }
     }
 
     async fn generate(
