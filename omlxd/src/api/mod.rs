@@ -142,7 +142,7 @@ async fn parse_as<R: Send + 'static>(
             read
         });
         if share.is_some_and(|share| share.is_large()) {
-            kvstore::platform::give_back_memory();
+            engine::give_back_memory();
         }
         read.map(|request| (request, reading.into_ignored()))
     };

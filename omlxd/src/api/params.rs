@@ -64,11 +64,12 @@ impl Reading {
         if self.is_cancelled() {
             return Err(ApiError::cancelled());
         }
-        if count <= limit {
-            Ok(())
-        } else {
-            let what = format_args!("at most {limit} entries are allowed, and it has {count}");
-            Err(ApiError::invalid_value(path, what))
+        match count <= limit {
+            true => Ok(()),
+            false => {
+                let what = format_args!("at most {limit} entries are allowed, and it has {count}");
+                Err(ApiError::invalid_value(path, what))
+            }
         }
     }
 
@@ -81,10 +82,9 @@ impl Reading {
     /// them, those of the body and of other texts included.
     pub(super) fn check_json(&self, text: &str) -> Result<(), ApiError> {
         self.values.set(self.values.get().saturating_add(json::most_values(text)));
-        if self.values.get() <= JSON_VALUES {
-            Ok(())
-        } else {
-            Err(ApiError::too_many_values(JSON_VALUES))
+        match self.values.get() <= JSON_VALUES {
+            true => Ok(()),
+            false => Err(ApiError::too_many_values(JSON_VALUES)),
         }
     }
 

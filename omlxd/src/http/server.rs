@@ -379,7 +379,10 @@ impl Server {
     }
 
     fn refuse_when_stopping(&self) -> Result<(), ApiError> {
-        if self.app.shutdown.is_cancelled() { Err(ApiError::shutting_down()) } else { Ok(()) }
+        match self.app.shutdown.is_cancelled() {
+            true => Err(ApiError::shutting_down()),
+            false => Ok(()),
+        }
     }
 
     async fn generate(

@@ -239,7 +239,10 @@ impl Registry {
         let asked = Instant::now();
         let _one = lock(&self.shared.scanning);
         let known = lock(&self.shared.known).clone();
-        if known.began.is_some_and(|began| began >= asked) { known.models } else { self.scan() }
+        match known.began.is_some_and(|began| began >= asked) {
+            true => known.models,
+            false => self.scan(),
+        }
     }
 
     /// The model of this id, else the one with this alias. Case matters. Looks at the whole disk only
