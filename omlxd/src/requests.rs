@@ -158,10 +158,9 @@ impl Requests {
 
     /// What a request is told that was cancelled.
     pub(crate) fn cancelled_error(&self) -> ApiError {
-        if self.shared.stop.is_cancelled() {
-            ApiError::shutting_down()
-        } else {
-            ApiError::cancelled()
+        match self.shared.stop.is_cancelled() {
+            true => ApiError::shutting_down(),
+            false => ApiError::cancelled(),
         }
     }
 }

@@ -101,10 +101,9 @@ fn settle_ids(messages: &mut [Value], ids: CallIds) {
 
 /// Nine letters and digits, the same ones for the same id.
 fn short(id: &str) -> String {
-    if id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        id.to_owned()
-    } else {
-        format!("{:.9}", blake3::hash(id.as_bytes()).to_hex())
+    match id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        true => id.to_owned(),
+        false => format!("{:.9}", blake3::hash(id.as_bytes()).to_hex()),
     }
 }
 

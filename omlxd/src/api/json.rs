@@ -161,7 +161,10 @@ impl Count<'_> {
         self.values.set(values);
         let is_time = values / LOOK_EVERY > before / LOOK_EVERY;
         let may_go_on = !is_time || (self.is_wanted)();
-        if values <= JSON_VALUES && may_go_on { Ok(()) } else { Err(E::custom("ended")) }
+        match values <= JSON_VALUES && may_go_on {
+            true => Ok(()),
+            false => Err(E::custom("ended")),
+        }
     }
 }
 

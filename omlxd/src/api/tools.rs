@@ -148,11 +148,10 @@ impl Tools {
             call.arguments = Pattern::json_object();
             found = true;
         }
-        if found {
-            Ok(())
-        } else {
+        match found {
+            true => Ok(()),
             // Each alone is fine: together they are too much.
-            Err(ApiError::invalid_grammar("tools", "schemas in 'tools'", error))
+            false => Err(ApiError::invalid_grammar("tools", "schemas in 'tools'", error)),
         }
     }
 
@@ -284,11 +283,12 @@ impl Tools {
     }
 
     fn check_offered(&self, name: &Value) -> Result<(), ApiError> {
-        if name.as_str().is_some_and(|name| self.known.contains(name)) {
-            Ok(())
-        } else {
-            let what = format_args!("{name} is not the name of a tool in 'tools'");
-            Err(ApiError::invalid_value("tool_choice", what))
+        match name.as_str().is_some_and(|name| self.known.contains(name)) {
+            true => Ok(()),
+            false => {
+                let what = format_args!("{name} is not the name of a tool in 'tools'");
+                Err(ApiError::invalid_value("tool_choice", what))
+            }
         }
     }
 }

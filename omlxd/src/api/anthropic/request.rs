@@ -221,8 +221,9 @@ fn chat_fields(
         let output = Fields::of(output, &path)?;
         reading.known(&output, &["effort", "format"])?;
         // Thoughts that are asked for in so many words are not taken back by an effort of none.
-        let effort = output.get("effort").map(|effort| {
-            if effort == "none" && thinks { json!("minimal") } else { effort.clone() }
+        let effort = output.get("effort").map(|effort| match effort == "none" && thinks {
+            true => json!("minimal"),
+            false => effort.clone(),
         });
         put("reasoning_effort", effort);
         format = output.get("format").cloned().or(format);

@@ -201,8 +201,9 @@ impl Endpoint for ResponsesRequest {
     }
 
     fn prompts(&self, model: &Model, wanted: &Wanted) -> Result<Vec<Prompt>, ApiError> {
-        self.chat.prompts(model, wanted).map_err(|error| {
-            if error.is_bad_grammar() { bad_schema(error) } else { renamed(error) }
+        self.chat.prompts(model, wanted).map_err(|error| match error.is_bad_grammar() {
+            true => bad_schema(error),
+            false => renamed(error),
         })
     }
 
@@ -228,10 +229,9 @@ fn renamed(error: ApiError) -> ApiError {
 /// E13 as this API tells it: with a code, and at the schema itself.
 fn bad_schema(error: ApiError) -> ApiError {
     let error = error.with_code(Code::InvalidJsonSchema);
-    if error.param() == Some("response_format") {
-        error.renamed(|_| "text.format.schema".to_owned())
-    } else {
-        renamed(error)
+    match error.param() == Some("response_format") {
+        true => error.renamed(|_| "text.format.schema".to_owned()),
+        false => renamed(error),
     }
 }
 
