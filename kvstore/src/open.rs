@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use crate::error::OpenError;
 use crate::index_log::IndexLog;
 use crate::key::{Key, Namespace};
-use crate::layout::index::{Entry, Reader, Role};
+use crate::layout::index::{Frame, Reader, Role};
 use crate::paths;
 use crate::state::State;
 use crate::writer::Scan;
@@ -79,14 +79,14 @@ fn apply(disk: &dyn Disk, state: &mut State, role: Role, generation: u64, now_se
         let about = bytes.len() / crate::layout::index::ADD_LEN;
         state.reserve(about);
     }
-    for entry in reader {
-        match entry {
-            Entry::Add(stored) => {
+    for frame in reader {
+        match frame {
+            Frame::Add(stored) => {
                 forget(state, &stored.namespace, &stored.key);
                 state.adopt(&stored);
             }
-            Entry::Remove(namespace, key) => forget(state, &namespace, &key),
-            Entry::Spent { day, bytes } => state.ledger.restore_spent(day, bytes, now_secs),
+            Frame::Remove(namespace, key) => forget(state, &namespace, &key),
+            Frame::Spent { day, bytes } => state.ledger.restore_spent(day, bytes, now_secs),
         }
     }
     true

@@ -3,7 +3,7 @@
 use crate::core::Core;
 use crate::disk_usage::Owner;
 use crate::key::{BlockId, Namespace};
-use crate::layout::index::Entry;
+use crate::layout::index::Frame;
 use crate::layout::record::Header;
 use crate::paths;
 use crate::record::Resident;
@@ -92,10 +92,10 @@ impl Writer {
         state.ledger.gone(Some(delete.id.space), delete.physical);
         // A file that cannot be removed stays in the books until a scan sees it again.
         if !gone {
-            self.disk_usage.enter(&mut state.ledger, &path, delete.physical, Owner::Unindexed);
+            self.disk_usage.add(&mut state.ledger, &path, delete.physical, Owner::Unindexed);
         }
         state.deletes.finish(&delete.id);
-        self.index.note(&Entry::Remove(namespace, delete.id.key));
+        self.index.note(&Frame::Remove(namespace, delete.id.key));
         let is_last = state.ledger.space_physical(delete.id.space) == 0;
         drop(state);
         self.remove_empty_dirs(core, &namespace, &paths::fan_dir(&namespace, &delete.id.key));
@@ -122,7 +122,7 @@ impl Writer {
             // Not ours: it is moved out of the way, whatever is in it.
             let moved = self.move_to_foreign(core, &from);
             let Some(to) = moved else { return false };
-            self.disk_usage.enter(&mut core.state().ledger, &to, meta.physical, Owner::Unindexed);
+            self.disk_usage.add(&mut core.state().ledger, &to, meta.physical, Owner::Unindexed);
             return true;
         }
         let to = paths::damaged(namespace, &delete.id.key);
@@ -167,7 +167,7 @@ impl Writer {
 
     /// Enters a file of `damaged/`, and lets the oldest go when there are too many.
     pub(crate) fn keep_damaged(&mut self, core: &Core, path: PathBuf, physical: u64) {
-        self.disk_usage.enter(&mut core.state().ledger, &path, physical, Owner::Unindexed);
+        self.disk_usage.add(&mut core.state().ledger, &path, physical, Owner::Unindexed);
         self.damaged.retain(|known| *known != path);
         self.damaged.push_back(path);
         while self.damaged.len() > MAX_DAMAGED {
@@ -265,7 +265,7 @@ impl Writer {
         state.ledger.settle(space, need, kept, written_len);
         if stuck {
             // The next scan tries again.
-            self.disk_usage.enter(&mut state.ledger, &temporary, need, Owner::Unindexed);
+            self.disk_usage.add(&mut state.ledger, &temporary, need, Owner::Unindexed);
         } else if published.is_ok() {
             // An old file of that name, one that could not be removed, was replaced.
             self.disk_usage.remove(&mut state.ledger, &path);
@@ -276,7 +276,7 @@ impl Writer {
                 state.saves.end_pause();
                 state.counters.wrote(file_len, core.clock.monotonic() - started);
                 if let Some(stored) = state.stored(&save.id) {
-                    self.index.note(&Entry::Add(stored));
+                    self.index.note(&Frame::Add(stored));
                 }
                 Ok(())
             }
@@ -332,7 +332,7 @@ impl Writer {
                 // It may be there: what was reserved for it stays taken.
                 Err(_) => DIR_ROOM.max(self.disk_usage.bytes(&dir)),
             };
-            self.disk_usage.enter(&mut core.state().ledger, &dir, physical, Owner::Store);
+            self.disk_usage.add(&mut core.state().ledger, &dir, physical, Owner::Store);
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::core::Core;
 use crate::disk::DirEntry;
 use crate::disk_usage::Owner;
 use crate::key::{BlockId, Key, Namespace};
-use crate::layout::index::{Entry, Role, Stored};
+use crate::layout::index::{Frame, Role, Stored};
 use crate::paths;
 use crate::read::{Identified, identify};
 use crate::real_disk::LOCK_NAME;
@@ -40,9 +40,9 @@ impl Writer {
         for entry in self.list(core, scan, Path::new("")).unwrap_or_default() {
             let path = PathBuf::from(&entry.name);
             if entry.name == LOCK_NAME {
-                self.enter(core, scan, &path, entry.meta.physical, Owner::Store);
+                self.count(core, scan, &path, entry.meta.physical, Owner::Store);
             } else if !paths::TOP.iter().any(|top| entry.name == *top) {
-                self.enter_foreign(core, scan, &path, &entry);
+                self.count_foreign(core, scan, &path, &entry);
             }
         }
     }
@@ -56,12 +56,12 @@ impl Writer {
             let physical = entry.meta.physical;
             let log_or_snapshot = paths::parse_index(&entry.name);
             if entry.meta.is_dir || name == paths::FOREIGN {
-                self.enter_foreign(core, scan, &path, &entry);
+                self.count_foreign(core, scan, &path, &entry);
             } else if name == paths::DAMAGED && paths::is_damaged(&entry.name) && entry.meta.is_file
             {
                 scan.seen.insert(path.clone());
                 if self.damaged.contains(&path) {
-                    self.enter(core, scan, &path, physical, Owner::Unindexed);
+                    self.count(core, scan, &path, physical, Owner::Unindexed);
                 } else {
                     self.keep_damaged(core, path, physical);
                 }
@@ -69,7 +69,7 @@ impl Writer {
                 // The log being written may be booked for more than it has grown to.
                 let current = log_or_snapshot == Some((Role::Log, self.index.generation));
                 let booked = if current { self.disk_usage.bytes(&path) } else { 0 };
-                self.enter(core, scan, &path, physical.max(booked), Owner::Store);
+                self.count(core, scan, &path, physical.max(booked), Owner::Store);
             } else if name == paths::TMP
                 && paths::is_temporary(&entry.name)
                 && entry.meta.is_file
@@ -181,7 +181,7 @@ impl Writer {
                 };
                 let is_new = core.state().adopt(&stored);
                 if is_new {
-                    self.index.note(&Entry::Add(stored));
+                    self.index.note(&Frame::Add(stored));
                 } else {
                     // The block was put while its file was looked at.
                     self.replace_soon(core, scan, &path, entry);
@@ -194,7 +194,7 @@ impl Writer {
             }
             Err(error) => {
                 core.count_error(Op::Read, &error);
-                self.enter_foreign(core, scan, &path, entry);
+                self.count_foreign(core, scan, &path, entry);
             }
         }
     }
@@ -203,7 +203,7 @@ impl Writer {
     /// so that the file is not needed.
     fn replace_soon(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         if !core.unlink(path) {
-            self.enter_foreign(core, scan, path, entry);
+            self.count_foreign(core, scan, path, entry);
         }
     }
 
@@ -222,7 +222,7 @@ impl Writer {
             }
             Err(error) => {
                 core.count_error(Op::Rename, &error);
-                self.enter_foreign(core, scan, path, entry);
+                self.count_foreign(core, scan, path, entry);
             }
         }
     }
@@ -234,7 +234,7 @@ impl Writer {
                 let mut state = core.state();
                 if let Some(id) = state.id(&namespace, &key) {
                     state.lost(&id);
-                    self.index.note(&Entry::Remove(namespace, key));
+                    self.index.note(&Frame::Remove(namespace, key));
                 }
             }
             Err(error) => core.count_error(Op::Scan, &error),
@@ -271,7 +271,7 @@ impl Writer {
         let _ = self.make_room(core, None, 0);
     }
 
-    // ---- entering ----------------------------------------------------------------------------
+    // ---- counting ----------------------------------------------------------------------------
 
     /// Lists a folder and enters it. A folder that is not there is empty; `None` when the system
     /// does not say, so that nothing is concluded from what is missing.
@@ -279,7 +279,7 @@ impl Writer {
         let listed = core.disk.list(dir).and_then(|entries| Ok((entries, core.disk.stat(dir)?)));
         match listed {
             Ok((entries, meta)) => {
-                self.enter(core, scan, dir, meta.physical, Owner::Store);
+                self.count(core, scan, dir, meta.physical, Owner::Store);
                 Some(entries)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Vec::new()),
@@ -291,12 +291,12 @@ impl Writer {
         }
     }
 
-    fn enter(&mut self, core: &Core, scan: &mut Scan, path: &Path, physical: u64, owner: Owner) {
-        self.disk_usage.enter(&mut core.state().ledger, path, physical, owner);
+    fn count(&mut self, core: &Core, scan: &mut Scan, path: &Path, physical: u64, owner: Owner) {
+        self.disk_usage.add(&mut core.state().ledger, path, physical, owner);
         scan.seen.insert(path.to_owned());
     }
 
-    fn enter_foreign(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
+    fn count_foreign(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         let physical = if entry.meta.is_dir {
             // If some of it cannot be listed now, what was known before still counts.
             let (total, whole) = usage(core, path, MAX_DEPTH);
@@ -306,14 +306,14 @@ impl Writer {
         } else {
             entry.meta.physical
         };
-        self.enter(core, scan, path, physical, Owner::Unindexed);
+        self.count(core, scan, path, physical, Owner::Unindexed);
     }
 
     /// Moves an unknown file out of our way, under a name that nothing else has. Folders, and
     /// files that cannot be moved, are counted where they are.
     fn set_aside(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         if entry.meta.is_dir {
-            return self.enter_foreign(core, scan, path, entry);
+            return self.count_foreign(core, scan, path, entry);
         }
         self.move_aside(core, scan, path, entry);
     }
@@ -321,7 +321,7 @@ impl Writer {
     /// The same, of folders too.
     fn move_aside(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         let to = self.move_to_foreign(core, path);
-        self.enter_foreign(core, scan, to.as_deref().unwrap_or(path), entry);
+        self.count_foreign(core, scan, to.as_deref().unwrap_or(path), entry);
     }
 }
 

@@ -172,7 +172,7 @@ impl Store {
             return Ok(PutOutcome::Dropped(DropReason::QueueFull));
         };
         fill(&mut resident.parts_mut())?;
-        Ok(self.enter(namespace, shape, &layout, resident, now))
+        Ok(self.insert(namespace, shape, &layout, resident, now))
     }
 
     /// Decides whether a block is wanted, and takes memory for it.
@@ -208,7 +208,7 @@ impl Store {
     }
 
     /// Adds a block whose bytes are complete. Others may have been here while they were made.
-    fn enter(
+    fn insert(
         &self,
         namespace: &Namespace,
         shape: &RecordShape<'_>,

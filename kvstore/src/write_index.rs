@@ -1,7 +1,7 @@
 //! Writes the index: a log of what happens, and now and then a snapshot that lets old logs go.
 
 use crate::core::Core;
-use crate::layout::index::{Entry, Role, encode_entry, encode_file_header};
+use crate::layout::index::{Frame, Role, encode_file_header, encode_frame};
 use crate::layout::{ALIGN, align_up};
 use crate::paths;
 use crate::stats::Op;
@@ -86,7 +86,7 @@ impl Writer {
                 return false;
             }
             core.state().ledger.settle(None, more, more, more);
-            self.disk_usage.enter_settled(path, more);
+            self.disk_usage.add_settled(path, more);
         }
         true
     }
@@ -156,7 +156,7 @@ fn snapshot_bytes(core: &Core, generation: u64) -> Vec<u8> {
         (state.ledger.spent(), stored)
     };
     // Checksums take longer than the lock should be held.
-    encode_entry(&Entry::Spent { day, bytes: spent }, &mut bytes);
-    stored.into_iter().for_each(|stored| encode_entry(&Entry::Add(stored), &mut bytes));
+    encode_frame(&Frame::Spent { day, bytes: spent }, &mut bytes);
+    stored.into_iter().for_each(|stored| encode_frame(&Frame::Add(stored), &mut bytes));
     bytes
 }

@@ -298,7 +298,7 @@ impl Reuse {
         let witness = identity::witness(&track.tokens, &range);
         let writer = RecordWriter { store, model, cache, namespace: track.chain.namespace() };
         let extent = Extent::Snapshot(range);
-        if writer.put(Kind::State, key, parent, &witness, &extent, at.states())? {
+        if writer.put(Kind::Recurrent, key, parent, &witness, &extent, at.states())? {
             track.saved = track.saved.max(position);
         }
         Ok(())
