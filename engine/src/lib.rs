@@ -14,7 +14,6 @@ pub mod limits;
 mod mlx;
 mod models;
 mod panic_text;
-mod platform;
 mod runtime;
 mod sched;
 mod small_file;
@@ -24,9 +23,9 @@ mod weights;
 
 pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};
 pub use kv::{Cause, Divergence, MissReason, ReuseConfig, ReuseReport};
+pub use kvstore::platform::{Pressure, give_back_memory};
 pub use mlx::bridge::{metal_is_available as has_metal, version as mlx_version};
 pub use panic_text::panic_text;
-pub use platform::{Severity, StayAwake, end_process, give_back_memory, system_log};
 pub use runtime::config::EngineConfig;
 pub use runtime::files::LoadOptions;
 pub use runtime::generation::{Delta, Event, GenerateRequest, Generation, Outcome, PhaseReader};
@@ -51,7 +50,7 @@ pub use text::tokenizer::Tokenizer;
 #[cfg(debug_assertions)]
 pub use text::tokenizer::fuzz as tokenizer_fuzz;
 pub use types::{
-    ComputeDtype, FinishReason, KvDtype, Mark, MarkedText, ModelInfo, Pressure, Quantization,
-    RowPhase, ThinkingBudget, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
+    ComputeDtype, FinishReason, KvDtype, Mark, MarkedText, ModelInfo, Quantization, RowPhase,
+    ThinkingBudget, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
 pub use weights::{NoWeightFiles, WeightFiles, choose_weight_files};

@@ -175,29 +175,6 @@ pub struct ModelInfo {
     pub load_time: Duration,
 }
 
-/// How the system's memory does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Pressure {
-    /// There is enough.
-    #[default]
-    Normal,
-    /// It runs short: use no more than now.
-    Warning,
-    /// It is out: give back.
-    Critical,
-}
-
-impl Pressure {
-    /// The word for logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-}
-
 /// How one matrix is packed: `bits` per weight, one scale and bias for each `group_size` weights of
 /// a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

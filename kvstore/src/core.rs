@@ -83,7 +83,7 @@ impl Core {
     pub(crate) fn yield_to_restores(&self) {
         let until = self.clock.monotonic() + YIELD_LIMIT;
         let mut state = self.state();
-        while !state.restoring.is_empty() && !state.stopping {
+        while state.reads.is_reading() && !state.activity.is_stopping() {
             let now = self.clock.monotonic();
             if now >= until {
                 return;
@@ -99,7 +99,7 @@ impl Core {
 
     /// Reads ahead the next block that was asked for.
     pub(crate) fn restore_next(&self) -> bool {
-        let Some(id) = self.state().restores.pop_front() else { return false };
+        let Some(id) = self.state().reads.pop() else { return false };
         self.restore_ahead(&id);
         true
     }
@@ -108,12 +108,8 @@ impl Core {
     pub(crate) fn queue_restores(&self, ids: impl Iterator<Item = BlockId>) {
         let mut state = self.state();
         for id in ids {
-            if state.restores.len() >= crate::state::MAX_PREFETCH {
+            if !state.queue_read(id) {
                 break;
-            }
-            let cold = state.blocks.get(&id).is_some_and(|block| block.resident.is_none());
-            if cold && !state.restoring.contains(&id) {
-                state.restores.push_back(id);
             }
         }
         drop(state);

@@ -1,7 +1,7 @@
 //! What every file and folder that is no published record occupies, so that the quota is true of
 //! all bytes under the root.
 
-use crate::ledger::Ledger;
+use crate::state::ledger::Ledger;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -16,37 +16,37 @@ pub(crate) enum Owner {
 
 #[derive(Debug, Default)]
 pub(crate) struct DiskUsage {
-    entries: BTreeMap<PathBuf, (u64, Owner)>,
+    files: BTreeMap<PathBuf, (u64, Owner)>,
 }
 
 impl DiskUsage {
     pub(crate) fn bytes(&self, path: &Path) -> u64 {
-        self.entries.get(path).map_or(0, |(bytes, _)| *bytes)
+        self.files.get(path).map_or(0, |(bytes, _)| *bytes)
     }
 
     pub(crate) fn contains(&self, path: &Path) -> bool {
-        self.entries.contains_key(path)
+        self.files.contains_key(path)
     }
 
     /// Enters what was found on the medium.
-    pub(crate) fn enter(&mut self, ledger: &mut Ledger, path: &Path, bytes: u64, owner: Owner) {
+    pub(crate) fn add(&mut self, ledger: &mut Ledger, path: &Path, bytes: u64, owner: Owner) {
         self.remove(ledger, path);
         ledger.found(None, bytes);
         if owner == Owner::Unindexed {
             ledger.found_unindexed(bytes);
         }
-        self.entries.insert(path.to_owned(), (bytes, owner));
+        self.files.insert(path.to_owned(), (bytes, owner));
     }
 
     /// Enters bytes that the ledger has already (by a settled reservation).
-    pub(crate) fn enter_settled(&mut self, path: &Path, bytes: u64) {
-        let entry = self.entries.entry(path.to_owned()).or_insert((0, Owner::Store));
-        entry.0 += bytes;
+    pub(crate) fn add_settled(&mut self, path: &Path, bytes: u64) {
+        let known = self.files.entry(path.to_owned()).or_insert((0, Owner::Store));
+        known.0 += bytes;
     }
 
     /// The file or folder is gone.
     pub(crate) fn remove(&mut self, ledger: &mut Ledger, path: &Path) {
-        if let Some((bytes, owner)) = self.entries.remove(path) {
+        if let Some((bytes, owner)) = self.files.remove(path) {
             ledger.gone(None, bytes);
             if owner == Owner::Unindexed {
                 ledger.gone_unindexed(bytes);
@@ -56,6 +56,6 @@ impl DiskUsage {
 
     /// Every path that `keep` refuses.
     pub(crate) fn others(&self, keep: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
-        self.entries.keys().filter(|path| !keep(path)).cloned().collect()
+        self.files.keys().filter(|path| !keep(path)).cloned().collect()
     }
 }

@@ -135,7 +135,7 @@ impl Drop for Pin {
     fn drop(&mut self) {
         if let Some(core) = self.core.upgrade() {
             let mut state = core.state();
-            self.ids.iter().for_each(|id| state.unpin(id));
+            self.ids.iter().for_each(|id| state.pins.remove(id));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The log of the index that is being written.
 
-use crate::layout::index::{Entry, encode_entry};
+use crate::layout::index::{Frame, encode_frame};
 
 /// A log is folded into a snapshot when it is longer than this, and than the snapshot.
 const COMPACT_BYTES: u64 = 1 << 20;
@@ -23,8 +23,8 @@ impl IndexLog {
         IndexLog { generation, wants_snapshot, ..IndexLog::default() }
     }
 
-    pub(crate) fn note(&mut self, entry: &Entry) {
-        encode_entry(entry, &mut self.pending);
+    pub(crate) fn note(&mut self, frame: &Frame) {
+        encode_frame(frame, &mut self.pending);
     }
 
     pub(crate) fn is_long(&self) -> bool {

@@ -2,10 +2,11 @@
 
 use crate::core::Core;
 use crate::disk;
-use crate::eviction_log::Departure;
 use crate::key::{BlockId, Key, Kind, Namespace};
 use crate::read::{LoadError, verify};
-use crate::state::{OnDisk, State};
+use crate::state::State;
+use crate::state::block::OnDisk;
+use crate::state::eviction_log::Departure;
 use crate::stats::{EvictReason, Op};
 use crate::store::Store;
 use std::collections::HashMap;
@@ -88,8 +89,7 @@ impl Store {
         let core = self.core();
         let ids: Vec<_> = {
             let state = core.state();
-            let stored = |id: &BlockId| state.blocks[id].on_disk == OnDisk::Stored;
-            ids(&state, None).into_iter().filter(stored).collect()
+            ids(&state, None).into_iter().filter(|id| state.blocks.is_stored(id)).collect()
         };
         let mut report = VerifyReport { total: ids.len() as u64, ..VerifyReport::default() };
         for id in ids {
@@ -124,7 +124,7 @@ impl Store {
         if namespace.is_none() {
             let mut writer = self.core().writer.lock();
             // Damaged files that are about to be set aside go at once instead.
-            self.core().state().deletes.iter_mut().for_each(|d| d.reason = EvictReason::Manual);
+            self.core().state().deletes.set_nothing_aside();
             while writer.remove_damaged(self.core()) {}
         }
         cleared
@@ -168,7 +168,7 @@ impl Store {
         }
         ids.reverse();
         let cleared = self.discard_all(&ids, EvictReason::Manual);
-        core.state().counters.invalidated += cleared.blocks;
+        core.state().counters.invalidate(cleared.blocks);
         cleared
     }
 
@@ -197,9 +197,10 @@ impl Store {
 }
 
 fn ids(state: &State, namespace: Option<&Namespace>) -> Vec<BlockId> {
-    let mut ids = state.disk_order.by_age();
+    let mut ids = state.blocks.by_age();
     let on_disk = ids.len();
-    ids.extend(state.blocks.keys().filter(|id| !state.disk_order.contains(id)));
+    let ids_of_ram = state.blocks.iter().map(|(id, _)| *id);
+    ids.extend(ids_of_ram.filter(|id| !state.blocks.is_for_disk(id)));
     ids[on_disk..].sort_unstable();
     ids.retain(|id| namespace.is_none_or(|namespace| state.namespace(id) == Some(*namespace)));
     ids
@@ -234,7 +235,7 @@ impl Core {
             }
             Err(LoadError::Io(error)) => {
                 // Gone, because evicted meanwhile, is no failure.
-                if state.blocks.get(id).is_none_or(|block| block.on_disk != OnDisk::Stored) {
+                if !state.blocks.is_stored(id) {
                     return;
                 }
                 state.counters.io_error(Op::Read, &error);

@@ -18,20 +18,20 @@ pub enum Kind {
     Kv,
     /// Keys and values of layers with a sliding window.
     Rotating,
-    /// A recurrent state, usable at its exact position only.
-    State,
+    /// A recurrent state, usable at its exact position only; its label is `state`.
+    Recurrent,
 }
 
 impl Kind {
     /// Every kind, in the order that [`Kind::index`] counts them.
-    pub const ALL: [Kind; 3] = [Kind::Kv, Kind::Rotating, Kind::State];
+    pub const ALL: [Kind; 3] = [Kind::Kv, Kind::Rotating, Kind::Recurrent];
 
     /// The kind's place in [`Kind::ALL`].
     pub fn index(self) -> usize {
         match self {
             Kind::Kv => 0,
             Kind::Rotating => 1,
-            Kind::State => 2,
+            Kind::Recurrent => 2,
         }
     }
 
@@ -40,7 +40,7 @@ impl Kind {
         match self {
             Kind::Kv => "kv",
             Kind::Rotating => "rotating",
-            Kind::State => "state",
+            Kind::Recurrent => "state",
         }
     }
 }

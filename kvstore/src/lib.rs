@@ -29,7 +29,6 @@
 extern crate self as kvstore;
 
 mod buffer;
-mod chain;
 mod config;
 mod core;
 mod crypt;
@@ -37,17 +36,15 @@ mod direct_reader;
 pub mod disk;
 mod disk_usage;
 mod error;
-mod eviction_log;
 mod guard;
 mod index_log;
 mod inspect;
 mod key;
 pub mod layout;
-mod ledger;
 mod map;
 mod open;
 mod paths;
-mod platform;
+pub mod platform;
 mod read;
 mod real_disk;
 mod record;
@@ -63,17 +60,16 @@ mod writer;
 
 pub use config::{Clock, MIN_QUOTA_BYTES, StoreConfig, SystemClock};
 pub use error::{Corrupt, Miss, OpenError};
-pub use eviction_log::Departure;
 pub use guard::{Guard, Pin};
 pub use inspect::{BlockInfo, BlockLocation, Cleared, VerifyReport};
 pub use key::{Key, Kind, Namespace};
 pub use layout::Damage;
 pub use map::MAX_MAPPINGS;
-pub use platform::{Intent, set_intent};
 pub use real_disk::RealDisk;
-pub use record::{Record, RecordShape};
+pub use record::{PutOutcome, Record, RecordShape};
+pub use state::eviction_log::Departure;
 pub use stats::{Stats, Tier};
-pub use store::{Prefix, PutOutcome, Store};
+pub use store::{Prefix, Store};
 
 #[cfg(test)]
 mod concurrency_tests;

@@ -6,15 +6,15 @@ use crate::crypt::Cipher;
 use crate::disk::Disk;
 use crate::error::OpenError;
 use crate::index_log::IndexLog;
-use crate::key::BlockId;
-use crate::layout::index::{Entry, Reader, Role, Stored};
+use crate::key::{Key, Namespace};
+use crate::layout::index::{Frame, Reader, Role};
 use crate::paths;
-use crate::state::{Block, OnDisk, State};
+use crate::state::State;
 use crate::writer::Scan;
 use crate::writer::Writer;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// An index file longer than this is not read: it would describe some sixteen million blocks.
 const MAX_INDEX_BYTES: u64 = 2 << 30;
@@ -77,39 +77,25 @@ fn apply(disk: &dyn Disk, state: &mut State, role: Role, generation: u64, now_se
     };
     if role == Role::Snapshot {
         let about = bytes.len() / crate::layout::index::ADD_LEN;
-        state.blocks.reserve(about);
-        state.disk_order.reserve(about);
+        state.reserve(about);
     }
-    for entry in reader {
-        match entry {
-            Entry::Add(stored) => add(state, &stored),
-            Entry::Remove(namespace, key) => {
-                if let Some(id) = state.id(&namespace, &key) {
-                    state.forget_stored(&id);
-                }
+    for frame in reader {
+        match frame {
+            Frame::Add(stored) => {
+                forget(state, &stored.namespace, &stored.key);
+                state.adopt(&stored);
             }
-            Entry::Spent { day, bytes } => state.ledger.restore_spent(day, bytes, now_secs),
+            Frame::Remove(namespace, key) => forget(state, &namespace, &key),
+            Frame::Spent { day, bytes } => state.ledger.restore_spent(day, bytes, now_secs),
         }
     }
     true
 }
 
-fn add(state: &mut State, stored: &Stored) {
-    let id = BlockId { space: state.space(&stored.namespace), key: stored.key };
-    state.forget_stored(&id);
-    let block = Block {
-        kind: stored.kind,
-        parent: stored.parent,
-        file_len: stored.file_len,
-        physical: stored.physical,
-        on_disk: OnDisk::Stored,
-        resident: None,
-        mapped: Weak::new(),
-        created_secs: stored.used_secs,
-        used_secs: stored.used_secs,
-        awaited_until: 0,
-    };
-    state.adopt(id, block, stored.uses);
+fn forget(state: &mut State, namespace: &Namespace, key: &Key) {
+    if let Some(id) = state.id(namespace, key) {
+        state.forget_stored(&id);
+    }
 }
 
 fn read_whole(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {

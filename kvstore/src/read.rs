@@ -183,9 +183,10 @@ pub(crate) fn verify(disk: &dyn Disk, namespace: Namespace, key: Key) -> Result<
         hash.update(&chunk[..len]);
         at += len as u64;
     }
-    match hash.digest128() == header.payload_checksum {
-        true => Ok(layout.file_len()),
-        false => Err(Damage::Checksum.into()),
+    if hash.digest128() == header.payload_checksum {
+        Ok(layout.file_len())
+    } else {
+        Err(Damage::Checksum.into())
     }
 }
 
@@ -215,8 +216,9 @@ pub(crate) fn identify(disk: &dyn Disk, namespace: Namespace, key: Key) -> io::R
 }
 
 fn read_all(file: &dyn ReadFile, buffer: &mut [u8], offset: u64) -> Result<(), LoadError> {
-    match file.read_at(buffer, offset)? == buffer.len() {
-        true => Ok(()),
-        false => Err(Damage::ShortRead.into()),
+    if file.read_at(buffer, offset)? == buffer.len() {
+        Ok(())
+    } else {
+        Err(Damage::ShortRead.into())
     }
 }

@@ -4,6 +4,8 @@ use crate::buffer::{Buffer, MemoryShare};
 use crate::disk::Mapped;
 use crate::key::{Key, Kind};
 use crate::layout::record::Layout;
+use crate::stats::DropReason;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -43,6 +45,20 @@ impl RecordShape<'_> {
         let lens: Vec<u64> = self.part_lens.iter().map(|len| *len as u64).collect();
         Layout::new(self.witness.len(), &lens)
     }
+}
+
+/// What became of a block handed to [`Store::put`](crate::Store::put). In every case the block may
+/// be asked for at once; only a [`PutOutcome::Dropped`] one is surely a miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// It is readable, and will be written.
+    Queued,
+    /// A block of that key is stored, or about to be.
+    AlreadyStored,
+    /// It is readable while the RAM tier keeps it, but will not be written.
+    RamOnly(DropReason),
+    /// It is not kept.
+    Dropped(DropReason),
 }
 
 /// A block in memory of our own.
@@ -100,6 +116,12 @@ pub(crate) struct MappedBlock {
     pub(crate) witness: Box<[u8]>,
     pub(crate) layout: Layout,
     pub(crate) map: Arc<dyn Mapped>,
+}
+
+impl fmt::Debug for MappedBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MappedBlock").field("kind", &self.kind).finish_non_exhaustive()
+    }
 }
 
 /// Where a guard's bytes are.

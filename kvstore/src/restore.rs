@@ -9,7 +9,8 @@ use crate::key::BlockId;
 use crate::paths;
 use crate::read::{LoadError, Wanted, read_copy, read_mapped};
 use crate::record::Bytes;
-use crate::state::Found;
+use crate::state::State;
+use crate::state::find::Found;
 use crate::stats::{EvictReason, Op, Tier};
 use std::io;
 use std::sync::Arc;
@@ -31,19 +32,19 @@ impl Core {
                 }
                 Found::Busy => state = self.done.wait(state),
                 Found::Missing => {
-                    state.counters.not_stored += 1;
+                    state.counters.miss();
                     return Err(Miss::NotStored);
                 }
             }
         };
-        self.state().counters.hits[tier as usize] += 1;
+        self.state().counters.hit(tier);
         Ok(Guard { bytes, tier, id: *id, core: Arc::downgrade(self) })
     }
 
     /// A block that is at hand was verified before; its witness is compared on every hit.
     fn checked(&self, id: &BlockId, bytes: Bytes, witness: &[u8]) -> Result<Bytes, Miss> {
         if bytes.witness() != witness {
-            self.state().counters.witness_failures += 1;
+            self.state().counters.fail_witness();
             return Err(Miss::WitnessDiffers);
         }
         if !bytes.is_intact() {
@@ -85,7 +86,7 @@ impl Core {
     }
 
     fn end_restore(&self, id: &BlockId) {
-        self.state().restoring.remove(id);
+        self.state().reads.release(id);
         self.done.notify_all();
     }
 
@@ -121,7 +122,7 @@ impl Core {
                 Ok(bytes)
             }
             Err(error) => {
-                state.restoring.remove(id);
+                state.reads.release(id);
                 Err(self.failed(&mut state, id, error, now))
             }
         };
@@ -144,20 +145,14 @@ impl Core {
 
     /// A load that failed invalidates the block, so that it cannot fail forever; unless the lack
     /// was ours and may pass.
-    fn failed(
-        &self,
-        state: &mut crate::state::State,
-        id: &BlockId,
-        error: LoadError,
-        now_secs: u64,
-    ) -> Miss {
+    fn failed(&self, state: &mut State, id: &BlockId, error: LoadError, now_secs: u64) -> Miss {
         match error {
             LoadError::Damaged(damage) => {
                 state.discard_damaged(id, damage, now_secs);
                 Miss::Damaged(damage)
             }
             LoadError::WitnessDiffers => {
-                state.counters.witness_failures += 1;
+                state.counters.fail_witness();
                 Miss::WitnessDiffers
             }
             LoadError::OtherSecrecy => {

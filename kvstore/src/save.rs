@@ -3,14 +3,14 @@
 use crate::core::Core;
 use crate::disk_usage::Owner;
 use crate::key::{BlockId, Namespace};
-use crate::layout::index::Entry;
+use crate::layout::index::Frame;
 use crate::layout::record::Header;
-use crate::ledger::Refusal;
 use crate::paths;
 use crate::record::Resident;
-use crate::state::{Delete, Save};
+use crate::state::delete_queue::Delete;
+use crate::state::ledger::Refusal;
+use crate::state::save_queue::Save;
 use crate::stats::{DropReason, EvictReason, Op};
-use crate::write_index::stored_entry;
 use crate::writer::Scan;
 use crate::writer::{PAUSE, Writer};
 use std::io;
@@ -44,7 +44,7 @@ impl Writer {
             Job::Save(save) => self.save(core, save),
         }
         self.flush_index(core);
-        core.state().writer_busy = false;
+        core.state().activity.end_writing();
         core.done.notify_all();
         true
     }
@@ -52,27 +52,27 @@ impl Writer {
     fn next_job(&mut self, core: &Core) -> Option<Job> {
         let mut state = core.state();
         if self.scan.is_none() && core.clock.monotonic() >= self.next_scan {
-            state.scanning = true;
+            state.activity.begin_scan();
             self.scan = Some(Scan::new(core.clock.monotonic()));
         }
-        let job = if let Some(delete) = state.deletes.pop_front() {
+        let job = if let Some(delete) = state.deletes.pop() {
             Job::Delete(delete)
         } else if self.scan.is_some() {
             Job::Scan
-        } else if !state.scanned {
+        } else if !state.activity.has_scanned() {
             return None;
         } else if self.wants_snapshot() {
             Job::Snapshot
         } else {
-            Job::Save(state.saves.pop_front()?)
+            Job::Save(state.saves.pop()?)
         };
-        state.writer_busy = true;
+        state.activity.begin_writing();
         Some(job)
     }
 
     /// The last work of all: the index tells the next opening everything.
     pub(crate) fn finish(&mut self, core: &Core) {
-        if core.state().scanned {
+        if core.state().activity.has_scanned() {
             self.write_snapshot(core);
         }
     }
@@ -92,10 +92,10 @@ impl Writer {
         state.ledger.gone(Some(delete.id.space), delete.physical);
         // A file that cannot be removed stays in the books until a scan sees it again.
         if !gone {
-            self.disk_usage.enter(&mut state.ledger, &path, delete.physical, Owner::Unindexed);
+            self.disk_usage.add(&mut state.ledger, &path, delete.physical, Owner::Unindexed);
         }
-        state.leaving.remove(&delete.id);
-        self.index.note(&Entry::Remove(namespace, delete.id.key));
+        state.deletes.finish(&delete.id);
+        self.index.note(&Frame::Remove(namespace, delete.id.key));
         let is_last = state.ledger.space_physical(delete.id.space) == 0;
         drop(state);
         self.remove_empty_dirs(core, &namespace, &paths::fan_dir(&namespace, &delete.id.key));
@@ -122,7 +122,7 @@ impl Writer {
             // Not ours: it is moved out of the way, whatever is in it.
             let moved = self.move_to_foreign(core, &from);
             let Some(to) = moved else { return false };
-            self.disk_usage.enter(&mut core.state().ledger, &to, meta.physical, Owner::Unindexed);
+            self.disk_usage.add(&mut core.state().ledger, &to, meta.physical, Owner::Unindexed);
             return true;
         }
         let to = paths::damaged(namespace, &delete.id.key);
@@ -155,7 +155,7 @@ impl Writer {
         };
         match core.disk.rename(path, &to) {
             Ok(()) => {
-                core.state().counters.set_aside_files += 1;
+                core.state().counters.set_file_aside();
                 Some(to)
             }
             Err(error) => {
@@ -167,7 +167,7 @@ impl Writer {
 
     /// Enters a file of `damaged/`, and lets the oldest go when there are too many.
     pub(crate) fn keep_damaged(&mut self, core: &Core, path: PathBuf, physical: u64) {
-        self.disk_usage.enter(&mut core.state().ledger, &path, physical, Owner::Unindexed);
+        self.disk_usage.add(&mut core.state().ledger, &path, physical, Owner::Unindexed);
         self.damaged.retain(|known| *known != path);
         self.damaged.push_back(path);
         while self.damaged.len() > MAX_DAMAGED {
@@ -226,8 +226,8 @@ impl Writer {
         if let Err(reason) = self.try_save(core, &save) {
             let mut state = core.state();
             state.not_saved(&save, reason);
-            if reason == DropReason::DiskFull && state.paused_until.is_none() {
-                state.paused_until = Some(core.clock.monotonic() + PAUSE);
+            if reason == DropReason::DiskFull {
+                state.saves.pause(core.clock.monotonic() + PAUSE);
             }
         }
     }
@@ -265,7 +265,7 @@ impl Writer {
         state.ledger.settle(space, need, kept, written_len);
         if stuck {
             // The next scan tries again.
-            self.disk_usage.enter(&mut state.ledger, &temporary, need, Owner::Unindexed);
+            self.disk_usage.add(&mut state.ledger, &temporary, need, Owner::Unindexed);
         } else if published.is_ok() {
             // An old file of that name, one that could not be removed, was replaced.
             self.disk_usage.remove(&mut state.ledger, &path);
@@ -273,10 +273,10 @@ impl Writer {
         match published {
             Ok(_) if state.is_current(save) => {
                 state.saved(save, kept, now);
-                state.paused_until = None;
+                state.saves.end_pause();
                 state.counters.wrote(file_len, core.clock.monotonic() - started);
-                if let Some(stored) = stored_entry(&state, &save.id) {
-                    self.index.note(&Entry::Add(stored));
+                if let Some(stored) = state.stored(&save.id) {
+                    self.index.note(&Frame::Add(stored));
                 }
                 Ok(())
             }
@@ -301,18 +301,12 @@ impl Writer {
         if let Err(error) = &free {
             state.counters.io_error(Op::Scan, error);
         }
-        let now = core.clock.monotonic();
-        if state.paused_until.is_some_and(|until| now < until) {
+        if state.saves.is_paused(core.clock.monotonic()) {
             return Err(DropReason::DiskFull);
         }
-        state.paused_until = None;
-        if let Some(key) = save.resident.parent {
-            let parent = BlockId { key, ..save.id };
-            // The parent was dropped after this block was queued, or removed since.
-            if !state.disk_order.contains(&parent) {
-                return Err(state.reason_to_follow(&parent));
-            }
-        }
+        state.saves.end_pause();
+        // The parent may have been dropped after this block was queued, or removed since.
+        state.check_parent(&save.id, save.resident.parent)?;
         let file_len = save.resident.layout.file_len();
         let floor = core.config.min_free_bytes.saturating_add(file_len);
         // A system that does not say how much is free will still say when it is full.
@@ -338,7 +332,7 @@ impl Writer {
                 // It may be there: what was reserved for it stays taken.
                 Err(_) => DIR_ROOM.max(self.disk_usage.bytes(&dir)),
             };
-            self.disk_usage.enter(&mut core.state().ledger, &dir, physical, Owner::Store);
+            self.disk_usage.add(&mut core.state().ledger, &dir, physical, Owner::Store);
         }
     }
 }

@@ -6,18 +6,17 @@ use crate::core::Core;
 use crate::disk::DirEntry;
 use crate::disk_usage::Owner;
 use crate::key::{BlockId, Key, Namespace};
-use crate::layout::index::{Entry, Role};
+use crate::layout::index::{Frame, Role, Stored};
 use crate::paths;
 use crate::read::{Identified, identify};
 use crate::real_disk::LOCK_NAME;
-use crate::state::{Block, OnDisk, State};
-use crate::stats::{EvictReason, Op};
-use crate::write_index::stored_entry;
+use crate::state::State;
+use crate::state::block::OnDisk;
+use crate::stats::Op;
 use crate::writer::{Item, PAUSE, RESCAN_EVERY, Scan, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Weak;
 
 /// Foreign folders are counted down to this depth.
 const MAX_DEPTH: usize = 16;
@@ -41,9 +40,9 @@ impl Writer {
         for entry in self.list(core, scan, Path::new("")).unwrap_or_default() {
             let path = PathBuf::from(&entry.name);
             if entry.name == LOCK_NAME {
-                self.enter(core, scan, &path, entry.meta.physical, Owner::Store);
+                self.count(core, scan, &path, entry.meta.physical, Owner::Store);
             } else if !paths::TOP.iter().any(|top| entry.name == *top) {
-                self.enter_foreign(core, scan, &path, &entry);
+                self.count_foreign(core, scan, &path, &entry);
             }
         }
     }
@@ -57,25 +56,26 @@ impl Writer {
             let physical = entry.meta.physical;
             let log_or_snapshot = paths::parse_index(&entry.name);
             if entry.meta.is_dir || name == paths::FOREIGN {
-                self.enter_foreign(core, scan, &path, &entry);
+                self.count_foreign(core, scan, &path, &entry);
             } else if name == paths::DAMAGED && paths::is_damaged(&entry.name) && entry.meta.is_file
             {
                 scan.seen.insert(path.clone());
-                match self.damaged.contains(&path) {
-                    true => self.enter(core, scan, &path, physical, Owner::Unindexed),
-                    false => self.keep_damaged(core, path, physical),
+                if self.damaged.contains(&path) {
+                    self.count(core, scan, &path, physical, Owner::Unindexed);
+                } else {
+                    self.keep_damaged(core, path, physical);
                 }
             } else if name == paths::INDEX && log_or_snapshot.is_some() {
                 // The log being written may be booked for more than it has grown to.
                 let current = log_or_snapshot == Some((Role::Log, self.index.generation));
                 let booked = if current { self.disk_usage.bytes(&path) } else { 0 };
-                self.enter(core, scan, &path, physical.max(booked), Owner::Store);
+                self.count(core, scan, &path, physical.max(booked), Owner::Store);
             } else if name == paths::TMP
                 && paths::is_temporary(&entry.name)
                 && entry.meta.is_file
                 && core.unlink(&path)
             {
-                core.state().counters.orphan_temporaries += 1;
+                core.state().counters.remove_orphan();
             } else {
                 self.set_aside(core, scan, &path, &entry);
             }
@@ -83,7 +83,7 @@ impl Writer {
     }
 
     fn scan_blocks(&mut self, core: &Core, scan: &mut Scan) {
-        scan.expected = core.state().stored_keys();
+        scan.expected = stored_keys(&core.state());
         let mut spaces: BTreeSet<Namespace> = scan.expected.keys().copied().collect();
         for entry in self.list(core, scan, Path::new(paths::BLOCKS)).unwrap_or_default() {
             let namespace = entry.name.to_str().and_then(Namespace::from_hex);
@@ -150,63 +150,79 @@ impl Writer {
         entry: &DirEntry,
     ) {
         let path = paths::block(&namespace, &key);
-        let (id, known) = {
+        let known = {
             let mut state = core.state();
             let id = BlockId { space: state.space(&namespace), key };
-            if state.leaving.contains(&id) {
+            if state.deletes.is_leaving(&id) {
                 return;
             }
             // What was in the books as unknown is about to be known, or is entered again below.
             self.disk_usage.remove(&mut state.ledger, &path);
             let physical = entry.meta.physical.max(entry.meta.len);
-            (id, state.recount(&id, physical))
+            state.recount(&id, physical)
         };
         match known {
             Some(OnDisk::Stored) => return,
-            // The copy in memory is surely good, and about to be written again.
-            Some(OnDisk::Queued) if core.unlink(&path) => return,
-            Some(OnDisk::Queued) => return self.enter_foreign(core, scan, &path, entry),
+            Some(OnDisk::Queued) => return self.replace_soon(core, scan, &path, entry),
             Some(OnDisk::No) | None => {}
         }
         match identify(&*core.disk, namespace, key) {
             Ok(Identified::Record(record)) => {
                 let (header, layout) = *record;
-                let block = Block {
-                    kind: header.kind,
+                let stored = Stored {
+                    namespace,
+                    key,
                     parent: header.parent,
+                    kind: header.kind,
+                    uses: 0,
                     file_len: layout.file_len(),
                     physical: entry.meta.physical.max(entry.meta.len),
-                    on_disk: OnDisk::Stored,
-                    resident: None,
-                    mapped: Weak::new(),
-                    created_secs: header.created_secs,
                     used_secs: header.created_secs,
-                    awaited_until: 0,
                 };
-                let mut state = core.state();
-                state.adopt(id, block, 0);
-                if let Some(stored) = stored_entry(&state, &id) {
-                    self.index.note(&Entry::Add(stored));
+                let is_new = core.state().adopt(&stored);
+                if is_new {
+                    self.index.note(&Frame::Add(stored));
+                } else {
+                    // The block was put while its file was looked at.
+                    self.replace_soon(core, scan, &path, entry);
                 }
             }
             Ok(Identified::Newer) => self.set_aside(core, scan, &path, entry),
             Ok(Identified::Unusable) => {
-                core.state().counters.discarded_blocks += 1;
-                let to = paths::damaged(&namespace, &key);
-                match core.disk.rename(&path, &to) {
-                    Ok(()) => {
-                        scan.seen.insert(to.clone());
-                        self.keep_damaged(core, to, entry.meta.physical);
-                    }
-                    Err(error) => {
-                        core.count_error(Op::Rename, &error);
-                        self.enter_foreign(core, scan, &path, entry);
-                    }
-                }
+                core.state().counters.discard_block();
+                self.set_damaged_aside(core, scan, &path, &paths::damaged(&namespace, &key), entry);
             }
             Err(error) => {
                 core.count_error(Op::Read, &error);
-                self.enter_foreign(core, scan, &path, entry);
+                self.count_foreign(core, scan, &path, entry);
+            }
+        }
+    }
+
+    /// A file in the place of a block that waits to be written. The copy in memory is surely good,
+    /// so that the file is not needed.
+    fn replace_soon(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
+        if !core.unlink(path) {
+            self.count_foreign(core, scan, path, entry);
+        }
+    }
+
+    fn set_damaged_aside(
+        &mut self,
+        core: &Core,
+        scan: &mut Scan,
+        path: &Path,
+        to: &Path,
+        entry: &DirEntry,
+    ) {
+        match core.disk.rename(path, to) {
+            Ok(()) => {
+                scan.seen.insert(to.to_owned());
+                self.keep_damaged(core, to.to_owned(), entry.meta.physical);
+            }
+            Err(error) => {
+                core.count_error(Op::Rename, &error);
+                self.count_foreign(core, scan, path, entry);
             }
         }
     }
@@ -218,7 +234,7 @@ impl Writer {
                 let mut state = core.state();
                 if let Some(id) = state.id(&namespace, &key) {
                     state.lost(&id);
-                    self.index.note(&Entry::Remove(namespace, key));
+                    self.index.note(&Frame::Remove(namespace, key));
                 }
             }
             Err(error) => core.count_error(Op::Scan, &error),
@@ -229,7 +245,7 @@ impl Writer {
     fn scan_finish(&mut self, core: &Core, scan: &Scan) {
         let now = core.clock.monotonic();
         self.next_scan = now + if scan.partial { PAUSE } else { RESCAN_EVERY };
-        core.state().scanning = false;
+        core.state().activity.end_scan();
         if scan.partial {
             return;
         }
@@ -240,10 +256,9 @@ impl Writer {
         {
             let mut state = core.state();
             gone.iter().for_each(|path| self.disk_usage.remove(&mut state.ledger, path));
-            if !state.scanned {
-                state.scanned = true;
-                state.counters.recovery = Some(now.saturating_sub(scan.started));
-                state.counters.recovered_blocks = state.count_blocks()[1].iter().sum();
+            if state.activity.complete_scan() {
+                let blocks = state.count_blocks()[1].iter().sum();
+                state.counters.recover(blocks, now.saturating_sub(scan.started));
             }
             if let Some(limit) = core.config.max_idle {
                 let now = core.now_secs();
@@ -256,7 +271,7 @@ impl Writer {
         let _ = self.make_room(core, None, 0);
     }
 
-    // ---- entering ----------------------------------------------------------------------------
+    // ---- counting ----------------------------------------------------------------------------
 
     /// Lists a folder and enters it. A folder that is not there is empty; `None` when the system
     /// does not say, so that nothing is concluded from what is missing.
@@ -264,7 +279,7 @@ impl Writer {
         let listed = core.disk.list(dir).and_then(|entries| Ok((entries, core.disk.stat(dir)?)));
         match listed {
             Ok((entries, meta)) => {
-                self.enter(core, scan, dir, meta.physical, Owner::Store);
+                self.count(core, scan, dir, meta.physical, Owner::Store);
                 Some(entries)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Vec::new()),
@@ -276,12 +291,12 @@ impl Writer {
         }
     }
 
-    fn enter(&mut self, core: &Core, scan: &mut Scan, path: &Path, physical: u64, owner: Owner) {
-        self.disk_usage.enter(&mut core.state().ledger, path, physical, owner);
+    fn count(&mut self, core: &Core, scan: &mut Scan, path: &Path, physical: u64, owner: Owner) {
+        self.disk_usage.add(&mut core.state().ledger, path, physical, owner);
         scan.seen.insert(path.to_owned());
     }
 
-    fn enter_foreign(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
+    fn count_foreign(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         let physical = if entry.meta.is_dir {
             // If some of it cannot be listed now, what was known before still counts.
             let (total, whole) = usage(core, path, MAX_DEPTH);
@@ -291,14 +306,14 @@ impl Writer {
         } else {
             entry.meta.physical
         };
-        self.enter(core, scan, path, physical, Owner::Unindexed);
+        self.count(core, scan, path, physical, Owner::Unindexed);
     }
 
     /// Moves an unknown file out of our way, under a name that nothing else has. Folders, and
     /// files that cannot be moved, are counted where they are.
     fn set_aside(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         if entry.meta.is_dir {
-            return self.enter_foreign(core, scan, path, entry);
+            return self.count_foreign(core, scan, path, entry);
         }
         self.move_aside(core, scan, path, entry);
     }
@@ -306,7 +321,7 @@ impl Writer {
     /// The same, of folders too.
     fn move_aside(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         let to = self.move_to_foreign(core, path);
-        self.enter_foreign(core, scan, to.as_deref().unwrap_or(path), entry);
+        self.count_foreign(core, scan, to.as_deref().unwrap_or(path), entry);
     }
 }
 
@@ -334,46 +349,17 @@ fn usage(core: &Core, dir: &Path, depth: usize) -> (u64, bool) {
     (total, whole)
 }
 
-impl State {
-    fn stored_keys(&self) -> BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> {
-        let mut keys: BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> = BTreeMap::new();
-        for (id, block) in &self.blocks {
-            if block.on_disk == OnDisk::Stored {
-                let Some(namespace) = self.namespace(id) else { continue };
-                let fans = keys.entry(namespace).or_default();
-                fans.entry(paths::fan(&id.key)).or_default().push(id.key);
-            }
-        }
-        // Not in the order of a hash table: one seed gives one run.
-        keys.values_mut().flat_map(BTreeMap::values_mut).for_each(|keys| keys.sort_unstable());
-        keys
-    }
-
-    /// Corrects what a stored block occupies; returns the block's standing.
-    fn recount(&mut self, id: &BlockId, physical: u64) -> Option<OnDisk> {
-        let block = self.blocks.get_mut(id)?;
-        if block.on_disk == OnDisk::Stored && physical != block.physical {
-            self.ledger.gone(Some(id.space), block.physical);
-            self.ledger.found(Some(id.space), physical);
-            block.physical = physical;
-        }
-        Some(block.on_disk)
-    }
-
-    /// Queues the removal of blocks last used before `limit_secs`, ends of chains first.
-    fn expire(&mut self, limit_secs: u64, now_secs: u64) {
-        loop {
-            let old = |id: &BlockId| {
-                let block = self.blocks.get(id);
-                block.is_some_and(|b| b.on_disk == OnDisk::Stored && b.used_secs < limit_secs)
-            };
-            let ids = self.disk_order.by_age();
-            let expired: Vec<_> =
-                ids.into_iter().filter(|id| self.disk_order.is_leaf(id) && old(id)).collect();
-            if expired.is_empty() {
-                return;
-            }
-            expired.iter().for_each(|id| self.discard(id, EvictReason::Ttl, now_secs));
+/// The keys of stored blocks, by folder.
+fn stored_keys(state: &State) -> BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> {
+    let mut keys: BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> = BTreeMap::new();
+    for (id, block) in state.blocks.iter() {
+        if block.on_disk == OnDisk::Stored {
+            let Some(namespace) = state.namespace(id) else { continue };
+            let fans = keys.entry(namespace).or_default();
+            fans.entry(paths::fan(&id.key)).or_default().push(id.key);
         }
     }
+    // Not in the order of a hash table: one seed gives one run.
+    keys.values_mut().flat_map(BTreeMap::values_mut).for_each(|keys| keys.sort_unstable());
+    keys
 }

@@ -1,6 +1,6 @@
 //! Numbers out: plain counters and gauges, in base units, for whoever exports them.
 
-use crate::key::{Kind, Namespace};
+use crate::key::{BlockId, Kind, Namespace};
 use crate::layout::Damage;
 use std::io;
 use std::time::Duration;
@@ -240,6 +240,48 @@ pub struct Counters {
 }
 
 impl Counters {
+    pub(crate) fn hit(&mut self, tier: Tier) {
+        self.hits[tier as usize] += 1;
+    }
+
+    pub(crate) fn miss(&mut self) {
+        self.not_stored += 1;
+    }
+
+    pub(crate) fn fail_witness(&mut self) {
+        self.witness_failures += 1;
+    }
+
+    pub(crate) fn demote(&mut self) {
+        self.demotions += 1;
+    }
+
+    pub(crate) fn promote(&mut self) {
+        self.promotions += 1;
+    }
+
+    pub(crate) fn invalidate(&mut self, blocks: u64) {
+        self.invalidated += blocks;
+    }
+
+    /// The first scan after opening has ended.
+    pub(crate) fn recover(&mut self, blocks: u64, took: Duration) {
+        self.recovered_blocks = blocks;
+        self.recovery = Some(took);
+    }
+
+    pub(crate) fn discard_block(&mut self) {
+        self.discarded_blocks += 1;
+    }
+
+    pub(crate) fn set_file_aside(&mut self) {
+        self.set_aside_files += 1;
+    }
+
+    pub(crate) fn remove_orphan(&mut self) {
+        self.orphan_temporaries += 1;
+    }
+
     pub(crate) fn drop_block(&mut self, reason: DropReason) {
         self.dropped[reason as usize] += 1;
     }
@@ -265,16 +307,29 @@ impl Counters {
         self.read_duration[size_class(bytes)].observe(&LATENCY_BOUNDS_SECS, took.as_secs_f64());
     }
 
-    pub(crate) fn reused(&mut self, tier: Tier, gap_secs: u64) {
+    /// Notes the time between two uses of a block, if the block is sampled.
+    pub(crate) fn reused(&mut self, id: &BlockId, tier: Tier, gap_secs: u64) {
+        if !is_sampled(id) {
+            return;
+        }
         let ages = &mut self.ages[tier as usize];
         ages.reuse_gap.observe(&AGE_BOUNDS_SECS, gap_secs as f64);
     }
 
-    pub(crate) fn left(&mut self, tier: Tier, lifetime_secs: u64, idle_secs: u64) {
+    /// Notes the age of a block that left a tier, if the block is sampled.
+    pub(crate) fn left(&mut self, id: &BlockId, tier: Tier, lifetime_secs: u64, idle_secs: u64) {
+        if !is_sampled(id) {
+            return;
+        }
         let ages = &mut self.ages[tier as usize];
         ages.lifetime.observe(&AGE_BOUNDS_SECS, lifetime_secs as f64);
         ages.idle_before_evict.observe(&AGE_BOUNDS_SECS, idle_secs as f64);
     }
+}
+
+/// One block in [`AGE_SAMPLE`] is sampled, always the same ones: keys are digests.
+fn is_sampled(id: &BlockId) -> bool {
+    u64::from(u16::from_le_bytes([id.key.0[30], id.key.0[31]])).is_multiple_of(AGE_SAMPLE)
 }
 
 /// One namespace's share.

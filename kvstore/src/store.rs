@@ -10,8 +10,8 @@ use crate::key::{BlockId, Key, Namespace};
 use crate::layout::record::Layout;
 use crate::platform::{Intent, set_intent};
 use crate::real_disk::RealDisk;
-use crate::record::{Record, RecordShape, Resident, memory_len};
-use crate::state::OnDisk;
+use crate::record::{PutOutcome, Record, RecordShape, Resident, memory_len};
+use crate::state::State;
 use crate::stats::{DropReason, Stats};
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,20 +27,6 @@ const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// Keys looked up before others may have the lock.
 const PROBE_BATCH: usize = 2048;
-
-/// What became of a block handed to [`Store::put`]. In every case the block may be asked for at
-/// once; only [`PutOutcome::Dropped`] ones are surely a miss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PutOutcome {
-    /// It is readable, and will be written.
-    Queued,
-    /// A block of that key is stored, or about to be.
-    AlreadyStored,
-    /// It is readable while the RAM tier keeps it, but will not be written.
-    RamOnly(DropReason),
-    /// It is not kept.
-    Dropped(DropReason),
-}
 
 /// How much of a chain is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +70,7 @@ impl Store {
             if !core.writer.lock().step(core) {
                 let state = core.state();
                 // Work that came between the two looks is seen here.
-                if !state.stopping && !state.writer_has_work() {
+                if !state.activity.is_stopping() && !state.writer_has_work() {
                     drop(core.wake.wait_for(state, IDLE));
                 }
             }
@@ -93,7 +79,7 @@ impl Store {
             store.spawn("kvstore-read", Intent::Restore, |core| {
                 if !core.restore_next() {
                     let state = core.state();
-                    if !state.stopping && state.restores.is_empty() {
+                    if !state.activity.is_stopping() && state.reads.is_empty() {
                         drop(core.wake_reads.wait_for(state, IDLE));
                     }
                 }
@@ -119,7 +105,7 @@ impl Store {
         let core = Arc::clone(&self.core);
         let body = move || {
             set_intent(intent);
-            while !core.state().stopping {
+            while !core.state().activity.is_stopping() {
                 // A panic ends that piece of work, and not what all others wait for.
                 if catch_unwind(AssertUnwindSafe(|| work(&core))).is_err() {
                     std::thread::sleep(PAUSE_AFTER_PANIC);
@@ -186,7 +172,7 @@ impl Store {
             return Ok(PutOutcome::Dropped(DropReason::QueueFull));
         };
         fill(&mut resident.parts_mut())?;
-        Ok(self.enter(namespace, shape, &layout, resident, now))
+        Ok(self.insert(namespace, shape, &layout, resident, now))
     }
 
     /// Decides whether a block is wanted, and takes memory for it.
@@ -203,10 +189,10 @@ impl Store {
             return Err(PutOutcome::Dropped(DropReason::Admission));
         };
         let memory = memory_len(&layout, shape.witness.len());
-        if let Some(outcome) = self.put_known(&mut state, &id, now) {
+        if let Some(outcome) = self.put_again(&mut state, &id, now) {
             return Err(outcome);
         }
-        if let Err(reason) = self.fate(&state, &id, shape, &layout)
+        if let Err(reason) = self.may_save(&state, &id, shape, &layout)
             && !(state.has_parent(&id, shape.parent) && state.make_ram_room(memory, now))
         {
             state.drop_save(id, reason);
@@ -222,7 +208,7 @@ impl Store {
     }
 
     /// Adds a block whose bytes are complete. Others may have been here while they were made.
-    fn enter(
+    fn insert(
         &self,
         namespace: &Namespace,
         shape: &RecordShape<'_>,
@@ -233,20 +219,21 @@ impl Store {
         let mut state = self.core.state();
         // It may have been forgotten meanwhile, and have another number now.
         let id = BlockId { space: state.space(namespace), key: shape.key };
-        if let Some(outcome) = self.put_known(&mut state, &id, now) {
+        if let Some(outcome) = self.put_again(&mut state, &id, now) {
             return outcome;
         }
         let resident = Arc::new(resident);
-        let outcome = match self.fate(&state, &id, shape, layout) {
+        let outcome = match self.may_save(&state, &id, shape, layout) {
             Ok(()) => {
-                state.add(id, resident, true, now);
+                state.add_queued(id, resident, now);
                 PutOutcome::Queued
             }
             Err(reason) => {
                 state.drop_save(id, reason);
-                match state.has_parent(&id, shape.parent) && state.add(id, resident, false, now) {
-                    true => PutOutcome::RamOnly(reason),
-                    false => PutOutcome::Dropped(reason),
+                if state.has_parent(&id, shape.parent) && state.add_to_ram(id, &resident, now) {
+                    PutOutcome::RamOnly(reason)
+                } else {
+                    PutOutcome::Dropped(reason)
                 }
             }
         };
@@ -255,39 +242,18 @@ impl Store {
         outcome
     }
 
-    /// A block that is there already; one that is in RAM only gets another chance to be written.
-    fn put_known(
-        &self,
-        state: &mut crate::state::State,
-        id: &BlockId,
-        now_secs: u64,
-    ) -> Option<PutOutcome> {
-        let block = state.blocks.get_mut(id)?;
-        block.used_secs = now_secs;
-        let (on_disk, parent, resident) = (block.on_disk, block.parent, block.resident.clone());
-        state.disk_order.touch(id, false);
-        state.ram_order.touch(id, false);
-        let resident = match (on_disk, resident) {
-            (OnDisk::No, Some(resident)) => resident,
-            _ => return Some(PutOutcome::AlreadyStored),
-        };
-        let now = self.core.clock.monotonic();
-        match state.may_save(id, parent, resident.memory_len(), now) {
-            Ok(()) => {
-                state.queue(*id, resident);
-                self.core.wake.notify_all();
-                Some(PutOutcome::Queued)
-            }
-            Err(reason) => {
-                state.drop_save(*id, reason);
-                Some(PutOutcome::RamOnly(reason))
-            }
+    fn put_again(&self, state: &mut State, id: &BlockId, now_secs: u64) -> Option<PutOutcome> {
+        let outcome = state.put_again(id, self.core.clock.monotonic(), now_secs);
+        if outcome == Some(PutOutcome::Queued) {
+            self.core.wake.notify_all();
         }
+        outcome
     }
 
-    fn fate(
+    /// Whether a block that is not here yet may be written.
+    fn may_save(
         &self,
-        state: &crate::state::State,
+        state: &State,
         id: &BlockId,
         shape: &RecordShape<'_>,
         layout: &Layout,
@@ -308,7 +274,7 @@ impl Store {
         match id {
             Some(id) => self.core.get(&id, witness),
             None => {
-                self.core.state().counters.not_stored += 1;
+                self.core.state().counters.miss();
                 Err(Miss::NotStored)
             }
         }
@@ -329,7 +295,7 @@ impl Store {
             let state = self.core.state();
             let space = state.find_space(namespace);
             let is_here = |&key: &Key| {
-                space.is_some_and(|space| state.blocks.contains_key(&BlockId { space, key }))
+                space.is_some_and(|space| state.blocks.contains(&BlockId { space, key }))
             };
             found.extend(batch.iter().map(is_here));
         }
@@ -372,18 +338,18 @@ impl Store {
         let mut state = self.core.state();
         let space = state.space(namespace);
         let ids: Vec<_> = keys.iter().map(|&key| BlockId { space, key }).collect();
-        ids.iter().for_each(|id| state.pin(*id));
+        ids.iter().for_each(|id| state.pins.add(*id));
         Pin { ids, core: Arc::downgrade(&self.core) }
     }
 
     /// What the RAM tier may hold, in bytes.
     pub fn ram_budget_bytes(&self) -> u64 {
-        self.core.state().ram_budget
+        self.core.state().blocks.ram().budget()
     }
 
     /// What the RAM tier holds, in bytes.
     pub fn ram_used_bytes(&self) -> u64 {
-        self.core.state().ram_bytes
+        self.core.state().blocks.ram().bytes()
     }
 
     /// Changes what the RAM tier may hold, up to what the configuration allows; says what it is now.
@@ -408,16 +374,12 @@ impl Store {
             unindexed_bytes: state.ledger.unindexed_bytes(),
             free_disk_bytes,
             write_budget_remaining_bytes: state.ledger.write_budget_left(now),
-            saving_paused: state.paused_until.is_some() || below_floor,
-            ram_capacity_bytes: state.ram_budget,
-            ram_used_bytes: state.ram_bytes,
+            saving_paused: state.saves.has_pause() || below_floor,
+            ram_capacity_bytes: state.blocks.ram().budget(),
+            ram_used_bytes: state.blocks.ram().bytes(),
             memory_bytes: state.gauge.live(),
             blocks: state.count_blocks(),
-            queue_depth: [
-                (state.restores.len() + state.restoring.len()) as u64,
-                state.deletes.len() as u64,
-                state.saves.len() as u64,
-            ],
+            queue_depth: state.queue_depth(),
             queue_bytes: state.queue_bytes(),
             namespaces: state.namespace_stats(),
             counters: state.counters.clone(),
@@ -457,13 +419,7 @@ impl Store {
 
     fn shut_down(&mut self) {
         self.flush(self.core.config.drain);
-        {
-            let mut state = self.core.state();
-            state.stopping = true;
-            for save in std::mem::take(&mut state.saves) {
-                state.not_saved(&save, DropReason::Shutdown);
-            }
-        }
+        self.core.state().stop();
         self.core.wake.notify_all();
         self.core.wake_reads.notify_all();
         self.core.done.notify_all();

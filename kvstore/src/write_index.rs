@@ -1,7 +1,7 @@
 //! Writes the index: a log of what happens, and now and then a snapshot that lets old logs go.
 
 use crate::core::Core;
-use crate::layout::index::{Entry, Role, Stored, encode_entry, encode_file_header};
+use crate::layout::index::{Frame, Role, encode_file_header, encode_frame};
 use crate::layout::{ALIGN, align_up};
 use crate::paths;
 use crate::stats::Op;
@@ -14,7 +14,7 @@ impl Writer {
     /// good for it.
     pub(crate) fn flush_index(&mut self, core: &Core) {
         // Before the first scan nobody knows how much room there is.
-        if self.index.pending.is_empty() || !core.state().scanned {
+        if self.index.pending.is_empty() || !core.state().activity.has_scanned() {
             return;
         }
         if self.index.file.is_none() && !self.start_log(core) {
@@ -86,7 +86,7 @@ impl Writer {
                 return false;
             }
             core.state().ledger.settle(None, more, more, more);
-            self.disk_usage.enter_settled(path, more);
+            self.disk_usage.add_settled(path, more);
         }
         true
     }
@@ -151,31 +151,12 @@ fn snapshot_bytes(core: &Core, generation: u64) -> Vec<u8> {
     let mut bytes = encode_file_header(Role::Snapshot, generation).to_vec();
     let ((day, spent), stored) = {
         let state = core.state();
-        let ids = state.disk_order.by_age();
-        let stored: Vec<_> = ids.iter().filter_map(|id| stored_entry(&state, id)).collect();
+        let ids = state.blocks.by_age();
+        let stored: Vec<_> = ids.iter().filter_map(|id| state.stored(id)).collect();
         (state.ledger.spent(), stored)
     };
     // Checksums take longer than the lock should be held.
-    encode_entry(&Entry::Spent { day, bytes: spent }, &mut bytes);
-    stored.into_iter().for_each(|stored| encode_entry(&Entry::Add(stored), &mut bytes));
+    encode_frame(&Frame::Spent { day, bytes: spent }, &mut bytes);
+    stored.into_iter().for_each(|stored| encode_frame(&Frame::Add(stored), &mut bytes));
     bytes
-}
-
-/// What the index says of a stored block.
-pub(crate) fn stored_entry(
-    state: &crate::state::State,
-    id: &crate::key::BlockId,
-) -> Option<Stored> {
-    let block = state.blocks.get(id)?;
-    let namespace = state.namespace(id)?;
-    (block.on_disk == crate::state::OnDisk::Stored).then(|| Stored {
-        namespace,
-        key: id.key,
-        parent: block.parent,
-        kind: block.kind,
-        uses: state.disk_order.uses(id),
-        file_len: block.file_len,
-        physical: block.physical,
-        used_secs: block.used_secs,
-    })
 }

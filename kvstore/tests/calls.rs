@@ -55,7 +55,7 @@ fn chain(store: &Store, chain: u8, len: u8) {
 }
 
 fn shape(part_lens: &[usize]) -> RecordShape<'_> {
-    RecordShape { kind: Kind::State, key: key(9, 0), parent: None, witness: b"w", part_lens }
+    RecordShape { kind: Kind::Recurrent, key: key(9, 0), parent: None, witness: b"w", part_lens }
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_block_filled_in_place_is_the_same_as_one_copied() {
     assert_eq!((outcome, seen), (Ok(PutOutcome::Queued), lens.to_vec()));
     settle(&store);
     let guard = store.get(&NS, &key(9, 0), b"w").unwrap();
-    assert_eq!(guard.kind(), Kind::State);
+    assert_eq!(guard.kind(), Kind::Recurrent);
     for (n, (part, len)) in guard.parts().zip(lens).enumerate() {
         assert_eq!(part, vec![n as u8 + 1; len]);
     }

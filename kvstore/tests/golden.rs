@@ -32,7 +32,7 @@ fn records() -> [(Record<'static>, [&'static [u8]; 2]); 3] {
     [
         record(1, Kind::Kv, None, &[b"first keys", b"first values"]),
         record(2, Kind::Rotating, Some(1), &[b"second keys", b""]),
-        record(3, Kind::State, Some(2), &[b"state", b"tail"]),
+        record(3, Kind::Recurrent, Some(2), &[b"state", b"tail"]),
     ]
 }
 

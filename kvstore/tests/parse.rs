@@ -5,7 +5,7 @@
 #![allow(missing_docs, reason = "test code")]
 
 use kvstore::layout::fuzz;
-use kvstore::layout::index::{Entry, Role, Stored, encode_entry, encode_file_header};
+use kvstore::layout::index::{Frame, Role, Stored, encode_file_header, encode_frame};
 use kvstore::layout::record::{Header, Seal};
 use kvstore::{Key, Kind, Namespace};
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::Xxh3;
 fn header_bytes(parts: Vec<u64>, witness: Vec<u8>, sealed: bool, parent: bool) -> Vec<u8> {
     let seal = Seal { nonce: [1; 24], payload_tag: [2; 16], witness_tag: [3; 16] };
     let header = Header {
-        kind: Kind::State,
+        kind: Kind::Recurrent,
         namespace: Namespace([4; 32]),
         key: Key([5; 32]),
         parent: parent.then_some(Key([6; 32])),
@@ -50,9 +50,9 @@ fn index_bytes(uses: u8, kind: usize, role: Role) -> Vec<u8> {
         physical: 6,
         used_secs: 7,
     };
-    encode_entry(&Entry::Add(stored), &mut bytes);
-    encode_entry(&Entry::Remove(Namespace([8; 32]), Key([9; 32])), &mut bytes);
-    encode_entry(&Entry::Spent { day: 10, bytes: 11 }, &mut bytes);
+    encode_frame(&Frame::Add(stored), &mut bytes);
+    encode_frame(&Frame::Remove(Namespace([8; 32]), Key([9; 32])), &mut bytes);
+    encode_frame(&Frame::Spent { day: 10, bytes: 11 }, &mut bytes);
     bytes
 }
 

@@ -487,9 +487,10 @@ fn a_scan_moves_away_what_took_a_records_place() {
     for (n, is_folder) in [(1, true), (2, false)] {
         let file = record_file(dir.path(), n);
         fs::remove_file(&file).unwrap();
-        match is_folder {
-            true => fs::create_dir(&file).unwrap(),
-            false => std::os::unix::fs::symlink("/dev/zero", &file).unwrap(),
+        if is_folder {
+            fs::create_dir(&file).unwrap();
+        } else {
+            std::os::unix::fs::symlink("/dev/zero", &file).unwrap();
         }
     }
     store.close();

@@ -65,10 +65,7 @@ pub(crate) async fn run(context: &Context, base: &Path, options: Doctor) -> Done
     let checks = Checks { checks };
     context.output.document(&checks, |out| print(out, &checks.checks))?;
     let failed = |check: &Check| check.result == CheckResult::Fail;
-    match checks.checks.iter().any(failed) {
-        true => Err(CommandError::Negative),
-        false => Ok(()),
-    }
+    if checks.checks.iter().any(failed) { Err(CommandError::Negative) } else { Ok(()) }
 }
 
 fn print(out: &mut dyn Write, checks: &[Check]) -> std::io::Result<()> {

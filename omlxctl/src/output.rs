@@ -171,10 +171,8 @@ fn table_with<const N: usize>(
         }
         line.trim_end().to_owned()
     };
-    let bold = |cell: &str| match style.color {
-        true => format!("\x1b[1m{cell}\x1b[0m"),
-        false => cell.to_owned(),
-    };
+    let bold =
+        |cell: &str| if style.color { format!("\x1b[1m{cell}\x1b[0m") } else { cell.to_owned() };
     writeln!(out, "{}", line(heading, &bold))?;
     rows.iter().try_for_each(|row| {
         let cells = std::array::from_fn(|column| row[column].as_str());

@@ -5,7 +5,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use engine::{Engine, EngineConfig, GuardAction, Observer, StayAwake, StepReport};
+use engine::{Engine, EngineConfig, GuardAction, Observer, StepReport};
+use kvstore::platform::StayAwake;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Keys;
@@ -83,7 +84,7 @@ impl Awake {
 
     /// Whether the machine is held awake now.
     pub fn is_held(&self) -> bool {
-        self.held().as_ref().is_some_and(StayAwake::is_held)
+        self.held().as_ref().is_some_and(StayAwake::is_granted)
     }
 
     fn hold(&self) {

@@ -26,6 +26,6 @@ pub enum Exit {
 impl Exit {
     /// Ends the process, whatever its other threads do.
     pub fn now(self) -> ! {
-        engine::end_process(self as u8)
+        kvstore::platform::end_process(self as u8)
     }
 }

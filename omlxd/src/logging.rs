@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 use std::path::Path;
 
-use engine::Severity;
+use kvstore::platform::Severity;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -105,7 +105,7 @@ struct SystemLine(Severity);
 
 impl io::Write for SystemLine {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        engine::system_log(self.0, String::from_utf8_lossy(line).trim_end());
+        kvstore::platform::system_log(self.0, String::from_utf8_lossy(line).trim_end());
         Ok(line.len())
     }
 

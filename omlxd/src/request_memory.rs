@@ -172,7 +172,7 @@ impl Drop for Share {
         if self.is_large()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn_blocking(engine::give_back_memory);
+            runtime.spawn_blocking(kvstore::platform::give_back_memory);
         }
     }
 }

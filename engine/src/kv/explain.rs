@@ -193,14 +193,16 @@ impl History {
         let mut best: Option<(usize, &Seen)> = None;
         let mut elsewhere: Option<(usize, &Seen)> = None;
         for seen in &self.seen {
-            let place = match seen.namespace == *asker.namespace {
-                true => &mut best,
-                false if seen.model == asker.model => &mut elsewhere,
-                false => continue,
+            let longest = if seen.namespace == *asker.namespace {
+                &mut best
+            } else if seen.model == asker.model {
+                &mut elsewhere
+            } else {
+                continue;
             };
             let common = common_prefix(&seen.tokens, prompt);
-            if place.is_none_or(|(longest, _)| common >= longest) {
-                *place = Some((common, seen));
+            if longest.is_none_or(|(tokens, _)| common >= tokens) {
+                *longest = Some((common, seen));
             }
         }
         let common = best.map_or(0, |(common, _)| common);

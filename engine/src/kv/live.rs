@@ -134,16 +134,13 @@ impl LiveSessions {
         expected: usize,
     ) -> (SequenceCache, CachedSequence) {
         let goes_on = tokens + 1 >= self.sessions[index].prompt_tokens;
-        let (mut cache, mut track) = match goes_on {
-            true => {
-                let session = self.sessions.remove(index);
-                (session.cache, session.track)
-            }
-            false => {
-                let session = &mut self.sessions[index];
-                session.last_used = Instant::now();
-                (session.cache.fork(expected), session.track.clone())
-            }
+        let (mut cache, mut track) = if goes_on {
+            let session = self.sessions.remove(index);
+            (session.cache, session.track)
+        } else {
+            let session = &mut self.sessions[index];
+            session.last_used = Instant::now();
+            (session.cache.fork(expected), session.track.clone())
         };
         cache.expect(expected);
         rewind(&mut cache, &mut track, tokens);

@@ -7,6 +7,7 @@ mod live;
 mod pages;
 mod plan;
 mod prefix_cache;
+mod records;
 mod sequence;
 pub(crate) mod slots;
 

@@ -188,7 +188,7 @@ impl Layout {
 
     /// Whether the caches still hold all that the record wants. What lies before a window is
     /// forgotten in time.
-    pub(crate) fn is_held(&self, cache: &SequenceCache, extent: &Extent) -> bool {
+    pub(crate) fn covers(&self, cache: &SequenceCache, extent: &Extent) -> bool {
         self.pieces(extent).all(|(layer, tokens)| match &cache.slots[layer] {
             Slot::Kv(kv) => {
                 tokens.is_empty()
@@ -298,7 +298,7 @@ enum LayerBuild {
 }
 
 impl<'a> Rebuild<'a> {
-    /// WeightBudget for `tokens` tokens, and for as many as `expected` where all tokens are kept.
+    /// Room for `tokens` tokens, and for as many as `expected` where all tokens are kept.
     pub(crate) fn new(layout: &'a Layout, tokens: usize, expected: usize) -> Self {
         let layers = layout.layers.iter().map(|layer| match layer {
             LayerLayout::State(_) => LayerBuild::State(Vec::new()),
@@ -313,8 +313,8 @@ impl<'a> Rebuild<'a> {
         Self { layout, tokens, layers: layers.collect() }
     }
 
-    /// Places a record's bytes. False when they are not as long as the record should be.
-    pub(crate) fn place(&mut self, extent: &Extent, bytes: &[u8]) -> Result<bool> {
+    /// Copies a record into the caches. False when they are not as long as the record should be.
+    pub(crate) fn add_record(&mut self, extent: &Extent, bytes: &[u8]) -> Result<bool> {
         if bytes.len() != self.layout.bytes(extent) {
             return Ok(false);
         }

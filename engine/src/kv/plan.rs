@@ -41,18 +41,18 @@ pub(crate) fn plan(
     needs: Needs,
     block_tokens: usize,
     limit: usize,
-    stock: &impl StoredBlocks,
+    stored: &impl StoredBlocks,
 ) -> Plan {
-    let held = stock.blocks() * block_tokens;
-    let by_blocks = if needs.state { None } else { at_block(needs, block_tokens, limit, stock) };
+    let stored_tokens = stored.blocks() * block_tokens;
+    let by_blocks = if needs.state { None } else { at_block(needs, block_tokens, limit, stored) };
     // Without a state, a snapshot is worth reading only where the blocks end.
-    let from = if needs.state { 1 } else { held.max(1) };
-    let mut limit = limit.min(held + block_tokens - 1);
+    let from = if needs.state { 1 } else { stored_tokens.max(1) };
+    let mut limit = limit.min(stored_tokens + block_tokens - 1);
     while from <= limit
-        && let Some(position) = stock.last_snapshot(from, limit)
+        && let Some(position) = stored.last_snapshot(from, limit)
     {
         let windows = window_blocks(needs, block_tokens, position);
-        if windows.clone().all(|block| stock.has_window(block)) {
+        if windows.clone().all(|block| stored.has_window(block)) {
             if by_blocks.as_ref().is_some_and(|plan| plan.tokens >= position) {
                 break;
             }
@@ -69,19 +69,19 @@ fn at_block(
     needs: Needs,
     block_tokens: usize,
     limit: usize,
-    stock: &impl StoredBlocks,
+    stored: &impl StoredBlocks,
 ) -> Option<Plan> {
-    let held = stock.blocks();
+    let stored_blocks = stored.blocks();
     if needs.look_back == 0 {
         // Any prefix of a block's keys and values will do.
-        let tokens = limit.min(held * block_tokens);
+        let tokens = limit.min(stored_blocks * block_tokens);
         let blocks = tokens.div_ceil(block_tokens);
         return (tokens > 0).then_some(Plan { tokens, blocks, windows: 0..0, snapshot: false });
     }
-    (1..=held.min(limit / block_tokens)).rev().find_map(|blocks| {
+    (1..=stored_blocks.min(limit / block_tokens)).rev().find_map(|blocks| {
         let tokens = blocks * block_tokens;
         let windows = window_blocks(needs, block_tokens, tokens);
-        let complete = windows.clone().all(|block| stock.has_window(block));
+        let complete = windows.clone().all(|block| stored.has_window(block));
         complete.then_some(Plan { tokens, blocks, windows, snapshot: false })
     })
 }
@@ -120,22 +120,22 @@ mod tests {
     }
 
     /// By definition: whether every layer can be rebuilt at `position`.
-    fn possible(needs: Needs, shelf: &StoreView, position: usize) -> bool {
-        let size = shelf.block_tokens;
-        let snapshot = shelf.snapshots.contains(&position) && position / size <= shelf.blocks;
-        let whole = position <= shelf.blocks * size;
+    fn possible(needs: Needs, view: &StoreView, position: usize) -> bool {
+        let size = view.block_tokens;
+        let snapshot = view.snapshots.contains(&position) && position / size <= view.blocks;
+        let whole = position <= view.blocks * size;
         let windows = |full: usize| {
             let seen = position.saturating_sub(needs.look_back)..position;
-            seen.filter(|token| token / size < full).all(|t| shelf.windows.contains(&(t / size)))
+            seen.filter(|token| token / size < full).all(|t| view.windows.contains(&(t / size)))
         };
         let full = position / size;
         match (needs.state, needs.look_back) {
             (true, _) => snapshot && windows(full),
             (false, 0) => snapshot || whole,
             (false, _) => {
-                (snapshot && position > shelf.blocks * size && windows(full))
+                (snapshot && position > view.blocks * size && windows(full))
                     || (whole && position.is_multiple_of(size) && windows(full))
-                    || (snapshot && windows(full) && position >= shelf.blocks * size)
+                    || (snapshot && windows(full) && position >= view.blocks * size)
             }
         }
     }
@@ -155,7 +155,7 @@ mod tests {
             let block_tokens = 1 + random(&mut seed) % 6;
             let blocks = random(&mut seed) % 6;
             let total = (blocks + 2) * block_tokens;
-            let shelf = StoreView {
+            let view = StoreView {
                 blocks,
                 windows: (0..blocks + 1).filter(|_| !random(&mut seed).is_multiple_of(4)).collect(),
                 snapshots: (1..=total).filter(|_| random(&mut seed).is_multiple_of(4)).collect(),
@@ -166,12 +166,12 @@ mod tests {
                 state: random(&mut seed).is_multiple_of(2),
             };
             let limit = random(&mut seed) % (total + 1);
-            let plan = plan(needs, block_tokens, limit, &shelf);
-            let best = (1..=limit).rev().find(|&at| possible(needs, &shelf, at)).unwrap_or(0);
+            let plan = plan(needs, block_tokens, limit, &view);
+            let best = (1..=limit).rev().find(|&at| possible(needs, &view, at)).unwrap_or(0);
             assert_eq!(plan.tokens, best, "case {case}: {needs:?}, limit {limit}");
             assert!(plan.blocks <= blocks, "case {case}");
-            assert!(plan.windows.clone().all(|block| shelf.has_window(block)), "case {case}");
-            assert!(!plan.snapshot || shelf.snapshots.contains(&plan.tokens), "case {case}");
+            assert!(plan.windows.clone().all(|block| view.has_window(block)), "case {case}");
+            assert!(!plan.snapshot || view.snapshots.contains(&plan.tokens), "case {case}");
             assert!(!needs.state || plan.tokens == 0 || plan.snapshot, "case {case}");
         }
     }

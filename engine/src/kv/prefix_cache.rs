@@ -6,24 +6,21 @@
 //! store as the sequence grows; [`Reuse::park`] keeps the caches for the next turn. Nothing here
 //! fails a request: what cannot be stored is not, and what cannot be restored is computed.
 
-use crate::kv::sequence::CachedSequence;
-use crate::kv::sequence::ModelReuse;
-use crate::kv::sequence::Stop;
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvstore::{BlockLocation, Guard, Key, Kind, Miss, Namespace, RecordShape, Store};
+use kvstore::{Kind, Namespace, Store};
 
 use crate::error::Result;
 use crate::kv::explain::{Asker, History, MissReason, ReuseReport};
 use crate::kv::identity::{self, Chain};
 use crate::kv::live::{Donor, LiveSessions, Session};
-use crate::kv::pages::{Extent, Rebuild};
-use crate::kv::plan::{Plan, StoredBlocks, plan};
-use crate::kv::sequence::Checkpoint;
-use crate::kv::slots::{SequenceCache, StateSlot};
+use crate::kv::pages::Extent;
+use crate::kv::plan::plan;
+use crate::kv::records::{ReadFailure, RecordReader, RecordWriter, StoreView};
+use crate::kv::sequence::{CachedSequence, Checkpoint, ModelReuse, Stop};
+use crate::kv::slots::SequenceCache;
 use crate::types::ModelId;
 
 /// A snapshot is worth its bytes when at least this many tokens lie between it and the last one.
@@ -159,16 +156,17 @@ impl Reuse {
         for _ in 0..RESTORE_ATTEMPTS {
             let keys = chain.keys();
             let blocks = store.longest_prefix(chain.namespace(), keys).blocks;
-            let shelf = StoreView { store, chain, tokens: prompt, blocks };
+            let view = StoreView { store, chain, tokens: prompt, blocks };
             let plan =
-                plan(model.layout.needs(), self.config.block_tokens, prompt.len() - 1, &shelf);
+                plan(model.layout.needs(), self.config.block_tokens, prompt.len() - 1, &view);
             if plan.tokens <= min_tokens {
                 return None;
             }
-            let reader = Reader { store, chain, prompt, block_tokens: self.config.block_tokens };
+            let reader =
+                RecordReader { store, chain, prompt, block_tokens: self.config.block_tokens };
             match reader.read(model, &plan, prompt.len() + 1) {
                 Ok(restored) => return Some(restored),
-                Err(Failure { key, reason }) => {
+                Err(ReadFailure { key, reason }) => {
                     // Whatever the reason: nobody must meet this record again.
                     if let Some(key) = key {
                         store.invalidate(chain.namespace(), &key);
@@ -265,13 +263,13 @@ impl Reuse {
             let key = track.chain.keys()[block];
             let parent = track.chain.parent(range.start);
             let witness = identity::witness(&track.tokens, &range);
-            let put = Put { store, model, cache, namespace: track.chain.namespace() };
+            let writer = RecordWriter { store, model, cache, namespace: track.chain.namespace() };
             let extent = Extent::Block(range.clone());
-            let kept = put.record(Kind::Kv, key, parent, &witness, &extent, &[])?;
+            let kept = writer.put(Kind::Kv, key, parent, &witness, &extent, &[])?;
             if kept && model.layout.has_windows() {
                 let window = track.chain.window_key(block);
                 let extent = Extent::Window(range);
-                put.record(Kind::Rotating, window, Some(key), &witness, &extent, &[])?;
+                writer.put(Kind::Rotating, window, Some(key), &witness, &extent, &[])?;
             }
             // Blocks behind a hole could never be reached.
             track.broken = !kept;
@@ -298,9 +296,9 @@ impl Reuse {
         let key = track.chain.snapshot_key(&track.tokens, position);
         let parent = track.chain.parent(position);
         let witness = identity::witness(&track.tokens, &range);
-        let put = Put { store, model, cache, namespace: track.chain.namespace() };
+        let writer = RecordWriter { store, model, cache, namespace: track.chain.namespace() };
         let extent = Extent::Snapshot(range);
-        if put.record(Kind::State, key, parent, &witness, &extent, at.states())? {
+        if writer.put(Kind::Recurrent, key, parent, &witness, &extent, at.states())? {
             track.saved = track.saved.max(position);
         }
         Ok(())
@@ -395,10 +393,8 @@ impl Reuse {
         }
         let end = track.message_end.unwrap_or(*prompt_tokens - 1).min(track.tokens.len());
         let known = track.checkpoints.iter().find(|checkpoint| checkpoint.position == end);
-        let sure = match track.needs.state {
-            true => known.cloned(),
-            false => Some(Checkpoint::without_state(end)),
-        };
+        let sure =
+            if track.needs.state { known.cloned() } else { Some(Checkpoint::without_state(end)) };
         for checkpoint in sure.into_iter().chain([Checkpoint::of(cache)]) {
             if checkpoint.position >= track.saved + MIN_SNAPSHOT_GAP
                 && let Err(error) = self.save_snapshot(model, cache, track, &checkpoint)
@@ -444,157 +440,6 @@ impl Reuse {
     pub(crate) fn clear_live(&mut self) {
         self.live.remove(None);
     }
-}
-
-/// Hands records to the store.
-struct Put<'a> {
-    store: &'a Store,
-    model: &'a ModelReuse,
-    cache: &'a SequenceCache,
-    namespace: &'a Namespace,
-}
-
-impl Put<'_> {
-    /// True when the record is there, now or from before. `states` are those of a snapshot.
-    fn record(
-        &self,
-        kind: Kind,
-        key: Key,
-        parent: Option<Key>,
-        witness: &[u8],
-        extent: &Extent,
-        states: &[StateSlot],
-    ) -> Result<bool> {
-        let layout = &self.model.layout;
-        if !layout.is_held(self.cache, extent) {
-            return Ok(false);
-        }
-        let shape = RecordShape { kind, key, parent, witness, part_lens: &[layout.bytes(extent)] };
-        let outcome = self.store.put_with(self.namespace, &shape, |parts| match parts {
-            [part] => layout.gather(self.cache, states, extent, part),
-            _ => Err(mlx_rs::error::Exception::custom("a record has one part")),
-        })?;
-        Ok(!matches!(outcome, kvstore::PutOutcome::Dropped(_)))
-    }
-}
-
-/// What the store has of one prompt.
-struct StoreView<'a> {
-    store: &'a Store,
-    chain: &'a Chain,
-    tokens: &'a [u32],
-    blocks: usize,
-}
-
-impl StoredBlocks for StoreView<'_> {
-    fn blocks(&self) -> usize {
-        self.blocks
-    }
-
-    fn has_window(&self, block: usize) -> bool {
-        let key = self.chain.window_key(block);
-        self.store.contains(self.chain.namespace(), &[key]) == [true]
-    }
-
-    fn last_snapshot(&self, from: usize, limit: usize) -> Option<usize> {
-        let block_tokens = self.chain.block_tokens();
-        let last = (limit / block_tokens).min(self.blocks);
-        (from / block_tokens..=last).rev().find_map(|block| {
-            let mut keys = self.chain.snapshot_keys(self.tokens, block, limit);
-            keys.retain(|(position, _)| *position >= from);
-            let names = keys.iter().map(|(_, key)| *key);
-            let found = self.store.first_stored(self.chain.namespace(), names)?;
-            keys.iter().find(|(_, key)| *key == found).map(|(position, _)| *position)
-        })
-    }
-}
-
-/// A record that could not be had, if it was one, and why.
-struct Failure {
-    key: Option<Key>,
-    reason: MissReason,
-}
-
-/// Reads the records of a plan.
-struct Reader<'a> {
-    store: &'a Store,
-    chain: &'a Chain,
-    prompt: &'a [u32],
-    block_tokens: usize,
-}
-
-impl Reader<'_> {
-    fn read(
-        &self,
-        model: &ModelReuse,
-        plan: &Plan,
-        expected: usize,
-    ) -> Result<(SequenceCache, usize, usize), Failure> {
-        let namespace = self.chain.namespace();
-        let keys = &self.chain.keys()[..plan.blocks];
-        let mut windows: Vec<Key> = Vec::new();
-        windows.extend(plan.windows.clone().map(|block| self.chain.window_key(block)));
-        let snapshot = plan.snapshot.then(|| self.chain.snapshot_key(self.prompt, plan.tokens));
-        let wanted: Vec<Key> = keys.iter().chain(&windows).copied().chain(snapshot).collect();
-        let _pin = self.store.pin(namespace, &wanted);
-        // Asked before the read-ahead, which makes RAM of what was on SSD.
-        let in_ram = |key: &Key| match self.store.locate(namespace, key) {
-            BlockLocation::Here(block) => block.in_ram,
-            _ => false,
-        };
-        let from_ssd: Vec<bool> = wanted.iter().map(|key| !in_ram(key)).collect();
-        self.store.prefetch(namespace, &wanted);
-        let mut rebuild = Rebuild::new(&model.layout, plan.tokens, expected);
-        let mut ssd_tokens = 0;
-        for (block, key) in keys.iter().enumerate() {
-            let range = block * self.block_tokens..(block + 1) * self.block_tokens;
-            let used = range.end.min(plan.tokens) - range.start;
-            self.place(&mut rebuild, *key, &range, &Extent::Block(range.clone()))?;
-            ssd_tokens += if from_ssd[block] { used } else { 0 };
-        }
-        for (block, key) in plan.windows.clone().zip(&windows) {
-            let range = block * self.block_tokens..(block + 1) * self.block_tokens;
-            self.place(&mut rebuild, *key, &range, &Extent::Window(range.clone()))?;
-        }
-        if let Some(key) = snapshot {
-            let range = plan.blocks * self.block_tokens..plan.tokens;
-            self.place(&mut rebuild, key, &range, &Extent::Snapshot(range.clone()))?;
-            ssd_tokens += if from_ssd.last() == Some(&true) { range.len() } else { 0 };
-        }
-        let cache = rebuild.finish(&model.kinds, expected).map_err(not_a_record)?;
-        let cache = cache.keeping(model.kv_dtype);
-        Ok((cache, plan.tokens - ssd_tokens, ssd_tokens))
-    }
-
-    fn place(
-        &self,
-        rebuild: &mut Rebuild<'_>,
-        key: Key,
-        range: &Range<usize>,
-        extent: &Extent,
-    ) -> Result<(), Failure> {
-        let failure = |reason| Failure { key: Some(key), reason };
-        let witness = identity::witness(self.prompt, range);
-        let guard: Guard =
-            self.store.get(self.chain.namespace(), &key, &witness).map_err(|miss| match miss {
-                Miss::NotStored => failure(MissReason::Evicted),
-                // Nothing is wrong with the record.
-                Miss::NoMemory => Failure { key: None, reason: MissReason::LoadFailed },
-                Miss::Io => failure(MissReason::LoadFailed),
-                _ => failure(MissReason::VerifyFailed),
-            })?;
-        let bytes = guard.part(0).ok_or(failure(MissReason::VerifyFailed))?;
-        let fits = rebuild.place(extent, bytes).map_err(not_a_record)?;
-        if !fits || guard.check().is_err() {
-            return Err(failure(MissReason::VerifyFailed));
-        }
-        Ok(())
-    }
-}
-
-fn not_a_record(error: mlx_rs::error::Exception) -> Failure {
-    tracing::debug!(error = error.what(), "MLX did not take a restored cache");
-    Failure { key: None, reason: MissReason::LoadFailed }
 }
 
 fn asker<'a>(model: &'a ModelReuse, salt: &'a str, namespace: &'a Namespace) -> Asker<'a> {

@@ -171,7 +171,7 @@ impl SequenceCache {
         (window - 1 + (SLACK_TOKENS + GROW_TOKENS) as usize).next_multiple_of(GROW_TOKENS as usize)
     }
 
-    /// Bytes held in memory.
+    /// The bytes of its arrays in memory.
     pub(crate) fn bytes(&self) -> usize {
         let bytes = |slot: &Slot| match slot {
             Slot::Kv(kv) => kv.keys.iter().chain(&kv.values).map(Array::nbytes).sum(),
@@ -232,7 +232,7 @@ impl SequenceCache {
         }
     }
 
-    /// Every array held, to be evaluated with a step that asks for no logits.
+    /// Every array, to be evaluated with a step that asks for no logits.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.slots.iter().flat_map(|slot| {
             let (first, second): (&[Array], &[Array]) = match slot {
@@ -255,20 +255,20 @@ impl KvSlot {
         let [_, _, length, _] = *keys.shape() else {
             return Err(Exception::custom(format!("KV of shape {:?}", keys.shape())));
         };
-        let held = offset - self.base;
+        let len = offset - self.base;
         let capacity = self.keys.as_ref().map_or(0, |keys| keys.shape()[2]);
-        let fit = if held + length <= capacity {
-            Fit { dropped: 0, held, capacity }
+        let fit = if len + length <= capacity {
+            Fit { dropped: 0, kept: len, capacity }
         } else {
             // Growing copies what is kept anyway: the moment to forget.
             let useful = self.window.map_or(i32::MAX, |w| (w - 1).saturating_add(SLACK_TOKENS));
-            let kept = held.min(useful);
+            let kept = len.min(useful);
             let wanted = (kept + length).max(expected.min(useful));
-            Fit { dropped: held - kept, held: kept, capacity: round_up(wanted) }
+            Fit { dropped: len - kept, kept, capacity: round_up(wanted) }
         };
-        // The first new token looks back this far. Older tokens are held by chance: the result must
+        // The first new token looks back this far. Older tokens are there by chance: the result must
         // not depend on them, not even in its last bits.
-        let from = self.window.map_or(0, |window| (fit.held - (window - 1)).max(0));
+        let from = self.window.map_or(0, |window| (fit.kept - (window - 1)).max(0));
         let views = (
             append(&mut self.keys, keys, fit, from)?,
             append(&mut self.values, values, fit, from)?,
@@ -284,7 +284,7 @@ struct Fit {
     /// Tokens to forget from the front.
     dropped: i32,
     /// Tokens that stay.
-    held: i32,
+    kept: i32,
     /// Tokens that the buffer has room for in the end.
     capacity: i32,
 }
@@ -298,12 +298,12 @@ fn append(buffer: &mut Option<Array>, new: &Array, fit: Fit, from: i32) -> Resul
     let [batch, heads, length, dim] = *new.shape() else {
         return Err(Exception::custom(format!("KV of shape {:?}", new.shape())));
     };
-    let end = fit.held + length;
+    let end = fit.kept + length;
     let roomy = match buffer.take() {
         Some(buffer) if buffer.shape()[2] == fit.capacity && fit.dropped == 0 => buffer,
         old => grow(old, [batch, heads, dim], new.dtype(), fit)?,
     };
-    let filled = slice_update(&roomy, new, &[0, 0, fit.held, 0], &[batch, heads, end, dim])?;
+    let filled = slice_update(&roomy, new, &[0, 0, fit.kept, 0], &[batch, heads, end, dim])?;
     // The old handle goes before evaluation, so that MLX can write in place.
     drop(roomy);
     let view = slice(&filled, &[0, 0, from, 0], &[batch, heads, end, dim])?;
@@ -315,12 +315,12 @@ fn grow(
     old: Option<Array>,
     [batch, heads, dim]: [i32; 3],
     dtype: Dtype,
-    Fit { dropped, held, capacity }: Fit,
+    Fit { dropped, kept, capacity }: Fit,
 ) -> Result<Array> {
     let Some(old) = old else { return zeros_dtype(&[batch, heads, capacity, dim], dtype) };
-    let kept = slice(&old, &[0, 0, dropped, 0], &[batch, heads, dropped + held, dim])?;
-    let room = zeros_dtype(&[batch, heads, capacity - held, dim], dtype)?;
-    concatenate(&[kept, room], 2)
+    let old = slice(&old, &[0, 0, dropped, 0], &[batch, heads, dropped + kept, dim])?;
+    let room = zeros_dtype(&[batch, heads, capacity - kept, dim], dtype)?;
+    concatenate(&[old, room], 2)
 }
 
 #[cfg(test)]
@@ -375,9 +375,9 @@ mod tests {
         let keys = keys.contiguous().unwrap().as_slice::<f32>().to_vec();
         let seen = keys[keys.len() - 2];
         assert!(seen != 1.0 / 3.0 && (seen - 1.0 / 3.0).abs() < 1e-3, "{seen} was not rounded");
-        let held = &cache.fork(1);
-        assert_eq!(kv(held).keys.as_ref().unwrap().dtype(), Dtype::Float16);
-        assert_eq!(held.bytes(), 2 * 512 * 2 * 2);
+        let fork = &cache.fork(1);
+        assert_eq!(kv(fork).keys.as_ref().unwrap().dtype(), Dtype::Float16);
+        assert_eq!(fork.bytes(), 2 * 512 * 2 * 2);
     }
 
     #[test]
@@ -396,11 +396,11 @@ mod tests {
             let limit = round_up(window - 1 + SLACK_TOKENS + step);
             for _ in 0..2500 / step + 2 {
                 let before = cache.offset;
-                let held = append_tokens(&mut cache, step);
+                let there = append_tokens(&mut cache, step);
                 let base = kv(&cache).base;
                 // The first new token sees `window - 1` tokens before it.
                 let seen = positions((before - window + 1).max(0), cache.offset);
-                assert_eq!(held, seen, "window {window}, step {step}");
+                assert_eq!(there, seen, "window {window}, step {step}");
                 assert!(base <= (before - window + 1).max(0), "window {window}, step {step}");
                 let capacity = kv(&cache).keys.as_ref().unwrap().shape()[2];
                 assert!(capacity <= limit, "window {window}, step {step}: {capacity} tokens");

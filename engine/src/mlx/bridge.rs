@@ -85,9 +85,10 @@ pub fn version() -> String {
         let mut text = mlx_sys::mlx_string_new();
         let status = mlx_sys::mlx_version(&raw mut text);
         let data = mlx_sys::mlx_string_data(text);
-        let version = match status == 0 && !data.is_null() {
-            true => std::ffi::CStr::from_ptr(data).to_string_lossy().into_owned(),
-            false => "unknown".to_owned(),
+        let version = if status == 0 && !data.is_null() {
+            std::ffi::CStr::from_ptr(data).to_string_lossy().into_owned()
+        } else {
+            "unknown".to_owned()
         };
         mlx_sys::mlx_string_free(text);
         version

@@ -77,10 +77,8 @@ impl Heads {
             _ => Err(Exception::custom(format!("heads of shape {:?}", x.shape()))),
         };
         let half = |is_first: bool| -> Result<Heads> {
-            let part = |x: &Array| match is_first {
-                true => part(x, 0, heads),
-                false => part(x, heads, x.shape()[1]),
-            };
+            let part =
+                |x: &Array| if is_first { part(x, 0, heads) } else { part(x, heads, x.shape()[1]) };
             Ok(Heads {
                 rows: self.rows.as_ref().map(part).transpose()?,
                 chunks: self.chunks.iter().map(part).collect::<Result<_>>()?,
@@ -156,9 +154,12 @@ impl<'a> Forward<'a> {
             return Err(Exception::custom(format!("heads of shape {:?}", x.shape())));
         };
         let rows = self.rows as i32;
-        let part = |from, to| match from == 0 && to == total {
-            true => Ok(x.clone()),
-            false => slice(x, &[0, from, 0, 0], &[1, to, heads, dim]),
+        let part = |from, to| {
+            if from == 0 && to == total {
+                Ok(x.clone())
+            } else {
+                slice(x, &[0, from, 0, 0], &[1, to, heads, dim])
+            }
         };
         let mut from = rows;
         let chunks = self.segments[self.rows..].iter().map(|segment| {
@@ -248,9 +249,10 @@ impl<'a> Forward<'a> {
         for (row, segment) in self.segments[..self.rows].iter_mut().enumerate() {
             let (keys, values) = segment.cache.update(slot, &k[row], &v[row])?;
             if !self.outputs_only || segment.outputs > 0 {
-                outputs.push(match unfused {
-                    true => sdpa.decode_row(&q[row], &keys, &values)?,
-                    false => sdpa.forward(&q[row], &keys, &values, &mut self.masks)?,
+                outputs.push(if unfused {
+                    sdpa.decode_row(&q[row], &keys, &values)?
+                } else {
+                    sdpa.forward(&q[row], &keys, &values, &mut self.masks)?
                 });
             }
         }

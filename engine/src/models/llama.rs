@@ -220,10 +220,7 @@ impl Attention {
                 [hidden, heads * head_dim],
                 shape.output_bias,
             )?,
-            norm: match shape.qk_norm {
-                true => Some(QkNorm::load(weights, path, shape)?),
-                false => None,
-            },
+            norm: if shape.qk_norm { Some(QkNorm::load(weights, path, shape)?) } else { None },
             rope: Rc::clone(rope),
             sdpa: Sdpa {
                 scale: 1.0 / (head_dim as f32).sqrt(),

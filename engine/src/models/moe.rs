@@ -195,10 +195,8 @@ impl ExpertMatrices {
     /// weight: [experts, rows, columns].
     fn plain(weight: &Array) -> Result<Self> {
         // MLX's CPU backend has this product in float32 only, and ends the process over others.
-        let weight = match metal_is_available() {
-            true => weight.clone(),
-            false => weight.as_dtype(Dtype::Float32)?,
-        };
+        let weight =
+            if metal_is_available() { weight.clone() } else { weight.as_dtype(Dtype::Float32)? };
         weight.eval()?;
         Ok(Self::Plain(weight.swap_axes(1, 2)?))
     }
@@ -255,9 +253,10 @@ fn load_experts(
     }
     let mut load = |name: &str, [rows, columns]: [i32; 2]| {
         let stacked = format!("{path}.switch_mlp.{name}");
-        match weights.contains(&format!("{stacked}.weight")) {
-            true => load_stacked(weights, &stacked, [experts, rows, columns]),
-            false => load_one_by_one(weights, path, name, [experts, rows, columns]),
+        if weights.contains(&format!("{stacked}.weight")) {
+            load_stacked(weights, &stacked, [experts, rows, columns])
+        } else {
+            load_one_by_one(weights, path, name, [experts, rows, columns])
         }
     };
     Ok([

@@ -207,10 +207,7 @@ fn join(parts: &mut [Linear]) -> Result<Option<Linear>> {
     let matrices: Vec<&Matrix> = parts.iter().map(|part| &part.matrix).collect();
     let matrix = Matrix::stack(&matrices)?;
     let biases: Vec<Array> = parts.iter().filter_map(|part| part.bias.clone()).collect();
-    let bias = match biases.len() == parts.len() {
-        true => Some(concatenate(&biases, 0)?),
-        false => None,
-    };
+    let bias = if biases.len() == parts.len() { Some(concatenate(&biases, 0)?) } else { None };
     let mut from = 0;
     for part in parts {
         let rows = part.matrix.array(0).map_or(0, |weight| weight.shape()[0]);
@@ -276,10 +273,7 @@ impl TokenHead {
         let tied = tied.unwrap_or(!weights.contains(&format!("{head}.weight")));
         Ok(Self {
             embed_tokens: Embedding::load(weights, embed, shape)?,
-            lm_head: match tied {
-                true => None,
-                false => Some(Linear::load(weights, head, shape, false)?),
-            },
+            lm_head: if tied { None } else { Some(Linear::load(weights, head, shape, false)?) },
         })
     }
 
@@ -415,9 +409,10 @@ mod tests {
     /// Products with a matrix of n columns and k rows, or with its transpose.
     fn rows_do_not_depend_on_their_neighbours(n: usize, k: usize, transposed: bool) {
         let matrix = numbers(n * k, 1);
-        let b = match transposed {
-            true => Array::from_slice(&matrix, &[n as i32, k as i32]).t(),
-            false => Array::from_slice(&matrix, &[k as i32, n as i32]),
+        let b = if transposed {
+            Array::from_slice(&matrix, &[n as i32, k as i32]).t()
+        } else {
+            Array::from_slice(&matrix, &[k as i32, n as i32])
         };
         let at = |i: usize, j: usize| matrix[if transposed { j * k + i } else { i * n + j }];
         let case = |m: usize| format!("{m}x{n}x{k}, transposed: {transposed}");

@@ -181,11 +181,10 @@ fn tokens(in_flight: Option<&Array>, lazy: &[u32], known: &[u32]) -> Result<Arra
     };
     let count = lazy.len() as i32;
     let in_order = lazy.iter().enumerate().all(|(at, &place)| at == place as usize);
-    let fed = match in_order && in_flight.shape() == [count] {
-        true => in_flight.reshape(&[1, count])?,
-        false => {
-            take_axis(in_flight, Array::from_slice(lazy, &[count]), 0)?.reshape(&[1, count])?
-        }
+    let fed = if in_order && in_flight.shape() == [count] {
+        in_flight.reshape(&[1, count])?
+    } else {
+        take_axis(in_flight, Array::from_slice(lazy, &[count]), 0)?.reshape(&[1, count])?
     };
     match known {
         [] => Ok(fed),
@@ -206,9 +205,6 @@ pub(crate) mod faults {
     pub(super) fn strike(rows: &[(RowId, Row, Part)]) -> Result<()> {
         let holds = |token| rows.iter().any(|(_, row, _)| row.job.request.prompt.contains(&token));
         assert!(!holds(PANIC), "a fault on demand");
-        match holds(FAIL) {
-            true => Err(Exception::custom("a fault on demand")),
-            false => Ok(()),
-        }
+        if holds(FAIL) { Err(Exception::custom("a fault on demand")) } else { Ok(()) }
     }
 }

@@ -191,10 +191,7 @@ fn sampling_defaults(generation: &Map<String, Value>) -> SamplingDefaults {
     let within = |n: Option<f32>, low: f32, high: f32| n.filter(|n| (low..=high).contains(n));
     let greedy = generation.get("do_sample") == Some(&Value::Bool(false));
     SamplingDefaults {
-        temperature: match greedy {
-            true => Some(0.0),
-            false => within(number("temperature"), 0.0, 100.0),
-        },
+        temperature: if greedy { Some(0.0) } else { within(number("temperature"), 0.0, 100.0) },
         top_p: within(number("top_p"), 0.0, 1.0),
         top_k: generation.get("top_k").and_then(Value::as_u64).map(|k| k as usize),
         min_p: within(number("min_p"), 0.0, 1.0),

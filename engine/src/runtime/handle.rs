@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvstore::Namespace;
+use kvstore::platform::Pressure;
 use tokio::sync::oneshot;
 
 use crate::error::{LoadError, Result};
@@ -26,7 +27,6 @@ use crate::runtime::files::{LoadOptions, ModelFiles};
 use crate::runtime::model::Model;
 use crate::runtime::worker::{self, Worker};
 use crate::types::ModelInfo;
-use crate::types::Pressure;
 
 /// WeightBudget in the command channel for what is not a request: loads, unloads, wake-ups.
 const CONTROL_COMMANDS: usize = 64;

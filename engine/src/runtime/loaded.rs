@@ -62,9 +62,10 @@ impl WeightBudget {
     /// Whether so much could be in memory if nothing else were.
     fn holds(&self, bytes: u64) -> Result<(), LoadError> {
         let needed_bytes = bytes.saturating_add(self.step_bytes);
-        match needed_bytes > self.budget_bytes {
-            true => Err(LoadError::TooLarge { needed_bytes, budget_bytes: self.budget_bytes }),
-            false => Ok(()),
+        if needed_bytes > self.budget_bytes {
+            Err(LoadError::TooLarge { needed_bytes, budget_bytes: self.budget_bytes })
+        } else {
+            Ok(())
         }
     }
 }

@@ -2,12 +2,12 @@
 //! and what a step needs for its time.
 
 use crate::runtime::sensor::MemorySensor;
-use crate::types::Pressure;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvstore::Store;
+use kvstore::platform::Pressure;
 
 use crate::mlx::bridge;
 use crate::runtime::config::EngineConfig;

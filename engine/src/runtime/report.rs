@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::types::Pressure;
+use kvstore::platform::Pressure;
 
 /// Told about every step, on the engine thread: must be quick.
 pub trait Observer: Send + Sync {

@@ -145,9 +145,10 @@ impl Row {
         self.outbox.waiting.push_back(RowEvent::Token(TokenOutput { id, logprobs }));
         let request = &self.job.request;
         let ended = !request.ignore_eos && self.model.eos.contains(&id);
-        match ended {
-            true => Some(FinishReason::Stop),
-            false => (self.generated.len() >= request.max_tokens).then_some(FinishReason::Length),
+        if ended {
+            Some(FinishReason::Stop)
+        } else {
+            (self.generated.len() >= request.max_tokens).then_some(FinishReason::Length)
         }
     }
 

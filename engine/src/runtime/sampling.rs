@@ -126,27 +126,28 @@ pub(crate) fn sample(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Sa
         return Err(mlx_rs::error::Exception::custom("logits have three axes"));
     };
     let raw = logits.reshape(&[rows, vocab])?.as_dtype(Dtype::Float32)?;
-    let is_nan = match samplers.iter().any(|sampler| sampler.steps == 0) {
-        true => Some(raw.is_nan()?.any_axis(1, false)?),
-        false => None,
+    let is_nan = if samplers.iter().any(|sampler| sampler.steps == 0) {
+        Some(raw.is_nan()?.any_axis(1, false)?)
+    } else {
+        None
     };
     let row = |a: &Array, n: usize| slice(a, &[n as i32, 0], &[n as i32 + 1, vocab]);
-    let adjusted = match samplers.iter().any(|sampler| sampler.adjusts()) {
-        true => {
-            let rows = samplers.iter().enumerate().map(|(n, sampler)| {
-                let logits = row(&raw, n)?;
-                if sampler.adjusts() { sampler.adjust(logits) } else { Ok(logits) }
-            });
-            concatenate(&rows.collect::<Result<Vec<_>>>()?, 0)?
-        }
-        false => raw.clone(),
+    let adjusted = if samplers.iter().any(|sampler| sampler.adjusts()) {
+        let rows = samplers.iter().enumerate().map(|(n, sampler)| {
+            let logits = row(&raw, n)?;
+            if sampler.adjusts() { sampler.adjust(logits) } else { Ok(logits) }
+        });
+        concatenate(&rows.collect::<Result<Vec<_>>>()?, 0)?
+    } else {
+        raw.clone()
     };
     let tokens = choose(&adjusted, samplers)?;
     let mut logprobs = Vec::with_capacity(samplers.len());
     for (n, sampler) in samplers.iter_mut().enumerate() {
-        let token = match sampler.penalties.is_some() || sampler.logprobs.is_some() {
-            true => Some(slice(&tokens, &[n as i32], &[n as i32 + 1])?),
-            false => None,
+        let token = if sampler.penalties.is_some() || sampler.logprobs.is_some() {
+            Some(slice(&tokens, &[n as i32], &[n as i32 + 1])?)
+        } else {
+            None
         };
         sampler.steps += 1;
         let Some(token) = token else {
@@ -285,8 +286,8 @@ impl Sampler {
         let penalized = params.repetition_penalty != 1.0
             || params.presence_penalty != 0.0
             || params.frequency_penalty != 0.0;
-        let penalties = match penalized {
-            true => Some(Penalties {
+        let penalties = if penalized {
+            Some(Penalties {
                 in_prompt: {
                     let mut seen = vec![0.0f32; vocab];
                     prompt.iter().for_each(|&id| seen[id as usize] = 1.0);
@@ -294,8 +295,9 @@ impl Sampler {
                 },
                 counts: dense(&mut std::iter::empty()),
                 ids: arange::<_, u32>(0, vocab as i32, None)?,
-            }),
-            false => None,
+            })
+        } else {
+            None
         };
         Ok(Self {
             logprobs,

@@ -1,6 +1,6 @@
 //! How the system's memory does.
 
-use crate::types::Pressure;
+use kvstore::platform::Pressure;
 
 /// Says how the system's memory does. Asked about once a second on the engine thread: must be quick.
 pub trait MemorySensor: Send + Sync {
@@ -16,11 +16,11 @@ pub trait MemorySensor: Send + Sync {
 
 impl MemorySensor for SystemSensor {
     fn pressure(&self) -> Pressure {
-        crate::platform::memory_pressure()
+        kvstore::platform::memory_pressure()
     }
 
     fn footprint(&self) -> Option<u64> {
-        crate::platform::footprint()
+        kvstore::platform::footprint()
     }
 }
 

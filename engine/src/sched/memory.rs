@@ -20,19 +20,14 @@ const SHORT_CHUNK_DIVISOR: usize = 4;
 impl Memory {
     /// What rows may still reserve when they have `reserved` bytes; `alone`: for the only row.
     pub(crate) fn free_bytes(&self, reserved: u64, alone: bool) -> u64 {
-        let most = match alone {
-            true => self.budget_bytes,
-            false => self.budget_bytes.min(self.ceiling_bytes),
-        };
+        let most =
+            if alone { self.budget_bytes } else { self.budget_bytes.min(self.ceiling_bytes) };
         most.saturating_sub(self.used_bytes).saturating_sub(reserved)
     }
 
     /// Prompt tokens in a step, when nothing else bounds them.
     pub(crate) fn chunk(&self, most: usize) -> usize {
-        match self.is_short {
-            true => (most / SHORT_CHUNK_DIVISOR).max(1),
-            false => most,
-        }
+        if self.is_short { (most / SHORT_CHUNK_DIVISOR).max(1) } else { most }
     }
 }
 

@@ -322,10 +322,8 @@ impl Scheduler {
         }
         let decision = self.step();
         let runs = self.running().next().is_some();
-        let first = match runs {
-            true => None,
-            false => self.waiting().map(|(id, _)| id).find(|&id| may_start(id)),
-        };
+        let first =
+            if runs { None } else { self.waiting().map(|(id, _)| id).find(|&id| may_start(id)) };
         match first {
             None => self.stuck_since = None,
             Some(id) if now >= *self.stuck_since.get_or_insert(now) + ROOM_WAIT => {
@@ -509,9 +507,10 @@ impl Scheduler {
                 *passed = passed.saturating_add(1);
             }
         }
-        self.may_pass = match passes {
-            true => self.may_pass.saturating_sub(1),
-            false => (self.may_pass + OLDEST_CHUNK - 1).min(SHORT_CHUNKS),
+        self.may_pass = if passes {
+            self.may_pass.saturating_sub(1)
+        } else {
+            (self.may_pass + OLDEST_CHUNK - 1).min(SHORT_CHUNKS)
         };
     }
 

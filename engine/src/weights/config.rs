@@ -30,9 +30,10 @@ impl ConfigFile<'_> {
 
     /// Checks that `num_hidden_layers` is a number of layers.
     pub(crate) fn check_layers(&self, layers: i32) -> Result<(), LoadError> {
-        match (1..=limits::LAYERS).contains(&layers) {
-            true => Ok(()),
-            false => Err(self.invalid(format!("\"num_hidden_layers\" is {layers}"))),
+        if (1..=limits::LAYERS).contains(&layers) {
+            Ok(())
+        } else {
+            Err(self.invalid(format!("\"num_hidden_layers\" is {layers}")))
         }
     }
 

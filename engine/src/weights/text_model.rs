@@ -20,8 +20,9 @@ pub(crate) fn is_text(weights: &Weights, tensor: &str) -> bool {
 
 /// The output head's path beside a root.
 pub(crate) fn head_path(weights: &Weights) -> &'static str {
-    match weights.contains("language_model.lm_head.weight") {
-        true => "language_model.lm_head",
-        false => "lm_head",
+    if weights.contains("language_model.lm_head.weight") {
+        "language_model.lm_head"
+    } else {
+        "lm_head"
     }
 }

@@ -3,7 +3,7 @@
 //! writing it again gives. Chance never finds a checksum, so the same bytes are tried once more with
 //! everything made right that a checksum or a fixed field decides.
 
-use super::index::{Entry, Reader, Role, encode_entry, encode_file_header, make_frames_right};
+use super::index::{Frame, Reader, Role, encode_file_header, encode_frame, make_frames_right};
 use super::record::{FIXED_LEN, Header, MAX_HEADER, Prefix, make_right};
 
 /// A record's header region.
@@ -46,11 +46,11 @@ fn index_as_it_is(bytes: &[u8]) {
     for role in [Role::Snapshot, Role::Log] {
         let Some(reader) = Reader::new(bytes, role) else { continue };
         let generation = reader.generation;
-        let entries: Vec<Entry> = reader.collect();
+        let frames: Vec<Frame> = reader.collect();
         let mut again = encode_file_header(role, generation).to_vec();
-        entries.iter().for_each(|entry| encode_entry(entry, &mut again));
+        frames.iter().for_each(|frame| encode_frame(frame, &mut again));
         assert!(again.len() <= bytes.len());
-        let reread: Vec<Entry> = Reader::new(&again, role).expect("just written").collect();
-        assert_eq!(reread, entries);
+        let reread: Vec<Frame> = Reader::new(&again, role).expect("just written").collect();
+        assert_eq!(reread, frames);
     }
 }

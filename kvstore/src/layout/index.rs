@@ -23,13 +23,13 @@ const TYPE_REMOVE: u8 = 2;
 const TYPE_SPENT: u8 = 3;
 const ADD_BODY_LEN: usize = 124;
 
-/// Length in the index of one [`Entry::Add`].
+/// Length in the index of one [`Frame::Add`].
 pub const ADD_LEN: usize = FRAME_HEADER_LEN + ADD_BODY_LEN;
 
-/// Which of the two an index file is.
+/// The two sorts of index file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The whole state at one moment.
+    /// Every record that was stored at one moment.
     Snapshot,
     /// What happened since the snapshot of the same generation.
     Log,
@@ -56,9 +56,9 @@ pub struct Stored {
     pub used_secs: u64,
 }
 
-/// One frame.
+/// One frame: something that happened to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum Frame {
     /// A record was published.
     Add(Stored),
     /// A record's file was removed.
@@ -85,11 +85,11 @@ pub fn encode_file_header(role: Role, generation: u64) -> [u8; FILE_HEADER_LEN] 
 }
 
 /// Appends one frame to `out`.
-pub fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
+pub fn encode_frame(frame: &Frame, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + FRAME_HEADER_LEN, 0);
-    let kind = match entry {
-        Entry::Add(stored) => {
+    let kind = match frame {
+        Frame::Add(stored) => {
             out.extend_from_slice(&stored.namespace.0);
             out.extend_from_slice(&stored.key.0);
             out.extend_from_slice(&stored.parent.unwrap_or(Key([0; 32])).0);
@@ -100,12 +100,12 @@ pub fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
             out.extend_from_slice(&stored.used_secs.to_le_bytes());
             TYPE_ADD
         }
-        Entry::Remove(namespace, key) => {
+        Frame::Remove(namespace, key) => {
             out.extend_from_slice(&namespace.0);
             out.extend_from_slice(&key.0);
             TYPE_REMOVE
         }
-        Entry::Spent { day, bytes } => {
+        Frame::Spent { day, bytes } => {
             out.extend_from_slice(&day.to_le_bytes());
             out.extend_from_slice(&bytes.to_le_bytes());
             TYPE_SPENT
@@ -118,11 +118,11 @@ pub fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
     out[start + 8..start + 16].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Reads an index file that is already in memory: yields entries until the first frame that is
+/// Reads an index file that is already in memory: yields frames until the first one that is
 /// torn, damaged or unknown, and then stops for good.
 pub struct Reader<'a> {
     bytes: &'a [u8],
-    /// Of the file header.
+    /// The generation that the file header names.
     pub generation: u64,
 }
 
@@ -137,9 +137,9 @@ impl<'a> Reader<'a> {
 }
 
 impl Iterator for Reader<'_> {
-    type Item = Entry;
+    type Item = Frame;
 
-    fn next(&mut self) -> Option<Entry> {
+    fn next(&mut self) -> Option<Frame> {
         let header = self.bytes.get(..FRAME_HEADER_LEN)?;
         let body_len = u32::from_le_bytes(header[4..8].try_into().expect("4 B")) as usize;
         if body_len > MAX_BODY {
@@ -150,21 +150,21 @@ impl Iterator for Reader<'_> {
         if frame_checksum(frame) != stored {
             return None;
         }
-        let entry = decode_body(header[0], &frame[FRAME_HEADER_LEN..])?;
+        let decoded = decode_body(header[0], &frame[FRAME_HEADER_LEN..])?;
         self.bytes = &self.bytes[frame.len()..];
-        Some(entry)
+        Some(decoded)
     }
 }
 
-fn decode_body(kind: u8, body: &[u8]) -> Option<Entry> {
+fn decode_body(kind: u8, body: &[u8]) -> Option<Frame> {
     let mut fields = Fields(body);
-    let entry = match kind {
-        TYPE_ADD => Entry::Add(decode_stored(&mut fields)?),
-        TYPE_REMOVE => Entry::Remove(Namespace(fields.bytes()?), Key(fields.bytes()?)),
-        TYPE_SPENT => Entry::Spent { day: fields.u64()?, bytes: fields.u64()? },
+    let frame = match kind {
+        TYPE_ADD => Frame::Add(decode_stored(&mut fields)?),
+        TYPE_REMOVE => Frame::Remove(Namespace(fields.bytes()?), Key(fields.bytes()?)),
+        TYPE_SPENT => Frame::Spent { day: fields.u64()?, bytes: fields.u64()? },
         _ => return None,
     };
-    fields.0.is_empty().then_some(entry)
+    fields.0.is_empty().then_some(frame)
 }
 
 fn decode_stored(fields: &mut Fields<'_>) -> Option<Stored> {
@@ -199,10 +199,10 @@ pub(super) fn make_frames_right(mut bytes: &mut [u8]) {
             return;
         }
         bytes[4..8].copy_from_slice(&(body_len as u32).to_le_bytes());
-        let (frame, rest) = bytes.split_at_mut(FRAME_HEADER_LEN + body_len);
+        let (frame, tail) = bytes.split_at_mut(FRAME_HEADER_LEN + body_len);
         let sum = frame_checksum(frame);
         frame[8..16].copy_from_slice(&sum.to_le_bytes());
-        bytes = rest;
+        bytes = tail;
     }
 }
 
@@ -223,28 +223,28 @@ fn frame_checksum(frame: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    fn sample() -> Vec<Entry> {
+    fn sample() -> Vec<Frame> {
         let stored = Stored {
             namespace: Namespace([1; 32]),
             key: Key([2; 32]),
             parent: Some(Key([3; 32])),
-            kind: Kind::State,
+            kind: Kind::Recurrent,
             uses: 4,
             file_len: 5,
             physical: 6,
             used_secs: 7,
         };
         vec![
-            Entry::Add(stored),
-            Entry::Add(Stored { parent: None, ..stored }),
-            Entry::Remove(Namespace([8; 32]), Key([9; 32])),
-            Entry::Spent { day: 10, bytes: 11 },
+            Frame::Add(stored),
+            Frame::Add(Stored { parent: None, ..stored }),
+            Frame::Remove(Namespace([8; 32]), Key([9; 32])),
+            Frame::Spent { day: 10, bytes: 11 },
         ]
     }
 
     fn encoded() -> Vec<u8> {
         let mut bytes = encode_file_header(Role::Log, 3).to_vec();
-        sample().iter().for_each(|entry| encode_entry(entry, &mut bytes));
+        sample().iter().for_each(|frame| encode_frame(frame, &mut bytes));
         bytes
     }
 

@@ -57,7 +57,7 @@ fn status_of(daemon: &Daemon, stats: Option<&Stats>) -> CacheStatus {
     let capacity_bytes = app.cache.reuse.live_bytes as u64;
     let tier = |index: usize, used_bytes, capacity_bytes, stats: &Stats| {
         let of = |kind: Kind| stats.blocks[index][kind.index()];
-        let (blocks, windows, states) = (of(Kind::Kv), of(Kind::Rotating), of(Kind::State));
+        let (blocks, windows, states) = (of(Kind::Kv), of(Kind::Rotating), of(Kind::Recurrent));
         Tier { used_bytes, capacity_bytes, blocks, windows, states }
     };
     let paused = stats.filter(|stats| stats.saving_paused);

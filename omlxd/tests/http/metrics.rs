@@ -244,9 +244,10 @@ fn tables(scrape: &str) -> String {
         values.remove("le");
         let shown = values.iter().map(|(label, values)| {
             let list = values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>();
-            match OPEN_LABELS.contains(label) {
-                true => format!("`{label}`"),
-                false => format!("`{label}`: {}", list.join(" ")),
+            if OPEN_LABELS.contains(label) {
+                format!("`{label}`")
+            } else {
+                format!("`{label}`: {}", list.join(" "))
             }
         });
         let shown = shown.collect::<Vec<_>>().join("; ");

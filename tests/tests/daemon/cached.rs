@@ -123,9 +123,10 @@ impl Place {
         let mut folders = vec![self.store().join("blocks")];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                match entry.path().is_dir() {
-                    true => folders.push(entry.path()),
-                    false => found.push(entry.path()),
+                if entry.path().is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    found.push(entry.path());
                 }
             }
         }

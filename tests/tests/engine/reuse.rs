@@ -210,9 +210,10 @@ fn copy_folder(from: &Path, to: &Path) {
     std::fs::DirBuilder::new().mode(0o700).create(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder").flatten() {
         let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy_folder(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).expect("a copy")),
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a copy");
         }
     }
 }
@@ -463,13 +464,12 @@ async fn damaged_files_are_computed_again() {
             let model = world.load(&case).await;
             ask(&model, request(&prompt)).await;
             world.flush();
-            let kept = match reopen {
-                true => {
-                    drop(model);
-                    world.close();
-                    None
-                }
-                false => Some((world, model)),
+            let kept = if reopen {
+                drop(model);
+                world.close();
+                None
+            } else {
+                Some((world, model))
             };
             let records = records(&folder.path().join("kv"));
             assert!(records.len() >= 6, "{records:?}");

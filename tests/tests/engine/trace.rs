@@ -99,7 +99,7 @@ impl Daemon {
         let stats = self.store.stats();
         let written = stats.namespaces.iter().map(|space| space.write_bytes.iter().sum::<u64>());
         let [_, on_disk] = stats.blocks;
-        (written.sum(), on_disk[kvstore::Kind::State.index()] as usize)
+        (written.sum(), on_disk[kvstore::Kind::Recurrent.index()] as usize)
     }
 }
 

@@ -21,6 +21,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use kvstore::platform::{Intent, Pressure, set_intent};
+
 use crate::error::{GenerateError, LoadError};
 use crate::kv::{Donor, Reuse};
 use crate::mlx::bridge;
@@ -38,7 +40,6 @@ use crate::runtime::status::Status;
 use crate::sched::{Decision, Limits, RowId, SchedRequest, Scheduler};
 use crate::text::grammar::{MaskState, Masks};
 use crate::types::ModelId;
-use crate::types::Pressure;
 use crate::types::{FinishReason, RowPhase};
 use admission::{CommonPrefixes, Tenants};
 pub(crate) use supervision::supervise;
@@ -132,7 +133,7 @@ impl Worker {
 
     /// Runs until the engine stops or its handles are gone.
     fn run(&mut self) {
-        kvstore::set_intent(kvstore::Intent::Compute);
+        set_intent(Intent::Compute);
         while !self.status.stopping.load(Ordering::Relaxed) && self.take_commands() {
             self.end_unread_rows();
             self.flush_readers();

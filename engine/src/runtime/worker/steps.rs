@@ -124,9 +124,10 @@ impl Worker {
         let waited = now - begin;
         // It was ready already, and nothing else was: since when is not known, at most since it was
         // handed over.
-        let idle = match !self.overlap && waited < WAITED {
-            true => step.handed_over.elapsed(),
-            false => Duration::ZERO,
+        let idle = if !self.overlap && waited < WAITED {
+            step.handed_over.elapsed()
+        } else {
+            Duration::ZERO
         };
         let since = self.last_end.unwrap_or(step.built.begin).max(step.built.begin);
         let duration = now.saturating_duration_since(since);
@@ -151,10 +152,8 @@ impl Worker {
         if prompt_tokens > 0 {
             self.account.note_staging();
         }
-        let host = match waited.is_zero() {
-            true => build,
-            false => duration.saturating_sub(waited).min(duration),
-        };
+        let host =
+            if waited.is_zero() { build } else { duration.saturating_sub(waited).min(duration) };
         // Its rows may have ended meanwhile, and the model may be gone.
         let name = self.models.get(&ModelId(model)).map_or("", |model| &model.reuse.name);
         self.config.observer.step(

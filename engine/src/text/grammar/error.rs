@@ -27,9 +27,10 @@ fn words(error: &str) -> &str {
 }
 
 pub(super) fn compile_error(error: &str) -> GrammarError {
-    match error.starts_with("panic") {
-        true => GrammarError::Internal(words(error).to_owned()),
-        false => GrammarError::Invalid(words(error).to_owned()),
+    if error.starts_with("panic") {
+        GrammarError::Internal(words(error).to_owned())
+    } else {
+        GrammarError::Invalid(words(error).to_owned())
     }
 }
 

@@ -67,9 +67,8 @@ impl Pattern {
 
     /// Refuses what is too large to be compiled in bounded time.
     pub(super) fn check(&self) -> Result<(), GrammarError> {
-        let within = |what, is: usize, limit| match is > limit {
-            true => Err(GrammarError::TooLarge { what, limit }),
-            false => Ok(()),
+        let within = |what, is: usize, limit| {
+            if is > limit { Err(GrammarError::TooLarge { what, limit }) } else { Ok(()) }
         };
         let text = |text: &str| {
             within("bytes of text", text.len(), GRAMMAR_BYTES)?;

@@ -586,9 +586,10 @@ fn a_mask_takes_microseconds() {
         at(&compiling, 0.5),
         at(&compiling, 1.0),
     );
-    let (most, most_p99) = match is_measured {
-        true => (Duration::from_micros(50), Duration::from_millis(1)),
-        false => (Duration::from_millis(1), Duration::from_millis(200)),
+    let (most, most_p99) = if is_measured {
+        (Duration::from_micros(50), Duration::from_millis(1))
+    } else {
+        (Duration::from_millis(1), Duration::from_millis(200))
     };
     assert!(median <= most, "median {median:?}");
     assert!(p99 <= most_p99, "p99 {p99:?}");

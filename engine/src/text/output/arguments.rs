@@ -47,15 +47,12 @@ impl Arguments {
         let mut handed = Handed::More;
         while let Some(c) = input.peek().filter(|_| handed == Handed::More) {
             let in_text = self.scanner.in_text();
-            let ahead = match in_text {
-                true => {
-                    let near = ends.iter().filter(|end| end.text.starts_with(c));
-                    near.map(|end| input.stands_last(end, ends)).fold(Stands::No, Stands::or)
-                }
-                false => {
-                    let all = ends.iter().chain(openers).filter(|end| end.text.starts_with(c));
-                    all.map(|end| input.stands(end)).fold(Stands::No, Stands::or)
-                }
+            let ahead = if in_text {
+                let near = ends.iter().filter(|end| end.text.starts_with(c));
+                near.map(|end| input.stands_last(end, ends)).fold(Stands::No, Stands::or)
+            } else {
+                let all = ends.iter().chain(openers).filter(|end| end.text.starts_with(c));
+                all.map(|end| input.stands(end)).fold(Stands::No, Stands::or)
             };
             match ahead {
                 Stands::Maybe => break,

@@ -79,12 +79,11 @@ impl OutputFormat {
             return answer;
         }
         let thoughts = Pattern::All(vec![Pattern::Until(close.text.into()), Pattern::Space]);
-        match end.ends_with(open.text) {
-            true => Pattern::All(vec![thoughts, answer]),
-            false => {
-                let thoughts = Pattern::All(vec![marker(open), thoughts]);
-                Pattern::All(vec![Pattern::Maybe(Box::new(thoughts)), answer])
-            }
+        if end.ends_with(open.text) {
+            Pattern::All(vec![thoughts, answer])
+        } else {
+            let thoughts = Pattern::All(vec![marker(open), thoughts]);
+            Pattern::All(vec![Pattern::Maybe(Box::new(thoughts)), answer])
         }
     }
 }
@@ -147,9 +146,8 @@ fn around(format: &CallFormat) -> (Pattern, Option<Pattern>, Pattern) {
 fn pairs(layout: &Layout, name: &str, arguments: &Pattern) -> Option<Pattern> {
     let Pattern::Json { schema, exactly } = arguments else { return None };
     let (fields, required) = Search::new(schema).properties();
-    let quote = |name: &str, begin: Marker| match begin.text.ends_with("name=") {
-        true => format!("\"{name}\""),
-        false => name.to_owned(),
+    let quote = |name: &str, begin: Marker| {
+        if begin.text.ends_with("name=") { format!("\"{name}\"") } else { name.to_owned() }
     };
     let mut all = vec![marker(layout.open)];
     match layout.name {

@@ -83,13 +83,14 @@ impl OutputFormat {
     pub(super) fn of(says: impl Fn(&str) -> bool, tokenizer: &Tokenizer) -> Self {
         let marker = |text| Marker::new(text, tokenizer);
         let harmony = says("<|channel|>") && says("<|message|>");
-        let inner = match harmony {
-            true => Inner { harmony: Some(harmony_markers(&marker)), ..Inner::default() },
-            false => Inner {
+        let inner = if harmony {
+            Inner { harmony: Some(harmony_markers(&marker)), ..Inner::default() }
+        } else {
+            Inner {
                 thinking: thinking(&says, &marker),
                 calls: call_format(&says, &marker),
                 harmony: None,
-            },
+            }
         };
         Self { inner: Arc::new(inner) }
     }
@@ -135,11 +136,10 @@ fn call_format(
             close: marker("<end_function_call>"),
         }
     } else if says(DSML) {
-        let (open, close) = match says("tool_calls>") && !says("function_calls>") {
-            true => ("<\u{ff5c}DSML\u{ff5c}tool_calls>", "</\u{ff5c}DSML\u{ff5c}tool_calls>"),
-            false => {
-                ("<\u{ff5c}DSML\u{ff5c}function_calls>", "</\u{ff5c}DSML\u{ff5c}function_calls>")
-            }
+        let (open, close) = if says("tool_calls>") && !says("function_calls>") {
+            ("<\u{ff5c}DSML\u{ff5c}tool_calls>", "</\u{ff5c}DSML\u{ff5c}tool_calls>")
+        } else {
+            ("<\u{ff5c}DSML\u{ff5c}function_calls>", "</\u{ff5c}DSML\u{ff5c}function_calls>")
         };
         CallFormat::Pairs(dsml_layout(Marker::spelled(open), Marker::spelled(close), marker(DSML)))
     } else if says("<\u{ff5c}tool\u{2581}calls\u{2581}begin\u{ff5c}>") {

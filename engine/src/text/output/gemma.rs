@@ -232,18 +232,20 @@ impl Gemma {
     fn word(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         let ahead = input.ahead();
         let is_key = self.place == Place::Key;
-        let end = match is_key {
-            true => ahead.find([':', '=']),
-            false => ahead.find([',', '}', ']', ')', '<', '"', '\n']),
+        let end = if is_key {
+            ahead.find([':', '='])
+        } else {
+            ahead.find([',', '}', ']', ')', '<', '"', '\n'])
         };
         let Some(end) = end.filter(|end| *end <= MAX_WORD_BYTES) else {
             let hopeless = ahead.len() > MAX_WORD_BYTES;
             return if hopeless { broken(input, out) } else { self.wait(input, out) };
         };
         let word = ahead[..end].trim().to_owned();
-        let text = match is_key {
-            true => Some(serde_json::Value::from(word.as_str()).to_string()),
-            false => whole_value(&word).or_else(|| self.bare_text(&word, &ahead[end..], out)),
+        let text = if is_key {
+            Some(serde_json::Value::from(word.as_str()).to_string())
+        } else {
+            whole_value(&word).or_else(|| self.bare_text(&word, &ahead[end..], out))
         };
         let Some(text) = text else { return broken(input, out) };
         if is_key {

@@ -190,9 +190,10 @@ impl Harmony {
     fn body(&mut self, thinking: bool, input: &mut Input, out: &mut Emitter) -> bool {
         let sought = self.seek_end(input);
         let text = input.take();
-        match thinking {
-            true => out.reasoning(&text),
-            false => out.text(&text),
+        if thinking {
+            out.reasoning(&text)
+        } else {
+            out.text(&text)
         }
         self.ended(sought, input)
     }

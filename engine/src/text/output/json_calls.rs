@@ -242,10 +242,7 @@ pub(super) fn fence(input: &Input) -> Stands {
     };
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     let word = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
-    match word == rest.len() && !input.ended {
-        true => Stands::Maybe,
-        false => Stands::Yes(FENCE.len() + word),
-    }
+    if word == rest.len() && !input.ended { Stands::Maybe } else { Stands::Yes(FENCE.len() + word) }
 }
 
 /// Whether the opening marker stands ahead where the closing one should, as the last thing.

@@ -213,10 +213,7 @@ impl Pairs {
         }
         if input.ended && input.ahead().is_empty() {
             // What was asked for is there; only the end was not said.
-            return match input.cut {
-                true => self.cut(input, out),
-                false => self.complete(0, input, out),
-            };
+            return if input.cut { self.cut(input, out) } else { self.complete(0, input, out) };
         }
         let Layout { open, name, function_end, close, .. } = self.layout;
         let end = function_end.map_or(Stands::No, |end| input.stands(&end));
@@ -468,19 +465,19 @@ impl Pairs {
 impl Value {
     fn push(&mut self, text: &str, out: &mut Emitter) {
         self.begun |= !text.is_empty();
-        match self.kinds.is_text() {
-            true => {
-                let quoted = quoted(text);
-                out.arguments(&quoted[1..quoted.len() - 1]);
-            }
-            false => self.text.push_str(text),
+        if self.kinds.is_text() {
+            let quoted = quoted(text);
+            out.arguments(&quoted[1..quoted.len() - 1]);
+        } else {
+            self.text.push_str(text)
         }
     }
 
     fn finish(&self, out: &mut Emitter) {
-        match self.kinds.is_text() {
-            true => out.arguments("\""),
-            false => out.arguments(&self.kinds.value(&self.text)),
+        if self.kinds.is_text() {
+            out.arguments("\"")
+        } else {
+            out.arguments(&self.kinds.value(&self.text))
         }
     }
 

@@ -214,9 +214,10 @@ impl OutputParser {
             sought = self.input.seek(&ends);
         }
         // Line breaks at the end belong to the marker, if it follows.
-        let kept = match self.input.ended && sought == Sought::Nothing {
-            true => self.input.seen().len(),
-            false => self.input.seen().trim_end_matches('\n').len(),
+        let kept = if self.input.ended && sought == Sought::Nothing {
+            self.input.seen().len()
+        } else {
+            self.input.seen().trim_end_matches('\n').len()
         };
         let thoughts = self.input.take_to(kept);
         self.out.reasoning(&thoughts);
@@ -330,10 +331,12 @@ impl OutputParser {
         loop {
             match self.input.seek(&markers) {
                 Sought::Nothing => {
-                    let kept = match self.input.ended {
-                        true => self.input.seen().len(),
-                        false if self.may_be_before_thoughts() => 0,
-                        false => self.before_call(),
+                    let kept = if self.input.ended {
+                        self.input.seen().len()
+                    } else if self.may_be_before_thoughts() {
+                        0
+                    } else {
+                        self.before_call()
                     };
                     self.say(kept);
                     self.input.rewind();

@@ -61,9 +61,10 @@ fn tag<'t>(prefix: Option<Marker>, input: &'t Input) -> Tag<'t> {
     if length > MAX_TAG_BYTES {
         return Tag::No;
     }
-    match length == rest.len() && !input.ended {
-        true => Tag::Maybe,
-        false => Tag::Word(&rest[..length], closes, ahead.len() - rest.len() + length),
+    if length == rest.len() && !input.ended {
+        Tag::Maybe
+    } else {
+        Tag::Word(&rest[..length], closes, ahead.len() - rest.len() + length)
     }
 }
 
@@ -250,9 +251,10 @@ pub(super) fn seek_end(
                 // It stands for the end of the value.
                 Stands::No => {
                     input.go_to(after);
-                    match input.skip_whitespace() {
-                        true => answer(names_next(layout, known, input, tools), End::Value(after)),
-                        false => End::Maybe,
+                    if input.skip_whitespace() {
+                        answer(names_next(layout, known, input, tools), End::Value(after))
+                    } else {
+                        End::Maybe
                     }
                 }
                 stands => answer(stands, End::Here(end)),
@@ -306,9 +308,10 @@ fn misspelt(layout: &Layout, known: Known<'_>, input: &mut Input, tools: &Tools)
     }
     let before = input.seen().trim_end_matches([' ', '\t']);
     let is_line = before.ends_with('\n') || (before.is_empty() && known.at_start);
-    match is_line || layout.key.0.id.is_some() {
-        true => answer(names_next(layout, known, input, tools), End::Here(end)),
-        false => End::Nothing,
+    if is_line || layout.key.0.id.is_some() {
+        answer(names_next(layout, known, input, tools), End::Here(end))
+    } else {
+        End::Nothing
     }
 }
 
@@ -326,10 +329,7 @@ fn names_next(layout: &Layout, known: Known<'_>, input: &Input, tools: &Tools) -
     let key = rest[..end].trim().trim_start_matches(['"', '\'']);
     let key = key.split(['"', '\'']).next().unwrap_or(key);
     let is_new = known.keys.iter().all(|has| has != key);
-    match is_new && tools.names(known.function, key) {
-        true => Stands::Yes(length),
-        false => Stands::No,
-    }
+    if is_new && tools.names(known.function, key) { Stands::Yes(length) } else { Stands::No }
 }
 
 /// Whether what follows an end of a value, right ahead, makes it one: the next parameter or the end
@@ -353,10 +353,7 @@ fn followed(
         if is_misspelt && again != Stands::No {
             return if again == Stands::Maybe { again } else { Stands::No };
         }
-        let key = match is_misspelt {
-            true => Stands::No,
-            false => input.stands(&layout.key.0),
-        };
+        let key = if is_misspelt { Stands::No } else { input.stands(&layout.key.0) };
         let key = key.or(names_next(layout, known, input, tools));
         let key = key.or(bare_key(layout, known.function, known.keys, input, tools));
         let function = layout.name.map_or(Stands::No, |(begin, _)| input.stands(&begin));
@@ -391,8 +388,9 @@ fn ends_answer(layout: &Layout, input: &mut Input) -> Stands {
     if !input.skip_whitespace() {
         return Stands::Maybe;
     }
-    match input.ended && input.ahead().is_empty() {
-        true => Stands::Yes(0),
-        false => input.stands(&layout.open),
+    if input.ended && input.ahead().is_empty() {
+        Stands::Yes(0)
+    } else {
+        input.stands(&layout.open)
     }
 }

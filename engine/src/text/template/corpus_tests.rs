@@ -150,9 +150,10 @@ fn published_templates_render_as_in_transformers() {
     let mut wrong = Vec::new();
     for (name, expected) in expected()["published"].as_object().unwrap() {
         let text = std::fs::read_to_string(folder.join(name)).unwrap();
-        let source = match name.ends_with(".json") {
-            true => read(&folder.join(name))["chat_template"].as_str().unwrap().to_owned(),
-            false => text,
+        let source = if name.ends_with(".json") {
+            read(&folder.join(name))["chat_template"].as_str().unwrap().to_owned()
+        } else {
+            text
         };
         assert_eq!(expected["sha256"], sha256(&source), "{name} has changed: make goldens anew");
         wrong.extend(conversations(name, &source, &expected["renders"]));

@@ -272,9 +272,8 @@ impl Grammar<'_> {
 
     fn block(&mut self, kind: usize, level: usize) -> String {
         let value = self.expression(0);
-        let inner = |grammar: &mut Self| match level < Self::LEVELS {
-            true => grammar.blocks(level + 1),
-            false => String::new(),
+        let inner = |grammar: &mut Self| {
+            if level < Self::LEVELS { grammar.blocks(level + 1) } else { String::new() }
         };
         match kind {
             1 => format!("{{% if {value} %}}{}{{% endif %}}", inner(self)),

@@ -102,11 +102,14 @@ impl Walk<'_, '_, '_> {
 
     /// What a value has to be replaced by, if it has to.
     fn changed(&self, value: &Value, depth: usize) -> Result<Option<Value>, Error> {
-        let deep = |levels: usize| match depth + levels > TEMPLATE_VALUE_LEVELS {
-            true => Err(invalid(format!(
-                "lists and dicts may be nested {TEMPLATE_VALUE_LEVELS} levels deep, and these are deeper"
-            ))),
-            false => Ok(()),
+        let deep = |levels: usize| {
+            if depth + levels > TEMPLATE_VALUE_LEVELS {
+                Err(invalid(format!(
+                    "lists and dicts may be nested {TEMPLATE_VALUE_LEVELS} levels deep, and these are deeper"
+                )))
+            } else {
+                Ok(())
+            }
         };
         if let Some(text) = value.as_str() {
             self.burn(if self.weighs { 1 + text.len() / BYTES_PER_UNIT } else { 1 })?;
@@ -291,9 +294,10 @@ impl Object for Dict {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
-        let at = match self.pairs.len() <= Self::FEW {
-            true => self.pairs.iter().position(|(name, _)| name.as_str() == Some(key))?,
-            false => *self.places.get(key)?,
+        let at = if self.pairs.len() <= Self::FEW {
+            self.pairs.iter().position(|(name, _)| name.as_str() == Some(key))?
+        } else {
+            *self.places.get(key)?
         };
         Some(self.pairs[at].1.clone())
     }

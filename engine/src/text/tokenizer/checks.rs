@@ -120,9 +120,10 @@ impl File {
 }
 
 fn within(what: &str, value: u64, limit: u64) -> Result<(), String> {
-    match value <= limit {
-        true => Ok(()),
-        false => Err(format!("{what} is {value}, and at most {limit} is taken")),
+    if value <= limit {
+        Ok(())
+    } else {
+        Err(format!("{what} is {value}, and at most {limit} is taken"))
     }
 }
 

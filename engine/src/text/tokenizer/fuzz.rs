@@ -162,9 +162,10 @@ fn file(choices: &mut Choices<'_>) -> Value {
 }
 
 fn pattern(choices: &mut Choices<'_>) -> Value {
-    match choices.flag() {
-        true => json!({"Regex": choices.of(&PATTERNS)}),
-        false => json!({"String": choices.fragment()}),
+    if choices.flag() {
+        json!({"Regex": choices.of(&PATTERNS)})
+    } else {
+        json!({"String": choices.fragment()})
     }
 }
 

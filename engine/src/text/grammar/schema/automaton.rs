@@ -268,9 +268,8 @@ fn class(ranges: &[(u32, u32)]) -> String {
         Some(c) if c.is_ascii_alphanumeric() => c.to_string(),
         _ => format!(r"\u{{{code:X}}}"),
     };
-    let text = joined.iter().map(|&(first, last)| match first == last {
-        true => one(first),
-        false => format!("{}-{}", one(first), one(last)),
+    let text = joined.iter().map(|&(first, last)| {
+        if first == last { one(first) } else { format!("{}-{}", one(first), one(last)) }
     });
     format!("[{}]", text.collect::<String>())
 }

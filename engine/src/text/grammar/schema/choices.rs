@@ -208,9 +208,12 @@ fn names(fields: &Fields) -> Vec<&str> {
 fn properties<'v>(all: &[&'v Fields], name: &str) -> Vec<&'v Value> {
     let property = |fields: &&'v Fields| {
         let declared = fields.get("properties").and_then(|properties| properties.get(name));
-        let others = || match fields.contains_key("patternProperties") {
-            true => None,
-            false => fields.get("additionalProperties"),
+        let others = || {
+            if fields.contains_key("patternProperties") {
+                None
+            } else {
+                fields.get("additionalProperties")
+            }
         };
         declared.or_else(others)
     };

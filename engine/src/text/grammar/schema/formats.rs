@@ -42,9 +42,10 @@ pub const FORMATS: [&str; 19] = [
 /// have them. Counting them beside another pattern would be too much.
 pub(super) fn regex(format: &str, is_alone: bool) -> Option<String> {
     // Two hyphens in a row mean more than they say, and are left out.
-    let label = match is_alone {
-        true => "[a-zA-Z0-9](?:-?[a-zA-Z0-9]){0,30}",
-        false => "[a-zA-Z0-9]+(?:-[a-zA-Z0-9]+)*",
+    let label = if is_alone {
+        "[a-zA-Z0-9](?:-?[a-zA-Z0-9]){0,30}"
+    } else {
+        "[a-zA-Z0-9]+(?:-[a-zA-Z0-9]+)*"
     };
     let counted = |few: &'static str, any: &'static str| if is_alone { few } else { any };
     let date = || {

@@ -102,10 +102,7 @@ fn end(
         (Some(inner), Some(outer)) if (outer.0 - inner.0) * sign < 0.0 => Some(inner),
         (inner, outer) => outer.or(inner),
     };
-    Ok(nearer.map(|(n, out)| match n * sign < -EXACT {
-        true => (-EXACT * sign, false),
-        false => (n, out),
-    }))
+    Ok(nearer.map(|(n, out)| if n * sign < -EXACT { (-EXACT * sign, false) } else { (n, out) }))
 }
 
 /// llguidance takes an end in that is a whole number and itself outside, where the other end is less
@@ -117,14 +114,9 @@ fn without_whole_ends(low: End, high: End) -> (End, End) {
         return (low, high);
     }
     let little = LITTLE.min((to - from) / 4.0);
-    let low = match from_out && from.fract() == 0.0 {
-        true => (from + little, false),
-        false => (from, from_out),
-    };
-    let high = match to_out && to.fract() == 0.0 {
-        true => (to - little, false),
-        false => (to, to_out),
-    };
+    let low =
+        if from_out && from.fract() == 0.0 { (from + little, false) } else { (from, from_out) };
+    let high = if to_out && to.fract() == 0.0 { (to - little, false) } else { (to, to_out) };
     (Some(low), Some(high))
 }
 
@@ -160,13 +152,12 @@ pub(super) fn check_divisors(schema: &Value) -> Result<(), GrammarError> {
         let units = units.checked_mul(10_u128.checked_pow(scale - own)?)?;
         Some(multiple / gcd(multiple, units) * units).filter(|multiple| *multiple <= SCHEMA_DIVISOR)
     });
-    match are_combined && multiple.is_none() {
-        true => {
-            let what = "the least common multiple of all multipleOf below the root is more than what \
+    if are_combined && multiple.is_none() {
+        let what = "the least common multiple of all multipleOf below the root is more than what \
                         can be enforced, a number of up to 5 digits";
-            Err(GrammarError::Invalid(what.to_owned()))
-        }
-        false => Ok(()),
+        Err(GrammarError::Invalid(what.to_owned()))
+    } else {
+        Ok(())
     }
 }
 

@@ -80,12 +80,11 @@ impl Pass<'_> {
         keyword: &str,
         why: &str,
     ) -> Result<(), GrammarError> {
-        match self.exactly {
-            true => {
-                let what = format!("{keyword} at {place} cannot be enforced: {why}");
-                Err(GrammarError::Invalid(what))
-            }
-            false => Ok(()),
+        if self.exactly {
+            let what = format!("{keyword} at {place} cannot be enforced: {why}");
+            Err(GrammarError::Invalid(what))
+        } else {
+            Ok(())
         }
     }
 

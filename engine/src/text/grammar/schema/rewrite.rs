@@ -70,12 +70,11 @@ impl Pass<'_> {
         if let Some(types) = parts.types.write() {
             parts.own.insert("type".to_owned(), types);
         }
-        let own = match parts.own.is_empty() {
-            true => Value::Bool(true),
-            false => {
-                parts.own.insert(PLACE.to_owned(), place.pointer().into());
-                Value::Object(parts.own)
-            }
+        let own = if parts.own.is_empty() {
+            Value::Bool(true)
+        } else {
+            parts.own.insert(PLACE.to_owned(), place.pointer().into());
+            Value::Object(parts.own)
         };
         let all = before.into_iter().chain([own]).chain(after).chain(parts.also);
         Ok(all_of(all.collect(), place))

@@ -79,9 +79,12 @@ impl Pass<'_> {
             parts.own.insert("pattern".to_owned(), pattern.into());
         }
         let is_text = parts.types == Types::STRING;
-        parts.also.extend(patterns.map(|pattern| match is_text {
-            true => json!({"type": "string", "pattern": pattern}),
-            false => json!({"pattern": pattern}),
+        parts.also.extend(patterns.map(|pattern| {
+            if is_text {
+                json!({"type": "string", "pattern": pattern})
+            } else {
+                json!({"pattern": pattern})
+            }
         }));
         Ok(())
     }

@@ -48,10 +48,13 @@ impl Types {
         match value {
             Value::Null => Self(1),
             Value::Bool(_) => Self(2),
-            Value::Number(number) => match number.as_f64().is_some_and(|n| n.fract() == 0.0) {
-                true => Self::INTEGER,
-                false => Self(8),
-            },
+            Value::Number(number) => {
+                if number.as_f64().is_some_and(|n| n.fract() == 0.0) {
+                    Self::INTEGER
+                } else {
+                    Self(8)
+                }
+            }
             Value::String(_) => Self::STRING,
             Value::Array(_) => Self::ARRAY,
             Value::Object(_) => Self::OBJECT,
@@ -110,9 +113,10 @@ impl Pass<'_> {
         if let Some(not) = fields.get("not").and_then(only_type) {
             let left = types.without(not);
             // All numbers but integers cannot be said.
-            match left.has(Types::NUMBER) && !left.has(Types::INTEGER) {
-                true => self.cannot(place, "not", "numbers that are no integers cannot be told")?,
-                false => types = left,
+            if left.has(Types::NUMBER) && !left.has(Types::INTEGER) {
+                self.cannot(place, "not", "numbers that are no integers cannot be told")?
+            } else {
+                types = left
             }
         }
         Ok(types)
@@ -125,8 +129,9 @@ pub(super) fn only_type(schema: &Value) -> Option<Types> {
     let restricts = |name: &str| {
         super::keywords::row(name).is_some_and(|row| row.treatment != super::Treatment::Note)
     };
-    match fields.keys().all(|name| name == "type" || !restricts(name)) {
-        true => fields.get("type").and_then(Types::read),
-        false => None,
+    if fields.keys().all(|name| name == "type" || !restricts(name)) {
+        fields.get("type").and_then(Types::read)
+    } else {
+        None
     }
 }

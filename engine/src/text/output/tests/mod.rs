@@ -1,5 +1,6 @@
 //! Every format is fed its corpus in every way that a stream may come, with one result.
 
+mod case;
 mod corpus;
 mod forced;
 mod slips;
@@ -13,26 +14,10 @@ use super::*;
 use crate::text::detokenize::Detokenizer;
 use crate::text::tokenizer::Tokenizer;
 use crate::types::Mark;
+use case::{Case, Family};
 
 /// Stands inside a marker's text that the model spelled with ordinary tokens; it is taken out.
 const SPELLED: char = '\u{1}';
-
-/// A model's template and vocabulary, as far as they tell the format.
-pub(super) struct Family {
-    /// Text of the chat template.
-    pub(super) template: &'static str,
-    /// Added tokens.
-    pub(super) tokens: &'static [&'static str],
-}
-
-/// An answer and what it is taken apart into.
-pub(super) struct Case {
-    /// The end of the prompt.
-    pub(super) prompt: &'static str,
-    pub(super) answer: &'static str,
-    /// As [`show`] writes it.
-    pub(super) parts: &'static str,
-}
 
 /// The tools that the corpus is read with.
 pub(super) fn tools() -> Vec<Value> {
@@ -130,7 +115,7 @@ pub(super) struct Harness {
 }
 
 impl Harness {
-    pub(super) fn new(family: &Family) -> Self {
+    fn new(family: &Family) -> Self {
         Self::of(family.template, family.tokens)
     }
 
@@ -182,7 +167,7 @@ impl Harness {
         deltas
     }
 
-    pub(super) fn check(&self, case: &Case) {
+    fn check(&self, case: &Case) {
         self.check_ended(case.prompt, case.answer, FinishReason::Stop, case.parts);
     }
 

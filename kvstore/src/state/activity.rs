@@ -1,0 +1,66 @@
+//! What the store's threads are doing.
+
+/// The store's stage of life, and what its writer is at. `scanned` and `stopping` are never taken
+/// back.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    /// A scan has seen everything since the store was opened; until then nothing is written.
+    scanned: bool,
+    /// A scan is under way, or about to begin.
+    scanning: bool,
+    /// The writer has a piece of work.
+    writing: bool,
+    stopping: bool,
+}
+
+impl Default for Activity {
+    /// A store that was just opened: its first work is a scan.
+    fn default() -> Self {
+        Activity { scanned: false, scanning: true, writing: false, stopping: false }
+    }
+}
+
+impl Activity {
+    pub(crate) fn has_scanned(&self) -> bool {
+        self.scanned
+    }
+
+    /// A scan has seen everything. True for the first one.
+    pub(crate) fn complete_scan(&mut self) -> bool {
+        !std::mem::replace(&mut self.scanned, true)
+    }
+
+    pub(crate) fn is_scanning(&self) -> bool {
+        self.scanning
+    }
+
+    pub(crate) fn begin_scan(&mut self) {
+        self.scanning = true;
+    }
+
+    /// A scan has ended, whether or not it saw everything.
+    pub(crate) fn end_scan(&mut self) {
+        self.scanning = false;
+    }
+
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing
+    }
+
+    pub(crate) fn begin_writing(&mut self) {
+        self.writing = true;
+    }
+
+    pub(crate) fn end_writing(&mut self) {
+        self.writing = false;
+    }
+
+    /// True once the store is closing.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+    }
+}

@@ -1,0 +1,70 @@
+//! Files that wait to be removed.
+
+use crate::key::BlockId;
+use crate::stats::EvictReason;
+use std::collections::{HashSet, VecDeque};
+
+/// A file to be removed; its block is forgotten already.
+#[derive(Debug)]
+pub(crate) struct Delete {
+    pub(crate) id: BlockId,
+    pub(crate) physical: u64,
+    /// A damaged file is set aside instead of being removed at once.
+    pub(crate) reason: EvictReason,
+}
+
+/// The queue of removals. `leaving` has the id of every file that was pushed and is not finished
+/// yet: those that wait, and the one that the writer has.
+#[derive(Debug, Default)]
+pub(crate) struct DeleteQueue {
+    waiting: VecDeque<Delete>,
+    leaving: HashSet<BlockId>,
+}
+
+impl DeleteQueue {
+    pub(super) fn push(&mut self, delete: Delete) {
+        self.leaving.insert(delete.id);
+        self.waiting.push_back(delete);
+    }
+
+    /// Takes the next file to remove. The caller ends it with [`DeleteQueue::finish`].
+    pub(crate) fn pop(&mut self) -> Option<Delete> {
+        self.waiting.pop_front()
+    }
+
+    /// The removal of a block's file has ended.
+    pub(crate) fn finish(&mut self, id: &BlockId) {
+        self.leaving.remove(id);
+    }
+
+    /// True while the file of a block is going.
+    pub(crate) fn is_leaving(&self, id: &BlockId) -> bool {
+        self.leaving.contains(id)
+    }
+
+    /// Damaged files that wait to be set aside are removed instead.
+    pub(crate) fn set_nothing_aside(&mut self) {
+        self.waiting.iter_mut().for_each(|delete| delete.reason = EvictReason::Manual);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// What the waiting files take on the medium.
+    pub(super) fn bytes(&self) -> u64 {
+        self.waiting.iter().map(|delete| delete.physical).sum()
+    }
+
+    /// The namespaces of files that are going.
+    pub(super) fn spaces(&self) -> impl Iterator<Item = u32> {
+        self.waiting
+            .iter()
+            .map(|delete| delete.id.space)
+            .chain(self.leaving.iter().map(|id| id.space))
+    }
+}

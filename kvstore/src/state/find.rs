@@ -1,0 +1,104 @@
+//! What a reader gets of a block, and what becomes of the read.
+
+use super::State;
+use super::block::OnDisk;
+use crate::buffer::MemoryShare;
+use crate::key::{BlockId, Key, Namespace};
+use crate::record::Bytes;
+use crate::stats::Tier;
+
+/// A block that was read ahead stays for its reader at least this long, unless memory for a new
+/// block is needed.
+const AWAITED_SECS: u64 = 30;
+
+/// What [`State::find`] has for a reader.
+pub(crate) enum Found {
+    /// The bytes are in memory, or mapped already.
+    Here(Bytes, Tier),
+    /// The block is to be read from disk: into memory of our own (`Some`), or by mapping it
+    /// (`None`).
+    Cold(Option<MemoryShare>),
+    /// Another thread is reading it.
+    Busy,
+    Missing,
+}
+
+impl State {
+    /// Finds a block for a reader, and takes memory to read it into if it is on disk.
+    pub(crate) fn find(&mut self, id: &BlockId, now_secs: u64) -> Found {
+        let Some(block) = self.blocks.get(id) else { return Found::Missing };
+        let (gap, file_len, bytes) = (block.idle_secs(now_secs), block.file_len, block.bytes());
+        self.blocks.touch(id, now_secs, false);
+        self.blocks.set_awaited_until(id, 0);
+        if let Some((bytes, tier)) = bytes {
+            self.counters.reused(id, tier, gap);
+            return Found::Here(bytes, tier);
+        }
+        if !self.reads.claim(id) {
+            return Found::Busy;
+        }
+        self.counters.reused(id, Tier::Disk, gap);
+        let has_room = self.make_ram_room(file_len, now_secs);
+        Found::Cold(if has_room { self.take_memory(file_len, now_secs) } else { None })
+    }
+
+    /// Ends a read well: the block joins the RAM tier, or its mapping is shared while it lives.
+    pub(crate) fn restored(&mut self, id: &BlockId, bytes: &Bytes, now_secs: u64) {
+        self.reads.release(id);
+        let Some(block) = self.blocks.get(id) else { return };
+        if block.on_disk != OnDisk::Stored || block.resident.is_some() {
+            return;
+        }
+        self.namespaces.count_read(id.space, block.kind, bytes.layout().payload_len);
+        match bytes {
+            Bytes::Mapped(mapped) => self.blocks.share_mapping(id, mapped),
+            Bytes::Resident(resident) => {
+                if self.make_ram_room(resident.memory_len(), now_secs) {
+                    self.blocks.join_ram(id, resident);
+                    self.counters.promote();
+                }
+            }
+        }
+    }
+
+    /// Queues a read ahead of a block that is not in memory. False when the queue is full.
+    pub(crate) fn queue_read(&mut self, id: BlockId) -> bool {
+        if self.reads.is_full() {
+            return false;
+        }
+        if self.blocks.get(&id).is_some_and(|block| block.resident.is_none()) {
+            self.reads.push(id);
+        }
+        true
+    }
+
+    /// A block that was read ahead is in the RAM tier.
+    pub(crate) fn await_use(&mut self, id: &BlockId, now_secs: u64) {
+        self.blocks.set_awaited_until(id, now_secs + AWAITED_SECS);
+    }
+
+    /// How many of `keys`, from the first, are stored as one chain; and how many of those are in
+    /// memory. Counts a use of each.
+    pub(crate) fn longest_prefix(
+        &mut self,
+        namespace: &Namespace,
+        keys: &[Key],
+        now_secs: u64,
+    ) -> (usize, usize) {
+        let Some(space) = self.find_space(namespace) else { return (0, 0) };
+        let (mut matched, mut in_ram) = (0, 0);
+        let mut before: Option<Key> = None;
+        for &key in keys {
+            let id = BlockId { space, key };
+            let Some(block) = self.blocks.get(&id) else { break };
+            if before.is_some() && block.parent != before {
+                break;
+            }
+            in_ram += usize::from(block.resident.is_some());
+            self.blocks.touch(&id, now_secs, true);
+            matched += 1;
+            before = Some(key);
+        }
+        (matched, in_ram)
+    }
+}
