@@ -36,6 +36,15 @@ typedef struct {
     float *c;
 } product;
 
+/* The lanes' sum, in pairs: an order that does not depend on the block. */
+INLINE float sum_of(lanes x) {
+    typedef float half __attribute__((vector_size(16), may_alias));
+    half low = __builtin_shufflevector(x, x, 0, 1, 2, 3);
+    half four = low + __builtin_shufflevector(x, x, 4, 5, 6, 7);
+    half two = four + __builtin_shufflevector(four, four, 2, 3, 2, 3);
+    return two[0] + two[1];
+}
+
 /* With b transposed: `columns` of c from `column`, in `rows` from `row`. */
 INLINE void dot_block(int rows, int columns, const product *p, int row, int column) {
     lanes sums[ROWS][COLUMNS] = {0};
@@ -55,8 +64,7 @@ INLINE void dot_block(int rows, int columns, const product *p, int row, int colu
     }
     UNROLL for (int r = 0; r < rows; r++) {
         UNROLL for (int j = 0; j < columns; j++) {
-            float sum = 0;
-            for (int lane = 0; lane < LANES; lane++) sum += sums[r][j][lane];
+            float sum = sum_of(sums[r][j]);
             for (int rest = i; rest < p->k; rest++)
                 sum += a[(size_t)r * p->lda + rest] * b[(size_t)j * p->ldb + rest];
             c[(size_t)r * p->ldc + j] = sum;
