@@ -14,9 +14,9 @@ use std::sync::{Arc, Weak};
 /// store evicts the block meanwhile.
 ///
 /// Use the bytes, **then call [`Guard::check`]**, and only then trust what was computed from them. A
-/// block in the RAM tier is a verified copy and always passes. A mapped block passes unless its file was truncated,
-/// changed, or became unreadable while it was in use; its bytes may then read as zeros, but reading
-/// them never ends the process.
+/// block in the RAM tier is a verified copy and always passes. A mapped block passes unless its file was
+/// truncated, changed, or became unreadable while it was in use; its bytes may then read as zeros, but
+/// reading them never ends the process.
 #[derive(Clone)]
 pub struct Guard {
     pub(crate) bytes: Bytes,
