@@ -28,7 +28,7 @@ pub use mlx::bridge::{metal_is_available as has_metal, version as mlx_version};
 pub use panic_text::panic_text;
 pub use runtime::config::EngineConfig;
 pub use runtime::files::LoadOptions;
-pub use runtime::generation::{Event, GenerateRequest, Generation, Outcome, PhaseReader};
+pub use runtime::generation::{Delta, Event, GenerateRequest, Generation, Outcome, PhaseReader};
 pub use runtime::handle::Engine;
 pub use runtime::inspect::{ConfigFacts, ModelFacts, inspect, read_config};
 pub use runtime::model::Model;
@@ -50,7 +50,7 @@ pub use text::tokenizer::Tokenizer;
 #[cfg(debug_assertions)]
 pub use text::tokenizer::fuzz as tokenizer_fuzz;
 pub use types::{
-    ComputeDtype, Delta, FinishReason, KvDtype, Mark, ModelInfo, Quantization, RowPhase,
+    ComputeDtype, FinishReason, KvDtype, Mark, MarkedText, ModelInfo, Quantization, RowPhase,
     ThinkingBudget, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
 pub use weights::{NoWeightFiles, WeightFiles, choose_weight_files};

@@ -4,19 +4,17 @@ use std::time::Duration;
 
 use mlx_rs::Dtype;
 
-/// More of the answer. `text` never ends inside a UTF-8 sequence or inside what may become a stop
-/// string; tokens whose text is still held back come with the delta that releases it.
+/// A piece of an answer's text, with the tokens in it that structure the answer. It never ends inside a
+/// UTF-8 sequence or inside what may become a stop string.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Delta {
-    /// Text to append; may be empty (the first token of an emoji, for one).
+pub struct MarkedText {
+    /// The text; may be empty.
     pub text: String,
-    /// Where in `text` the request's markers stand, in order. None is ever cut in two.
+    /// Where in `text` markers stand, in order. None is ever cut in two.
     pub marks: Vec<Mark>,
-    /// The tokens sampled since the last delta.
-    pub tokens: Vec<TokenOutput>,
 }
 
-/// A token of `GenerateRequest::markers` in a text.
+/// A marker in a text: a token that structures an answer, such as `<tool_call>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// Its first byte.

@@ -9,7 +9,6 @@ use engine::{Engine, EngineConfig, GuardAction, Observer, StepReport};
 use kvstore::platform::StayAwake;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::Ignored;
 use crate::auth::Keys;
 use crate::cache::Cache;
 use crate::config::Config;
@@ -209,14 +208,14 @@ impl App {
         })
     }
 
-    /// Counts fields that were ignored, and logs each name once.
-    pub(crate) fn note_ignored(&self, endpoint: Endpoint, ignored: &Ignored) {
-        if ignored.count == 0 {
+    /// Counts fields that were ignored, and logs each of their names once.
+    pub(crate) fn note_ignored(&self, endpoint: Endpoint, count: usize, names: &BTreeSet<String>) {
+        if count == 0 {
             return;
         }
-        self.metrics.ignored(endpoint, ignored.count);
+        self.metrics.ignored(endpoint, count);
         let mut seen = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
-        for name in &ignored.names {
+        for name in names {
             if seen.len() < MAX_IGNORED_NAMES && seen.insert(name.clone()) {
                 tracing::info!(endpoint = endpoint.as_str(), field = name, "ignored, not known");
             }
@@ -247,7 +246,7 @@ impl App {
             cache: self.cache.snapshot(self.engine.live_sessions()),
             ..Snapshot::default()
         };
-        for entry in self.registry.list() {
+        for entry in self.registry.catalog().list() {
             let state = self.registry.status(&entry.id).state;
             snapshot.states.push((entry.id, state));
         }

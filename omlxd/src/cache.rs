@@ -9,7 +9,7 @@ use engine::{ChatTemplate, Model, OutputFormat, ReuseConfig, ReuseReport, Tokeni
 use kvstore::{MIN_QUOTA_BYTES, Store, StoreConfig};
 
 use crate::config::Config;
-use crate::daemon::Chain;
+use crate::error_chain::Chain;
 use crate::memory::{size_of as of, total_bytes};
 use crate::metrics::CacheSnapshot;
 

@@ -1,7 +1,7 @@
 //! The base directory's rules, each tried on a real one.
 
 use super::*;
-use crate::daemon::Chain;
+use crate::error_chain::Chain;
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o777

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use engine::{PhaseReader, RowPhase};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::error::ApiError;
 use crate::auth::KeyId;
+use crate::error::ApiError;
 
 /// How far a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

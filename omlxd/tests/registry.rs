@@ -41,7 +41,7 @@ fn server() -> Server {
 }
 
 fn entry(server: &Server, id: &str) -> ModelEntry {
-    server.app.registry.find(id).unwrap()
+    server.app.registry.catalog().find(id).unwrap()
 }
 
 /// Three models on a budget for two, and everything that can happen to them at once: nothing is
@@ -61,7 +61,7 @@ fn five_hundred_random_operations_leave_nothing_behind() {
     runtime.block_on(registry.unload(THREE[0])).unwrap();
     let baseline = server.app.engine.memory().active_bytes;
     let answered = Arc::new(AtomicUsize::new(0));
-    let weights = registry.facts(&warm).unwrap().weight_bytes;
+    let weights = registry.catalog().facts(&warm).unwrap().weight_bytes;
 
     let work = |seed: u64| {
         let (server, registry, runtime) = (&server, registry.clone(), runtime.handle().clone());
@@ -95,7 +95,7 @@ fn five_hundred_random_operations_leave_nothing_behind() {
                         drop(server.open("POST", "/v1/chat/completions", &text));
                     }
                     6 => {
-                        let Some(entry) = registry.find(id) else { continue };
+                        let Some(entry) = registry.catalog().find(id) else { continue };
                         match runtime.block_on(registry.acquire(&entry)) {
                             Ok(lease) => {
                                 assert_eq!(registry.status(id).state, "ready");
@@ -112,7 +112,7 @@ fn five_hundred_random_operations_leave_nothing_behind() {
                         registry.pin(id, false);
                     }
                     _ => {
-                        let Some(entry) = registry.find(id) else { continue };
+                        let Some(entry) = registry.catalog().find(id) else { continue };
                         if runtime.block_on(registry.remove(&entry)).is_ok() {
                             let new = entry.dir.with_extension("new");
                             case().write(&new).unwrap();

@@ -2,9 +2,9 @@
 
 use crate::runtime::events::PhaseCell;
 use crate::runtime::events::RowEvent;
-use crate::types::Delta;
 use crate::types::FinishReason;
 use crate::types::Mark;
+use crate::types::MarkedText;
 use crate::types::RowPhase;
 use crate::types::Timings;
 use crate::types::TokenOutput;
@@ -20,6 +20,7 @@ use crate::kv::ReuseReport;
 use crate::runtime::sampling::SamplingParams;
 use crate::text::detokenize::{Detokenizer, Piece};
 use crate::text::grammar::Grammar;
+use crate::text::output::{OutputParser, Part};
 use crate::text::stop::{StopMatcher, Stopped};
 use crate::text::tokenizer::Tokenizer;
 use crate::types::ThinkingBudget;
@@ -50,14 +51,33 @@ pub struct GenerateRequest {
     pub tenant: String,
     /// When it fails if it has not ended.
     pub deadline: Option<Instant>,
-    /// How long the model may think; `None`: as long as it likes.
-    pub thinking: Option<ThinkingBudget>,
-    /// Tokens that structure the answer, such as `<tool_call>`: their text is kept and marked, while
-    /// other special tokens have none. See [`crate::OutputParser::markers`].
-    pub markers: Arc<[u32]>,
+    /// Takes the answer apart; `None`: all of it is text.
+    pub parser: Option<OutputParser>,
+    /// Most tokens of thoughts, where the parser knows how thoughts end; `None`: no limit.
+    pub thinking_tokens: Option<usize>,
     /// The answer is the rest of a text that the prompt began, so that its first word keeps its space. An answer
     /// with a grammar keeps it as well: a grammar allows what a token adds.
     pub goes_on: bool,
+}
+
+impl GenerateRequest {
+    /// What limits the model's thoughts.
+    pub(crate) fn thinking_budget(&self) -> Option<ThinkingBudget> {
+        self.parser.as_ref()?.thinking_budget(self.thinking_tokens?)
+    }
+}
+
+/// More of an answer. Tokens whose text is still held back come with the delta that releases it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Delta {
+    /// The text before it is taken apart; may be empty (the first token of an emoji, for one).
+    pub text: String,
+    /// What is certain by now of thoughts, text and calls.
+    pub parts: Vec<Part>,
+    /// Whether the model was thinking at the beginning or at the end of it.
+    pub is_thinking: bool,
+    /// The tokens sampled since the last delta.
+    pub tokens: Vec<TokenOutput>,
 }
 
 /// A step of a generation, in order: any number of `Delta`, then exactly one `Done` or `Failed`.
@@ -78,6 +98,10 @@ pub struct Outcome {
     pub finish: FinishReason,
     /// The stop string that ended it, if one did.
     pub stop: Option<String>,
+    /// What the parser held back until the end.
+    pub parts: Vec<Part>,
+    /// Whether it ended with calls that a client can answer: none of them broke off.
+    pub has_calls: bool,
     /// Token counts.
     pub usage: Usage,
     /// Where the time went.
@@ -101,6 +125,7 @@ impl PhaseReader {
 pub struct Generation {
     receiver: mpsc::Receiver<RowEvent>,
     detokenizer: Detokenizer,
+    parser: OutputParser,
     stop: StopMatcher,
     /// Tokens that end the answer; empty when the request ignores them.
     eos: Arc<[u32]>,
@@ -126,15 +151,16 @@ impl Generation {
         eos: Arc<[u32]>,
         phase: Arc<PhaseCell>,
     ) -> Self {
-        let markers = Arc::clone(&request.markers);
+        let parser = request.parser.clone().unwrap_or_else(OutputParser::plain);
         let detokenizer = if request.goes_on || request.grammar.is_some() {
-            Detokenizer::going_on(tokenizer, markers)
+            Detokenizer::going_on(tokenizer, parser.markers())
         } else {
-            Detokenizer::new(tokenizer, markers)
+            Detokenizer::new(tokenizer, parser.markers())
         };
         Self {
             receiver,
             detokenizer,
+            parser,
             stop: StopMatcher::new(request.stop.clone()),
             eos: if request.ignore_eos { Arc::new([]) } else { eos },
             pending: Vec::new(),
@@ -240,14 +266,21 @@ impl Generation {
             mark.end -= text.len();
         });
         let marks = std::mem::replace(&mut self.marks, later);
-        self.ready.push_back(Event::Delta(Delta { text, marks, tokens }));
+        let was_thinking = self.parser.is_thinking();
+        let piece = MarkedText { text, marks };
+        let parts = self.parser.push(&piece);
+        let is_thinking = was_thinking || self.parser.is_thinking();
+        self.ready.push_back(Event::Delta(Delta { text: piece.text, parts, is_thinking, tokens }));
     }
 
     fn done(&mut self, finish: FinishReason) {
         let decode = self.first_token.map_or(Duration::ZERO, |first| first.elapsed());
         let timings = Timings { decode, ..self.timings };
         let stop = self.stop.found().map(str::to_owned);
-        self.end(Event::Done(Outcome { finish, stop, usage: self.usage, timings }));
+        let parts = self.parser.finish(finish);
+        let has_calls = self.parser.calls() > 0 && !self.parser.is_cut();
+        let usage = self.usage;
+        self.end(Event::Done(Outcome { finish, stop, parts, has_calls, usage, timings }));
     }
 
     fn end(&mut self, event: Event) {

@@ -151,7 +151,8 @@ impl Model {
         }
         let vocab = info.vocab_tokens;
         let biased = request.sampling.logit_bias.iter().map(|(id, _)| id);
-        let biased = biased.chain(request.thinking.iter().map(|thinking| &thinking.close));
+        let thinking = request.thinking_budget();
+        let biased = biased.chain(thinking.iter().map(|thinking| &thinking.close));
         if let Some(&id) = request.prompt.iter().chain(biased).find(|&&id| id as usize >= vocab) {
             return Err(SubmitError::UnknownToken { id, vocab });
         }

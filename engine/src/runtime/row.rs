@@ -82,7 +82,7 @@ impl Row {
     pub(crate) fn new(mut job: Box<Job>, model: Rc<Loaded>) -> Self {
         Self {
             constraint: job.constraint.take().map(MaskState::Here),
-            thoughts: job.request.thinking.map(ReasoningBudget::new),
+            thoughts: job.request.thinking_budget().map(ReasoningBudget::new),
             job,
             model,
             sampler: None,

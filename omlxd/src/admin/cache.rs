@@ -13,7 +13,8 @@ use omlxctl::protocol::{
     LiveSessions, ModelReuse, NamespaceUse, PromptReuse, StoreStats, Tier, Verified, VerifyEvent,
 };
 
-use super::{AdminError, AdminPeer, Answer, Asked, Events, json};
+use super::answer::{AdminError, Answer, Asked, Events, json};
+use super::peer::AdminPeer;
 use crate::cache::RequestReport;
 use crate::daemon::Daemon;
 
@@ -25,7 +26,7 @@ const DEMOTE_FLUSH: Duration = Duration::from_secs(5);
 pub(super) fn stats(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     let app = &daemon.app;
     let stats = app.cache.store.as_ref().map(|store| store.stats());
-    let models = app.registry.list().into_iter().filter_map(|entry| {
+    let models = app.registry.catalog().list().into_iter().filter_map(|entry| {
         let totals = app.metrics.add_model(&entry.id).reuse_totals();
         (totals.prompt_tokens > 0).then(|| ModelReuse {
             model: entry.id,

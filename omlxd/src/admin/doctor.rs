@@ -2,7 +2,8 @@
 
 use omlxctl::protocol::{Check, CheckResult, Checks};
 
-use super::{AdminPeer, Answer, Asked, json};
+use super::answer::{Answer, Asked, json};
+use super::peer::AdminPeer;
 use crate::daemon::Daemon;
 use crate::registry::other_purpose;
 
@@ -42,8 +43,8 @@ fn models(daemon: &Daemon) -> Check {
     let registry = &daemon.app.registry;
     let budget = registry.room().budget_bytes;
     let (mut usable, mut problems) = (0, Vec::new());
-    for entry in registry.list() {
-        match registry.facts(&entry) {
+    for entry in registry.catalog().list() {
+        match registry.catalog().facts(&entry) {
             Ok(facts) if facts.weight_bytes <= budget => match other_purpose(&entry.dir) {
                 None => usable += 1,
                 Some(what) => problems.push(format!("{}: {what}", entry.id)),

@@ -6,7 +6,9 @@ use omlxctl::protocol::{
     Setting, Settings, ShuttingDown, State, Status, Version,
 };
 
-use super::{AdminError, AdminPeer, Answer, Asked, cache, json, models};
+use super::answer::{AdminError, Answer, Asked, json};
+use super::peer::AdminPeer;
+use super::{cache, models};
 use crate::daemon::{Daemon, VERSION};
 use crate::requests::RequestInfo;
 
@@ -28,7 +30,7 @@ pub(super) fn status(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
         base_dir: daemon.home.base().to_owned(),
         http: daemon.http.to_string(),
         loaded_models: loaded.iter().map(|model| model.name().to_owned()).collect(),
-        known_models: app.registry.list().len(),
+        known_models: app.registry.catalog().list().len(),
         requests_running: progress.running,
         requests_waiting: progress.waiting,
         memory: Memory {

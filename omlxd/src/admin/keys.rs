@@ -3,8 +3,10 @@
 use hyper::StatusCode;
 use omlxctl::protocol::{ApiKey, ApiKeys, ErrorCode, KeyAdded, KeyInfo, KeyRevoked};
 
-use super::{AdminError, AdminPeer, Answer, Asked, json};
-use crate::daemon::{Chain, Daemon};
+use super::answer::{AdminError, Answer, Asked, json};
+use super::peer::AdminPeer;
+use crate::daemon::Daemon;
+use crate::error_chain::Chain;
 use crate::home::HomeError;
 use crate::key_file::{KeyError, Known};
 

@@ -32,6 +32,7 @@
 //!
 //! None of these is ever mounted on TCP: the two servers share no route table.
 
+mod answer;
 mod cache;
 mod doctor;
 mod handlers;
@@ -59,13 +60,13 @@ use omlxctl::protocol::{
     ADMIN_API, API_HEADER, ErrorBody, ErrorCode, ErrorDetail, PREFIX, VERSION_HEADER,
 };
 use percent_encoding::percent_decode_str;
-use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::{Daemon, VERSION};
 
+use answer::{AdminError, Answer, Asked, Events, json};
 pub use peer::AdminPeer;
 
 /// Most connections at once; one more waits to be accepted.
@@ -150,73 +151,6 @@ async fn answer(
 
 /// An answer's body.
 type Body = UnsyncBoxBody<Bytes, Infallible>;
-
-/// A refusal: status, and what the body says.
-#[derive(Debug)]
-struct AdminError {
-    status: StatusCode,
-    code: ErrorCode,
-    message: String,
-}
-
-impl AdminError {
-    fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
-        AdminError { status, code, message: message.into() }
-    }
-
-    fn bug() -> Self {
-        let message = "this is a bug in omlxd: its log has the details";
-        AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed, message)
-    }
-}
-
-/// What a route answers: a JSON document or a refusal.
-type Answer = Result<Vec<u8>, AdminError>;
-
-/// Where a long answer goes, event by event.
-struct Events(mpsc::Sender<Bytes>);
-
-impl Events {
-    /// Sends one line of JSON; false when nobody reads any more. Blocks while the reader is behind.
-    fn send<T: Serialize>(&self, event: &T) -> bool {
-        let Ok(mut line) = json(event) else { return false };
-        line.push(b'\n');
-        self.0.blocking_send(Bytes::from(line)).is_ok()
-    }
-}
-
-impl Events {
-    /// Sends the last line, whether or not somebody reads it.
-    fn end<T: Serialize>(&self, event: &T) {
-        self.send(event);
-    }
-}
-
-/// What a request says besides its route.
-struct Asked {
-    /// What stands at `{id}` in the pattern, decoded.
-    id: String,
-    query: String,
-    headers: hyper::HeaderMap,
-}
-
-impl Asked {
-    /// A value of the query, decoded.
-    fn value(&self, name: &str) -> Option<String> {
-        let pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
-        let value = pairs.into_iter().find(|(key, _)| *key == name)?.1;
-        Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
-    }
-
-    /// Whether the query sets `name` to 1.
-    fn flag(&self, name: &str) -> bool {
-        self.value(name).as_deref() == Some("1")
-    }
-
-    fn header(&self, name: &str) -> Option<String> {
-        Some(self.headers.get(name)?.to_str().ok()?.to_owned())
-    }
-}
 
 /// Answers one route. Handlers may block.
 #[derive(Clone, Copy)]
@@ -344,13 +278,6 @@ fn finish(answer: Result<Reply, AdminError>) -> Response<Body> {
     headers.insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
     headers.insert(API_HEADER, HeaderValue::from(ADMIN_API));
     response
-}
-
-fn json<T: Serialize>(document: &T) -> Answer {
-    serde_json::to_vec(document).map_err(|error| {
-        let message = format!("the answer cannot be written as JSON: {error}");
-        AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed, message)
-    })
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use omlxctl::protocol::{
 };
 use tokio::runtime::Handle;
 
-use super::{AdminError, AdminPeer, Answer, Asked, Events, cache, json};
+use super::answer::{AdminError, Answer, Asked, Events, json};
+use super::cache;
+use super::peer::AdminPeer;
 use crate::app::App;
 use crate::daemon::Daemon;
 use crate::pull::{Access, PullError};
@@ -22,7 +24,8 @@ const PROGRESS: Duration = Duration::from_millis(200);
 
 pub(super) fn list(_: AdminPeer, daemon: &Daemon, _: &Asked) -> Answer {
     let app = &daemon.app;
-    let models: Vec<_> = app.registry.list().iter().map(|entry| known(app, entry)).collect();
+    let models: Vec<_> =
+        app.registry.catalog().list().iter().map(|entry| known(app, entry)).collect();
     let chosen = app.config.models.default.clone();
     let loaded = app.registry.loaded().first().map(|model| model.name().to_owned());
     let first = models.iter().find(|model| can_chat(model)).map(|model| model.id.clone());
@@ -43,7 +46,7 @@ pub(super) fn show(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answer {
 
 fn known(app: &App, entry: &ModelEntry) -> KnownModel {
     let status = app.registry.status(&entry.id);
-    let (facts, problem) = match app.registry.facts(entry) {
+    let (facts, problem) = match app.registry.catalog().facts(entry) {
         Ok(facts) => (Some(facts), None),
         Err(problem) => (None, Some(problem)),
     };
@@ -69,7 +72,7 @@ fn known(app: &App, entry: &ModelEntry) -> KnownModel {
         error: status.error,
         source: source.to_owned(),
         revision,
-        aliases: app.registry.aliases(&entry.id).to_vec(),
+        aliases: app.registry.catalog().aliases(&entry.id).to_vec(),
         pinned: status.pinned,
         requests: status.leases,
         waiting: status.waiting,
@@ -256,7 +259,7 @@ pub(super) fn cancel_pull(_: AdminPeer, daemon: &Daemon, asked: &Asked) -> Answe
 }
 
 fn find(app: &App, name: &str) -> Result<ModelEntry, AdminError> {
-    app.registry.find_or_near(name).map_err(|near| {
+    app.registry.catalog().find_or_near(name).map_err(|near| {
         let near = near.join(", ");
         let near = if near.is_empty() { String::new() } else { format!("; there is: {near}") };
         let message = format!("no model is called {name}{near}");

@@ -4,7 +4,7 @@ use hyper::header::{self, HeaderMap};
 use hyper::{StatusCode, Uri};
 use omlxctl::protocol::{ErrorCode, HOST};
 
-use super::AdminError;
+use super::answer::AdminError;
 
 /// Proof that a request comes from a process of the daemon's user or of root, and not from a web
 /// page. Every handler takes one, and only `AdminPeer::check` makes one.

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::anthropic;
-use super::chat::ChatRequest;
+use super::chat::ChatCompletionRequest;
 use super::completions::CompletionsRequest;
-use super::error::ApiError;
-use super::params::Reading;
+use super::reading::Reading;
 use super::responses;
 use crate::config::Config;
+use crate::error::ApiError;
 use crate::limits::{
     CHOICES, ERROR_MESSAGE_CHARS, JSON_VALUES, LOGIT_BIAS, MESSAGES, MODEL_NAME_BYTES, PARTS, TOOLS,
 };
@@ -37,7 +37,7 @@ impl Api {
         body.extend(fields);
         let reading = Reading::new(false, 8, 4);
         match self {
-            Api::Chat => ChatRequest::read(&body, &reading).map(drop),
+            Api::Chat => ChatCompletionRequest::read(&body, &reading).map(drop),
             Api::Anthropic => anthropic::check(&body, &reading),
             Api::Responses => {
                 let mut config = Config::default();
@@ -233,8 +233,8 @@ fn a_cancelled_request_is_read_no_further() {
     let reading = Reading::new(false, 8, 4).until(cancelled.clone());
     let body = json!({"model": "m", "messages": [user("x")]});
     let body = body.as_object().unwrap();
-    ChatRequest::read(body, &reading).unwrap();
+    ChatCompletionRequest::read(body, &reading).unwrap();
     cancelled.cancel();
-    let error = ChatRequest::read(body, &reading).unwrap_err();
+    let error = ChatCompletionRequest::read(body, &reading).unwrap_err();
     assert_eq!(error.label(), "request_cancelled");
 }

@@ -1,20 +1,23 @@
-//! `POST /v1/chat/completions`: the request, and the prompt that it becomes.
+//! `POST /v1/chat/completions`.
 
-use std::time::SystemTime;
-
-use engine::{CallIds, ChatInputs, ChatTemplate, EFFORTS, Model, Takes, TemplateError};
+use bytes::Bytes;
+use engine::{EFFORTS, Model};
 use serde_json::{Map, Value, json};
 
+use super::answer::Answer;
 use super::chat_reply::ChatReply;
-use super::dialect;
-use super::error::ApiError;
-use super::fold;
+use super::chat_request::ChatRequest;
 use super::messages;
-use super::params::{PARAMS, Params, Reading, tokens};
+use super::params::{PARAMS, Params, tokens};
+use super::parse::parse;
 use super::read::{Fields, Path};
+use super::reading::Reading;
 use super::reply::{Identity, Reply};
-use super::run::{Endpoint, Prompt, Wanted};
+use super::run::{self, ApiRequest, Prompt, Wanted};
 use super::tools::Tools;
+use crate::auth::ApiCaller;
+use crate::error::ApiError;
+use crate::http::Call;
 use crate::limits::TOP_LOGPROBS;
 
 /// Fields of chat requests besides the shared ones.
@@ -42,20 +45,21 @@ const FIELDS: &[&str] = &[
     "function_call",
 ];
 
-/// A chat request that passed validation.
-#[derive(Debug)]
-pub(super) struct ChatRequest {
-    params: Params,
-    messages: Vec<Value>,
-    tools: Tools,
-    logprobs: Option<usize>,
-    effort: Option<&'static str>,
-    /// Most tokens to think.
-    thinking_budget: Option<usize>,
-    template_kwargs: Map<String, Value>,
+/// Answers `POST /v1/chat/completions`.
+pub(super) async fn create(
+    caller: ApiCaller,
+    call: &Call,
+    body: Bytes,
+) -> Result<Answer, ApiError> {
+    let request = parse(caller, call, body, ChatCompletionRequest::read).await?;
+    run::answer(caller, call, request).await
 }
 
-impl ChatRequest {
+/// A request of this endpoint.
+#[derive(Debug)]
+pub(super) struct ChatCompletionRequest(pub ChatRequest);
+
+impl ChatCompletionRequest {
     /// Validates a body. E3 to E9, E14, E15.
     pub(super) fn read(body: &Map<String, Value>, reading: &Reading) -> Result<Self, ApiError> {
         let path = Path::Root;
@@ -76,7 +80,7 @@ impl ChatRequest {
         for name in reasoning.unknown(&["effort", "max_tokens"]) {
             reading.ignore(&path.field(name))?;
         }
-        Ok(ChatRequest {
+        Ok(ChatCompletionRequest(ChatRequest {
             messages,
             tools: Tools::read(&fields, reading)?,
             logprobs: logprobs(&fields)?,
@@ -86,122 +90,27 @@ impl ChatRequest {
             },
             thinking_budget: thinking_budget(&fields, &reasoning)?,
             template_kwargs: fields.object("chat_template_kwargs")?.cloned().unwrap_or_default(),
+            prompt_field: Self::PROMPT_FIELD,
             params,
-        })
-    }
-
-    /// How much the model is to think.
-    #[cfg(test)]
-    pub(super) fn effort(&self) -> Option<&'static str> {
-        self.effort
-    }
-
-    /// What the template gets besides messages and tools. `reasoning_effort` goes by the name and the
-    /// word that the template takes; `chat_template_kwargs` have the last word.
-    fn kwargs(&self, template: &ChatTemplate, takes: &Takes) -> Map<String, Value> {
-        let mut kwargs = Map::new();
-        if let Some(effort) = self.effort {
-            let can_switch_off = template.mentions("enable_thinking");
-            if can_switch_off {
-                kwargs.insert("enable_thinking".to_owned(), json!(effort != "none"));
-            }
-            let taken = takes.effort(effort);
-            // A switch says better than a low effort that there are to be no thoughts.
-            let taken = taken.filter(|word| effort != "none" || *word == "none" || !can_switch_off);
-            if let Some(word) = taken {
-                kwargs.insert("reasoning_effort".to_owned(), json!(word));
-            }
-        }
-        kwargs.extend(self.template_kwargs.clone());
-        kwargs
-    }
-
-    /// The conversation as text. What the template is known not to take is folded into what it takes; a
-    /// conversation that it refuses all the same is folded further.
-    pub(super) fn render(&self, template: &ChatTemplate, ids: CallIds) -> Result<String, ApiError> {
-        let takes = template.takes(!self.tools.offered.is_empty());
-        let kwargs = self.kwargs(template, takes);
-        let now = SystemTime::now();
-        let offered = &self.tools.offered[..];
-        let render = |takes: &Takes, tools: &[Value]| {
-            let mut messages = self.messages.clone();
-            dialect::adapt_to_template(&mut messages, takes, ids);
-            template.render(&ChatInputs {
-                messages: &fold::fit(messages, takes),
-                tools: (!tools.is_empty()).then_some(tools),
-                add_generation_prompt: true,
-                kwargs: &kwargs,
-                now,
-            })
-        };
-        let first = render(takes, offered);
-        if first.as_ref().is_err_and(is_refusal) {
-            let filled = dialect::filled(offered);
-            let tools = [Some(offered), Some(&filled[..]).filter(|filled| *filled != offered)];
-            let less = takes.less();
-            let attempts = std::iter::once(takes).chain(&less);
-            let attempts =
-                attempts.flat_map(|takes| tools.iter().flatten().map(move |tools| (takes, tools)));
-            for (takes, tools) in attempts.skip(1) {
-                match render(takes, tools) {
-                    Err(error) if is_refusal(&error) => {}
-                    rendered => return rendered.map_err(|error| ApiError::template(&error)),
-                }
-            }
-            if let (Err(error), Some(place)) = (&first, self.refused_tool(template, &filled)) {
-                return Err(ApiError::tool_template(place, error));
-            }
-        }
-        first.map_err(|error| ApiError::template(&error))
-    }
-
-    /// Where the first tool stands that the template does not render, though it renders others.
-    fn refused_tool(&self, template: &ChatTemplate, filled: &[Value]) -> Option<&str> {
-        let messages = [json!({"role": "user", "content": "Hello."})];
-        let is_refused = |tool: &Value| {
-            let rendered = template.render(&ChatInputs {
-                messages: &messages,
-                tools: Some(std::slice::from_ref(tool)),
-                add_generation_prompt: true,
-                kwargs: &Map::new(),
-                now: SystemTime::UNIX_EPOCH,
-            });
-            rendered.is_err_and(|error| is_refusal(&error))
-        };
-        let plain = json!({"type": "function", "function": {"name": "f"}});
-        if dialect::filled(&[plain]).iter().any(is_refused) {
-            return None;
-        }
-        let found = filled.iter().position(is_refused)?;
-        // In the other APIs a tool has no member `function`.
-        self.tools.places.get(found).map(|place| place.trim_end_matches(".function"))
-    }
-
-    /// How many tools the request offers that the template does not show to the model.
-    fn unshown_tools(&self, template: &ChatTemplate) -> usize {
-        match self.tools.offered.len() {
-            0 => 0,
-            _ if template.takes(true).tools => 0,
-            offered => offered,
-        }
+        }))
     }
 }
 
-impl Endpoint for ChatRequest {
+impl ApiRequest for ChatCompletionRequest {
     const NAME: &'static str = "chat.completions";
     const PROMPT_FIELD: &'static str = "messages";
     type Reply = ChatReply;
 
     fn params(&self) -> &Params {
-        &self.params
+        &self.0.params
     }
 
     fn logprobs(&self) -> Option<usize> {
-        self.logprobs
+        self.0.logprobs
     }
 
     fn thinking_budget(&self) -> Option<usize> {
-        self.thinking_budget
+        self.0.thinking_budget
     }
 
     fn default_max_tokens(&self) -> usize {
@@ -209,27 +118,13 @@ impl Endpoint for ChatRequest {
     }
 
     fn prompts(&self, model: &Model, wanted: &Wanted) -> Result<Vec<Prompt>, ApiError> {
-        let template =
-            model.chat_template().ok_or_else(|| ApiError::no_template(&self.params.model))?;
-        let text = self.render(template, model.output_format().call_ids())?;
-        let tokens = model.encode(&text, false, wanted);
-        let tokens = tokens.map_err(|error| ApiError::tokenize("messages", &error))?;
-        let Tools { offered, parallel, .. } = &self.tools;
-        let parser = model.output_format().parser(&text, offered, *parallel);
-        let grammar = self.tools.grammar(model, &text, self.params.constraint.as_ref())?;
-        let unshown_tools = self.unshown_tools(template);
-        Ok(vec![Prompt { tokens, echo: String::new(), parser, grammar, unshown_tools }])
+        Ok(vec![self.0.prompt(model, wanted)?])
     }
 
     fn reply(&self, identity: Identity, model: &Model) -> ChatReply {
-        let reply = Reply::new(&identity, "chat.completion", &self.params);
+        let reply = Reply::new(&identity, "chat.completion", &self.0.params);
         ChatReply::new(reply, identity, model.tokenizer().clone())
     }
-}
-
-/// Whether a template refused what it was given, rather than that it ran for too long.
-fn is_refusal(error: &TemplateError) -> bool {
-    matches!(error, TemplateError::Raised(_) | TemplateError::Failed(_))
 }
 
 /// Known parameters that are not supported: only a value that asks for something is refused (E7).
@@ -290,6 +185,8 @@ fn logprobs(fields: &Fields<'_, '_>) -> Result<Option<usize>, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use engine::{CallIds, ChatTemplate};
+
     use super::*;
 
     #[test]
@@ -308,8 +205,8 @@ mod tests {
             let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}],
                               "tools": tools.collect::<Vec<_>>()});
             let request =
-                ChatRequest::read(body.as_object().unwrap(), &Reading::new(false, 8, 4)).unwrap();
-            request.render(&template, CallIds::Any)
+                ChatCompletionRequest::read(body.as_object().unwrap(), &Reading::new(false, 8, 4));
+            request.unwrap().0.render(&template, CallIds::Any)
         };
         for function in [
             json!({"name": "f"}),

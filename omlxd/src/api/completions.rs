@@ -1,14 +1,20 @@
 //! `POST /v1/completions`: the request, and the prompts that it becomes.
 
-use engine::{Model, OutputParser, TokenizeError};
+use bytes::Bytes;
+use engine::{Model, TokenizeError};
 use serde_json::{Map, Value};
 
+use super::answer::Answer;
 use super::completions_reply::CompletionsReply;
-use super::error::ApiError;
-use super::params::{PARAMS, Params, Reading};
+use super::params::{PARAMS, Params};
+use super::parse::parse;
 use super::read::{Fields, Path, out_of_range, wrong};
+use super::reading::Reading;
 use super::reply::{Identity, Reply};
-use super::run::{Endpoint, Prompt, Wanted};
+use super::run::{self, ApiRequest, Prompt, Wanted};
+use crate::auth::ApiCaller;
+use crate::error::ApiError;
+use crate::http::Call;
 use crate::limits::CHOICES;
 
 /// Tokens generated when the request does not say, as the API defines it.
@@ -18,6 +24,16 @@ const MAX_LOGPROBS: i64 = 5;
 
 /// Fields of completion requests besides the shared ones.
 const FIELDS: &[&str] = &["prompt", "echo", "logprobs", "suffix", "best_of"];
+
+/// Answers `POST /v1/completions`.
+pub(super) async fn create(
+    caller: ApiCaller,
+    call: &Call,
+    body: Bytes,
+) -> Result<Answer, ApiError> {
+    let request = parse(caller, call, body, CompletionsRequest::read).await?;
+    run::answer(caller, call, request).await
+}
 
 /// A completion request that passed validation.
 #[derive(Debug)]
@@ -118,7 +134,7 @@ fn token_ids(list: &[Value], path: &Path<'_>) -> Result<Vec<u32>, ApiError> {
     list.iter().enumerate().map(id).collect()
 }
 
-impl Endpoint for CompletionsRequest {
+impl ApiRequest for CompletionsRequest {
     const NAME: &'static str = "completions";
     const PROMPT_FIELD: &'static str = "prompt";
     type Reply = CompletionsReply;
@@ -164,8 +180,7 @@ impl Endpoint for CompletionsRequest {
                 (true, Input::Tokens(_)) => text.unwrap_or_default(),
                 (false, _) => String::new(),
             };
-            let (parser, grammar) = (OutputParser::plain(), grammar.clone());
-            Ok(Prompt { tokens, echo, parser, grammar, unshown_tools: 0 })
+            Ok(Prompt { tokens, echo, parser: None, grammar: grammar.clone(), unshown_tools: 0 })
         };
         self.prompts.iter().map(prompt).collect()
     }

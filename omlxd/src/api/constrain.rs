@@ -4,9 +4,9 @@
 use engine::{GrammarError, Pattern};
 use serde_json::Value;
 
-use super::error::ApiError;
-use super::params::Reading;
 use super::read::{Fields, Path, not_one_of, wrong};
+use super::reading::Reading;
+use crate::error::ApiError;
 use crate::limits::SCHEMA_TEXT_BYTES;
 
 /// Longest name of a schema, in bytes.
@@ -29,7 +29,11 @@ impl Constraint {
         fields: &Fields<'_, '_>,
         reading: &Reading,
     ) -> Result<Option<Self>, ApiError> {
-        let mut found = response_format(fields, reading)?;
+        let path = fields.path().field("response_format");
+        let mut found = match fields.get("response_format") {
+            Some(format) => output_format(&Fields::of(format, &path)?, Layout::Nested, reading)?,
+            None => None,
+        };
         let structured = structured_outputs(fields, reading)?;
         for other in std::iter::once(structured).chain(guided(fields)?).flatten() {
             if found.is_some() {
@@ -41,7 +45,8 @@ impl Constraint {
         Ok(found)
     }
 
-    fn new(pattern: Pattern, path: &Path<'_>) -> Self {
+    /// One that stands at `path`.
+    pub(super) fn new(pattern: Pattern, path: &Path<'_>) -> Self {
         let param = path.to_string();
         let subject = match &pattern {
             Pattern::Json { .. } => format!("schema for {param}"),
@@ -58,26 +63,35 @@ impl Constraint {
     }
 }
 
-fn response_format(
-    fields: &Fields<'_, '_>,
+/// Where a format keeps its schema.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// `{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}`, as in chat requests.
+    Nested,
+    /// `{"type": "json_schema", "name": ..., "schema": ...}`, as in Responses requests.
+    Flat,
+}
+
+/// What a format holds an answer to; `None` for text. E3 to E7.
+pub(super) fn output_format(
+    format: &Fields<'_, '_>,
+    layout: Layout,
     reading: &Reading,
 ) -> Result<Option<Constraint>, ApiError> {
-    let path = fields.path().field("response_format");
-    let Some(format) = fields.get("response_format") else { return Ok(None) };
-    let format = Fields::of(format, &path)?;
-    let kind = format.required_string("type")?;
-    reading.known(
-        &format,
-        match kind {
-            "json_object" => &["type", "schema"],
-            "json_schema" => &["type", "json_schema"],
-            _ => &["type"],
-        },
-    )?;
-    match kind {
-        "text" => Ok(None),
+    let path = format.path();
+    // The field that an error of the schema names.
+    let param = match layout {
+        Layout::Nested => path.to_string(),
+        Layout::Flat => path.field("schema").to_string(),
+    };
+    match format.required_string("type")? {
+        "text" => {
+            reading.known(format, &["type"])?;
+            Ok(None)
+        }
         // A schema here is what llama.cpp and others take.
         "json_object" => {
+            reading.known(format, &["type", "schema"])?;
             let pattern = match format.object("schema")? {
                 Some(schema) => {
                     let mut schema = schema.clone();
@@ -87,31 +101,45 @@ fn response_format(
                 }
                 None => Pattern::json_object(),
             };
-            Ok(Some(Constraint::new(pattern, &path)))
+            let subject = format!("schema for {path}");
+            Ok(Some(Constraint { pattern, param, subject }))
+        }
+        "json_schema" if layout == Layout::Flat => {
+            reading.known(format, &["type", "name", "description", "schema", "strict"])?;
+            for name in ["name", "schema"] {
+                format.required(name)?;
+            }
+            json_schema(format, param).map(Some)
         }
         "json_schema" => {
-            let path_schema = path.field("json_schema");
-            let schema = Fields::of(format.required("json_schema")?, &path_schema)?;
-            let name = schema.required_string("name")?;
+            reading.known(format, &["type", "json_schema"])?;
+            let path = path.field("json_schema");
+            let schema = Fields::of(format.required("json_schema")?, &path)?;
+            schema.required_string("name")?;
             reading.known(&schema, &["name", "description", "schema", "strict"])?;
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-            if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(plain) {
-                let what = format_args!(
-                    "a name has 1 to {NAME_BYTES} characters of A-Z, a-z, 0-9, _ and -"
-                );
-                return Err(ApiError::invalid_value(path_schema.field("name"), what));
-            }
-            schema.string("description")?;
-            schema.boolean("strict")?;
-            let pattern = match schema.get("schema") {
-                Some(schema) => Pattern::Json { schema: schema.clone(), exactly: true },
-                None => Pattern::json_object(),
-            };
-            let subject = format!("schema for response_format '{name}'");
-            Ok(Some(Constraint { pattern, param: path.to_string(), subject }))
+            json_schema(&schema, param).map(Some)
         }
         kind => Err(not_one_of(&path.field("type"), kind, &["text", "json_object", "json_schema"])),
     }
+}
+
+/// A schema with a name.
+fn json_schema(fields: &Fields<'_, '_>, param: String) -> Result<Constraint, ApiError> {
+    let name = fields.required_string("name")?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(plain) {
+        let what =
+            format_args!("a name has 1 to {NAME_BYTES} characters of A-Z, a-z, 0-9, _ and -");
+        return Err(ApiError::invalid_value(fields.path().field("name"), what));
+    }
+    fields.string("description")?;
+    fields.boolean("strict")?;
+    let pattern = match fields.get("schema") {
+        Some(schema) => Pattern::Json { schema: schema.clone(), exactly: true },
+        None => Pattern::json_object(),
+    };
+    let subject = format!("schema for response_format '{name}'");
+    Ok(Constraint { pattern, param, subject })
 }
 
 /// vLLM's object: one of `json`, `regex`, `choice`, `grammar`, `json_object`.

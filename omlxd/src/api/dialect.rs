@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use engine::{CallIds, TakenArguments, Takes, template_json};
 use serde_json::{Map, Value, json};
 
-use super::messages::WRITTEN;
+use super::conversation::WRITTEN;
 
 /// Makes the parts of the messages what this template takes.
 pub(super) fn adapt_to_template(messages: &mut [Value], takes: &Takes, ids: CallIds) {

@@ -10,11 +10,12 @@ use engine::{CallIds, ChatTemplate};
 use serde_json::{Value, json};
 
 use super::anthropic;
-use super::chat::ChatRequest;
-use super::error::ApiError;
-use super::params::Reading;
+use super::chat::ChatCompletionRequest;
+use super::chat_request::ChatRequest;
+use super::reading::Reading;
 use super::responses;
 use crate::config::Config;
+use crate::error::ApiError;
 use crate::response_store::{Record, ResponseStore};
 
 /// A template of a model, or of ours.
@@ -189,7 +190,8 @@ fn every_answer_of_the_chat_api_can_be_sent_back() {
         if with_tools {
             body["tools"] = tools.clone();
         }
-        ChatRequest::read(body.as_object().unwrap(), &Reading::new(false, 8, 4))
+        ChatCompletionRequest::read(body.as_object().unwrap(), &Reading::new(false, 8, 4))
+            .map(|request| request.0)
     });
 }
 

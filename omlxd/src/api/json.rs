@@ -9,7 +9,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Se
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-use super::error::ApiError;
+use crate::error::ApiError;
 use crate::limits::JSON_VALUES;
 
 /// What an object counts beside its members: the smallest takes as much memory as several numbers.

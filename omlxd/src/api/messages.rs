@@ -1,15 +1,14 @@
-//! Chat messages as clients send them, made into what chat templates expect: `content` is a string,
-//! the arguments of tool calls are objects, and only what can matter to the prompt is kept, so that
-//! ids and cache markers which change from turn to turn do not change the prompt.
+//! The messages of a chat request, in all the forms in which clients send them.
 
 use std::collections::HashSet;
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::error::ApiError;
-use super::params::Reading;
+use super::conversation::{Arguments, Message, Role, ToolCall};
 use super::parts;
 use super::read::{Fields, Path, not_one_of, wrong};
+use super::reading::Reading;
+use crate::error::ApiError;
 use crate::limits::{MESSAGES, PARTS};
 
 const ROLES: [&str; 6] = ["developer", "system", "user", "assistant", "tool", "function"];
@@ -81,7 +80,7 @@ const CALL: &[&str] = &["id", "type", "index", "function", "custom", "cache_cont
 const FUNCTION: &[&str] = &["name", "arguments"];
 
 /// Reads `messages`. E3, E4, E5, E9, E14, E15.
-pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<Value>, ApiError> {
+pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<Message>, ApiError> {
     fields.required("messages")?;
     let path = fields.path().field("messages");
     let list = fields.array("messages")?.expect("present");
@@ -107,18 +106,13 @@ fn read_message<'a>(
     reading: &Reading,
     is_asked: bool,
     calls: &mut HashSet<&'a str>,
-) -> Result<Value, ApiError> {
+) -> Result<Message, ApiError> {
     fields.required_string("role")?;
     let role = fields.choice("role", &ROLES)?.expect("present");
     reading.known(fields, MESSAGE)?;
     let said = content(fields, role, reading, is_asked)?;
-    let mut message = Map::new();
-    // The deprecated role is the same thing under its old name.
-    message.insert("role".to_owned(), json!(if role == "function" { "tool" } else { role }));
-    message.insert("content".to_owned(), json!(said.text));
-    if let Some(name) = fields.string("name")? {
-        message.insert("name".to_owned(), json!(name));
-    }
+    let mut message = Message::new(Role::of(role).expect("one of the roles"), said.text);
+    message.name = fields.string("name")?.map(str::to_owned);
     match role {
         "assistant" => assistant(fields, reading, &said.thoughts, calls, &mut message)?,
         "tool" => {
@@ -127,11 +121,11 @@ fn read_message<'a>(
                 let what = format_args!("'{id:.64}' is no id of an earlier tool call");
                 return Err(ApiError::invalid_value(fields.path().field("tool_call_id"), what));
             }
-            message.insert("tool_call_id".to_owned(), json!(id));
+            message.call_id = Some(id.to_owned());
         }
         _ => {}
     }
-    Ok(Value::Object(message))
+    Ok(message)
 }
 
 /// What the content of a message holds.
@@ -232,7 +226,7 @@ fn assistant<'a>(
     reading: &Reading,
     in_parts: &str,
     seen: &mut HashSet<&'a str>,
-    message: &mut Map<String, Value>,
+    message: &mut Message,
 ) -> Result<(), ApiError> {
     let mut thoughts = in_parts.to_owned();
     for name in THOUGHTS.iter().rev() {
@@ -248,10 +242,7 @@ fn assistant<'a>(
             None => {}
         }
     }
-    if !thoughts.is_empty() {
-        message.insert("reasoning_content".to_owned(), json!(thoughts));
-    }
-    let mut calls = Vec::new();
+    message.thoughts = thoughts;
     let path = fields.path().field("tool_calls");
     let list = fields.array("tool_calls")?.map_or(&[][..], Vec::as_slice);
     reading.check_count(&path, list.len(), PARTS)?;
@@ -272,66 +263,43 @@ fn assistant<'a>(
         seen.insert(id);
         let path = path.field("function");
         let function = called(&Fields::of(call.required("function")?, &path)?, reading)?;
-        calls.push(json!({"id": id, "type": "function", "function": function}));
+        message.calls.push(ToolCall { id: Some(id.to_owned()), ..function });
     }
     if let Some(call) = fields.get("function_call") {
         let path = fields.path().field("function_call");
         let function = called(&Fields::of(call, &path)?, reading)?;
-        calls.push(json!({"type": "function", "function": function}));
-    }
-    if !calls.is_empty() {
-        message.insert("tool_calls".to_owned(), Value::Array(calls));
+        message.calls.push(function);
     }
     Ok(())
 }
 
-/// The member of a call that keeps its arguments as they were written; no template sees it.
-pub(super) const WRITTEN: &str = "written";
-
-/// `{name, arguments}` with the arguments as an object where they are one or none: null, an empty text or
-/// an empty list. What a model wrote that is no JSON object stays as it is: it did write it.
-fn called(function: &Fields<'_, '_>, reading: &Reading) -> Result<Value, ApiError> {
-    let name = function.required_string("name")?;
+/// A call, without its id. Its arguments may be an object, the text of one, or nothing: null, an empty
+/// text or an empty list.
+fn called(function: &Fields<'_, '_>, reading: &Reading) -> Result<ToolCall, ApiError> {
+    let name = function.required_string("name")?.to_owned();
     reading.known(function, FUNCTION)?;
     let arguments = match function.get("arguments") {
-        None => json!({}),
-        Some(Value::Array(list)) if list.is_empty() => json!({}),
-        Some(Value::String(text)) if text.trim().is_empty() => json!({}),
-        Some(Value::String(text)) => {
-            reading.check_json(text)?;
-            match super::json::as_written(text) {
-                Some(object @ Value::Object(_)) if is_usual(text, &object) => object,
-                Some(object @ Value::Object(_)) => {
-                    return Ok(json!({"name": name, "arguments": object, WRITTEN: text}));
-                }
-                Some(Value::Null) => {
-                    return Ok(json!({"name": name, "arguments": {}, WRITTEN: text}));
-                }
-                _ => json!(text),
-            }
-        }
-        Some(object @ Value::Object(_)) => object.clone(),
-        Some(other) => json!(other.to_string()),
+        None => Arguments::none(),
+        Some(Value::Array(list)) if list.is_empty() => Arguments::none(),
+        Some(Value::String(text)) => Arguments::text(text, reading)?,
+        Some(object @ Value::Object(_)) => Arguments::object(object.clone()),
+        Some(other) => Arguments::other(other),
     };
-    Ok(json!({"name": name, "arguments": arguments}))
-}
-
-/// Whether a client may have written this text anew from what it read. Clients write JSON in one of
-/// two ways; then what the model wrote is most likely what its template writes. Any other text is the
-/// model's own.
-fn is_usual(text: &str, object: &Value) -> bool {
-    let compact = object.to_string();
-    text == engine::template_json(object) || text == compact
+    Ok(ToolCall { id: None, name, arguments })
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::conversation::WRITTEN;
     use super::*;
 
     fn normalised(messages: Value) -> Result<Vec<Value>, ApiError> {
         let body = json!({ "messages": messages });
         let path = Path::Root;
-        read(&Fields::of(&body, &path).unwrap(), &Reading::new(false, 8, 4))
+        let read = read(&Fields::of(&body, &path).unwrap(), &Reading::new(false, 8, 4))?;
+        Ok(read.iter().map(Message::for_template).collect())
     }
 
     #[test]

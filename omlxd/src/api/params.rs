@@ -1,122 +1,13 @@
 //! The fields that chat and text completions share.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
-
 use engine::{SamplingDefaults, SamplingParams};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use super::constrain::Constraint;
-use super::error::ApiError;
-use super::json;
 use super::read::{Fields, Path, out_of_range, wrong};
-use crate::limits::{CACHE_SALT_BYTES, IGNORED_NAMES, JSON_VALUES, LOGIT_BIAS, MODEL_NAME_BYTES};
-
-/// What a reader of requests must know, and what it found that it does not know.
-pub(super) struct Reading {
-    /// Refuse what is unknown instead of ignoring it.
-    pub strict: bool,
-    /// Most choices for one prompt.
-    pub max_choices: usize,
-    /// Most stop strings.
-    pub max_stop: usize,
-    cancelled: CancellationToken,
-    ignored: RefCell<Ignored>,
-    /// The JSON values of the body, and of the texts in it that are read as JSON.
-    values: Cell<usize>,
-}
-
-/// What was ignored of a request.
-#[derive(Debug, Default)]
-pub(crate) struct Ignored {
-    /// How many fields and tools.
-    pub(crate) count: usize,
-    /// Where, in words that are not the client's: see [`Path::known`].
-    pub(crate) names: BTreeSet<String>,
-}
-
-impl Reading {
-    /// A reader with the limits of a configuration.
-    pub(super) fn new(strict: bool, max_choices: usize, max_stop: usize) -> Self {
-        let cancelled = CancellationToken::new();
-        let ignored = RefCell::default();
-        Reading { strict, max_choices, max_stop, cancelled, ignored, values: Cell::new(0) }
-    }
-
-    /// The same, for as long as a request is not cancelled.
-    pub(super) fn until(self, cancelled: CancellationToken) -> Self {
-        Reading { cancelled, ..self }
-    }
-
-    /// Whether nobody waits for the request any more.
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.cancelled.is_cancelled()
-    }
-
-    /// Whether a list of so many may be read on: E6 past its limit, E36 when nobody waits for it.
-    pub(super) fn check_count(
-        &self,
-        path: &Path<'_>,
-        count: usize,
-        limit: usize,
-    ) -> Result<(), ApiError> {
-        if self.is_cancelled() {
-            return Err(ApiError::cancelled());
-        }
-        match count <= limit {
-            true => Ok(()),
-            false => {
-                let what = format_args!("at most {limit} entries are allowed, and it has {count}");
-                Err(ApiError::invalid_value(path, what))
-            }
-        }
-    }
-
-    /// The body holds so many JSON values.
-    pub(super) fn holds(&self, values: usize) {
-        self.values.set(values);
-    }
-
-    /// Counts the values of a text of the body before it is read as JSON: E23 when there are too many of
-    /// them, those of the body and of other texts included.
-    pub(super) fn check_json(&self, text: &str) -> Result<(), ApiError> {
-        self.values.set(self.values.get().saturating_add(json::most_values(text)));
-        match self.values.get() <= JSON_VALUES {
-            true => Ok(()),
-            false => Err(ApiError::too_many_values(JSON_VALUES)),
-        }
-    }
-
-    /// The JSON values counted so far.
-    pub(super) fn values(&self) -> usize {
-        self.values.get()
-    }
-
-    /// Notes something unknown: E8 in strict mode.
-    pub(super) fn ignore(&self, path: &Path<'_>) -> Result<(), ApiError> {
-        if self.strict {
-            return Err(ApiError::unknown_parameter(path));
-        }
-        let mut ignored = self.ignored.borrow_mut();
-        ignored.count += 1;
-        if ignored.names.len() < IGNORED_NAMES {
-            ignored.names.insert(path.known());
-        }
-        Ok(())
-    }
-
-    /// Notes every field of a nested object that is not `known`: E8 in strict mode.
-    pub(super) fn known(&self, fields: &Fields<'_, '_>, known: &[&str]) -> Result<(), ApiError> {
-        let mut unknown = fields.entries().filter(|(name, _)| !known.contains(name));
-        unknown.try_for_each(|(name, _)| self.ignore(&fields.path().field(name)))
-    }
-
-    /// What was ignored.
-    pub(super) fn into_ignored(self) -> Ignored {
-        self.ignored.into_inner()
-    }
-}
+use super::reading::Reading;
+use crate::error::ApiError;
+use crate::limits::{CACHE_SALT_BYTES, LOGIT_BIAS, MODEL_NAME_BYTES};
 
 /// `stream_options` of a request with `stream: true`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,7 +101,7 @@ impl Params {
             model: model.to_owned(),
             n: choices(fields, reading)?,
             stream: stream(fields, reading)?,
-            stop: stop(fields, reading)?,
+            stop: stop(fields, "stop", reading)?,
             max_tokens: tokens(fields, "max_tokens", 1)?,
             min_tokens: tokens(fields, "min_tokens", 0)?.unwrap_or(0),
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
@@ -329,9 +220,14 @@ fn stream(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<StreamOpt
     Ok(Some(StreamOptions { include_usage }))
 }
 
-fn stop(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<String>, ApiError> {
-    let path = fields.path().field("stop");
-    let list = match fields.get("stop") {
+/// Texts that end the answer, in the field `name`.
+pub(super) fn stop(
+    fields: &Fields<'_, '_>,
+    name: &str,
+    reading: &Reading,
+) -> Result<Vec<String>, ApiError> {
+    let path = fields.path().field(name);
+    let list = match fields.get(name) {
         None => return Ok(Vec::new()),
         Some(one @ Value::String(_)) => std::slice::from_ref(one),
         Some(Value::Array(list)) => list,
@@ -368,6 +264,7 @@ fn logit_bias(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Vec<(u32, f3
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::IGNORED_NAMES;
     use serde_json::json;
 
     fn read(body: &Value) -> Result<Params, ApiError> {

@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use super::conversation::unseal;
-use super::error::ApiError;
 use super::read::Path;
+use crate::error::ApiError;
 
 /// Puts a note where a part of this kind stood, so that a conversation with a picture in it goes on. E15
 /// where the user asks about it now.

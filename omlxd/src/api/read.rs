@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use super::error::ApiError;
 use super::json::type_name;
 use super::vendor_fields::known_name;
+use crate::error::ApiError;
 
 /// Where a value stands: `messages[2].content[0].type`.
 #[derive(Clone, Copy)]
@@ -60,18 +60,25 @@ impl fmt::Display for Path<'_> {
 pub(super) struct Fields<'v, 'p> {
     map: &'v Map<String, Value>,
     path: &'p Path<'p>,
+    /// Where not all fields are to be seen: the names of those that are.
+    only: Option<&'static [&'static str]>,
 }
 
 impl<'v, 'p> Fields<'v, 'p> {
     /// Reads `map`, which stands at `path`.
     pub(super) fn new(map: &'v Map<String, Value>, path: &'p Path<'p>) -> Self {
-        Fields { map, path }
+        Fields { map, path, only: None }
     }
 
     /// Reads a value that must be an object (E4).
     pub(super) fn of(value: &'v Value, path: &'p Path<'p>) -> Result<Self, ApiError> {
         let map = value.as_object().ok_or_else(|| wrong(path, "an object", value))?;
-        Ok(Fields { map, path })
+        Ok(Self::new(map, path))
+    }
+
+    /// The same object with these fields only: the others count as absent.
+    pub(super) fn only(self, names: &'static [&'static str]) -> Self {
+        Fields { only: Some(names), ..self }
     }
 
     /// Where this object stands.
@@ -87,7 +94,8 @@ impl<'v, 'p> Fields<'v, 'p> {
 
     /// The field unless it is absent or null.
     pub(super) fn get(&self, name: &str) -> Option<&'v Value> {
-        self.map.get(name).filter(|value| !value.is_null())
+        let is_seen = self.only.is_none_or(|names| names.contains(&name));
+        self.map.get(name).filter(|value| is_seen && !value.is_null())
     }
 
     /// The field, or E3.

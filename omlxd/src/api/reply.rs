@@ -5,9 +5,9 @@ use std::io::Write as _;
 
 use engine::{Part, TokenLogprob, TokenOutput, Tokenizer};
 
-use super::error::ApiError;
 use super::params::Params;
 use crate::config::KeepaliveMode;
+use crate::error::ApiError;
 
 /// The end of a stream that succeeded.
 pub(super) const DONE: &[u8] = b"data: [DONE]\n\n";

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use engine::{GenerateRequest, Grammar, Model, OutputParser, SubmitError};
+use engine::{GenerateRequest, Generation, Grammar, Model, OutputParser, SubmitError};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::Answer;
-use super::error::ApiError;
+use super::answer::Answer;
 use super::params::Params;
 use super::reply::{Choice, Identity, KEEPALIVE, Write};
-use super::session::{Admitted, Running, Session, Tally, Turn};
+use super::session::{Admitted, Session, Tally, Turn};
 use crate::app::App;
 use crate::auth::ApiCaller;
 use crate::config::KeepaliveMode;
+use crate::error::ApiError;
 use crate::http::{Call, EventSender, EventStream};
 use crate::metrics::Rejection;
 use crate::registry::{AcquireError, Lease, ModelEntry};
@@ -30,8 +30,8 @@ pub(super) struct Prompt {
     pub tokens: Vec<u32>,
     /// What to repeat before the answer.
     pub echo: String,
-    /// Takes each choice of its answer apart.
-    pub parser: OutputParser,
+    /// Takes each choice of its answer apart; `None`: it is all text.
+    pub parser: Option<OutputParser>,
     /// What its answer is held to.
     pub grammar: Option<Grammar>,
     /// Tools of the request that the model is not shown, because its template knows none.
@@ -41,10 +41,12 @@ pub(super) struct Prompt {
 /// Says whether anybody still waits for a request's prompts.
 pub(super) type Wanted<'a> = dyn Fn() -> bool + 'a;
 
-/// What an endpoint adds to the common way of a request.
-pub(super) trait Endpoint: Send + Sync + Sized + 'static {
+/// A valid request of an endpoint that generates.
+pub(super) trait ApiRequest: Send + Sync + Sized + 'static {
     /// The endpoint's name in metrics and in the table of requests.
     const NAME: &'static str;
+    /// Whether reading the request reads files, which is not for an async thread.
+    const READS_DISK: bool = false;
     /// The field that the prompt comes from, for errors.
     const PROMPT_FIELD: &'static str;
     /// Writes the answers.
@@ -71,7 +73,7 @@ pub(super) trait Endpoint: Send + Sync + Sized + 'static {
 }
 
 /// Answers a request.
-pub(crate) async fn answer<E: Endpoint>(
+pub(crate) async fn answer<E: ApiRequest>(
     caller: ApiCaller,
     call: &Call,
     (request, ticket): (E, Ticket),
@@ -94,13 +96,13 @@ pub(crate) async fn answer<E: Endpoint>(
     let admission = admit(Arc::clone(app), entry, request, tally, about);
     if stream.is_none() {
         let admitted = admission.await?;
-        return collect(admitted).await.map(Answer::Json);
+        return collect(admitted).await.map(Answer::json_text);
     }
     stream_events(call, admission).await
 }
 
 /// Counts the tokens of a request's prompts, and does nothing else with it.
-pub(crate) async fn count<E: Endpoint>(
+pub(crate) async fn count<E: ApiRequest>(
     call: &Call,
     (request, ticket): (E, Ticket),
 ) -> Result<usize, ApiError> {
@@ -120,7 +122,7 @@ pub(crate) async fn count<E: Endpoint>(
 }
 
 /// Finds the request's model, and enters it into the table of requests.
-async fn find<E: Endpoint>(
+async fn find<E: ApiRequest>(
     call: &Call,
     request: &E,
     ticket: &Ticket,
@@ -128,7 +130,8 @@ async fn find<E: Endpoint>(
     let params = request.params();
     let (app, name) = (Arc::clone(call.app()), params.model.clone());
     // Looking for a model reads directories.
-    let found = tokio::task::spawn_blocking(move || app.registry.find_or_near(&name)).await;
+    let found =
+        tokio::task::spawn_blocking(move || app.registry.catalog().find_or_near(&name)).await;
     let found = found.map_err(|_| ApiError::internal())?;
     let entry = found.map_err(|near| ApiError::model_not_found(&params.model, &near))?;
     ticket.parsed(&entry.id, params.stream.is_some());
@@ -137,7 +140,7 @@ async fn find<E: Endpoint>(
 
 /// Renders and tokenizes, on a thread where that may take its time, for as long as this future is waited
 /// for.
-async fn prompts<E: Endpoint>(
+async fn prompts<E: ApiRequest>(
     model: &Model,
     request: E,
     share: Option<Arc<Share>>,
@@ -157,7 +160,7 @@ async fn prompts<E: Endpoint>(
 }
 
 /// Drops what is not needed any more. Of a large request that takes a while.
-fn discard<E: Endpoint>(request: E, share: Option<&Arc<Share>>) {
+fn discard<E: ApiRequest>(request: E, share: Option<&Arc<Share>>) {
     if share.is_some_and(|share| share.is_large()) {
         tokio::task::spawn_blocking(move || drop(request));
     }
@@ -177,7 +180,7 @@ async fn acquire(app: &App, entry: &ModelEntry, name: &str) -> Result<Lease, Api
 
 /// Loads the model if need be, makes the prompts, and puts them into the engine's queue. Whatever
 /// can be refused is refused here.
-async fn admit<E: Endpoint>(
+async fn admit<E: ApiRequest>(
     app: Arc<App>,
     entry: ModelEntry,
     request: E,
@@ -211,7 +214,7 @@ struct About {
 
 /// What [`prepare`] puts together.
 struct Prepared<W> {
-    running: Vec<Running>,
+    running: Vec<Generation>,
     choices_per_prompt: usize,
     echoes: Vec<String>,
     prompt_tokens: usize,
@@ -232,7 +235,7 @@ impl<W> Prepared<W> {
     }
 }
 
-async fn prepare<E: Endpoint>(
+async fn prepare<E: ApiRequest>(
     app: &App,
     entry: &ModelEntry,
     request: E,
@@ -258,7 +261,7 @@ async fn prepare<E: Endpoint>(
             let request = GenerateRequest { cache_salt, tenant, deadline, ..request };
             let submitted = model.generate(request);
             let generation = submitted.map_err(|error| refusal::<E>(app, entry, &error))?;
-            running.push(Running { generation, parser: prompt.parser.clone() });
+            running.push(generation);
             echoes.push(prompt.echo.clone());
         }
     }
@@ -277,7 +280,7 @@ async fn prepare<E: Endpoint>(
 }
 
 /// E11: an answer that would pass the end of the context is cut there, unless `strict` (E10).
-fn check_context<E: Endpoint>(
+fn check_context<E: ApiRequest>(
     app: &App,
     model: &Model,
     params: &Params,
@@ -291,7 +294,7 @@ fn check_context<E: Endpoint>(
     Ok(())
 }
 
-fn generate<E: Endpoint>(
+fn generate<E: ApiRequest>(
     request: &E,
     model: &Model,
     prompt: &Prompt,
@@ -309,16 +312,14 @@ fn generate<E: Endpoint>(
         cache_salt: String::new(),
         tenant: String::new(),
         deadline: None,
-        thinking: request
-            .thinking_budget()
-            .and_then(|tokens| prompt.parser.thinking_budget(tokens)),
-        markers: prompt.parser.markers(),
+        parser: prompt.parser.clone(),
+        thinking_tokens: request.thinking_budget(),
         grammar: prompt.grammar.clone(),
         goes_on: request.goes_on(),
     }
 }
 
-fn refusal<E: Endpoint>(app: &App, entry: &ModelEntry, error: &SubmitError) -> ApiError {
+fn refusal<E: ApiRequest>(app: &App, entry: &ModelEntry, error: &SubmitError) -> ApiError {
     let series = app.metrics.add_model(&entry.id);
     let mut busy_secs = 1;
     if let SubmitError::QueueFull { waiting } = error {
@@ -379,7 +380,7 @@ async fn stream_events<W: Write>(
     admission: impl Future<Output = Result<Admitted<W>, ApiError>> + Send + 'static,
 ) -> Result<Answer, ApiError> {
     let mut keepalive = Keepalive::new(call.app());
-    let (metrics, endpoint) = (call.app().metrics.clone(), call.route().endpoint());
+    let (metrics, endpoint) = (call.app().metrics.clone(), call.route().endpoint);
     let mut admission = Box::pin(admission);
     let early = tokio::select! {
         biased;

@@ -7,15 +7,14 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use engine::{
-    Delta, Event, FinishReason, GenerateError, Generation, Model, Outcome, OutputParser, Part,
-    TokenOutput,
+    Delta, Event, FinishReason, GenerateError, Generation, Model, Outcome, Part, TokenOutput,
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::code::Code;
-use super::error::ApiError;
 use super::reply::{Ending, TotalUsage};
 use crate::app::App;
+use crate::error::ApiError;
+use crate::error_code::Code;
 use crate::http::Call;
 use crate::metrics::{Endpoint, Finish, ModelMetrics};
 use crate::registry::Lease;
@@ -44,23 +43,17 @@ pub(crate) enum Turn {
     Failed(ApiError),
 }
 
-/// A choice as it is generated, and what takes it apart.
-pub(crate) struct Running {
-    pub(crate) generation: Generation,
-    pub(crate) parser: OutputParser,
-}
-
 /// The generations of a request, one for each choice. Dropping it cancels them.
 pub(crate) struct Session {
     /// `None` where a choice is complete.
-    running: Vec<Option<Running>>,
+    running: Vec<Option<Generation>>,
     tally: Tally,
     /// After the generations: the model stays until the last one is gone.
     lease: Lease,
 }
 
 impl Session {
-    pub(crate) fn new(running: Vec<Running>, tally: Tally, lease: Lease) -> Self {
+    pub(crate) fn new(running: Vec<Generation>, tally: Tally, lease: Lease) -> Self {
         let running = running.into_iter().map(Some).collect();
         Session { running, tally, lease }
     }
@@ -77,23 +70,17 @@ impl Session {
         };
         match event {
             Some(Event::Delta(delta)) => {
-                let Some(running) = &mut self.running[index] else {
+                let Some(generation) = &self.running[index] else {
                     return self.fail(ApiError::internal());
                 };
-                let was_thinking = running.parser.is_thinking();
-                let parts = running.parser.push(&delta);
-                let thinks = was_thinking || running.parser.is_thinking();
-                self.tally.delta(index, &delta, &running.generation, &self.lease);
-                self.tally.usage.reasoning_tokens += if thinks { delta.tokens.len() } else { 0 };
-                Turn::Delta(index, parts, delta.tokens)
+                self.tally.delta(index, &delta, generation, &self.lease);
+                Turn::Delta(index, delta.parts, delta.tokens)
             }
-            Some(Event::Done(outcome)) => {
-                let Some(mut running) = self.running[index].take() else {
-                    return self.fail(ApiError::internal());
-                };
-                let parts = running.parser.finish(outcome.finish);
+            Some(Event::Done(mut outcome)) => {
+                self.running[index] = None;
                 self.tally.choice_done(index, &outcome);
-                Turn::Finished(index, parts, ending(outcome, &running.parser))
+                let parts = std::mem::take(&mut outcome.parts);
+                Turn::Finished(index, parts, ending(outcome))
             }
             Some(Event::Failed(GenerateError::ShuttingDown)) => {
                 self.fail(ApiError::shutting_down())
@@ -122,7 +109,7 @@ impl Session {
         }
         for (index, running) in self.running.iter_mut().enumerate() {
             let Some(running) = running else { continue };
-            if let Poll::Ready(event) = pin!(running.generation.next()).poll(cx) {
+            if let Poll::Ready(event) = pin!(running.next()).poll(cx) {
                 return Poll::Ready(Ok((index, event)));
             }
         }
@@ -132,10 +119,10 @@ impl Session {
 
 /// Why a choice ended, as the API tells it. A call that broke off is no call that a client could
 /// answer; the answer ended all the same as it did.
-fn ending(outcome: Outcome, parser: &OutputParser) -> Ending {
+fn ending(outcome: Outcome) -> Ending {
     match outcome.finish {
         FinishReason::Length => Ending::Length,
-        FinishReason::Stop if parser.calls() > 0 && !parser.is_cut() => Ending::ToolCalls,
+        FinishReason::Stop if outcome.has_calls => Ending::ToolCalls,
         FinishReason::Stop => outcome.stop.map_or(Ending::Stop, Ending::StopString),
     }
 }
@@ -172,8 +159,8 @@ impl Tally {
         Tally {
             app: Arc::clone(call.app()),
             id: call.id().to_owned(),
-            endpoint: call.route().endpoint(),
-            route: call.route().template(),
+            endpoint: call.route().endpoint,
+            route: call.route().template,
             cancelled: Box::pin(ticket.cancel_token().cancelled_owned()),
             started: call.started(),
             choices: Vec::new(),
@@ -209,16 +196,13 @@ impl Tally {
     pub(crate) fn submitted(
         &mut self,
         prompt_tokens: usize,
-        choices: &[Running],
+        choices: &[Generation],
         choices_per_prompt: usize,
     ) {
         self.usage.prompt_tokens = prompt_tokens;
         self.choices = vec![ChoiceTally::default(); choices.len()];
         self.choices_per_prompt = choices_per_prompt;
-        self.ticket.submitted(
-            prompt_tokens,
-            choices.iter().map(|choice| choice.generation.phase()).collect(),
-        );
+        self.ticket.submitted(prompt_tokens, choices.iter().map(Generation::phase).collect());
     }
 
     /// The model's template does not show it so many of the request's tools.
@@ -246,6 +230,9 @@ impl Tally {
             let report = generation.reuse();
             self.series.reused(report);
             self.app.cache.note(&self.id, model, report);
+        }
+        if delta.is_thinking {
+            self.usage.reasoning_tokens += tokens;
         }
         let choice = &mut self.choices[index];
         choice.tokens += tokens;

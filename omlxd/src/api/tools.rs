@@ -6,13 +6,13 @@ use engine::{Call, Expected, Grammar, GrammarError, Model, Pattern};
 use serde_json::{Map, Value, json};
 
 use super::constrain::Constraint;
-use super::error::ApiError;
-use super::params::Reading;
 use super::read::{Fields, Path, not_one_of, wrong};
+use super::reading::Reading;
+use crate::error::ApiError;
 use crate::limits::TOOLS;
 
 /// What a request says about calling functions.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tools {
     /// The functions that the model is shown, in the shape that chat templates expect:
     /// `{"type": "function", "function": {...}}`, keys in the client's order.
@@ -21,6 +21,8 @@ pub(super) struct Tools {
     pub parallel: bool,
     /// Where each of them stands in the request.
     pub places: Vec<String>,
+    /// The field of a tool that holds the schema of its arguments.
+    schema_field: &'static str,
     /// Names of all functions in the request.
     known: HashSet<String>,
     /// Names of those of which at least one must be called.
@@ -29,11 +31,39 @@ pub(super) struct Tools {
     once: bool,
 }
 
+/// `tool_choice` of any API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ToolChoice {
+    /// The model decides.
+    Auto,
+    /// No tool is offered.
+    None,
+    /// At least one is called.
+    Required,
+    /// This one is called, once.
+    Function(String),
+    /// Only these are offered, and one of them is called if it says so.
+    Allowed { names: Vec<String>, is_required: bool },
+}
+
 impl Tools {
+    /// No tools yet. `schema_field`: the field of a tool that holds the schema of its arguments.
+    pub(super) fn new(parallel: bool, schema_field: &'static str) -> Self {
+        Tools {
+            offered: Vec::new(),
+            parallel,
+            places: Vec::new(),
+            schema_field,
+            known: HashSet::new(),
+            forced: None,
+            once: false,
+        }
+    }
+
     /// Reads `tools`, `tool_choice` and `parallel_tool_calls`. E3, E4, E5, E14.
     pub(super) fn read(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Self, ApiError> {
         let parallel = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
-        let mut tools = Self { parallel, ..Self::default() };
+        let mut tools = Self::new(parallel, "parameters");
         let path = fields.path().field("tools");
         let list = fields.array("tools")?.map_or(&[][..], Vec::as_slice);
         reading.check_count(&path, list.len(), TOOLS)?;
@@ -57,7 +87,14 @@ impl Tools {
                 _ => reading.ignore(&path)?,
             }
         }
-        tools.choose(fields, reading)?;
+        if let Some(choice) = choice(fields, reading)? {
+            let path = fields.path().field("tool_choice");
+            // A choice that leaves all to the model is refused only where the field 'tools' is missing.
+            if choice == ToolChoice::Auto && fields.get("tools").is_none() {
+                return Err(without(&path));
+            }
+            tools.choose(&choice, &path)?;
+        }
         Ok(tools)
     }
 
@@ -142,7 +179,7 @@ impl Tools {
             let Err(error) = model.compile(&call.arguments) else { continue };
             if *is_strict {
                 let subject = format!("schema for function '{}'", call.name);
-                let param = format!("{place}.parameters");
+                let param = format!("{place}.{}", self.schema_field);
                 return Err(ApiError::invalid_grammar(&param, &subject, &error));
             }
             call.arguments = Pattern::json_object();
@@ -166,9 +203,41 @@ impl Tools {
         is_new
     }
 
+    /// Offers a function whose fields are those of the tool itself. `known`: the names of those that
+    /// are understood. E3, E4, E6.
+    pub(super) fn offer_flat(
+        &mut self,
+        tool: &Fields<'_, '_>,
+        known: &[&str],
+        reading: &Reading,
+    ) -> Result<(), ApiError> {
+        let path = tool.path();
+        if tool.required_string("name")?.is_empty() {
+            return Err(ApiError::invalid_value(path.field("name"), "a name must not be empty"));
+        }
+        tool.string("description")?;
+        tool.object(self.schema_field)?;
+        tool.boolean("strict")?;
+        reading.known(tool, known)?;
+        let mut function = Map::new();
+        for (name, value) in tool.entries() {
+            let name = match name {
+                "name" | "description" | "strict" => name,
+                name if name == self.schema_field => "parameters",
+                _ => continue,
+            };
+            function.insert(name.to_owned(), value.clone());
+        }
+        if self.offer(json!({"type": "function", "function": function}), path) {
+            return Ok(());
+        }
+        let what = "another tool has the same name";
+        Err(ApiError::invalid_value(path.field("name"), what))
+    }
+
     /// A namespace offers its functions under their own names, where those are free. Its functions
     /// are written flat (`{"type": "function", "name": ...}`), as in the Responses API.
-    fn namespace(
+    pub(super) fn namespace(
         &mut self,
         tool: &Fields<'_, '_>,
         path: &Path<'_>,
@@ -197,75 +266,38 @@ impl Tools {
         Ok(())
     }
 
-    /// Applies `tool_choice`. What may not be called at all is not shown to the model; where one is
-    /// forced the others are shown all the same, so that the prompt stays what it was.
-    fn choose(&mut self, fields: &Fields<'_, '_>, reading: &Reading) -> Result<(), ApiError> {
-        let path = fields.path().field("tool_choice");
-        let Some(choice) = fields.get("tool_choice") else { return Ok(()) };
+    /// Applies a choice, which stands at `path`. What may not be called at all is not shown to the
+    /// model; where one is forced the others are shown all the same, so that the prompt stays as it was.
+    pub(super) fn choose(&mut self, choice: &ToolChoice, path: &Path<'_>) -> Result<(), ApiError> {
         match choice {
-            Value::String(word) => match word.as_str() {
-                "none" => self.retain(|_| false),
-                "auto" if self.offered.is_empty() && fields.get("tools").is_none() => {
-                    return Err(without(&path));
-                }
-                "auto" => {}
-                "required" if self.offered.is_empty() => return Err(without(&path)),
-                "required" => self.forced = Some(self.names()),
-                other => return Err(not_one_of(&path, other, &["none", "auto", "required"])),
-            },
-            Value::Object(_) => {
-                let choice = Fields::of(choice, &path)?;
-                let kind = choice.required_string("type")?;
-                reading.known(&choice, &["type", kind])?;
-                match kind {
-                    "function" => {
-                        let path = path.field("function");
-                        let function = Fields::of(choice.required("function")?, &path)?;
-                        let name = function.required_string("name")?;
-                        reading.known(&function, &["name"])?;
-                        self.check_offered(&json!(name))?;
-                        self.forced = Some(HashSet::from([name.to_owned()]));
-                        self.once = true;
-                    }
-                    "allowed_tools" => self.allow(&choice, reading)?,
-                    other => {
-                        let known = ["function", "allowed_tools"];
-                        return Err(not_one_of(&path.field("type"), other, &known));
-                    }
+            ToolChoice::Auto => {}
+            ToolChoice::None => self.retain(|_| false),
+            ToolChoice::Required => self.require(path)?,
+            ToolChoice::Function(name) => {
+                self.check_offered(name)?;
+                self.forced = Some(HashSet::from([name.clone()]));
+                self.once = true;
+            }
+            ToolChoice::Allowed { names, is_required } => {
+                names.iter().try_for_each(|name| self.check_offered(name))?;
+                self.retain(|tool| {
+                    let name = tool["function"]["name"].as_str();
+                    name.is_some_and(|name| names.iter().any(|allowed| allowed == name))
+                });
+                if *is_required {
+                    self.require(path)?;
                 }
             }
-            other => return Err(wrong(&path, "a string or an object", other)),
         }
         Ok(())
     }
 
-    fn allow(&mut self, choice: &Fields<'_, '_>, reading: &Reading) -> Result<(), ApiError> {
-        let path = choice.path().field("allowed_tools");
-        let allowed = Fields::of(choice.required("allowed_tools")?, &path)?;
-        allowed.required("tools")?;
-        reading.known(&allowed, &["tools", "mode"])?;
-        let list = allowed.array("tools")?.expect("present");
-        let mut names = HashSet::new();
-        let path_tools = path.field("tools");
-        for (index, tool) in list.iter().enumerate() {
-            let path = path_tools.index(index);
-            let tool = Fields::of(tool, &path)?;
-            let path = path.field("function");
-            let function = Fields::of(tool.required("function")?, &path)?;
-            let name = function.required("name")?;
-            self.check_offered(name)?;
-            names.insert(name.as_str().unwrap_or_default());
+    /// At least one of those that are offered is called.
+    fn require(&mut self, path: &Path<'_>) -> Result<(), ApiError> {
+        if self.offered.is_empty() {
+            return Err(without(path));
         }
-        let mode = allowed.choice("mode", &["auto", "required"])?;
-        self.retain(|tool| {
-            tool["function"]["name"].as_str().is_some_and(|name| names.contains(name))
-        });
-        if mode == Some("required") {
-            if self.offered.is_empty() {
-                return Err(without(choice.path()));
-            }
-            self.forced = Some(self.names());
-        }
+        self.forced = Some(self.names());
         Ok(())
     }
 
@@ -282,14 +314,77 @@ impl Tools {
         self.places.retain(|_| kept_places.next() == Some(&true));
     }
 
-    fn check_offered(&self, name: &Value) -> Result<(), ApiError> {
-        match name.as_str().is_some_and(|name| self.known.contains(name)) {
-            true => Ok(()),
-            false => {
-                let what = format_args!("{name} is not the name of a tool in 'tools'");
-                Err(ApiError::invalid_value("tool_choice", what))
-            }
+    fn check_offered(&self, name: &str) -> Result<(), ApiError> {
+        if self.known.contains(name) {
+            return Ok(());
         }
+        let what = format_args!("{} is not the name of a tool in 'tools'", json!(name));
+        Err(ApiError::invalid_value("tool_choice", what))
+    }
+}
+
+/// `tool_choice` of a chat request.
+fn choice(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<ToolChoice>, ApiError> {
+    let path = fields.path().field("tool_choice");
+    let choice = match fields.get("tool_choice") {
+        None => return Ok(None),
+        Some(Value::String(word)) => return ToolChoice::of_word(word, &path).map(Some),
+        Some(object @ Value::Object(_)) => Fields::of(object, &path)?,
+        Some(other) => return Err(wrong(&path, "a string or an object", other)),
+    };
+    let kind = choice.required_string("type")?;
+    reading.known(&choice, &["type", kind])?;
+    match kind {
+        "function" => {
+            let path = path.field("function");
+            let function = Fields::of(choice.required("function")?, &path)?;
+            let name = function.required_string("name")?;
+            reading.known(&function, &["name"])?;
+            Ok(Some(ToolChoice::Function(name.to_owned())))
+        }
+        "allowed_tools" => {
+            let path = path.field("allowed_tools");
+            let allowed = Fields::of(choice.required("allowed_tools")?, &path)?;
+            reading.known(&allowed, &["tools", "mode"])?;
+            let name = |tool: &Fields<'_, '_>| {
+                let path = tool.path().field("function");
+                let function = Fields::of(tool.required("function")?, &path)?;
+                function.required_string("name").map(str::to_owned)
+            };
+            ToolChoice::allowed(&allowed, name).map(Some)
+        }
+        other => Err(not_one_of(&path.field("type"), other, &ToolChoice::TYPES)),
+    }
+}
+
+impl ToolChoice {
+    /// The types of a choice that is an object.
+    pub(super) const TYPES: [&str; 2] = ["function", "allowed_tools"];
+
+    /// A choice that is a word. E5.
+    pub(super) fn of_word(word: &str, path: &Path<'_>) -> Result<Self, ApiError> {
+        match word {
+            "none" => Ok(ToolChoice::None),
+            "auto" => Ok(ToolChoice::Auto),
+            "required" => Ok(ToolChoice::Required),
+            other => Err(not_one_of(path, other, &["none", "auto", "required"])),
+        }
+    }
+
+    /// A list of allowed tools: `{"mode": ..., "tools": [...]}`. `name` reads the name of one.
+    pub(super) fn allowed(
+        allowed: &Fields<'_, '_>,
+        name: impl Fn(&Fields<'_, '_>) -> Result<String, ApiError>,
+    ) -> Result<Self, ApiError> {
+        allowed.required("tools")?;
+        let path = allowed.path().field("tools");
+        let mut names = Vec::new();
+        for (index, tool) in allowed.array("tools")?.into_iter().flatten().enumerate() {
+            let path = path.index(index);
+            names.push(name(&Fields::of(tool, &path)?)?);
+        }
+        let mode = allowed.choice("mode", &["auto", "required"])?;
+        Ok(ToolChoice::Allowed { names, is_required: mode == Some("required") })
     }
 }
 

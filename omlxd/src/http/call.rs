@@ -17,14 +17,14 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 pub(crate) struct Call {
     app: Arc<App>,
     id: String,
-    route: Route,
+    route: &'static Route,
     started: Instant,
     share: OnceLock<Arc<Share>>,
 }
 
 impl Call {
     /// A request that has just come, with a new id.
-    pub(crate) fn new(app: Arc<App>, route: Route) -> Self {
+    pub(crate) fn new(app: Arc<App>, route: &'static Route) -> Self {
         Call { app, id: new_id(), route, started: Instant::now(), share: OnceLock::new() }
     }
 
@@ -39,7 +39,7 @@ impl Call {
     }
 
     /// Where it was sent.
-    pub(crate) fn route(&self) -> Route {
+    pub(crate) fn route(&self) -> &'static Route {
         self.route
     }
 
@@ -80,7 +80,7 @@ pub(crate) struct Answered {
     app: Arc<App>,
     id: String,
     method: &'static str,
-    route: Route,
+    route: &'static Route,
     started: Instant,
     status: u16,
     complete: bool,
@@ -102,13 +102,13 @@ impl Answered {
 impl Drop for Answered {
     fn drop(&mut self) {
         let status = if self.complete { self.status } else { CLIENT_CLOSED_REQUEST };
-        let (took, route) = (self.started.elapsed(), self.route.template());
+        let (took, route) = (self.started.elapsed(), self.route.template);
         let http = self.app.metrics.http();
         http.in_flight.dec();
         http.answered(self.method, route, status, took);
         let ms = took.as_millis() as u64;
         // Probes come every few seconds for ever.
-        if self.route.is_probe() {
+        if self.route.is_probe {
             tracing::debug!(request = self.id, method = self.method, route, status, ms, "answered");
         } else {
             tracing::info!(request = self.id, method = self.method, route, status, ms, "answered");

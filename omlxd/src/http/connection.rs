@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 
 /// Writes fail once nothing could be written for `limit`; the server then drops the connection, and
 /// with it the request, whose generation is so cancelled.
-pub(super) struct Connection<S> {
+pub(crate) struct Connection<S> {
     stream: S,
     limit: Duration,
     /// Runs while a write waits.
@@ -19,7 +19,7 @@ pub(super) struct Connection<S> {
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
+    pub(crate) fn new(stream: S, limit: Duration) -> Self {
         Connection { stream, limit, stalled: None }
     }
 

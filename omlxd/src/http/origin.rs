@@ -8,7 +8,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Version};
 
-use crate::api::error::ApiError;
+use crate::error::ApiError;
 
 /// How long a browser may keep the answer to a preflight.
 const MAX_AGE_SECS: &str = "600";
@@ -24,11 +24,11 @@ const ALLOW_PRIVATE: HeaderName = HeaderName::from_static("access-control-allow-
 
 /// What a request says of where it goes and whence it comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Checked {
+pub(crate) struct Checked {
     /// The origin to allow in the response, when the request came from a listed one.
-    pub(super) origin: Option<HeaderValue>,
+    pub(crate) origin: Option<HeaderValue>,
     /// The host can only mean this machine.
-    pub(super) is_own_host: bool,
+    pub(crate) is_own_host: bool,
 }
 
 /// Checks `Host`, the target and `Origin`.
@@ -36,7 +36,7 @@ pub(super) struct Checked {
 /// # Errors
 /// E18 for a host that is no host or is said twice, for a name that is not this machine's own (when
 /// listening on loopback), and for an origin that is neither listed nor this server itself.
-pub(super) fn check(
+pub(crate) fn check(
     parts: &Parts,
     on_loopback: bool,
     allowed: &[String],
@@ -153,12 +153,12 @@ fn is_name(name: &str) -> Option<bool> {
 }
 
 /// Whether a request asks what a page of a listed origin may send.
-pub(super) fn is_preflight(parts: &Parts, checked: &Checked) -> bool {
+pub(crate) fn is_preflight(parts: &Parts, checked: &Checked) -> bool {
     checked.origin.is_some() && parts.method == Method::OPTIONS
 }
 
 /// Adds what lets a listed origin read the response; to a preflight, that it may send what it asks for.
-pub(super) fn allow(
+pub(crate) fn allow(
     headers: &mut HeaderMap,
     origin: HeaderValue,
     asked: &HeaderMap,

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::api::error::ApiError;
+use crate::error::ApiError;
 use crate::request_memory::{NoRoom, RequestMemory, Share};
 
 /// How long what is left of a refused body is read and thrown away, so that a client which writes
@@ -27,15 +27,15 @@ const FIRST_BYTES: u64 = 64 << 10;
 const GZIP_RATIO: u64 = 1032;
 
 /// How bodies are read.
-pub(super) struct Reader<'a> {
-    pub(super) memory: &'a RequestMemory,
-    pub(super) max_bytes: u64,
+pub(crate) struct Reader<'a> {
+    pub(crate) memory: &'a RequestMemory,
+    pub(crate) max_bytes: u64,
     /// Longest pause between two parts of a body.
-    pub(super) pause: Duration,
+    pub(crate) pause: Duration,
 }
 
 /// Reads the body of a JSON request, and takes memory for it. E1, E22, E23, E24, E26.
-pub(super) async fn json_body(
+pub(crate) async fn json_body(
     reader: Reader<'_>,
     headers: &HeaderMap,
     mut body: Incoming,

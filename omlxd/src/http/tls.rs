@@ -80,13 +80,13 @@ impl Tls {
         Ok(())
     }
 
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone().into()
     }
 }
 
 /// Whether the client begins a TLS connection. Waits for its first byte.
-pub(super) async fn is_wanted(stream: &TcpStream) -> io::Result<bool> {
+pub(crate) async fn is_wanted(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
     Ok(stream.peek(&mut first).await? == 1 && first[0] == HANDSHAKE)
 }

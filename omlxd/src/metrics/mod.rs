@@ -3,25 +3,27 @@
 
 mod buckets;
 mod cache;
+mod endpoint;
+mod make;
 mod model;
 mod process;
 
+use make::Make;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::api::code::Code;
-use crate::api::error::INVALID;
+use crate::error_code::{Code, INVALID};
 use engine::{GuardAction, ModelInfo, Pressure, StepReport};
 use omlxctl::protocol::Activity;
 use prometheus::{
-    Counter, Encoder, Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
 pub use cache::CacheSnapshot;
+pub use endpoint::Endpoint;
 use model::ModelFamilies;
-pub use model::{Endpoint, Finish, ModelMetrics, Rejection, ReuseTotals};
+pub use model::{Finish, ModelMetrics, Rejection, ReuseTotals};
 
 /// What Prometheus asks for.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -333,7 +335,7 @@ impl Metrics {
 
 impl HttpMetrics {
     fn new(make: &Make<'_>) -> Self {
-        let http = HttpMetrics {
+        HttpMetrics {
             requests: make.counters(
                 "omlx_http_requests_total",
                 "Answered requests; 499 where the client went away.",
@@ -358,23 +360,21 @@ impl HttpMetrics {
             ),
             in_flight: make.gauge("omlx_http_requests_in_flight", "Requests being answered."),
             connections: make.gauge("omlx_http_connections", "Open connections."),
-        };
-        for route in crate::http::Route::ALL {
-            let template = route.template();
-            http.duration.with_label_values(&[template]);
-            if let Some(method) = route.method() {
-                for status in route.statuses() {
-                    http.requests.with_label_values(&[method, template, status]);
-                }
-            }
-            if route.has_body() {
-                http.body_bytes.with_label_values(&[template]);
-                for phase in DISCONNECT_PHASES {
-                    http.disconnects.with_label_values(&[template, phase]);
-                }
+        }
+    }
+
+    /// Puts the series of a route at zero. `statuses`: those that it can answer with.
+    pub fn add_route(&self, route: &str, method: &str, statuses: &[&str]) {
+        self.duration.with_label_values(&[route]);
+        for status in statuses {
+            self.requests.with_label_values(&[method, route, status]);
+        }
+        if method == "POST" {
+            self.body_bytes.with_label_values(&[route]);
+            for phase in DISCONNECT_PHASES {
+                self.disconnects.with_label_values(&[route, phase]);
             }
         }
-        http
     }
 
     /// A request was answered.
@@ -397,50 +397,4 @@ impl HttpMetrics {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Makes series and registers them. Names and labels are literals: a wrong one fails every test.
-struct Make<'r> {
-    registry: &'r Registry,
-}
-
-impl Make<'_> {
-    fn register<C: prometheus::core::Collector + Clone + 'static>(
-        &self,
-        made: prometheus::Result<C>,
-    ) -> C {
-        let series = made.expect("a valid metric");
-        self.registry.register(Box::new(series.clone())).expect("a name used once");
-        series
-    }
-
-    fn counter(&self, name: &str, help: &str) -> Counter {
-        self.register(Counter::new(name, help))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(name, help))
-    }
-
-    fn float_gauge(&self, name: &str, help: &str) -> Gauge {
-        self.register(Gauge::new(name, help))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.register(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-        bounds: Vec<f64>,
-    ) -> HistogramVec {
-        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(bounds), labels))
-    }
 }

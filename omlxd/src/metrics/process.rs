@@ -6,7 +6,7 @@ use engine::{MemorySensor, SystemSensor};
 use prometheus::{Counter, IntGauge};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
-use super::Make;
+use super::make::Make;
 
 /// Series of the process, read at each scrape.
 #[derive(Debug)]

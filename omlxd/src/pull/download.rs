@@ -8,7 +8,7 @@ use std::time::Duration;
 use omlxctl::files::{self, Links};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
-use super::PullError;
+use super::error::PullError;
 use super::hub::Hub;
 use super::plan::{Digest, Wanted};
 

@@ -13,7 +13,7 @@ use ureq::http::{Response, StatusCode, Uri, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use super::PullError;
+use super::error::PullError;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// Longest wait for a connection, for a response's head, and for more of a body.

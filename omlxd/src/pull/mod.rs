@@ -6,13 +6,13 @@
 //! leaves nothing that looks like a model, and the next pull goes on where it was.
 
 mod download;
+mod error;
 mod hub;
 mod plan;
 mod publish;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use omlxctl::protocol::{PullFile, PullProgress, Pulled};
 
+pub use error::PullError;
 pub use hub::Access;
 use hub::{Hub, Revision};
 use plan::{Machine, Wanted};
@@ -35,72 +36,6 @@ const MAX_PARALLEL: usize = 4;
 const MAX_TRIES: u32 = 5;
 /// What the rate is averaged over.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
-
-/// Why a pull did not make a model.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PullError {
-    /// Asking again will not help.
-    #[error("{0}")]
-    Refused(String),
-    /// There is no such model or revision.
-    #[error("{0}")]
-    NotFound(String),
-    /// The hub asks to come back later.
-    #[error("the hub answers {status}{}; try again later", asked(*.after))]
-    Busy {
-        /// The HTTP status.
-        status: u16,
-        /// When, if it says.
-        after: Option<Duration>,
-    },
-    /// The connection failed.
-    #[error("{0}: check the network and run the pull again, it goes on where it was")]
-    Network(String),
-    /// The server cannot give a file from this position on.
-    #[error("the hub does not give the rest of a file that was begun")]
-    Range,
-    /// What came is not what the hub announced.
-    #[error("{0}: it was thrown away; run the pull again")]
-    Damaged(String),
-    /// The disk.
-    #[error("{0}")]
-    Disk(String),
-    /// Somebody stopped it.
-    #[error("the pull was cancelled; what was downloaded is kept for the next one")]
-    Cancelled,
-}
-
-fn asked(after: Option<Duration>) -> String {
-    after.map_or_else(String::new, |after| format!(" and asks to wait {} s", after.as_secs()))
-}
-
-impl PullError {
-    fn from_ureq(url: &str, error: ureq::Error) -> Self {
-        let host = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let host = host.split(['/', '?']).next().unwrap_or(host);
-        match error {
-            ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::BadUri(_) => {
-                PullError::Refused(format!("{host} cannot be talked to safely: {error}"))
-            }
-            error => PullError::Network(format!("{host} cannot be reached: {error}")),
-        }
-    }
-
-    fn from_read(error: io::Error) -> Self {
-        PullError::Network(format!("the connection broke: {error}"))
-    }
-
-    fn disk(path: &Path, error: &io::Error) -> Self {
-        PullError::Disk(match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => format!(
-                "the disk of {} is full: make room (`omlxctl models rm`, `omlxctl cache clear`) and \
-                 run the pull again, it goes on where it was",
-                path.display()
-            ),
-            _ => format!("{}: {error}", path.display()),
-        })
-    }
-}
 
 /// The pulls. Clones share them.
 #[derive(Clone)]
@@ -217,7 +152,11 @@ impl Pulls {
 
     fn run(&self, hub: &Hub, job: &Job) {
         tracing::info!(model = job.id, revision = job.revision, "pull begun");
-        let repo = self.registry.own_dir().join(format!("models--{}", job.id.replace('/', "--")));
+        let repo = self
+            .registry
+            .catalog()
+            .own_dir()
+            .join(format!("models--{}", job.id.replace('/', "--")));
         let is_new = !repo.exists();
         let work = std::panic::AssertUnwindSafe(|| self.pull(hub, job, &repo));
         let outcome = std::panic::catch_unwind(work);
@@ -226,7 +165,7 @@ impl Pulls {
         });
         match &outcome {
             Ok(pulled) => {
-                self.registry.list();
+                self.registry.catalog().list();
                 let (bytes, secs) = (pulled.downloaded_bytes, pulled.seconds);
                 tracing::info!(model = job.id, revision = pulled.revision, bytes, secs, "pulled");
             }

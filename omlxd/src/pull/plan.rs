@@ -4,7 +4,7 @@ use std::path::Path;
 
 use engine::NoWeightFiles;
 
-use super::PullError;
+use super::error::PullError;
 use super::hub::{Revision, Sibling};
 use crate::limits::{PULL_SMALL_FILE_BYTES, PULL_WEIGHT_FILES};
 

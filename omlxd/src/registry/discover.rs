@@ -8,8 +8,10 @@ use std::time::UNIX_EPOCH;
 use engine::limits::CONFIG_BYTES;
 use omlxctl::files;
 
-use super::BUNDLED;
 use crate::limits::REVISION_FILE_BYTES;
+
+/// Name of the model that comes with the daemon.
+pub const BUNDLED: &str = "omlx-tiny";
 
 /// The reference that a pull writes: the revision that is served, whatever other programs do to
 /// `refs/main` later.

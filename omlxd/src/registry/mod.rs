@@ -3,126 +3,36 @@
 //! `discover` finds them on disk, `core` decides what is loaded and unloaded, `removal` deletes
 //! them; this file carries the decisions out. A request holds a [`Lease`] for as long as it lives.
 
+mod catalog;
 mod core;
 mod discover;
+mod error;
 mod removal;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{ComputeDtype, Engine, LoadError, LoadOptions, Model, ModelFacts};
+use engine::{Engine, LoadError, LoadOptions, Model};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+pub use self::catalog::Catalog;
 pub use self::core::Room;
-use self::core::{Action, Core, PATIENCE, Refused, State, Ticket, Turn};
-pub use self::discover::{ModelEntry, Source};
+use self::core::{Action, Core, PATIENCE, State, Ticket, Turn};
+pub use self::discover::{BUNDLED, ModelEntry, Source};
 pub(crate) use self::discover::{PULLED_REF, other_purpose};
+pub use self::error::{AcquireError, KeepError};
 pub use self::removal::Removed;
 use crate::config::{Config, ModelSettings};
-use crate::daemon::Chain;
-use crate::limits::CONFIG_ALIAS_HOPS;
+use crate::error_chain::Chain;
 use crate::memory;
 use crate::metrics::Metrics;
 
-/// Name of the model that comes with the daemon.
-pub const BUNDLED: &str = "omlx-tiny";
-/// Near names listed beside an unknown one.
-const MAX_NEAR: usize = 10;
 /// Pause before a model whose room was taken is tried again.
 const POSTPONED: Duration = Duration::from_millis(100);
 /// How often a model with an idle time is looked at while it is in use.
 const BUSY_POLL: Duration = Duration::from_millis(200);
-
-/// Why a model cannot be had.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AcquireError {
-    /// Its folder cannot be loaded.
-    #[error("{0}")]
-    Failed(String),
-    /// It needs more memory than it can ever get.
-    #[error(
-        "it needs {needed_bytes} bytes of memory and memory.budget leaves {budget_bytes} for it: \
-         choose a smaller or more strongly quantized model, or raise the budget"
-    )]
-    TooLarge {
-        /// What its weights take.
-        needed_bytes: u64,
-        /// What there is.
-        budget_bytes: u64,
-    },
-    /// Others were in use, or pinned, for all of the time that a request may wait.
-    #[error(
-        "it needs {needed_bytes} bytes of memory, of {budget_bytes} only {free_bytes} are free, and \
-         the other models were in use or pinned for {waited_secs} s"
-    )]
-    NoRoom {
-        /// What its weights take.
-        needed_bytes: u64,
-        /// What is not used.
-        free_bytes: u64,
-        /// What there is.
-        budget_bytes: u64,
-        /// How long it was waited for.
-        waited_secs: u64,
-    },
-    /// It is still being loaded after all of the time that a request may wait.
-    #[error("it was still being loaded after {waited_secs} s")]
-    StillLoading {
-        /// How long it was waited for.
-        waited_secs: u64,
-    },
-    /// It is being removed from disk.
-    #[error("it is being removed")]
-    Gone,
-}
-
-/// Why a model stays where it is.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeepError {
-    /// It is not in memory.
-    #[error("{0} is not loaded")]
-    NotLoaded(String),
-    /// It is being loaded.
-    #[error("{0} is being loaded: try again when it is there")]
-    Loading(String),
-    /// It is pinned.
-    #[error("{0} is pinned: `omlxctl unpin {0}` first")]
-    Pinned(String),
-    /// Requests are on it.
-    #[error("{id} is in use by {requests} requests: `omlxctl requests` shows them")]
-    InUse {
-        /// The model.
-        id: String,
-        /// How many hold or wait for it.
-        requests: usize,
-    },
-    /// It came with the daemon.
-    #[error("{0} came with omlxd and cannot be removed")]
-    Bundled(String),
-    /// Its files cannot be deleted.
-    #[error("{id} cannot be removed: {what}")]
-    Disk {
-        /// The model.
-        id: String,
-        /// The system's reason.
-        what: String,
-    },
-}
-
-impl KeepError {
-    fn new(id: &str, refused: Refused) -> Self {
-        let id = id.to_owned();
-        match refused {
-            Refused::NotLoaded => KeepError::NotLoaded(id),
-            Refused::Loading => KeepError::Loading(id),
-            Refused::Pinned => KeepError::Pinned(id),
-            Refused::InUse(requests) => KeepError::InUse { id, requests },
-        }
-    }
-}
 
 /// A model as `omlxctl` and `/metrics` see it.
 #[derive(Debug, Clone, Default)]
@@ -150,8 +60,7 @@ pub struct Registry {
 struct Shared {
     engine: Engine,
     metrics: Metrics,
-    dirs: Vec<PathBuf>,
-    bundled: Option<PathBuf>,
+    catalog: Catalog,
     settings: BTreeMap<String, ModelSettings>,
     idle_ttl: Option<Duration>,
     /// Longest wait for a model.
@@ -159,28 +68,12 @@ struct Shared {
     budget_bytes: u64,
     /// Tokens of a block of KV, for the metrics.
     block_tokens: usize,
-    compute: ComputeDtype,
     started: Instant,
-    /// What the last look at the disk found.
-    known: Mutex<Known>,
-    /// Held by whoever looks at the disk.
-    scanning: Mutex<()>,
-    /// By folder: its files' fingerprint then, and what they said.
-    facts: Mutex<BTreeMap<PathBuf, (u64, Facts)>>,
     inner: Mutex<Inner>,
     /// Counts up when a decision may come out differently.
     changed: watch::Sender<u64>,
     runtime: OnceLock<Handle>,
 }
-
-/// What a look at the disk found, and when that began; `None` before the first one.
-#[derive(Debug, Clone, Default)]
-struct Known {
-    models: Arc<BTreeMap<String, ModelEntry>>,
-    began: Option<Instant>,
-}
-
-type Facts = Result<Arc<ModelFacts>, String>;
 
 #[derive(Default)]
 struct Inner {
@@ -196,20 +89,15 @@ impl Registry {
     /// Looks for models where the configuration says, then for the bundled one.
     pub fn new(engine: Engine, metrics: Metrics, config: &Config) -> Self {
         let shared = Shared {
+            catalog: Catalog::new(config, metrics.clone()),
             engine,
             metrics,
-            dirs: config.model_dirs(),
-            bundled: discover::bundled_dir(),
             settings: config.per_model.clone(),
             idle_ttl: config.models.idle_ttl,
             max_wait: config.models.max_wait,
             budget_bytes: memory::budget_bytes(config.memory.budget),
             block_tokens: config.cache.block_tokens,
-            compute: config.models.compute_dtype.into(),
             started: Instant::now(),
-            known: Mutex::default(),
-            scanning: Mutex::default(),
-            facts: Mutex::default(),
             inner: Mutex::default(),
             changed: watch::Sender::new(0),
             runtime: OnceLock::new(),
@@ -217,100 +105,9 @@ impl Registry {
         Registry { shared: Arc::new(shared) }
     }
 
-    /// Every model on disk, by id. Reads directories: not for an async thread.
-    pub fn list(&self) -> Vec<ModelEntry> {
-        self.scan().values().cloned().collect()
-    }
-
-    fn scan(&self) -> Arc<BTreeMap<String, ModelEntry>> {
-        let began = Instant::now();
-        let found = discover::models(&self.shared.dirs, self.shared.bundled.as_deref());
-        for id in found.keys() {
-            self.shared.metrics.add_model(id);
-        }
-        let found = Arc::new(found);
-        *lock(&self.shared.known) = Known { models: Arc::clone(&found), began: Some(began) };
-        found
-    }
-
-    /// What is on disk now. Of many who ask at once one looks, for all of them: names that do not exist
-    /// cannot keep the disk busier than that.
-    fn listed(&self) -> Arc<BTreeMap<String, ModelEntry>> {
-        let asked = Instant::now();
-        let _one = lock(&self.shared.scanning);
-        let known = lock(&self.shared.known).clone();
-        match known.began.is_some_and(|began| began >= asked) {
-            true => known.models,
-            false => self.scan(),
-        }
-    }
-
-    /// The model of this id, else the one with this alias. Case matters. Looks at the whole disk only
-    /// for what it does not know yet: every request comes through here. Not for an async thread.
-    pub fn find(&self, name: &str) -> Option<ModelEntry> {
-        self.find_or_near(name).ok()
-    }
-
-    /// The same, or else ids that resemble the name.
-    ///
-    /// # Errors
-    /// The near ids, nearest first.
-    pub fn find_or_near(&self, name: &str) -> Result<ModelEntry, Vec<String>> {
-        if let Some(entry) = self.known(name) {
-            return Ok(entry);
-        }
-        let listed = self.listed();
-        let mut found = name;
-        for _ in 0..=CONFIG_ALIAS_HOPS {
-            if let Some(entry) = listed.get(found) {
-                return Ok(entry.clone());
-            }
-            let Some(next) = self.aliased(found) else { break };
-            found = next;
-        }
-        Err(near(&listed, name))
-    }
-
-    /// A model that the last look at the disk found, if it is still there.
-    fn known(&self, name: &str) -> Option<ModelEntry> {
-        let models = Arc::clone(&lock(&self.shared.known).models);
-        let mut name = name;
-        for _ in 0..=CONFIG_ALIAS_HOPS {
-            if let Some(entry) = models.get(name) {
-                return discover::is_model(&entry.dir).then(|| entry.clone());
-            }
-            name = self.aliased(name)?;
-        }
-        None
-    }
-
-    /// The model that has this alias.
-    fn aliased(&self, alias: &str) -> Option<&str> {
-        let mut settings = self.shared.settings.iter();
-        let found = settings.find(|(_, own)| own.alias.iter().any(|own| own == alias));
-        found.map(|(id, _)| id.as_str())
-    }
-
-    /// The aliases of a model.
-    pub fn aliases(&self, id: &str) -> &[String] {
-        self.shared.settings.get(id).map_or(&[], |settings| &settings.alias)
-    }
-
-    /// What a model's files say, without loading it. Reads files unless they were read as they are.
-    ///
-    /// # Errors
-    /// Why it cannot be loaded.
-    pub fn facts(&self, entry: &ModelEntry) -> Result<Arc<ModelFacts>, String> {
-        let print = discover::fingerprint(&entry.dir);
-        if let Some((known, facts)) = lock(&self.shared.facts).get(&entry.dir)
-            && *known == print
-        {
-            return facts.clone();
-        }
-        let facts = engine::inspect(&entry.dir, self.shared.compute);
-        let facts = facts.map(Arc::new).map_err(|error| Chain(&error).to_string());
-        lock(&self.shared.facts).insert(entry.dir.clone(), (print, facts.clone()));
-        facts
+    /// The models on disk.
+    pub fn catalog(&self) -> &Catalog {
+        &self.shared.catalog
     }
 
     /// What a model is doing.
@@ -435,7 +232,7 @@ impl Registry {
             if registry.inner().failed.get(&entry.id).is_some_and(|failed| *failed != print) {
                 registry.inner().core.files_changed(&entry.id);
             }
-            let facts = registry.facts(&entry);
+            let facts = registry.catalog().facts(&entry);
             facts.map(|facts| facts.weight_bytes).map_err(|why| {
                 if !discover::is_model(&entry.dir) {
                     return AcquireError::Gone;
@@ -615,7 +412,7 @@ impl Registry {
         for (id, _) in pinned {
             let (registry, name) = (self.clone(), id.clone());
             // Looking for a model reads directories.
-            let found = tokio::task::spawn_blocking(move || registry.find(&name)).await;
+            let found = tokio::task::spawn_blocking(move || registry.catalog().find(&name)).await;
             match found.unwrap_or_default() {
                 Some(entry) => {
                     if let Err(error) = self.acquire(&entry).await {
@@ -644,16 +441,10 @@ impl Registry {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         lock(&self.shared.inner)
     }
+}
 
-    /// The folders searched for models.
-    pub fn dirs(&self) -> &[PathBuf] {
-        &self.shared.dirs
-    }
-
-    /// The folder that pulled models go to: the base directory's own.
-    pub fn own_dir(&self) -> &Path {
-        &self.shared.dirs[0]
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A model in memory, which stays there for as long as this is held.
@@ -708,17 +499,4 @@ impl Drop for Place {
         // Those behind move up.
         self.registry.notify();
     }
-}
-
-/// Ids that resemble a name, nearest first.
-fn near(listed: &BTreeMap<String, ModelEntry>, name: &str) -> Vec<String> {
-    let name = name.to_lowercase();
-    let distance = |id: &String| strsim::levenshtein(&id.to_lowercase(), &name);
-    let mut near: Vec<(usize, &String)> = listed.keys().map(|id| (distance(id), id)).collect();
-    near.sort();
-    near.into_iter().take(MAX_NEAR).map(|(_, id)| id.clone()).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

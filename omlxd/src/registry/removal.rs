@@ -3,10 +3,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::core::Refused;
-use super::{KeepError, ModelEntry, Registry, Source, discover, lock};
+use super::{KeepError, ModelEntry, Registry, Source, discover};
 
 /// What a folder is called while it is deleted: hidden, so that no half of a model is found.
 const REMOVING: &str = ".omlx-removing-";
@@ -35,8 +34,7 @@ impl Registry {
         self.inner().core.remove(id).map_err(|refused| KeepError::new(id, refused))?;
         let deleted = tokio::task::spawn_blocking(move || delete(&folder)).await;
         let deleted = deleted.unwrap_or_else(|_| Err(io::Error::other("it was interrupted")));
-        Arc::make_mut(&mut lock(&self.shared.known).models).remove(id);
-        lock(&self.shared.facts).remove(&entry.dir);
+        self.catalog().forget(entry);
         self.inner().failed.remove(id);
         self.inner().entries.remove(id);
         self.inner().core.removed(id, deleted.is_ok());
@@ -70,7 +68,7 @@ impl Registry {
 
     /// Deletes what an earlier process, killed meanwhile, left of models that were being deleted.
     pub fn sweep(&self) {
-        for dir in self.dirs() {
+        for dir in self.catalog().dirs() {
             for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
                 if entry.file_name().to_string_lossy().starts_with(REMOVING) {
                     let _ = fs::remove_dir_all(entry.path());

@@ -3,7 +3,7 @@
 
 use engine::{GenerateError, GrammarError, SubmitError, TemplateError};
 use hyper::header::{HeaderMap, RETRY_AFTER};
-use omlxd::api::error::{ApiError, X_SHOULD_RETRY};
+use omlxd::error::{ApiError, X_SHOULD_RETRY};
 use omlxd::registry::AcquireError;
 use serde_json::{Value, json};
 
@@ -41,9 +41,9 @@ fn rows() -> Vec<Row> {
         (7, ApiError::unsupported_value("p", "x"), 400, "unsupported_value", "p"),
         (8, ApiError::unknown_parameter("p"), 400, "unknown_parameter", "p"),
         (10, ApiError::context_length("input", 9, 8), 400, "context_length_exceeded", "input"),
-        (12, ApiError::template(&raised), 400, "invalid_prompt", "messages"),
+        (12, ApiError::template("messages", &raised), 400, "invalid_prompt", "messages"),
         (12, ApiError::tool_template("tools[0]", &raised), 400, "invalid_prompt", "tools[0]"),
-        (12, ApiError::no_template("m"), 400, "invalid_prompt", "messages"),
+        (12, ApiError::no_template("messages", "m"), 400, "invalid_prompt", "messages"),
         (13, bad, 400, "", "response_format"),
         (16, ApiError::no_key(), 401, "", ""),
         (17, ApiError::wrong_key("4321"), 401, "invalid_api_key", ""),

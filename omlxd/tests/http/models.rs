@@ -37,7 +37,7 @@ fn server(fits: u64, change: impl FnOnce(&mut Config)) -> Server {
 }
 
 fn entry(server: &Server, id: &str) -> ModelEntry {
-    server.app.registry.find(id).unwrap()
+    server.app.registry.catalog().find(id).unwrap()
 }
 
 fn states(server: &Server) -> BTreeMap<&'static str, &'static str> {

@@ -69,7 +69,7 @@ impl Server {
             .unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        runtime.spawn(omlxd::http::serve(Arc::clone(&app), listener));
+        runtime.spawn(omlxd::server::serve(Arc::clone(&app), listener));
         Server { app, address, runtime: Some(runtime), dir }
     }
 

@@ -62,8 +62,8 @@ impl World {
         while job.outcome().is_none() {
             job.wait(Duration::from_secs(1));
             // Whatever goes on: either no model is seen, or a whole one.
-            if let Some(entry) = self.app.registry.find(ID) {
-                self.app.registry.facts(&entry).unwrap();
+            if let Some(entry) = self.app.registry.catalog().find(ID) {
+                self.app.registry.catalog().facts(&entry).unwrap();
             }
         }
         // The job leaves the list right after it has an outcome.
@@ -80,9 +80,9 @@ impl World {
 
     /// The model is there, with the hub's bytes, and is one that runs.
     fn assert_whole(&self, pulled: &Pulled) {
-        let entry = self.app.registry.find(ID).expect("it is found");
+        let entry = self.app.registry.catalog().find(ID).expect("it is found");
         assert_eq!(entry.dir, pulled.path);
-        let facts = self.app.registry.facts(&entry).expect("it can be loaded");
+        let facts = self.app.registry.catalog().facts(&entry).expect("it can be loaded");
         assert!(facts.weight_bytes > 0);
         for file in fs::read_dir(&entry.dir).unwrap() {
             let file = file.unwrap();
@@ -99,7 +99,7 @@ impl World {
     }
 
     fn assert_absent(&self) {
-        assert!(self.app.registry.find(ID).is_none());
+        assert!(self.app.registry.catalog().find(ID).is_none());
         assert!(!self.models().join("models--org--model/snapshots").exists());
     }
 
@@ -135,7 +135,7 @@ fn a_model_is_pulled_whole_and_pinned_to_its_commit() {
 
     // The hub's branch moves on: what is here stays until it is pulled again.
     world.hub.change(|state| state.sha = "b2".repeat(20));
-    assert_eq!(world.app.registry.find(ID).unwrap().dir, pulled.path);
+    assert_eq!(world.app.registry.catalog().find(ID).unwrap().dir, pulled.path);
     let moved = world.pull_with(Some("main"), false, None).unwrap();
     world.assert_whole(&moved);
     assert_eq!((moved.revision, moved.downloaded_bytes), ("b2".repeat(20), 0));
@@ -144,7 +144,7 @@ fn a_model_is_pulled_whole_and_pinned_to_its_commit() {
     world.hub.change(|state| state.sha = "a1".repeat(20));
     assert!(back.is_ok());
     let back = world.pull_with(Some("v1.0"), false, None).unwrap();
-    assert_eq!(world.app.registry.find(ID).unwrap().dir, back.path);
+    assert_eq!(world.app.registry.catalog().find(ID).unwrap().dir, back.path);
 }
 
 #[test]

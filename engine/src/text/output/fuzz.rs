@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{OutputFormat, OutputParser, Part};
 use crate::text::tokenizer::Tokenizer;
-use crate::types::{Delta, FinishReason, Mark};
+use crate::types::{FinishReason, Mark, MarkedText};
 
 /// What tells a format: words of the template, tokens of the vocabulary.
 type Family = (&'static str, &'static [&'static str]);
@@ -141,7 +141,8 @@ pub fn output(bytes: &[u8]) {
     let prompt = if flags & 2 == 0 { "" } else { "<think>\n" };
     let tools = if flags & 4 == 0 { tools() } else { Vec::new() };
     let parser = format.parser(prompt, &tools, flags & 8 == 0);
-    let pieces: Vec<Delta> = bytes[2..].iter().flat_map(|&byte| pieces(byte, tokens)).collect();
+    let pieces: Vec<MarkedText> =
+        bytes[2..].iter().flat_map(|&byte| pieces(byte, tokens)).collect();
     let text: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
 
     let one_by_one = read(parser.clone(), pieces.iter().cloned());
@@ -156,7 +157,7 @@ pub fn output(bytes: &[u8]) {
 /// Parts in the form that they have whatever the cuts, and whether the last call was cut.
 type Read = (Vec<Part>, bool);
 
-fn read(mut parser: OutputParser, deltas: impl IntoIterator<Item = Delta>) -> Read {
+fn read(mut parser: OutputParser, deltas: impl IntoIterator<Item = MarkedText>) -> Read {
     let mut parts = Vec::new();
     for delta in deltas {
         parser.push(&delta).into_iter().for_each(|part| add(&mut parts, part));
@@ -208,22 +209,22 @@ fn check((parts, cut): &Read, text: &str, template: &str) {
 }
 
 /// What a byte stands for: a fragment in as few pieces as it may come in, or a character.
-fn pieces(byte: u8, tokens: &[&str]) -> Vec<Delta> {
-    let plain = |text: String| Delta { text, ..Delta::default() };
+fn pieces(byte: u8, tokens: &[&str]) -> Vec<MarkedText> {
+    let plain = |text: String| MarkedText { text, ..MarkedText::default() };
     let Some(&text) = FRAGMENTS.get(usize::from(byte)) else {
         return vec![plain(char::from(byte).to_string())];
     };
     match tokens.iter().position(|token| *token == text) {
         Some(number) => {
             let mark = Mark { start: 0, end: text.len(), id: id(number) };
-            vec![Delta { marks: vec![mark], ..plain(text.to_owned()) }]
+            vec![MarkedText { marks: vec![mark], ..plain(text.to_owned()) }]
         }
         None => text.chars().map(|c| plain(c.to_string())).collect(),
     }
 }
 
-fn join(pieces: &[Delta]) -> Delta {
-    let mut joined = Delta::default();
+fn join(pieces: &[MarkedText]) -> MarkedText {
+    let mut joined = MarkedText::default();
     for piece in pieces {
         let base = joined.text.len();
         joined.text.push_str(&piece.text);

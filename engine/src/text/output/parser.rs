@@ -15,7 +15,7 @@ use super::tools::Tools;
 use super::trial::{self, Kind, Trial, Verdict, Wrapper};
 use crate::limits::CALLS_TRIED_IN_THOUGHTS;
 use crate::types::ThinkingBudget;
-use crate::types::{Delta, FinishReason};
+use crate::types::{FinishReason, MarkedText};
 
 /// Takes one answer apart as it comes.
 #[derive(Debug, Clone)]
@@ -115,7 +115,7 @@ impl OutputParser {
         }
     }
 
-    /// The tokens that the answer's generation must mark: `GenerateRequest::markers`.
+    /// The tokens that structure the answer, such as `<tool_call>`: the detokenizer marks them in the text.
     pub fn markers(&self) -> Arc<[u32]> {
         self.format.markers().into()
     }
@@ -129,7 +129,7 @@ impl OutputParser {
     }
 
     /// Takes more of the answer and gives what is certain by now.
-    pub fn push(&mut self, delta: &Delta) -> Vec<Part> {
+    pub fn push(&mut self, delta: &MarkedText) -> Vec<Part> {
         self.input.push(&delta.text, &delta.marks);
         if let Some(trial) = &mut self.trial {
             trial.push(delta);

@@ -10,7 +10,7 @@
 use super::input::{Input, Stands};
 use super::json_calls::fence;
 use super::part::Part;
-use crate::types::Delta;
+use crate::types::MarkedText;
 
 /// A tag around an object that is longer is none.
 const MAX_TAG_BYTES: usize = 32;
@@ -73,7 +73,7 @@ impl<P: Parser> Trial<P> {
     }
 
     /// More of the answer came.
-    pub(super) fn push(&mut self, delta: &Delta) {
+    pub(super) fn push(&mut self, delta: &MarkedText) {
         self.parser.input_mut().push(&delta.text, &delta.marks);
     }
 

@@ -3,8 +3,8 @@
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
-use super::super::code::Code;
-use super::super::error::ApiError;
+use crate::error::ApiError;
+use crate::error_code::Code;
 
 /// `{"type": "error", "error": {...}, "request_id": ...}`.
 pub(crate) fn body(error: &ApiError, request_id: &str) -> Vec<u8> {

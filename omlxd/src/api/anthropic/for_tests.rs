@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value};
 
-use super::super::error::ApiError;
-use super::super::params::Reading;
+use super::super::reading::Reading;
 use super::super::reply::{Identity, Write};
-use super::reply::MessagesReply;
-use super::request::{MessagesRequest, Thoughts};
+use super::reply::{MessagesReply, Thoughts};
+use super::request::MessagesRequest;
 #[cfg(test)]
-use crate::api::chat::ChatRequest;
+use crate::api::chat_request::ChatRequest;
+use crate::error::ApiError;
 
 /// Reads a body as [`super::messages`] does, for a fuzz target.
 pub(in crate::api) fn check(body: &Map<String, Value>, reading: &Reading) -> Result<(), ApiError> {

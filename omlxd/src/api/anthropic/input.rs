@@ -1,12 +1,12 @@
-//! The messages of an Anthropic request, made into chat messages.
+//! The messages of an Anthropic request.
 
 use serde_json::Value;
 
-use super::super::conversation::Conversation;
-use super::super::error::ApiError;
-use super::super::params::Reading;
+use super::super::conversation::{Arguments, Conversation, Role, ToolCall};
 use super::super::parts;
 use super::super::read::{Fields, Path, not_one_of, wrong};
+use super::super::reading::Reading;
+use crate::error::ApiError;
 use crate::limits::{MESSAGES, PARTS};
 
 const ROLES: [&str; 3] = ["user", "assistant", "system"];
@@ -89,7 +89,7 @@ pub(super) fn messages(
         let content = path.field("content");
         match message.get("content") {
             Some(Value::String(text)) if role == "assistant" => conversation.say(text),
-            Some(Value::String(text)) => conversation.push(role, text),
+            Some(Value::String(text)) => conversation.push(role_of(role), text),
             Some(Value::Array(blocks)) if role == "assistant" => {
                 turn(blocks, &content, conversation, reading)?;
             }
@@ -108,6 +108,11 @@ pub(super) fn messages(
         return Err(ApiError::unsupported_value(path, what));
     }
     Ok(())
+}
+
+/// The role of one of [`ROLES`].
+fn role_of(name: &str) -> Role {
+    Role::of(name).expect("one of the roles")
 }
 
 /// Whether a message holds words of the user, rather than results of calls only.
@@ -147,15 +152,16 @@ fn turn(
             "tool_use" => {
                 let (id, name) = (block.required_string("id")?, block.required_string("name")?);
                 let arguments = match block.get("input") {
-                    None => String::new(),
+                    None => Arguments::none(),
                     // As languages write it that have one empty literal for lists and maps.
-                    Some(Value::Array(list)) if list.is_empty() => String::new(),
+                    Some(Value::Array(list)) if list.is_empty() => Arguments::none(),
                     // As it was streamed, perhaps cut.
-                    Some(Value::String(text)) => text.clone(),
-                    Some(object @ Value::Object(_)) => object.to_string(),
+                    Some(Value::String(text)) => Arguments::text(text, reading)?,
+                    Some(object @ Value::Object(_)) => Arguments::object(object.clone()),
                     Some(other) => return Err(wrong(&path.field("input"), "an object", other)),
                 };
-                conversation.call(id, name, &arguments);
+                let call = ToolCall { id: Some(id.to_owned()), name: name.to_owned(), arguments };
+                conversation.call(&path, call, reading)?;
             }
             _ => reading.ignore(&path)?,
         }
@@ -187,7 +193,7 @@ fn others(
             }
             "tool_result" => {
                 if std::mem::take(&mut has_text) {
-                    conversation.push(role, &std::mem::take(&mut text));
+                    conversation.push(role_of(role), &std::mem::take(&mut text));
                 }
                 result(&block, conversation, reading)?;
             }
@@ -199,7 +205,7 @@ fn others(
         }
     }
     if has_text {
-        conversation.push(role, &text);
+        conversation.push(role_of(role), &text);
     }
     Ok(())
 }
@@ -251,7 +257,7 @@ fn result(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::conversation::seal;
+    use super::super::super::conversation::{Message, seal};
     use super::*;
     use serde_json::json;
 
@@ -261,7 +267,7 @@ mod tests {
         let reading = Reading::new(false, 8, 4);
         let mut conversation = Conversation::with(system(&fields, &reading)?.as_deref());
         messages(&fields, &mut conversation, &reading)?;
-        Ok(conversation.into_messages())
+        Ok(conversation.into_messages().iter().map(Message::for_template).collect())
     }
 
     #[test]
@@ -293,7 +299,7 @@ mod tests {
                 {"role": "user", "content": "thanks"}]
         }))
         .unwrap();
-        let call = |id: &str, name: &str, arguments: &str| {
+        let call = |id: &str, name: &str, arguments: Value| {
             let function = json!({"name": name, "arguments": arguments});
             json!({"id": id, "type": "function", "function": function})
         };
@@ -302,7 +308,7 @@ mod tests {
             json!({"role": "user", "content": "<note/>hello"}),
             json!({"role": "system", "content": "Mind the time."}),
             json!({"role": "assistant", "content": "I look.", "reasoning_content": "hm",
-                   "tool_calls": [call("t1", "f", r#"{"z":1,"a":"b"}"#), call("t2", "g", "{}")]}),
+                   "tool_calls": [call("t1", "f", json!({"z": 1, "a": "b"})), call("t2", "g", json!({}))]}),
             json!({"role": "tool", "tool_call_id": "t2", "content": "Error: no"}),
             json!({"role": "tool", "tool_call_id": "t1", "content": "one"}),
             json!({"role": "user", "content": "go on"}),
@@ -321,7 +327,7 @@ mod tests {
                 {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t"}]}]}))
             .unwrap();
             let arguments = &made[0]["tool_calls"][0]["function"]["arguments"];
-            assert!(["", "{}"].contains(&arguments.as_str().unwrap()), "{input}");
+            assert_eq!(*arguments, json!({}), "{input}");
         }
     }
 

@@ -11,9 +11,11 @@ mod request;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::error::ApiError;
-use super::{Answer, parse, run};
+use super::answer::Answer;
+use super::parse::parse;
+use super::run;
 use crate::auth::ApiCaller;
+use crate::error::ApiError;
 use crate::http::Call;
 use request::MessagesRequest;
 
@@ -41,5 +43,5 @@ pub(crate) async fn count_tokens(
 ) -> Result<Answer, ApiError> {
     let request = parse(caller, call, body, MessagesRequest::read_any).await?;
     let tokens = run::count(call, request).await?;
-    Ok(Answer::Json(json!({"input_tokens": tokens}).to_string().into_bytes()))
+    Ok(Answer::json(&json!({"input_tokens": tokens})))
 }

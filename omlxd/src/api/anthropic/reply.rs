@@ -4,17 +4,27 @@ use engine::{Part, TokenOutput};
 use serde_json::{Value, json};
 
 use super::super::conversation::seal;
-use super::super::error::ApiError;
 use super::super::json;
 use super::super::reply::{Choice, Ending, Identity, TotalUsage, Write, put, string};
 use super::error;
-use super::request::Thoughts;
 use crate::config::KeepaliveMode;
+use crate::error::ApiError;
 
 /// Says that the answer is alive.
 const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 /// Thoughts that are shown need nothing to be found again by; the field must be there.
 const SIGNATURE: &str = "omlx";
+
+/// How an answer shows thoughts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Thoughts {
+    /// In full.
+    Shown,
+    /// Only sealed, for the next request.
+    Sealed,
+    /// Not at all: nobody asked for them.
+    Dropped,
+}
 
 /// Writes the answer to one request.
 pub(crate) struct MessagesReply {

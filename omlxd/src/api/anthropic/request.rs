@@ -1,19 +1,23 @@
-//! An Anthropic request: read, and put into the words of a chat request, whose rules then hold.
+//! An Anthropic request.
 
-use engine::Model;
+use engine::{EFFORTS, Model, Pattern};
 use serde_json::{Map, Value, json};
 
-use super::super::chat::ChatRequest;
+use super::super::chat_request::ChatRequest;
+use super::super::constrain::Constraint;
 use super::super::conversation::Conversation;
-use super::super::error::ApiError;
-use super::super::params::{Params, Reading};
+use super::super::params::{Params, stop, tokens};
 use super::super::read::{Fields, Path, not_one_of};
+use super::super::reading::Reading;
 use super::super::reply::Identity;
-use super::super::run::{Endpoint, Prompt, Wanted};
+use super::super::run::{ApiRequest, Prompt, Wanted};
+use super::super::tools::{ToolChoice, Tools};
 use super::input;
-use super::reply::MessagesReply;
+use super::reply::{MessagesReply, Thoughts};
+use crate::error::ApiError;
+use crate::limits::{MESSAGES, TOOLS};
 
-/// Fields that a chat request has under the same name.
+/// Fields that mean the same as in every API.
 const SHARED: &[&str] = &[
     "model",
     "stream",
@@ -63,27 +67,6 @@ const TOOL: &[&str] = &[
     "eager_input_streaming",
 ];
 
-/// What a chat request's field is called here.
-const NAMES: [(&str, &str); 6] = [
-    ("max_completion_tokens", "max_tokens"),
-    ("stop", "stop_sequences"),
-    ("response_format.json_schema", "output_config.format"),
-    ("response_format", "output_config.format"),
-    ("reasoning_effort", "output_config.effort"),
-    ("thinking_budget", "thinking.budget_tokens"),
-];
-
-/// How an answer shows thoughts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Thoughts {
-    /// In full.
-    Shown,
-    /// Only sealed, for the next request.
-    Sealed,
-    /// Not at all: nobody asked for them.
-    Dropped,
-}
-
 /// A request that passed validation.
 #[derive(Debug)]
 pub(crate) struct MessagesRequest {
@@ -109,11 +92,34 @@ impl MessagesRequest {
         let system = input::system(&fields, reading)?;
         let mut conversation = Conversation::with(system.as_deref());
         input::messages(&fields, &mut conversation, reading)?;
-        let (thinks, thoughts) = thinking(&fields, reading)?;
-        let mut chat = chat_fields(&fields, thinks, reading)?;
-        chat.insert("messages".to_owned(), Value::Array(conversation.into_messages()));
-        let chat = ChatRequest::read(&chat, reading).map_err(renamed)?;
-        Ok(MessagesRequest { chat, thoughts })
+        let messages = conversation.into_messages();
+        if messages.is_empty() {
+            let what = "at least one message is needed";
+            return Err(ApiError::invalid_value("messages", what));
+        }
+        reading.check_count(&path.field("messages"), messages.len(), MESSAGES)?;
+        let thinking = thinking(&fields, reading)?;
+        let output = output_config(&fields, thinking.is_on, reading)?;
+        let mut params = Params::read(&fields.only(SHARED), reading)?;
+        params.max_tokens = tokens(&fields, "max_tokens", 1)?;
+        if fields.array("stop_sequences")?.is_some() {
+            params.stop = stop(&fields, "stop_sequences", reading)?;
+        }
+        params.constraint = output.constraint;
+        let mut template_kwargs =
+            Map::from_iter([("enable_thinking".to_owned(), json!(thinking.is_on))]);
+        template_kwargs.extend(fields.object("chat_template_kwargs")?.cloned().unwrap_or_default());
+        let chat = ChatRequest {
+            params,
+            messages,
+            tools: tools(&fields, reading)?,
+            logprobs: None,
+            effort: output.effort,
+            thinking_budget: thinking.budget_tokens,
+            template_kwargs,
+            prompt_field: Self::PROMPT_FIELD,
+        };
+        Ok(MessagesRequest { chat, thoughts: thinking.thoughts })
     }
 }
 
@@ -125,13 +131,13 @@ impl MessagesRequest {
     }
 }
 
-impl Endpoint for MessagesRequest {
+impl ApiRequest for MessagesRequest {
     const NAME: &'static str = "messages";
     const PROMPT_FIELD: &'static str = "messages";
     type Reply = MessagesReply;
 
     fn params(&self) -> &Params {
-        self.chat.params()
+        &self.chat.params
     }
 
     fn logprobs(&self) -> Option<usize> {
@@ -139,15 +145,15 @@ impl Endpoint for MessagesRequest {
     }
 
     fn thinking_budget(&self) -> Option<usize> {
-        self.chat.thinking_budget()
+        self.chat.thinking_budget
     }
 
     fn default_max_tokens(&self) -> usize {
-        self.chat.default_max_tokens()
+        usize::MAX
     }
 
     fn prompts(&self, model: &Model, wanted: &Wanted) -> Result<Vec<Prompt>, ApiError> {
-        self.chat.prompts(model, wanted).map_err(renamed)
+        Ok(vec![self.chat.prompt(model, wanted)?])
     }
 
     fn reply(&self, identity: Identity, _model: &Model) -> MessagesReply {
@@ -155,153 +161,128 @@ impl Endpoint for MessagesRequest {
     }
 }
 
-/// An error of the chat request in the words of this one.
-fn renamed(error: ApiError) -> ApiError {
-    error.renamed(|param| {
-        let schema = param.replacen(".function.parameters", ".input_schema", 1);
-        let flat = schema.replacen(".function", "", 1);
-        let under = |name: &str| {
-            let rest = flat.strip_prefix(name)?;
-            (rest.is_empty() || rest.starts_with(['.', '['])).then(|| rest.to_owned())
-        };
-        let found = NAMES.iter().find_map(|(from, to)| Some(format!("{to}{}", under(from)?)));
-        found.unwrap_or(flat)
-    })
+/// What `thinking` says.
+struct Thinking {
+    /// Whether the model is to think.
+    is_on: bool,
+    /// What is shown of it.
+    thoughts: Thoughts,
+    /// Most tokens to think.
+    budget_tokens: Option<usize>,
 }
 
 /// Whether to think, and what to show of it. As this API has it, a request that does not ask for
 /// thoughts gets none; nor does one that leaves it to the model, but asks for an effort of none.
-fn thinking(fields: &Fields<'_, '_>, reading: &Reading) -> Result<(bool, Thoughts), ApiError> {
+fn thinking(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Thinking, ApiError> {
     let path = fields.path().field("thinking");
-    let Some(thinking) = fields.get("thinking") else { return Ok((false, Thoughts::Dropped)) };
+    let Some(thinking) = fields.get("thinking") else {
+        return Ok(Thinking { is_on: false, thoughts: Thoughts::Dropped, budget_tokens: None });
+    };
     let thinking = Fields::of(thinking, &path)?;
     thinking.required_string("type")?;
     let kind = thinking.choice("type", &["enabled", "adaptive", "disabled"])?;
-    thinking.integer("budget_tokens", 1..=i64::MAX)?;
+    let budget_tokens = tokens(&thinking, "budget_tokens", 1)?;
     let display = thinking.choice("display", &["summarized", "omitted"])?;
     reading.known(&thinking, &["type", "budget_tokens", "display"])?;
     let effort = fields.get("output_config").map(|output| &output["effort"]);
     let is_none = effort.is_some_and(|effort| effort == "none");
-    Ok(match (kind, display) {
+    let (is_on, thoughts) = match (kind, display) {
         (Some("disabled"), _) => (false, Thoughts::Dropped),
         (Some("adaptive"), _) if is_none => (false, Thoughts::Dropped),
         (_, Some("omitted")) => (true, Thoughts::Sealed),
         _ => (true, Thoughts::Shown),
-    })
+    };
+    Ok(Thinking { is_on, thoughts, budget_tokens })
 }
 
-/// The request's other fields as those of a chat request.
-fn chat_fields(
+/// What `output_config` says.
+#[derive(Default)]
+struct Output {
+    effort: Option<&'static str>,
+    constraint: Option<Constraint>,
+}
+
+/// Reads `output_config`, and `output_format`, the older name of a part of it.
+fn output_config(
     fields: &Fields<'_, '_>,
     thinks: bool,
     reading: &Reading,
-) -> Result<Map<String, Value>, ApiError> {
-    let mut chat = Map::new();
-    for name in SHARED {
-        if let Some(value) = fields.get(name) {
-            chat.insert((*name).to_owned(), value.clone());
-        }
-    }
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            chat.insert(name.to_owned(), value);
-        }
-    };
-    put("max_completion_tokens", fields.get("max_tokens").cloned());
-    put("stop", fields.array("stop_sequences")?.map(|stop| json!(stop)));
-    put("tools", tools(fields, reading)?);
-    let (choice, parallel) = tool_choice(fields, reading)?;
-    put("tool_choice", choice);
-    let budget = fields.get("thinking").and_then(|thinking| thinking.get("budget_tokens"));
-    put("thinking_budget", budget.cloned());
-    put("parallel_tool_calls", parallel.map(|parallel| json!(parallel)));
+) -> Result<Output, ApiError> {
     let path = fields.path().field("output_config");
-    let mut format = fields.get("output_format").cloned();
-    if let Some(output) = fields.get("output_config") {
-        let output = Fields::of(output, &path)?;
-        reading.known(&output, &["effort", "format"])?;
-        // Thoughts that are asked for in so many words are not taken back by an effort of none.
-        let effort = output.get("effort").map(|effort| match effort == "none" && thinks {
-            true => json!("minimal"),
-            false => effort.clone(),
-        });
-        put("reasoning_effort", effort);
-        format = output.get("format").cloned().or(format);
+    let mut output = Output::default();
+    let mut format = fields.get("output_format");
+    if let Some(config) = fields.get("output_config") {
+        let config = Fields::of(config, &path)?;
+        reading.known(&config, &["effort", "format"])?;
+        output.effort = config.choice("effort", &EFFORTS)?;
+        // An effort of none does not take back thoughts that were asked for by name.
+        if thinks && output.effort == Some("none") {
+            output.effort = Some("minimal");
+        }
+        format = config.get("format").or(format);
     }
     if let Some(format) = format {
         let path = path.field("format");
-        let format = Fields::of(&format, &path)?;
+        let format = Fields::of(format, &path)?;
         reading.known(&format, &["type", "schema", "name"])?;
-        match format.required_string("type")? {
-            "json_schema" => {
-                let schema = json!({"name": "output", "schema": format.required("schema")?,
-                                    "strict": true});
-                put("response_format", Some(json!({"type": "json_schema", "json_schema": schema})));
-            }
-            kind => return Err(not_one_of(&path.field("type"), kind, &["json_schema"])),
+        let kind = format.required_string("type")?;
+        if kind != "json_schema" {
+            return Err(not_one_of(&path.field("type"), kind, &["json_schema"]));
         }
+        let schema = format.required("schema")?.clone();
+        output.constraint = Some(Constraint::new(Pattern::Json { schema, exactly: true }, &path));
     }
-    let mut kwargs = Map::from_iter([("enable_thinking".to_owned(), json!(thinks))]);
-    kwargs.extend(fields.object("chat_template_kwargs")?.cloned().unwrap_or_default());
-    put("chat_template_kwargs", Some(Value::Object(kwargs)));
-    Ok(chat)
+    Ok(output)
 }
 
-/// `tools` in the shape of a chat request: what a template shows of a tool is its name, its
-/// description and its schema, in the client's order. Tools that Anthropic runs, or whose schema only
-/// its models know, go as they are, and chat leaves them out.
-fn tools(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<Value>, ApiError> {
+/// `tools` and `tool_choice`. What a template shows of a tool is its name, its description and its
+/// schema, in the client's order. Tools that Anthropic runs, or whose schema only its models know,
+/// are ignored.
+fn tools(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Tools, ApiError> {
+    let path = fields.path().field("tool_choice");
+    let choice = fields.get("tool_choice").map(|choice| Fields::of(choice, &path)).transpose()?;
+    let is_single = choice.map(|choice| choice.boolean("disable_parallel_tool_use")).transpose()?;
+    let is_parallel = is_single.flatten() != Some(true);
+    let mut tools = Tools::new(is_parallel, "input_schema");
     let path = fields.path().field("tools");
-    let Some(tools) = fields.array("tools")? else { return Ok(None) };
-    let translate = |(index, tool): (usize, &Value)| {
+    let list = fields.array("tools")?.map_or(&[][..], Vec::as_slice);
+    reading.check_count(&path, list.len(), TOOLS)?;
+    for (index, tool) in list.iter().enumerate() {
         let path = path.index(index);
         let tool = Fields::of(tool, &path)?;
-        if let Some(kind) = tool.string("type")?.filter(|kind| *kind != "custom") {
-            return Ok(json!({"type": kind}));
+        match tool.string("type")? {
+            // `function` is how other APIs name the same thing.
+            None | Some("custom" | "function") => {
+                tool.required_string("name")?;
+                tool.required("input_schema")?;
+                tools.offer_flat(&tool, TOOL, reading)?;
+            }
+            Some(_) => reading.ignore(&path)?,
         }
-        tool.required_string("name")?;
-        tool.required("input_schema")?;
-        reading.known(&tool, TOOL)?;
-        let mut function = Map::new();
-        for (name, value) in tool.entries() {
-            match name {
-                "name" | "description" | "strict" => {
-                    function.insert(name.to_owned(), value.clone())
-                }
-                "input_schema" => function.insert("parameters".to_owned(), value.clone()),
-                _ => None,
-            };
-        }
-        Ok(json!({"type": "function", "function": function}))
-    };
-    let tools: Vec<Value> =
-        tools.iter().enumerate().map(translate).collect::<Result<_, ApiError>>()?;
-    Ok(Some(Value::Array(tools)))
+    }
+    if let Some(choice) = choice {
+        choose(&mut tools, &choice, !list.is_empty(), reading)?;
+    }
+    Ok(tools)
 }
 
-/// `tool_choice` in the words of a chat request, and `parallel_tool_calls`.
-fn tool_choice(
-    fields: &Fields<'_, '_>,
+/// Applies `tool_choice`.
+fn choose(
+    tools: &mut Tools,
+    choice: &Fields<'_, '_>,
+    has_tools: bool,
     reading: &Reading,
-) -> Result<(Option<Value>, Option<bool>), ApiError> {
-    let path = fields.path().field("tool_choice");
-    let Some(choice) = fields.get("tool_choice") else { return Ok((None, None)) };
-    let choice = Fields::of(choice, &path)?;
-    let parallel = choice.boolean("disable_parallel_tool_use")?.map(|disabled| !disabled);
-    let has_tools = fields.array("tools")?.is_some_and(|tools| !tools.is_empty());
+) -> Result<(), ApiError> {
     choice.required_string("type")?;
-    reading.known(&choice, &["type", "name", "disable_parallel_tool_use"])?;
+    reading.known(choice, &["type", "name", "disable_parallel_tool_use"])?;
     let kind = choice.choice("type", &["auto", "any", "tool", "none"])?;
-    let word = match kind {
-        Some("auto" | "none") if !has_tools => None,
-        Some("any") => Some(json!("required")),
-        Some("tool") => {
-            let name = choice.required_string("name")?;
-            Some(json!({"type": "function", "function": {"name": name}}))
-        }
-        word => word.map(|word| json!(word)),
+    let wanted = match kind {
+        Some("any") => ToolChoice::Required,
+        Some("tool") => ToolChoice::Function(choice.required_string("name")?.to_owned()),
+        Some("none") if has_tools => ToolChoice::None,
+        _ => ToolChoice::Auto,
     };
-    Ok((word, parallel))
+    tools.choose(&wanted, choice.path())
 }
 
 #[cfg(test)]
@@ -355,7 +336,7 @@ mod tests {
             let request =
                 MessagesRequest::read(body.as_object().unwrap(), &Reading::new(false, 8, 4));
             let request = request.unwrap();
-            (request.thoughts, request.chat.effort())
+            (request.thoughts, request.chat.effort)
         };
         assert_eq!(read("adaptive"), (Thoughts::Dropped, Some("none")));
         assert_eq!(read("enabled"), (Thoughts::Shown, Some("minimal")));

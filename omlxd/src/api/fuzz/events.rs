@@ -8,13 +8,14 @@ use serde_json::{Map, Value, json};
 use super::super::anthropic;
 use super::super::chat_reply::ChatReply;
 use super::super::completions_reply::CompletionsReply;
-use super::super::error::ApiError;
-use super::super::params::{Params, Reading};
+use super::super::params::Params;
 use super::super::read::{Fields, Path};
+use super::super::reading::Reading;
 use super::super::reply::{Choice, Ending, Identity, Reply, TotalUsage, Write};
 use super::super::responses;
 use super::Choices;
 use crate::config::KeepaliveMode;
+use crate::error::ApiError;
 
 /// Most deltas of a choice.
 const MOST_DELTAS: usize = 16;

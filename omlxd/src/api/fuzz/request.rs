@@ -6,22 +6,22 @@ use hyper::header::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::super::anthropic;
-use super::super::chat::ChatRequest;
+use super::super::chat::ChatCompletionRequest;
 use super::super::completions::CompletionsRequest;
 use super::super::embeddings;
-use super::super::error::ApiError;
 use super::super::json;
-use super::super::params::Reading;
+use super::super::reading::Reading;
 use super::super::responses;
 use super::Choices;
 use crate::config::Config;
+use crate::error::ApiError;
 use crate::response_store::ResponseStore;
 
 /// What reads a body.
 type Read = fn(&Map<String, Value>, &Reading) -> Result<(), ApiError>;
 
 const ENDPOINTS: [(&str, Read); 5] = [
-    ("/v1/chat/completions", |body, reading| ChatRequest::read(body, reading).map(drop)),
+    ("/v1/chat/completions", |body, reading| ChatCompletionRequest::read(body, reading).map(drop)),
     ("/v1/completions", |body, reading| CompletionsRequest::read(body, reading).map(drop)),
     ("/v1/responses", |body, reading| responses::check(body, reading, &STORE)),
     ("/v1/messages", anthropic::check),

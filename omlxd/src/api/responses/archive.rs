@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::super::error::ApiError;
+use crate::error::ApiError;
 use crate::response_store::{ChainError, Record, ResponseStore};
 
 /// The answers that one API key stored.

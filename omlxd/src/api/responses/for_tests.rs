@@ -5,14 +5,14 @@ use std::sync::Arc;
 use engine::{SamplingParams, Tokenizer};
 use serde_json::{Map, Value};
 
-use super::super::error::ApiError;
-use super::super::params::Reading;
+use super::super::reading::Reading;
 use super::super::reply::{Identity, Write};
 use super::archive::Archive;
-use super::reply::ResponsesReply;
-use super::request::{ResponseEcho, ResponsesRequest};
+use super::reply::{ResponseEcho, ResponsesReply};
+use super::request::ResponsesRequest;
 #[cfg(test)]
-use crate::api::chat::ChatRequest;
+use crate::api::chat_request::ChatRequest;
+use crate::error::ApiError;
 use crate::response_store::ResponseStore;
 
 /// Reads a body as [`super::create`] does, for a fuzz target.

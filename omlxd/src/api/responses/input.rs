@@ -1,12 +1,12 @@
-//! The items of a Responses request, made into chat messages.
+//! The items of a Responses request.
 
 use serde_json::{Value, json};
 
-use super::super::conversation::Conversation;
-use super::super::error::ApiError;
-use super::super::params::Reading;
+use super::super::conversation::{Arguments, Conversation, Role, ToolCall};
 use super::super::parts;
 use super::super::read::{Fields, Path, not_one_of, wrong};
+use super::super::reading::Reading;
+use crate::error::ApiError;
 use crate::limits::PARTS;
 
 const ROLES: [&str; 4] = ["developer", "system", "user", "assistant"];
@@ -76,11 +76,11 @@ pub(super) fn add(
         Some("message") => message(conversation, &item, reading, is_asked),
         None => Err(ApiError::missing(path.field("type"))),
         Some("reasoning") => reasoning(conversation, value, &item),
-        Some("function_call") => call(conversation, &item, &arguments(&item)?),
+        Some("function_call") => call(conversation, &item, arguments(&item, reading)?, reading),
         // A tool that takes any text: one parameter says the same to a template.
         Some("custom_tool_call") => {
             let arguments = json!({"input": item.required_string("input")?});
-            call(conversation, &item, &arguments.to_string())
+            call(conversation, &item, Arguments::object(arguments), reading)
         }
         Some("function_call_output" | "custom_tool_call_output") => {
             output(conversation, &item, reading)
@@ -103,7 +103,10 @@ fn message(
     }
     item.required("content")?;
     let known = |kind: &str, path: &Path<'_>| Err(not_one_of(path, kind, &["input_text"]));
-    conversation.push(role, &text(item, "content", is_asked, reading, known)?);
+    conversation.push(
+        Role::of(role).expect("one of the roles"),
+        &text(item, "content", is_asked, reading, known)?,
+    );
     Ok(())
 }
 
@@ -121,13 +124,13 @@ fn reasoning(
     Ok(())
 }
 
-/// The arguments of a call as text; there may be none.
-fn arguments(item: &Fields<'_, '_>) -> Result<String, ApiError> {
+/// The arguments of a call; there may be none.
+fn arguments(item: &Fields<'_, '_>, reading: &Reading) -> Result<Arguments, ApiError> {
     match item.get("arguments") {
-        None => Ok(String::new()),
-        Some(Value::Array(list)) if list.is_empty() => Ok(String::new()),
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(object @ Value::Object(_)) => Ok(object.to_string()),
+        None => Ok(Arguments::none()),
+        Some(Value::Array(list)) if list.is_empty() => Ok(Arguments::none()),
+        Some(Value::String(text)) => Arguments::text(text, reading),
+        Some(object @ Value::Object(_)) => Ok(Arguments::object(object.clone())),
         Some(other) => Err(wrong(&item.path().field("arguments"), "a string", other)),
     }
 }
@@ -135,11 +138,12 @@ fn arguments(item: &Fields<'_, '_>) -> Result<String, ApiError> {
 fn call(
     conversation: &mut Conversation,
     item: &Fields<'_, '_>,
-    arguments: &str,
+    arguments: Arguments,
+    reading: &Reading,
 ) -> Result<(), ApiError> {
     let (id, name) = (item.required_string("call_id")?, item.required_string("name")?);
-    conversation.call(id, name, arguments);
-    Ok(())
+    let call = ToolCall { id: Some(id.to_owned()), name: name.to_owned(), arguments };
+    conversation.call(item.path(), call, reading)
 }
 
 fn output(
@@ -205,7 +209,7 @@ fn text(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::conversation::seal;
+    use super::super::super::conversation::{Message, seal};
     use super::*;
 
     fn messages(items: Value) -> Result<Vec<Value>, ApiError> {
@@ -215,7 +219,7 @@ mod tests {
         for (index, item) in items.as_array().unwrap().iter().enumerate() {
             add(&mut conversation, item, &path.index(index), &reading, asks(item))?;
         }
-        Ok(conversation.into_messages())
+        Ok(conversation.into_messages().iter().map(Message::for_template).collect())
     }
 
     #[test]
@@ -239,7 +243,7 @@ mod tests {
             {"type": "message", "role": "assistant", "content": "Done."}
         ]))
         .unwrap();
-        let call = |id: &str, name: &str, arguments: &str| {
+        let call = |id: &str, name: &str, arguments: Value| {
             let function = json!({"name": name, "arguments": arguments});
             json!({"id": id, "type": "function", "function": function})
         };
@@ -248,7 +252,7 @@ mod tests {
             json!({"role": "developer", "content": "ab"}),
             json!({"role": "user", "content": "hello"}),
             json!({"role": "assistant", "content": "I look.", "reasoning_content": "hm, 7",
-                   "tool_calls": [call("c1", "f", "{}"), call("c2", "g", r#"{"input":"x \"y\""}"#)]}),
+                   "tool_calls": [call("c1", "f", json!({})), call("c2", "g", json!({"input": "x \"y\""}))]}),
             json!({"role": "tool", "tool_call_id": "c2", "content": "two"}),
             json!({"role": "tool", "tool_call_id": "c1", "content": "one"}),
             json!({"role": "assistant", "content": "Done.", "reasoning_content": "so"}),

@@ -11,11 +11,13 @@ mod request;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::error::ApiError;
-use super::{Answer, parse, run};
+use super::answer::Answer;
+use super::parse::parse;
+use super::run;
 use crate::auth::ApiCaller;
+use crate::error::ApiError;
 use crate::http::Call;
 use crate::requests::Ticket;
 use archive::Archive;
@@ -45,24 +47,24 @@ pub(crate) async fn input_tokens(
     let request = read(caller, call, body).await?;
     let tokens = run::count(call, request).await?;
     let answer = json!({"object": "response.input_tokens", "input_tokens": tokens});
-    Ok(Answer::Json(answer.to_string().into_bytes()))
+    Ok(Answer::json(&answer))
 }
 
 /// Answers `GET /v1/responses/{id}`. E38.
-pub(crate) async fn get(caller: ApiCaller, call: &Call, id: &str) -> Result<Value, ApiError> {
+pub(crate) async fn get(caller: ApiCaller, call: &Call, id: &str) -> Result<Answer, ApiError> {
     let (archive, id) = (archive(&caller, call), id.to_owned());
     let found = tokio::task::spawn_blocking(move || archive.get(&id));
-    found.await.map_err(|_| ApiError::internal())?
+    Ok(Answer::json(&found.await.map_err(|_| ApiError::internal())??))
 }
 
 /// Answers `DELETE /v1/responses/{id}`. E38.
-pub(crate) async fn delete(caller: ApiCaller, call: &Call, id: &str) -> Result<Value, ApiError> {
+pub(crate) async fn delete(caller: ApiCaller, call: &Call, id: &str) -> Result<Answer, ApiError> {
     let (archive, id) = (archive(&caller, call), id.to_owned());
     let removed = tokio::task::spawn_blocking(move || {
         archive.delete(&id)?;
         Ok(json!({"id": id, "object": "response", "deleted": true}))
     });
-    removed.await.map_err(|_| ApiError::internal())?
+    Ok(Answer::json(&removed.await.map_err(|_| ApiError::internal())??))
 }
 
 fn archive(caller: &ApiCaller, call: &Call) -> Archive {

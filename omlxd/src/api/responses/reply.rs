@@ -1,17 +1,36 @@
 //! Writing `response` objects and the events that build one.
 
+use std::collections::BTreeMap;
+
 use engine::{Part, SamplingParams, TokenOutput, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use super::super::conversation::seal;
-use super::super::error::ApiError;
 use super::super::json;
 use super::super::reply::{
     Choice, DONE, Ending, Identity, KEEPALIVE, TotalUsage, Write, chosen, put, string,
 };
-use super::request::ResponseEcho;
+use super::archive::Archive;
 use crate::config::KeepaliveMode;
+use crate::error::ApiError;
 use crate::response_store::Record;
+
+/// What the answer repeats or depends on besides the generation.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ResponseEcho {
+    /// Fields of the request that the answer repeats, by name.
+    pub echo: Map<String, Value>,
+    /// Put thoughts also into `encrypted_content`.
+    pub seal: bool,
+    /// Which namespace a function was offered in, by its name.
+    pub namespaces: BTreeMap<String, String>,
+    /// What the client sent.
+    pub input: Vec<Value>,
+    /// The answer that this one goes on from.
+    pub previous: Option<String>,
+    /// Where to store the answer; `None` when it is not to be stored.
+    pub archive: Option<Archive>,
+}
 
 /// Writes the answer to one request.
 pub(crate) struct ResponsesReply {

@@ -1,25 +1,28 @@
-//! A Responses request: read, and put into the words of a chat request, whose rules then hold.
+//! A Responses request.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
-use engine::Model;
+use engine::{EFFORTS, Model};
 use serde_json::{Map, Value, json};
 
-use super::super::chat::ChatRequest;
-use super::super::code::Code;
+use super::super::chat_request::ChatRequest;
+use super::super::constrain::{Constraint, Layout, output_format};
 use super::super::conversation::Conversation;
-use super::super::error::ApiError;
-use super::super::params::{Params, Reading};
+use super::super::params::{Params, tokens};
 use super::super::read::{Fields, Path, not_one_of, wrong};
+use super::super::reading::Reading;
 use super::super::reply::Identity;
-use super::super::run::{Endpoint, Prompt, Wanted};
+use super::super::run::{ApiRequest, Prompt, Wanted};
+use super::super::tools::{ToolChoice, Tools};
 use super::archive::Archive;
 use super::input;
-use super::reply::ResponsesReply;
-use crate::limits::{MESSAGES, TOP_LOGPROBS};
+use super::reply::{ResponseEcho, ResponsesReply};
+use crate::error::ApiError;
+use crate::error_code::Code;
+use crate::limits::{MESSAGES, TOOLS, TOP_LOGPROBS};
 
-/// Fields that a chat request has under the same name.
+/// Fields that mean the same as in every API.
 const SHARED: &[&str] = &[
     "model",
     "stream",
@@ -88,38 +91,11 @@ const INCLUDES: [&str; 8] = [
     "code_interpreter_call.outputs",
 ];
 
-/// What a chat request's field is called here.
-const NAMES: [(&str, &str); 6] = [
-    ("max_completion_tokens", "max_output_tokens"),
-    ("response_format.json_schema", "text.format"),
-    ("response_format", "text.format"),
-    ("verbosity", "text.verbosity"),
-    ("reasoning_effort", "reasoning.effort"),
-    ("messages", "input"),
-];
-
 /// A request that passed validation.
 #[derive(Debug)]
 pub(crate) struct ResponsesRequest {
     chat: ChatRequest,
     told: ResponseEcho,
-}
-
-/// What the answer repeats or depends on besides the generation.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ResponseEcho {
-    /// Fields of the request that the answer repeats, by name.
-    pub echo: Map<String, Value>,
-    /// Put thoughts also into `encrypted_content`.
-    pub seal: bool,
-    /// Which namespace a function was offered in, by its name.
-    pub namespaces: BTreeMap<String, String>,
-    /// What the client sent.
-    pub input: Vec<Value>,
-    /// The answer that this one goes on from.
-    pub previous: Option<String>,
-    /// Where to store the answer; `None` when it is not to be stored.
-    pub archive: Option<Archive>,
 }
 
 impl ResponsesRequest {
@@ -152,10 +128,24 @@ impl ResponsesRequest {
         if messages.is_empty() {
             return Err(ApiError::invalid_value("input", "at least one item is needed"));
         }
+        reading.check_count(&input_path, messages.len(), MESSAGES)?;
         let include = include(&fields)?;
-        let mut chat = chat_fields(&fields, &include, reading)?;
-        chat.insert("messages".to_owned(), Value::Array(messages));
-        let chat = ChatRequest::read(&chat, reading).map_err(renamed)?;
+        let (format, effort) = (text(&fields, reading)?, effort(&fields, reading)?);
+        let shared = fields.only(SHARED);
+        let mut params = Params::read(&shared, reading)?;
+        params.max_tokens = tokens(&fields, "max_output_tokens", 1)?;
+        params.constraint = format;
+        let top_logprobs = fields.integer("top_logprobs", 0..=TOP_LOGPROBS)?.unwrap_or(0) as usize;
+        let chat = ChatRequest {
+            params,
+            messages,
+            tools: tools(&fields, reading)?,
+            logprobs: include.contains(&INCLUDES[1]).then_some(top_logprobs),
+            effort,
+            thinking_budget: tokens(&fields, "thinking_budget", 0)?,
+            template_kwargs: fields.object("chat_template_kwargs")?.cloned().unwrap_or_default(),
+            prompt_field: Self::PROMPT_FIELD,
+        };
         let wants_store = fields.boolean("store")?.unwrap_or(true) && archive.is_enabled();
         Ok(ResponsesRequest {
             chat,
@@ -179,59 +169,40 @@ impl ResponsesRequest {
     }
 }
 
-impl Endpoint for ResponsesRequest {
+impl ApiRequest for ResponsesRequest {
     const NAME: &'static str = "responses";
+    // Earlier answers are on disk.
+    const READS_DISK: bool = true;
     const PROMPT_FIELD: &'static str = "input";
     type Reply = ResponsesReply;
 
     fn params(&self) -> &Params {
-        self.chat.params()
+        &self.chat.params
     }
 
     fn logprobs(&self) -> Option<usize> {
-        self.chat.logprobs()
+        self.chat.logprobs
     }
 
     fn thinking_budget(&self) -> Option<usize> {
-        self.chat.thinking_budget()
+        self.chat.thinking_budget
     }
 
     fn default_max_tokens(&self) -> usize {
-        self.chat.default_max_tokens()
+        usize::MAX
     }
 
     fn prompts(&self, model: &Model, wanted: &Wanted) -> Result<Vec<Prompt>, ApiError> {
-        self.chat.prompts(model, wanted).map_err(|error| match error.is_bad_grammar() {
-            true => bad_schema(error),
-            false => renamed(error),
-        })
+        let prompt = self.chat.prompt(model, wanted).map_err(|error| {
+            // This API has a code for a schema that cannot be compiled.
+            if error.is_bad_grammar() { error.with_code(Code::InvalidJsonSchema) } else { error }
+        });
+        Ok(vec![prompt?])
     }
 
     fn reply(&self, identity: Identity, model: &Model) -> ResponsesReply {
         let sampling = self.params().sampling(model.sampling_defaults(), 0);
         ResponsesReply::new(&identity, self.told.clone(), &sampling, model.tokenizer().clone())
-    }
-}
-
-/// An error of the chat request in the words of this one.
-fn renamed(error: ApiError) -> ApiError {
-    error.renamed(|param| {
-        let flat = param.replacen(".function.", ".", 1);
-        let under = |name: &str| {
-            let rest = flat.strip_prefix(name)?;
-            (rest.is_empty() || rest.starts_with(['.', '['])).then(|| rest.to_owned())
-        };
-        let found = NAMES.iter().find_map(|(from, to)| Some(format!("{to}{}", under(from)?)));
-        found.unwrap_or(flat)
-    })
-}
-
-/// E13 as this API tells it: with a code, and at the schema itself.
-fn bad_schema(error: ApiError) -> ApiError {
-    let error = error.with_code(Code::InvalidJsonSchema);
-    match error.param() == Some("response_format") {
-        true => error.renamed(|_| "text.format.schema".to_owned()),
-        false => renamed(error),
     }
 }
 
@@ -302,48 +273,28 @@ fn go_on(
     Ok(())
 }
 
-/// The request's other fields as those of a chat request.
-fn chat_fields(
-    fields: &Fields<'_, '_>,
-    include: &[&'static str],
-    reading: &Reading,
-) -> Result<Map<String, Value>, ApiError> {
-    let mut chat = Map::new();
-    for name in SHARED {
-        if let Some(value) = fields.get(name) {
-            chat.insert((*name).to_owned(), value.clone());
-        }
-    }
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            chat.insert(name.to_owned(), value);
-        }
-    };
-    put("max_completion_tokens", fields.get("max_output_tokens").cloned());
-    put("tools", tools(fields, reading)?);
-    put("tool_choice", tool_choice(fields, reading)?);
-    let path = fields.path().field("reasoning");
-    if let Some(reasoning) = fields.get("reasoning") {
-        let reasoning = Fields::of(reasoning, &path)?;
-        for name in ["summary", "generate_summary"] {
-            reasoning.choice(name, &["auto", "concise", "detailed", "none"])?;
-        }
-        reading.known(&reasoning, &["effort", "summary", "generate_summary"])?;
-        put("reasoning_effort", reasoning.get("effort").cloned());
-    }
+/// `text`: what the answer is held to. `verbosity` changes nothing.
+fn text(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<Constraint>, ApiError> {
     let path = fields.path().field("text");
-    if let Some(text) = fields.get("text") {
-        let text = Fields::of(text, &path)?;
-        reading.known(&text, &["format", "verbosity"])?;
-        put("verbosity", text.get("verbosity").cloned());
-        put("response_format", text_format(&text)?);
+    let Some(text) = fields.get("text") else { return Ok(None) };
+    let text = Fields::of(text, &path)?;
+    reading.known(&text, &["format", "verbosity"])?;
+    text.choice("verbosity", &["low", "medium", "high"])?;
+    let path = path.field("format");
+    let Some(format) = text.get("format") else { return Ok(None) };
+    output_format(&Fields::of(format, &path)?, Layout::Flat, reading)
+}
+
+/// `reasoning`: how much to think. Summaries are not made.
+fn effort(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<&'static str>, ApiError> {
+    let path = fields.path().field("reasoning");
+    let Some(reasoning) = fields.get("reasoning") else { return Ok(None) };
+    let reasoning = Fields::of(reasoning, &path)?;
+    for name in ["summary", "generate_summary"] {
+        reasoning.choice(name, &["auto", "concise", "detailed", "none"])?;
     }
-    let top = fields.integer("top_logprobs", 0..=TOP_LOGPROBS)?;
-    if include.contains(&INCLUDES[1]) {
-        put("logprobs", Some(json!(true)));
-        put("top_logprobs", top.map(|top| json!(top)));
-    }
-    Ok(chat)
+    reading.known(&reasoning, &["effort", "summary", "generate_summary"])?;
+    reasoning.choice("effort", &EFFORTS)
 }
 
 fn include(fields: &Fields<'_, '_>) -> Result<Vec<&'static str>, ApiError> {
@@ -359,70 +310,47 @@ fn include(fields: &Fields<'_, '_>) -> Result<Vec<&'static str>, ApiError> {
     Ok(include)
 }
 
-/// `tools`, functions in the shape of a chat request. The others go as they are: chat knows a
-/// namespace, and leaves out what does not run here.
-fn tools(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<Value>, ApiError> {
+/// `tools` and `tool_choice`. Tools that do not run here are ignored.
+fn tools(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Tools, ApiError> {
+    let parallel = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
+    let mut tools = Tools::new(parallel, "parameters");
     let path = fields.path().field("tools");
-    let Some(tools) = fields.array("tools")? else { return Ok(None) };
-    let translate = |(index, tool): (usize, &Value)| {
+    let list = fields.array("tools")?.map_or(&[][..], Vec::as_slice);
+    reading.check_count(&path, list.len(), TOOLS)?;
+    for (index, tool) in list.iter().enumerate() {
         let path = path.index(index);
-        let fields = Fields::of(tool, &path)?;
-        if fields.required_string("type")? != "function" {
-            return Ok(tool.clone());
+        let tool = Fields::of(tool, &path)?;
+        match tool.required_string("type")? {
+            "function" => tools.offer_flat(&tool, TOOL, reading)?,
+            "namespace" if !reading.strict => tools.namespace(&tool, &path, reading)?,
+            _ => reading.ignore(&path)?,
         }
-        fields.required_string("name")?;
-        reading.known(&fields, TOOL)?;
-        let known = &TOOL[..4];
-        let function: Map<String, Value> = fields
-            .entries()
-            .filter(|(name, _)| known.contains(name))
-            .map(|(name, value)| (name.to_owned(), value.clone()))
-            .collect();
-        Ok(json!({"type": "function", "function": function}))
+    }
+    let path = fields.path().field("tool_choice");
+    let has_tools = !list.is_empty();
+    let choice = match fields.get("tool_choice") {
+        None => return Ok(tools),
+        Some(Value::String(word)) if !has_tools && (word == "auto" || word == "none") => {
+            return Ok(tools);
+        }
+        Some(Value::String(word)) => ToolChoice::of_word(word, &path)?,
+        Some(object @ Value::Object(_)) => tool_choice(&Fields::of(object, &path)?, reading)?,
+        Some(other) => return Err(wrong(&path, "a string or an object", other)),
     };
-    let tools: Vec<Value> =
-        tools.iter().enumerate().map(translate).collect::<Result<_, ApiError>>()?;
-    Ok(Some(Value::Array(tools)))
+    tools.choose(&choice, &path)?;
+    Ok(tools)
 }
 
-/// `tool_choice` in the shape of a chat request.
-fn tool_choice(fields: &Fields<'_, '_>, reading: &Reading) -> Result<Option<Value>, ApiError> {
-    let Some(choice) = fields.get("tool_choice") else { return Ok(None) };
-    if choice.is_object() {
-        let path = fields.path().field("tool_choice");
-        reading.known(&Fields::of(choice, &path)?, &["type", "name", "mode", "tools"])?;
+/// A `tool_choice` that is an object.
+fn tool_choice(choice: &Fields<'_, '_>, reading: &Reading) -> Result<ToolChoice, ApiError> {
+    let kind = choice.required_string("type")?;
+    reading.known(choice, &["type", "name", "mode", "tools"])?;
+    let name = |tool: &Fields<'_, '_>| tool.required_string("name").map(str::to_owned);
+    match kind {
+        "function" => name(choice).map(ToolChoice::Function),
+        "allowed_tools" => ToolChoice::allowed(choice, name),
+        other => Err(not_one_of(&choice.path().field("type"), other, &ToolChoice::TYPES)),
     }
-    let has_tools = fields.array("tools")?.is_some_and(|tools| !tools.is_empty());
-    if !has_tools && (choice == "auto" || choice == "none") {
-        return Ok(None);
-    }
-    let named = |tool: &Value| json!({"type": "function", "function": {"name": tool["name"]}});
-    Ok(Some(match choice["type"].as_str() {
-        Some("function") => named(choice),
-        Some("allowed_tools") => {
-            let tools = choice["tools"].as_array().map(|tools| tools.iter().map(named));
-            let tools: Option<Vec<Value>> = tools.map(Iterator::collect);
-            let mode = &choice["mode"];
-            json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}})
-        }
-        _ => choice.clone(),
-    }))
-}
-
-/// `text.format` as `response_format`.
-fn text_format(text: &Fields<'_, '_>) -> Result<Option<Value>, ApiError> {
-    let path = text.path().field("format");
-    let Some(format) = text.get("format") else { return Ok(None) };
-    let fields = Fields::of(format, &path)?;
-    if fields.required_string("type")? != "json_schema" {
-        return Ok(Some(format.clone()));
-    }
-    for name in ["name", "schema"] {
-        fields.required(name)?;
-    }
-    let mut schema = format.as_object().cloned().unwrap_or_default();
-    schema.shift_remove("type");
-    Ok(Some(json!({"type": "json_schema", "json_schema": schema})))
 }
 
 /// The namespace of each function in one, for the calls of the answer.

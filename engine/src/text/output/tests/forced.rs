@@ -3,8 +3,8 @@
 use super::*;
 use crate::text::grammar::{Grammar, Pattern, TokenTrie};
 use crate::text::output::{Call, Expected};
-use crate::types::Delta;
 use crate::types::FinishReason;
+use crate::types::MarkedText;
 
 const END: u32 = 3;
 /// Room for the markers that [`tokenizer`] adds.
@@ -67,9 +67,11 @@ impl Harness {
             let text = piece.text + piece.marker.as_deref().unwrap_or_default();
             let mark = piece.marker.map(|_| Mark { start, end: text.len(), id });
             let marks = mark.into_iter().collect();
-            parts.extend(parser.push(&Delta { text, marks, tokens: Vec::new() }));
+            parts.extend(parser.push(&MarkedText { text, marks }));
         }
-        parts.extend(parser.push(&Delta { text: detokenizer.finish(), ..Delta::default() }));
+        parts.extend(
+            parser.push(&MarkedText { text: detokenizer.finish(), ..MarkedText::default() }),
+        );
         parts.extend(parser.finish(FinishReason::Stop));
         let cut = parser.is_cut();
         (parts, cut)

@@ -6,8 +6,8 @@ mod forced;
 mod slips;
 mod turns;
 
-use crate::types::Delta;
 use crate::types::FinishReason;
+use crate::types::MarkedText;
 use serde_json::{Value, json};
 
 use super::*;
@@ -83,8 +83,8 @@ fn atoms(answer: &str, markers: &[(String, u32)]) -> Vec<(String, Option<u32>)> 
     atoms
 }
 
-fn delta(atoms: &[(String, Option<u32>)]) -> Delta {
-    let mut delta = Delta::default();
+fn delta(atoms: &[(String, Option<u32>)]) -> MarkedText {
+    let mut delta = MarkedText::default();
     for (text, id) in atoms {
         let start = delta.text.len();
         delta.text.push_str(text);
@@ -138,7 +138,7 @@ impl Harness {
         &self,
         prompt: &str,
         finish: FinishReason,
-        deltas: impl IntoIterator<Item = Delta>,
+        deltas: impl IntoIterator<Item = MarkedText>,
     ) -> String {
         let mut parser = self.parser(prompt);
         let mut parts = Vec::new();
@@ -150,7 +150,7 @@ impl Harness {
     }
 
     /// The answer as the tokenizer cuts it.
-    fn by_tokens(&self, answer: &str) -> Vec<Delta> {
+    fn by_tokens(&self, answer: &str) -> Vec<MarkedText> {
         let markers: std::sync::Arc<[u32]> = self.markers.iter().map(|(_, id)| *id).collect();
         let mut detokenizer = Detokenizer::new(self.tokenizer.clone(), markers);
         let mut deltas = Vec::new();
@@ -160,10 +160,10 @@ impl Harness {
                 let start = piece.text.len();
                 let text = piece.text + piece.marker.as_deref().unwrap_or_default();
                 let mark = piece.marker.map(|_| Mark { start, end: text.len(), id });
-                deltas.push(Delta { text, marks: mark.into_iter().collect(), tokens: Vec::new() });
+                deltas.push(MarkedText { text, marks: mark.into_iter().collect() });
             }
         }
-        deltas.push(Delta { text: detokenizer.finish(), ..Delta::default() });
+        deltas.push(MarkedText { text: detokenizer.finish(), ..MarkedText::default() });
         deltas
     }
 
@@ -174,7 +174,7 @@ impl Harness {
     /// The answer gives the same parts however it is cut into pieces.
     fn check_ended(&self, prompt: &str, answer: &str, finish: FinishReason, parts: &str) {
         let atoms = atoms(answer, &self.markers);
-        let read = |deltas: Vec<Delta>| self.read(prompt, finish, deltas);
+        let read = |deltas: Vec<MarkedText>| self.read(prompt, finish, deltas);
         assert_eq!(read(vec![delta(&atoms)]), parts, "whole: {answer}");
         for at in 0..=atoms.len() {
             let (left, right) = atoms.split_at(at);

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
-use super::{Delta, FinishReason, OutputFormat, Part, tokenizer};
+use super::{FinishReason, MarkedText, OutputFormat, Part, tokenizer};
 use crate::text::template::{ChatInputs, ChatTemplate};
 
 /// A template, how it is called, and an answer as its model writes it.
@@ -152,7 +152,8 @@ fn the_next_prompt_repeats_the_answer() {
         let prompt = render(&template, *thinks, &messages);
         let format = OutputFormat::of(|text| template.mentions(text), &tokenizer(&[]));
         let mut parser = format.parser(&prompt, &tools(), true);
-        let mut parts = parser.push(&Delta { text: (*answer).to_owned(), ..Delta::default() });
+        let mut parts =
+            parser.push(&MarkedText { text: (*answer).to_owned(), ..MarkedText::default() });
         parts.extend(parser.finish(FinishReason::Stop));
         messages.push(message(&parts));
         let calls = messages[2]["tool_calls"].as_array().expect("calls").clone();

@@ -11,6 +11,7 @@ use omlxctl::protocol::CrashNote;
 
 use super::*;
 use crate::app::PANICKING_MODEL;
+use crate::home::Home;
 
 /// Longest wait for any condition.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -47,8 +48,7 @@ fn a_panic_of_the_engines_thread_ends_the_daemon_with_a_code_of_its_own() {
         let args = ["omlxd", "--port", "0", "--base-dir"].map(Into::into);
         run(Options::parse_from(args.into_iter().chain([base]))).now();
     }
-    let test =
-        "daemon::tests::a_panic_of_the_engines_thread_ends_the_daemon_with_a_code_of_its_own";
+    let test = "serve::tests::a_panic_of_the_engines_thread_ends_the_daemon_with_a_code_of_its_own";
     let temp = tempfile::tempdir().unwrap();
     let base = temp.path().join("base");
     fs::create_dir(&base).unwrap();

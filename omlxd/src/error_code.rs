@@ -57,3 +57,6 @@ codes! {
     UnsupportedParameter = "unsupported_parameter",
     UnsupportedValue = "unsupported_value",
 }
+
+/// The type of errors that are the request's fault: their label in metrics where they have no code.
+pub(crate) const INVALID: &str = "invalid_request_error";

@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -14,7 +15,6 @@ use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,15 +23,18 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::Connection;
-use super::{Body, Call, Route, Tls, origin, read, tls};
-use crate::api::error::ApiError;
-use crate::api::{self, Answer};
+use crate::api::answer::Answer;
+use crate::api::anthropic_error_body;
+use crate::api::routes::{self, Entry, Handler};
 use crate::app::App;
 use crate::auth::{ApiCaller, Denied};
+use crate::error::ApiError;
+use crate::http::{
+    Body, Call, Connection, Flavor, Reader, Route, Tls, allow_origin, check_origin, is_preflight,
+    json_body, wants_tls,
+};
 use crate::limits::REFUSED_CONNECTIONS;
-use crate::metrics::{self, Rejection};
-use crate::watchdog;
+use crate::metrics::Rejection;
 
 /// What the system may hold of an answer that its client does not read. Left to itself it grows to
 /// megabytes, which are many thousand tokens generated for nobody.
@@ -44,6 +47,8 @@ const REFUSAL_TIME: Duration = Duration::from_secs(1);
 const REFUSAL_TLS_TIME: Duration = Duration::from_secs(10);
 /// After the drain: how long cancelled requests and then their connections have to end.
 const STOP_TIME: Duration = Duration::from_millis(800);
+
+const EVENT_STREAM: &str = "text/event-stream";
 
 /// What a connection beyond the limit hears: the length of the body is that of the last line.
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
@@ -71,6 +76,11 @@ pub async fn serve_with(app: Arc<App>, listener: TcpListener, tls: Option<Arc<Tl
         tls,
         app,
     });
+    let metrics = server.app.metrics.http();
+    for route in routes::all().chain([&Route::UNKNOWN]) {
+        let method = if route.has_body() { "POST" } else { "GET" };
+        metrics.add_route(route.template, method, route.statuses);
+    }
     loop {
         tokio::select! {
             biased;
@@ -188,7 +198,7 @@ impl Server {
     async fn negotiate(self: &Arc<Self>, stream: TcpStream, peer: Peer) {
         let Some(tls) = &self.tls else { return self.connection(stream, peer).await };
         let negotiated = timeout(self.app.config.server.request_read_timeout, async {
-            if tls::is_wanted(&stream).await? {
+            if wants_tls(&stream).await? {
                 return Ok(Some(Either::Tls(Box::new(tls.acceptor().accept(stream).await?))));
             }
             Ok::<_, io::Error>(peer.is_here.then_some(Either::Plain(stream)))
@@ -249,22 +259,23 @@ impl Server {
         let (parts, body) = request.into_parts();
         // What is left here in the end was not looked at.
         let mut body = Some(body);
-        let (route, id) = Route::of(parts.uri.path());
+        let found = routes::find(parts.uri.path());
+        let route = found.map_or(&Route::UNKNOWN, |(entry, _)| &entry.route);
         let call = Call::new(Arc::clone(&self.app), route);
         let mut answered = call.answered(&parts.method, self.calls.token());
         log_client_id(&call, &parts.headers);
         let origins = &self.app.config.server.cors_origins;
-        let checked = origin::check(&parts, peer.on_loopback, origins);
+        let checked = check_origin(&parts, peer.on_loopback, origins);
         let mut preflight = false;
         let (outcome, origin) = match checked {
             Ok(checked) => {
-                preflight = origin::is_preflight(&parts, &checked);
+                preflight = is_preflight(&parts, &checked);
                 let is_own = peer.is_loopback && checked.is_own_host;
                 let answer = async {
                     if preflight {
                         return Ok(empty(StatusCode::NO_CONTENT));
                     }
-                    self.answer(&call, &parts, id, &mut body, is_own).await
+                    self.answer(&call, &parts, found, &mut body, is_own).await
                 };
                 (guarded(&call, answer).await, checked.origin)
             }
@@ -274,8 +285,8 @@ impl Server {
             }
         };
         let mut response = outcome.unwrap_or_else(|error| {
-            self.app.metrics.error(route.endpoint(), error.label());
-            let body = api::error_body(route, &error, call.id());
+            self.app.metrics.error(route.endpoint, error.label());
+            let body = error_body(route.flavor, &error, call.id());
             let mut response = Response::new(Body::whole(body));
             *response.status_mut() = error.status();
             error.headers(response.headers_mut());
@@ -287,77 +298,64 @@ impl Server {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let id = HeaderValue::from_str(call.id()).expect("an id is plain text");
-        if matches!(route, Route::Messages | Route::CountTokens) {
-            // Anthropic's name for it.
+        if route.flavor == Flavor::Anthropic {
             response.headers_mut().insert("request-id", id.clone());
         }
         response.headers_mut().insert("x-request-id", id);
         if let Some(origin) = origin {
-            origin::allow(response.headers_mut(), origin, &parts.headers, preflight);
+            allow_origin(response.headers_mut(), origin, &parts.headers, preflight);
         }
         answered.status(response.status().as_u16());
         response.map(|body| body.accounted(answered))
     }
 
+    /// Checks what the route asks for, and calls its handler.
     async fn answer(
         &self,
         call: &Call,
         parts: &Parts,
-        id: &str,
+        found: Option<(&'static Entry, &str)>,
         body: &mut Option<Incoming>,
         // Whether a program on this machine asks, and not a web page by a name of its own.
         is_own: bool,
     ) -> Result<Response<Body>, ApiError> {
-        let app = &self.app;
         let (method, path) = (&parts.method, parts.uri.path());
-        let route = call.route();
-        if route == Route::Unknown {
+        let Some((Entry { route, handler }, id)) = found else {
             return Err(ApiError::unknown_url(method.as_str(), path));
-        }
+        };
         if !route.allows(method) {
-            return Err(ApiError::method_not_allowed(method.as_str(), path, route.allow()));
+            return Err(ApiError::method_not_allowed(method.as_str(), path, route.allow));
         }
-        match route {
-            Route::Unknown => Err(ApiError::unknown_url(method.as_str(), path)),
-            Route::Healthz => Ok(document(StatusCode::OK, &json!({"status": "ok"}))),
-            Route::Readyz => Ok(ready(app)),
-            Route::Metrics => {
+        let answer = match handler {
+            Handler::Open(_, handler) => handler(call).await?,
+            Handler::OpenHere(handler) => {
                 if !is_own {
                     self.authorize(&parts.headers)?;
                 }
-                metrics_text(app).await
+                handler(call).await?
             }
-            Route::Version => {
-                self.authorize(&parts.headers)?;
-                Ok(document(StatusCode::OK, &json!({"version": app.version})))
+            Handler::Get(get) => get(self.admit(&parts.headers)?, call, id).await?,
+            Handler::GetOrDelete(get, delete) => {
+                let handler = if *method == Method::DELETE { delete } else { get };
+                handler(self.admit(&parts.headers)?, call, id).await?
             }
-            Route::Models | Route::Model => {
-                let caller = self.authorize(&parts.headers)?;
-                self.refuse_when_stopping()?;
-                models(caller, app, route, id).await
+            Handler::Post(handler) => {
+                let caller = self.admit(&parts.headers)?;
+                let body = body.take().expect("nothing else reads it");
+                let body = self.read_body(call, &parts.headers, body).await?;
+                handler(caller, call, body).await?
             }
-            Route::Response => {
-                let caller = self.authorize(&parts.headers)?;
-                self.refuse_when_stopping()?;
-                let answer = match *method {
-                    Method::DELETE => api::responses::delete(caller, call, id).await?,
-                    _ => api::responses::get(caller, call, id).await?,
-                };
-                Ok(document(StatusCode::OK, &answer))
-            }
-            Route::ChatCompletions
-            | Route::Completions
-            | Route::Responses
-            | Route::InputTokens
-            | Route::Messages
-            | Route::CountTokens
-            | Route::Embeddings => {
-                let caller = self.authorize(&parts.headers)?;
-                self.refuse_when_stopping()?;
-                let body = body.take().expect("nobody else reads it");
-                self.generate(caller, call, &parts.headers, body).await
-            }
+        };
+        Ok(response(answer))
+    }
+
+    /// A caller, while the daemon takes requests: E16, E17, E33.
+    fn admit(&self, headers: &HeaderMap) -> Result<ApiCaller, ApiError> {
+        let caller = self.authorize(headers)?;
+        if self.app.shutdown.is_cancelled() {
+            return Err(ApiError::shutting_down());
         }
+        Ok(caller)
     }
 
     /// A caller, or E16 or E17.
@@ -378,103 +376,48 @@ impl Server {
         })
     }
 
-    fn refuse_when_stopping(&self) -> Result<(), ApiError> {
-        match self.app.shutdown.is_cancelled() {
-            true => Err(ApiError::shutting_down()),
-            false => Ok(()),
-        }
-    }
-
-    async fn generate(
+    /// Reads a body; the request holds its memory from here on.
+    async fn read_body(
         &self,
-        caller: ApiCaller,
         call: &Call,
         headers: &HeaderMap,
         body: Incoming,
-    ) -> Result<Response<Body>, ApiError> {
+    ) -> Result<Bytes, ApiError> {
         let config = &self.app.config;
         let (max, pause) = (config.limits.max_body, config.server.request_read_timeout);
-        let reader = read::Reader { memory: &self.app.request_memory, max_bytes: max, pause };
-        let (body, share) = read::json_body(reader, headers, body).await?;
+        let reader = Reader { memory: &self.app.request_memory, max_bytes: max, pause };
+        let (body, share) = json_body(reader, headers, body).await?;
         call.hold(share);
-        self.app.metrics.http().body(call.route().template(), body.len());
-        let answer = match call.route() {
-            Route::ChatCompletions => api::chat_completions(caller, call, body).await?,
-            Route::Responses => api::responses::create(caller, call, body).await?,
-            Route::InputTokens => api::responses::input_tokens(caller, call, body).await?,
-            Route::Messages => api::anthropic::messages(caller, call, body).await?,
-            Route::CountTokens => api::anthropic::count_tokens(caller, call, body).await?,
-            Route::Embeddings => api::embeddings(caller, call, body).await?,
-            _ => api::completions(caller, call, body).await?,
-        };
-        Ok(match answer {
-            Answer::Json(document) => json_response(StatusCode::OK, document),
-            Answer::Events(stream) => {
-                let mut response = Response::new(Body::events(stream));
-                let headers = response.headers_mut();
-                let event_stream = HeaderValue::from_static("text/event-stream");
-                headers.insert(header::CONTENT_TYPE, event_stream);
-                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-                headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-                response
-            }
-        })
+        self.app.metrics.http().body(call.route().template, body.len());
+        Ok(body)
     }
 }
 
-async fn models(
-    _caller: ApiCaller,
-    app: &Arc<App>,
-    route: Route,
-    id: &str,
-) -> Result<Response<Body>, ApiError> {
-    let (app, id) = (Arc::clone(app), id.to_owned());
-    // Looking for models reads directories.
-    let found = tokio::task::spawn_blocking(move || match route {
-        Route::Model => api::models::get(&app, &id),
-        _ => Ok(api::models::list(&app)),
-    });
-    let found = found.await.map_err(|_| ApiError::internal())??;
-    Ok(document(StatusCode::OK, &found))
-}
-
-async fn metrics_text(app: &Arc<App>) -> Result<Response<Body>, ApiError> {
-    let app = Arc::clone(app);
-    let text = tokio::task::spawn_blocking(move || app.render_metrics()).await;
-    let mut response = Response::new(Body::whole(text.map_err(|_| ApiError::internal())?));
-    let kind = HeaderValue::from_static(metrics::CONTENT_TYPE);
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    Ok(response)
-}
-
-/// Whether requests can be served. Names no model: nobody was asked for a key.
-fn ready(app: &App) -> Response<Body> {
-    let progress = app.engine.progress();
-    let (loading, ready, failed) = app.registry.counts();
-    // A model that cannot be loaded says nothing about the daemon, which serves the others.
-    let status = match () {
-        () if app.shutdown.is_cancelled() => "shutting_down",
-        () if watchdog::is_stalled(&progress) => "stalled",
-        () => "ready",
+fn response(answer: Answer) -> Response<Body> {
+    let (status, content_type, body) = match answer {
+        Answer::Document { status, content_type, body } => {
+            (status, content_type, Body::whole(body))
+        }
+        Answer::Events(stream) => (StatusCode::OK, EVENT_STREAM, Body::events(stream)),
     };
-    let code = match status {
-        "ready" => StatusCode::OK,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let models = json!({"ready": ready, "loading": loading, "failed": failed});
-    document(code, &json!({"status": status, "models": models}))
-}
-
-fn document(status: StatusCode, value: &Value) -> Response<Body> {
-    json_response(status, value.to_string().into_bytes())
-}
-
-fn json_response(status: StatusCode, json: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Body::whole(json));
+    let mut response = Response::new(body);
     *response.status_mut() = status;
-    let kind = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if content_type == EVENT_STREAM {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // Proxies such as nginx must not hold events back.
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    }
     response
+}
+
+/// The body of a refusal in the form that the clients of a route expect.
+fn error_body(flavor: Flavor, error: &ApiError, request_id: &str) -> Bytes {
+    match flavor {
+        Flavor::Anthropic => Bytes::from(anthropic_error_body(error, request_id)),
+        Flavor::OpenAi => error.body(),
+    }
 }
 
 fn empty(status: StatusCode) -> Response<Body> {
@@ -490,7 +433,7 @@ async fn guarded<T>(
     handler: impl Future<Output = Result<T, ApiError>>,
 ) -> Result<T, ApiError> {
     AssertUnwindSafe(handler).catch_unwind().await.unwrap_or_else(|_| {
-        tracing::error!(request = call.id(), route = call.route().template(), "a handler panicked");
+        tracing::error!(request = call.id(), route = call.route().template, "a handler panicked");
         Err(ApiError::internal())
     })
 }
@@ -508,7 +451,7 @@ fn log_client_id(call: &Call, headers: &HeaderMap) {
 /// Says 503 in the way that the client speaks.
 async fn say_refusal(stream: TcpStream, tls: Option<&Tls>) -> io::Result<()> {
     let Some(tls) = tls else { return write_refusal(stream).await };
-    if !timeout(REFUSAL_TIME, tls::is_wanted(&stream)).await?? {
+    if !timeout(REFUSAL_TIME, wants_tls(&stream)).await?? {
         return write_refusal(stream).await;
     }
     let stream = timeout(REFUSAL_TLS_TIME, tls.acceptor().accept(stream)).await??;
@@ -538,7 +481,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { base_dir: dir.path().to_owned(), ..Config::default() };
         let app = App::start(Arc::new(config), Keys::disabled(), "0").unwrap();
-        let call = Call::new(Arc::new(app), Route::Models);
+        let call = Call::new(Arc::new(app), &Route::UNKNOWN);
         let error = guarded::<()>(&call, async { panic!("a secret detail") }).await.unwrap_err();
         assert_eq!((error.status().as_u16(), error.label()), (500, "internal_error"));
         assert!(!error.message().contains("secret"));
@@ -549,6 +492,6 @@ mod tests {
         let text = std::str::from_utf8(REFUSAL).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
-        serde_json::from_str::<Value>(body).unwrap();
+        serde_json::from_str::<serde_json::Value>(body).unwrap();
     }
 }

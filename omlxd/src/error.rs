@@ -8,15 +8,13 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
-use super::code::Code;
+use crate::error_code::{Code, INVALID};
 use crate::limits::ERROR_MESSAGE_CHARS;
 use crate::registry::AcquireError;
 
 /// Tells the official SDKs whether another try can help; it overrides their own rule.
 pub const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// The type of errors that are the request's fault: their label in metrics where they have no code.
-pub(crate) const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 /// When a client should ask again for a model that was not there in time.
 const MODEL_RETRY_SECS: u64 = 10;
@@ -172,9 +170,9 @@ impl ApiError {
     }
 
     /// E12: the conversation is not one that the model's chat template can render.
-    pub fn template(error: &TemplateError) -> Self {
+    pub fn template(param: &str, error: &TemplateError) -> Self {
         let message: String = error.to_string().chars().take(TEMPLATE_MESSAGE_CHARS).collect();
-        Self::invalid(Code::InvalidPrompt, "messages", message)
+        Self::invalid(Code::InvalidPrompt, param, message)
     }
 
     /// E12: the chat template refused a tool, which stands at `place`.
@@ -185,12 +183,12 @@ impl ApiError {
     }
 
     /// E12: the model has no chat template.
-    pub fn no_template(model: &str) -> Self {
+    pub fn no_template(param: &str, model: &str) -> Self {
         let message = format!(
             "The model '{model}' has no chat template, so it cannot answer messages; use \
              /v1/completions."
         );
-        Self::invalid(Code::InvalidPrompt, "messages", message)
+        Self::invalid(Code::InvalidPrompt, param, message)
     }
 
     /// E13: a schema or a grammar that no answer can be held to. `subject` names it.
@@ -466,16 +464,6 @@ impl ApiError {
             GenerateError::NoMemory => Self::no_memory(),
             _ => Self::internal(),
         }
-    }
-
-    /// The same refusal for an endpoint where the field has another name.
-    pub(crate) fn renamed(mut self, rename: impl FnOnce(&str) -> String) -> Self {
-        if let Some(param) = &self.0.param {
-            let name = rename(param);
-            self.0.message = self.0.message.replace(&format!("'{param}'"), &format!("'{name}'"));
-            self.0.param = Some(name);
-        }
-        self
     }
 
     /// Whether it is E13, which has a code on some endpoints only.
