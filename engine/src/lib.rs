@@ -23,7 +23,7 @@ mod weights;
 
 pub use error::{GenerateError, LoadError, SubmitError, TemplateError, TokenizeError};
 pub use kv::{Cause, Divergence, MissReason, ReuseConfig, ReuseReport};
-pub use kvstore::platform::{Pressure, give_back_memory};
+pub use kvstore::platform::Pressure;
 pub use mlx::bridge::{metal_is_available as has_metal, version as mlx_version};
 pub use panic_text::panic_text;
 pub use runtime::config::EngineConfig;

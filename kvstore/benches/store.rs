@@ -1,8 +1,8 @@
-//! The store against the plain means of the same machine, side by side, in ratios.
+//! Compares the store with plain reads, writes and copies on the same machine, in ratios.
 //!
-//! `cargo bench -p kvstore` prints a table with a verdict for each goal. The folder is
-//! `KVSTORE_BENCH_DIR`, else the build folder's own; the page cache is dropped file by file before
-//! every cold read (Linux; elsewhere run `purge` first and read the cold rows with care).
+//! `cargo bench -p kvstore` prints a table with a verdict for each goal. It uses the folder
+//! `KVSTORE_BENCH_DIR`, or else the build folder. Before every cold read the files are dropped from the
+//! page cache. This works on Linux only; on other systems run `purge` first, and do not trust the cold rows.
 
 #![expect(clippy::print_stdout, reason = "a table is what this program is for")]
 
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 const MIB: usize = 1 << 20;
 const NS: Namespace = Namespace([3; 32]);
 const LONG: Duration = Duration::from_secs(600);
-/// Measurements of each kind. They alternate with those they are compared with, and the median of
-/// the ratios within each pair counts, so that whatever else the machine does disturbs both.
+/// The number of measurements of each kind. They alternate with the measurements that they are compared
+/// with, and the median of the ratios counts, so that other work of the machine disturbs both.
 const ROUNDS: usize = 5;
 const READ_ROUNDS: usize = 9;
 const OPEN_BLOCKS: u64 = 100_000;
@@ -127,8 +127,8 @@ fn dd(args: &[String]) -> f64 {
     secs
 }
 
-/// What `dd bs=BLOCK count=1 skip=N conv=fdatasync` does for each file, in this process: starting
-/// hundreds of programs would be measured otherwise.
+/// Does for each file what `dd bs=BLOCK count=1 skip=N conv=fdatasync` does, but in this process, so that
+/// starting hundreds of programs is not measured.
 fn write_as_dd(flat: &Path, target: &Path, block: usize, count: usize) {
     let mut from = File::open(flat).expect("the flat file");
     let mut buffer = vec![0; block];
@@ -140,7 +140,7 @@ fn write_as_dd(flat: &Path, target: &Path, block: usize, count: usize) {
     }
 }
 
-/// Writing: the same files, each synced, by dd and by the store.
+/// Measures writing the same files, each synced, by dd and by the store.
 fn write(table: &mut Table, dir: &Path, payload: &[u8], flat: &Path, block: usize) -> Vec<Key> {
     let (mut ours, mut plain) = (Vec::new(), Vec::new());
     let mut keys = Vec::new();
@@ -212,7 +212,7 @@ fn cold_read(
     let what = |how| format!("cold read {how}, {} MiB blocks, of dd", block / MIB);
     table.ratio(&what("to RAM"), &copied.0, &copied.1, payload.len(), 0.8);
     table.ratio(&what("mapped"), &mapped.0, &mapped.1, payload.len(), 0.8);
-    // What a disk gives for this many files without any work on them: no goal, but a measure.
+    // The speed of the disk for this many files without any work on them, for comparison.
     let rate = payload.len() as f64 / MIB as f64 / median(&same_files);
     println!("{:<44} {rate:>28.0} MiB/s", "  the same files, read one after another");
 }
@@ -228,8 +228,8 @@ fn warm_read(table: &mut Table, root: &Path, payload: &[u8], keys: &[Key], block
         }
         std::hint::black_box(out);
     };
-    // Both at the start of a page, as the store's own: copies of half a megabyte between other
-    // places differ by a factor of two for no reason of the store's.
+    // Both start at a page, like the buffers of the store: at other addresses, copies of half a megabyte
+    // differ by a factor of two.
     let aligned = || memmap2::MmapMut::map_anon(payload.len()).expect("memory");
     let (mut out, mut source) = (aligned(), aligned());
     source.copy_from_slice(payload);
@@ -238,7 +238,7 @@ fn warm_read(table: &mut Table, root: &Path, payload: &[u8], keys: &[Key], block
     let (mut ours, mut plain) = (Vec::new(), Vec::new());
     for _ in 0..2 * ROUNDS {
         ours.push(timed(|| read(&mut out)).0);
-        // In calls of the same size: memcpy takes other paths for very long copies.
+        // In calls of the same size, because memcpy works differently for very long copies.
         let copy = |out: &mut [u8]| {
             let halves = out.chunks_mut(block / 2).zip(source.chunks(block / 2));
             halves.for_each(|(to, from)| to.copy_from_slice(from));
@@ -250,8 +250,8 @@ fn warm_read(table: &mut Table, root: &Path, payload: &[u8], keys: &[Key], block
     table.ratio(&what, &ours, &plain, payload.len(), 0.8);
 }
 
-/// What encryption costs: the same blocks written and read into RAM with a key and without one. No goal,
-/// but a measure.
+/// Measures the cost of encryption: the same blocks are written and read into RAM with a key and without
+/// one. There is no goal.
 fn encrypted(dir: &Path, payload: &[u8], block: usize) {
     let stores = [("kv-plain", None), ("kv-encrypted", Some(dir.join("key")))];
     let (mut writes, mut reads) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
@@ -297,7 +297,7 @@ fn space(table: &mut Table, root: &Path, payload: &[u8], block: usize) {
     table.row(&what, format!("{ratio:.3} x"), "<= 1.05 x", ratio <= 1.05);
 }
 
-/// A store of many blocks, made without the store: headers in sparse files, and no index.
+/// Makes a folder with many blocks, without the store: headers in sparse files, and no index.
 fn make_many(root: &Path) -> Vec<Key> {
     let mut parent = None;
     let mut keys = Vec::new();

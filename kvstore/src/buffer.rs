@@ -6,10 +6,11 @@ use memmap2::MmapMut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Shorter buffers are not worth a system call more.
+/// From this length on, the pages of a buffer are made at once: for a shorter one the extra system call
+/// costs more than it saves.
 const FILL_FROM: usize = 256 << 10;
 
-/// Counts the bytes of every live buffer, in the RAM tier, in the queue or lent to a caller.
+/// Counts the bytes of every live buffer: in the RAM tier, in the queue of saves, or lent to a caller.
 #[derive(Debug)]
 pub(crate) struct MemoryGauge {
     live: AtomicU64,
@@ -25,7 +26,7 @@ impl MemoryGauge {
         self.live.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes` of the limit, before they are allocated.
+    /// Takes `bytes` from the limit, before they are allocated; `None` when they would pass it.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Option<MemoryShare> {
         self.live
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |live| {
@@ -36,7 +37,7 @@ impl MemoryGauge {
     }
 }
 
-/// A part of the memory limit, given back when dropped.
+/// A part of the memory limit. Dropping it gives the part back.
 #[derive(Debug)]
 pub(crate) struct MemoryShare {
     gauge: Arc<MemoryGauge>,
@@ -44,7 +45,7 @@ pub(crate) struct MemoryShare {
 }
 
 impl MemoryShare {
-    /// Gives back what is not needed after all.
+    /// Gives back the bytes beyond `bytes`, which turned out not to be needed.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let spare = self.bytes.saturating_sub(bytes);
         self.bytes -= spare;
@@ -68,9 +69,9 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// `None` when the system has no memory to give.
+    /// `None` when the system has no memory left.
     pub(crate) fn new(len: usize, share: MemoryShare) -> Option<Buffer> {
-        // A mapping starts at a system page, which may be smaller than ours.
+        // A mapping starts at a page of the system, which may be smaller than ALIGN.
         let map = MmapMut::map_anon(len.checked_add(ALIGN as usize)?).ok()?;
         if len >= FILL_FROM {
             platform::fill_pages(&map);
@@ -102,9 +103,9 @@ mod tests {
             buffer.bytes_mut().fill(7);
         }
         assert_eq!(gauge.live(), 0);
-        let held = gauge.reserve(60_000).unwrap();
+        let share = gauge.reserve(60_000).unwrap();
         assert!(gauge.reserve(40_001).is_none() && gauge.reserve(u64::MAX).is_none());
-        drop(held);
+        drop(share);
         assert!(gauge.reserve(100_000).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! How large a store may grow, and where it lives.
+//! Where a store lives, its limits, and its clock.
 
 use crate::error::OpenError;
 use std::path::PathBuf;
@@ -9,23 +9,23 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub struct StoreConfig {
     /// The folder that the store owns. Nothing else may live in it.
     pub root: PathBuf,
-    /// Budget of the RAM tier. Zero: every hit on disk is mapped, none is copied.
+    /// Budget of the RAM tier. With zero, every hit on disk is mapped and none is copied.
     pub ram_budget_bytes: u64,
-    /// Most physical bytes under the root, whatever they are.
+    /// The most physical bytes under the root, including files that are not the store's.
     pub quota_bytes: u64,
     /// Saving stops while the medium has less free space than this.
     pub min_free_bytes: u64,
-    /// Most bytes written in one day (UTC).
+    /// The most bytes written in one day (UTC).
     pub writes_per_day_bytes: Option<u64>,
-    /// Most bytes waiting to be written.
+    /// The most bytes waiting to be written.
     pub queue_bytes: u64,
-    /// Blocks unused for longer than this are removed.
+    /// Blocks that were not used for longer than this are removed.
     pub max_idle: Option<Duration>,
-    /// Where the key is kept (made when missing) that encrypts payload and witness at rest.
+    /// The file of the key that encrypts payload and witness at rest. It is made when it is missing.
     pub key_file: Option<PathBuf>,
     /// How long closing waits for the queue to be written.
     pub drain: Duration,
-    /// Threads that read ahead what [`Store::prefetch`](crate::Store::prefetch) was asked for.
+    /// The number of threads that read ahead for [`Store::prefetch`](crate::Store::prefetch).
     pub read_threads: usize,
 }
 
@@ -60,11 +60,11 @@ impl StoreConfig {
     }
 }
 
-/// Time, so that tests can make their own.
+/// The source of time, which tests replace.
 pub trait Clock: Send + Sync + 'static {
     /// Seconds since 1970.
     fn unix_secs(&self) -> u64;
-    /// Time since some fixed moment; never goes back.
+    /// The time since some fixed moment. It never goes back.
     fn monotonic(&self) -> Duration;
 }
 

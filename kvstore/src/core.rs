@@ -1,4 +1,4 @@
-//! What the store's threads share.
+//! What all threads of the store share.
 
 use crate::config::{Clock, StoreConfig};
 use crate::crypt::Cipher;
@@ -22,13 +22,13 @@ pub(crate) struct Core {
     pub(crate) config: StoreConfig,
     pub(crate) cipher: Option<Cipher>,
     state: Mutex<State>,
-    /// Wakes the writer: there is work, or the store is closing.
+    /// Wakes the writer when there is work, or the store closes.
     pub(crate) wake: Condvar,
-    /// Wakes the read threads likewise.
+    /// Wakes the read threads when there is work, or the store closes.
     pub(crate) wake_reads: Condvar,
-    /// Wakes who waits for work to be done.
+    /// Wakes the threads that wait for a read or a save to end.
     pub(crate) done: Condvar,
-    /// Saves, deletes and scans are one thread's at a time.
+    /// Held by the thread that saves, deletes or scans.
     pub(crate) writer: Mutex<Writer>,
 }
 
@@ -54,7 +54,7 @@ impl Core {
         }
     }
 
-    /// The store's knowledge. Never hold it during I/O.
+    /// Locks what the store knows. Never hold this lock during I/O.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
@@ -67,7 +67,7 @@ impl Core {
         self.state().counters.io_error(op, error);
     }
 
-    /// Removes a file; true when it is gone afterwards.
+    /// Removes a file. True when the file is gone afterwards.
     pub(crate) fn unlink(&self, path: &Path) -> bool {
         match self.disk.unlink(path) {
             Ok(()) => true,
@@ -92,19 +92,20 @@ impl Core {
         }
     }
 
-    /// Runs the most urgent piece of background work: restore, then delete, then save.
+    /// Runs the most urgent piece of background work: a read, then a removal, a scan or a save. False when
+    /// there was none.
     pub(crate) fn step(&self) -> bool {
         self.restore_next() || self.writer.lock().step(self)
     }
 
-    /// Reads ahead the next block that was asked for.
+    /// Reads ahead the next block of the queue. False when the queue is empty.
     pub(crate) fn restore_next(&self) -> bool {
         let Some(id) = self.state().reads.pop() else { return false };
         self.restore_ahead(&id);
         true
     }
 
-    /// Queues reads, as far as there is room in the queue.
+    /// Queues reads until the queue is full.
     pub(crate) fn queue_restores(&self, ids: impl Iterator<Item = BlockId>) {
         let mut state = self.state();
         for id in ids {

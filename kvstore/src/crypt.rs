@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 const KEY_LEN: usize = 32;
 
-/// Which of a record's two secrets a nonce is for: the nonce's last byte differs.
+/// The two secrets of a record. Their nonces differ in the last byte.
 #[derive(Clone, Copy)]
 enum Secret {
     Witness = 0,
@@ -23,12 +23,12 @@ enum Secret {
 pub(crate) struct Cipher(XChaCha20Poly1305);
 
 impl Cipher {
-    /// Reads the key file, or makes one (0600) when it is missing.
+    /// Reads the key file. When it is missing, one is made that only its owner may read (0600).
     pub(crate) fn from_key_file(path: &Path) -> Result<Cipher, OpenError> {
         let error = |what: &str| OpenError::KeyFile { path: path.into(), what: what.into() };
         let io_error = |source: io::Error| error(&format!("{source}; check its owner and folder"));
         let mut key = Zeroizing::new([0; KEY_LEN]);
-        // Opening a pipe must not wait for somebody to write to it.
+        // Without this flag, opening a pipe would wait for a writer.
         let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
         match OpenOptions::new().read(true).custom_flags(flags).open(path) {
             Ok(mut file) => {
@@ -55,8 +55,8 @@ impl Cipher {
         cipher.map(Cipher).map_err(|_| error("it is not 32 bytes long"))
     }
 
-    /// Encrypts `header.witness` and `payload` in place and puts the seal into the header. False
-    /// when the system has no random bytes.
+    /// Encrypts `header.witness` and `payload` in place, and sets `header.seal`. False when the system
+    /// has no random bytes.
     pub(crate) fn seal(&self, header: &mut Header, payload: &mut [u8]) -> bool {
         let mut nonce = [0; 24];
         if getrandom::fill(&mut nonce).is_err() {
@@ -76,7 +76,7 @@ impl Cipher {
         true
     }
 
-    /// Decrypts `header.witness` in place.
+    /// Decrypts `header.witness` in place. False when it was not sealed with this key.
     pub(crate) fn open_witness(&self, header: &mut Header) -> bool {
         let Some(seal) = header.seal else { return false };
         let mut witness = std::mem::take(&mut header.witness);
@@ -91,7 +91,7 @@ impl Cipher {
         opened
     }
 
-    /// Decrypts the payload region in place.
+    /// Decrypts the payload region in place. False when it was not sealed with this key.
     pub(crate) fn open_payload(&self, header: &Header, payload: &mut [u8]) -> bool {
         let Some(seal) = header.seal else { return false };
         let nonce = nonce_for(seal.nonce, Secret::Payload);
@@ -100,8 +100,8 @@ impl Cipher {
     }
 }
 
-/// Writes a key file that is there whole or not at all, whenever the process ends. One that is
-/// there already is never replaced: records may be sealed with it.
+/// Writes a key file, which is whole or absent whenever the process ends. A key file that exists is
+/// never replaced, because records may be sealed with its key.
 fn publish(path: &Path, key: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");

@@ -1,9 +1,9 @@
 //! Reading whole files past the system's cache.
 //!
-//! A record that is read becomes the RAM tier's copy: another one in the system's cache would be
-//! memory taken from the model. The disk reads into a *window*, memory of one huge page that is
-//! used again for the next file, and not into the record's own buffer: into one run of memory disks
-//! were measured to read up to twice as fast as into the scattered small pages of a new buffer.
+//! A record that is read becomes a copy in the RAM tier. A second copy in the system's cache would take
+//! memory from the model. The disk reads into a *window*, memory of one huge page that is
+//! used again for the next file, and not into the record's own buffer: disks were measured to read up to
+//! twice as fast into one run of memory as into the scattered small pages of a new buffer.
 
 use crate::disk::ReadFile;
 use crate::platform;
@@ -15,13 +15,13 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes asked of the disk at a time, and the alignment of their memory: a huge page of most
-/// systems, and a multiple of every disk's own blocks.
+/// The bytes read from the disk at a time, and the alignment of their memory. This is a huge page on
+/// most systems, and a multiple of the block size of every disk.
 const WINDOW: usize = 2 << 20;
-/// Windows kept for the next files, so that a store at rest holds 8 MiB at most.
+/// The windows kept for the next files, so that an idle store keeps 8 MiB at most.
 const MAX_SPARE: usize = 4;
 
-/// Where the windows are that no file uses.
+/// The windows that no file uses at this time.
 #[derive(Debug, Default)]
 pub(crate) struct Windows(Mutex<Vec<Window>>);
 
@@ -43,7 +43,7 @@ impl Windows {
 pub(crate) struct DirectReader {
     file: File,
     len: u64,
-    /// None once it was given back.
+    /// `None` once it was given back.
     window: RefCell<Option<Window>>,
     windows: Arc<Windows>,
 }
@@ -53,7 +53,7 @@ impl DirectReader {
         let len = file.metadata()?.len();
         platform::read_directly(&file, len);
         let mut window = windows.take()?;
-        window.holds = 0..0;
+        window.range = 0..0;
         Ok(DirectReader { file, len, window: Some(window).into(), windows: Arc::clone(windows) })
     }
 }
@@ -77,7 +77,7 @@ impl ReadFile for DirectReader {
         let mut done = 0;
         while done < buffer.len() {
             let at = offset + done as u64;
-            if !window.holds.contains(&at) {
+            if !window.range.contains(&at) {
                 window.fill(&self.file, self.len, at)?;
             }
             let from = window.bytes_from(at);
@@ -92,56 +92,57 @@ impl ReadFile for DirectReader {
     }
 }
 
-/// A piece of one file.
+/// Memory with a piece of one file in it.
 #[derive(Debug)]
 struct Window {
     map: MmapMut,
-    /// Of the first aligned byte in `map`.
+    /// The index of the first aligned byte in `map`.
     start: usize,
-    /// The offsets in the file whose bytes are here.
-    holds: Range<u64>,
+    /// The range of the file that the window has.
+    range: Range<u64>,
 }
 
 impl Window {
     fn new() -> io::Result<Window> {
-        // Twice the length, of addresses only, so that an aligned piece of it surely fits.
+        // Twice the length, so that an aligned window fits. Only addresses are taken, no memory.
         let map = MmapMut::map_anon(2 * WINDOW)?;
         platform::wish_for_huge_pages(&map);
         let start = map.as_ptr().align_offset(WINDOW);
-        Ok(Window { map, start, holds: 0..0 })
+        Ok(Window { map, start, range: 0..0 })
     }
 
     /// The bytes from offset `at` on.
     fn bytes_from(&self, at: u64) -> &[u8] {
-        if !self.holds.contains(&at) {
+        if !self.range.contains(&at) {
             return &[];
         }
-        let len = (self.holds.end - self.holds.start) as usize;
-        &self.map[self.start..self.start + len][(at - self.holds.start) as usize..]
+        let len = (self.range.end - self.range.start) as usize;
+        &self.map[self.start..self.start + len][(at - self.range.start) as usize..]
     }
 
-    /// Reads the piece that offset `at` lies in, as far as the file goes, which had `len` bytes.
+    /// Reads the aligned piece of the file in which offset `at` lies. The file had `len` bytes when it was
+    /// opened.
     fn fill(&mut self, file: &File, len: u64, at: u64) -> io::Result<()> {
         let begin = at - at % WINDOW as u64;
         let want = len.saturating_sub(begin).min(WINDOW as u64) as usize;
-        self.holds = 0..0;
+        self.range = 0..0;
         let bytes = &mut self.map[self.start..self.start + WINDOW];
         let mut done = 0;
         while done < want {
-            // Up to the window's end, also where the file ends before: past the cache, lengths
-            // must be multiples of the disk's blocks.
+            // The read goes up to the end of the window, even if the file ends before: direct reads
+            // must be multiples of the disk's block size.
             match file.read_at(&mut bytes[done..], begin + done as u64) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A disk with larger blocks, or a read that was cut at an odd place.
+                // The disk has larger blocks, or an earlier read ended at an unaligned offset.
                 Err(error)
                     if error.kind() == io::ErrorKind::InvalidInput
                         && platform::read_through_cache(file) => {}
                 Err(error) => return Err(error),
             }
         }
-        self.holds = begin..begin + done as u64;
+        self.range = begin..begin + done as u64;
         Ok(())
     }
 }
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// A file that is on the medium and not in the system's cache.
+    /// A file that is on the medium, but not in the system's cache.
     fn file(len: usize) -> (tempfile::TempDir, Vec<u8>, File) {
         let dir = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..len).map(|n| (n * 31 / 7) as u8).collect();
@@ -219,7 +220,7 @@ mod tests {
         assert!(many.iter().all(|file| read(file, 0, 5000) == bytes));
         drop(many);
         assert_eq!(windows.0.lock().unwrap().len(), MAX_SPARE);
-        // What a window held of another file is not taken for this one's.
+        // Bytes of another file in a window are not taken for bytes of this file.
         fs::write(dir.path().join("file"), vec![1; 3000]).unwrap();
         assert_eq!(read(&open(), 0, 5000), vec![1; 3000]);
         assert_eq!(windows.0.lock().unwrap().len(), MAX_SPARE);

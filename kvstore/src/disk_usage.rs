@@ -1,16 +1,16 @@
-//! What every file and folder that is no published record occupies, so that the quota is true of
-//! all bytes under the root.
+//! The size of every file and folder that is not a published record. With it the quota covers all bytes
+//! under the root.
 
 use crate::state::ledger::Ledger;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Whose bytes they are.
+/// The owner of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// Ours: folders, the index, the lock.
+    /// The store: its folders, its index, its lock.
     Store,
-    /// No indexed block: set aside, or never ours.
+    /// No indexed block: the file was set aside, or is not the store's.
     Unindexed,
 }
 
@@ -28,7 +28,7 @@ impl DiskUsage {
         self.files.contains_key(path)
     }
 
-    /// Enters what was found on the medium.
+    /// Counts a file or folder that was found on the medium, in place of its former size.
     pub(crate) fn add(&mut self, ledger: &mut Ledger, path: &Path, bytes: u64, owner: Owner) {
         self.remove(ledger, path);
         ledger.found(None, bytes);
@@ -38,13 +38,13 @@ impl DiskUsage {
         self.files.insert(path.to_owned(), (bytes, owner));
     }
 
-    /// Enters bytes that the ledger has already (by a settled reservation).
+    /// Counts bytes that the ledger has already, by a reservation that was settled.
     pub(crate) fn add_settled(&mut self, path: &Path, bytes: u64) {
         let known = self.files.entry(path.to_owned()).or_insert((0, Owner::Store));
         known.0 += bytes;
     }
 
-    /// The file or folder is gone.
+    /// Takes a file or folder that is gone out of the count.
     pub(crate) fn remove(&mut self, ledger: &mut Ledger, path: &Path) {
         if let Some((bytes, owner)) = self.files.remove(path) {
             ledger.gone(None, bytes);

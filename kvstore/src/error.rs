@@ -1,4 +1,4 @@
-//! What can go wrong, and what to do about it.
+//! The errors of the store, and the reasons of a miss.
 
 use crate::layout::Damage;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Another store holds the root.
+    /// Another store uses the root.
     #[error(
         "the cache at {path} is in use by {}; stop that process, or give this one another folder",
         holder(.pid)
@@ -17,7 +17,7 @@ pub enum OpenError {
     Locked {
         /// The lock file.
         path: PathBuf,
-        /// Who holds it, when it says so.
+        /// The process that uses it, if the lock file names it.
         pid: Option<u32>,
     },
     /// The root cannot be made, read or locked.
@@ -46,20 +46,20 @@ fn holder(pid: &Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
-/// Why [`Store::get`](crate::Store::get) has nothing to give. The caller recomputes in every case;
-/// the reason is for its records.
+/// Why [`Store::get`](crate::Store::get) returned no block. The caller recomputes the block in every
+/// case; the reason is for its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Miss {
-    /// No block of that key.
+    /// There is no block of that key.
     NotStored,
     /// There is a block of that key, but it was made from other content.
     WitnessDiffers,
-    /// The block failed its checks; it was set aside.
+    /// The block failed its checks and was set aside.
     Damaged(Damage),
-    /// The disk did not give the block; it was dropped from the store.
+    /// The disk failed to read the block, which was dropped from the store.
     Io,
-    /// No memory (or no file descriptor) to hold the block at this time.
+    /// There is no memory (or no file descriptor) for the block at this time.
     NoMemory,
 }
 
@@ -75,8 +75,8 @@ impl fmt::Display for Miss {
     }
 }
 
-/// The bytes of a guard stopped being the block's while it was held: the file was changed, or the
-/// disk failed, under the mapping. Throw away what was computed from them.
+/// The bytes of a guard changed while it was in use: the mapped file was changed, or the disk failed.
+/// Discard everything that was computed from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the file of a mapped block changed while it was in use; it was set aside, recompute it")]
 pub struct Corrupt;

@@ -1,4 +1,4 @@
-//! What a hit gives: the block's bytes, kept alive.
+//! What a hit returns: the bytes of the block, kept alive. And pins, which keep blocks from eviction.
 
 use crate::core::Core;
 use crate::error::Corrupt;
@@ -10,39 +10,39 @@ use std::fmt;
 use std::ops::Index;
 use std::sync::{Arc, Weak};
 
-/// A block's bytes. Holding it keeps the memory, or the mapping of the file, alive, whatever the
-/// store does with the block meanwhile.
+/// The bytes of a block. A guard keeps the memory, or the mapping of the file, alive, even if the
+/// store evicts the block meanwhile.
 ///
-/// Use the bytes, **then call [`Guard::check`]**, then trust what was computed. A block in the RAM
-/// tier is a verified copy and always passes. A mapped block passes unless its file was truncated,
-/// changed, or became unreadable while it was in use; its bytes may then read as zeros, but reading
-/// them never ends the process.
+/// Use the bytes, **then call [`Guard::check`]**, and only then trust what was computed from them. A
+/// block in the RAM tier is a verified copy and always passes. A mapped block passes unless its file was
+/// truncated, changed, or became unreadable while it was in use; its bytes may then read as zeros, but
+/// reading them never ends the process.
 #[derive(Clone)]
 pub struct Guard {
     pub(crate) bytes: Bytes,
     pub(crate) tier: Tier,
     pub(crate) id: BlockId,
-    /// Weak, so that bytes that outlive the store do not keep its root locked.
+    /// Weak, so that a guard that outlives the store does not keep the root locked.
     pub(crate) core: Weak<Core>,
 }
 
 impl Guard {
-    /// What the block holds.
+    /// The kind of the block.
     pub fn kind(&self) -> Kind {
         self.bytes.kind()
     }
 
-    /// Where it was found.
+    /// The tier in which it was found.
     pub fn tier(&self) -> Tier {
         self.tier
     }
 
-    /// True when the bytes are the file's own pages rather than a copy.
+    /// True when the bytes are pages of the file, and not a copy.
     pub fn is_mapped(&self) -> bool {
         matches!(self.bytes, Bytes::Mapped(_))
     }
 
-    /// Number of parts.
+    /// The number of parts.
     pub fn len(&self) -> usize {
         self.bytes.layout().parts.len()
     }
@@ -52,8 +52,8 @@ impl Guard {
         self.len() == 0
     }
 
-    /// The bytes of one part. They start at a multiple of 16 KiB; in a mapped block, of the
-    /// system's page, which is the same on Apple Silicon and 4 KiB on most Linux machines.
+    /// The bytes of one part. They start at a multiple of 16 KiB; in a mapped block at a multiple of
+    /// the system's page, which is 16 KiB on Apple Silicon and 4 KiB on most Linux machines.
     pub fn part(&self, index: usize) -> Option<&[u8]> {
         self.bytes.layout().parts.get(index).map(|range| self.bytes.part(range))
     }
@@ -63,11 +63,11 @@ impl Guard {
         self.bytes.layout().parts.iter().map(|range| self.bytes.part(range))
     }
 
-    /// Call after the last use of the bytes: an error says that some of them may not have been the
-    /// block's. The block is then set aside, and will be a miss.
+    /// Call this after the last use of the bytes. An error says that some of them may have been wrong;
+    /// the block is then set aside, and the next lookup of it is a miss.
     ///
     /// # Errors
-    /// [`Corrupt`] when the file changed or failed under the mapping.
+    /// [`Corrupt`] when the mapped file changed or could not be read.
     pub fn check(&self) -> Result<(), Corrupt> {
         if self.bytes.is_intact() {
             return Ok(());
@@ -103,8 +103,8 @@ impl fmt::Debug for Guard {
 }
 
 impl Core {
-    /// A mapping of this block broke: the block is set aside, unless it was replaced meanwhile or
-    /// another guard has said so already.
+    /// Sets a block aside whose mapping broke, unless it was replaced meanwhile or another guard has
+    /// reported it already.
     pub(crate) fn distrust(&self, id: &BlockId, bytes: &Bytes) {
         let Bytes::Mapped(broken) = bytes else { return };
         let mut state = self.state();
@@ -117,11 +117,11 @@ impl Core {
     }
 }
 
-/// Keeps blocks from being evicted for room, in either tier, until dropped. What is damaged,
-/// cleared or removed goes all the same.
+/// Keeps blocks from being evicted to make room, in either tier, until it is dropped. Blocks that are
+/// damaged, cleared or removed go nevertheless.
 pub struct Pin {
     pub(crate) ids: Vec<BlockId>,
-    /// Weak, so that bytes that outlive the store do not keep its root locked.
+    /// Weak, so that a pin that outlives the store does not keep the root locked.
     pub(crate) core: Weak<Core>,
 }
 

@@ -1,20 +1,20 @@
-//! The log of the index that is being written.
+//! The log of the index to which the writer appends.
 
 use crate::layout::index::{Frame, encode_frame};
 
-/// A log is folded into a snapshot when it is longer than this, and than the snapshot.
+/// A new snapshot replaces the log when the log is longer than this, and longer than the last snapshot.
 const COMPACT_BYTES: u64 = 1 << 20;
 
 #[derive(Default)]
 pub(crate) struct IndexLog {
-    /// Of the log being written.
+    /// The generation of the log.
     pub(crate) generation: u64,
     pub(crate) file: Option<Box<dyn crate::disk::WriteFile>>,
     pub(crate) len: u64,
-    /// Frames not yet appended.
+    /// Frames that are not appended yet.
     pub(crate) pending: Vec<u8>,
     pub(crate) snapshot_len: u64,
-    /// The next chance to write a snapshot should be taken.
+    /// The writer should write a snapshot as soon as it can.
     pub(crate) wants_snapshot: bool,
 }
 

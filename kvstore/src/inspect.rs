@@ -1,4 +1,4 @@
-//! For whoever looks after the store: what is in it, is it sound, empty it.
+//! Lists, verifies and removes blocks, for the administrator of the store.
 
 use crate::core::Core;
 use crate::disk;
@@ -22,7 +22,7 @@ pub struct BlockInfo {
     pub key: Key,
     /// The block before it in its chain.
     pub parent: Option<Key>,
-    /// What it holds.
+    /// Its kind.
     pub kind: Kind,
     /// It is in memory.
     pub in_ram: bool,
@@ -30,58 +30,58 @@ pub struct BlockInfo {
     pub queued: bool,
     /// It is published on disk.
     pub on_disk: bool,
-    /// Bytes on the medium.
+    /// The bytes that its file takes on the medium.
     pub physical_bytes: u64,
     /// When it was last used, in seconds since 1970.
     pub used_secs: u64,
 }
 
-/// Where a block is, or what became of it.
+/// Where a block is, or why it is not stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockLocation {
     /// It is stored.
     Here(BlockInfo),
-    /// It was here, or was offered, not long ago.
+    /// It was stored, or was put, not long ago.
     Gone(Departure),
-    /// It never was here, or longer ago than is remembered.
+    /// It was never put, or so long ago that the store has forgotten it.
     Unknown,
 }
 
-/// What a removal took.
+/// What a removal removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cleared {
-    /// Blocks forgotten, whichever tier they were in.
+    /// The blocks that were removed, in any tier.
     pub blocks: u64,
-    /// What their files occupy, soon to be free.
+    /// The bytes of their files, which will soon be free.
     pub physical_bytes: u64,
 }
 
-/// How far a scrub has come, and how it ended.
+/// The progress and the result of a verification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerifyReport {
-    /// Blocks to look at.
+    /// The blocks to verify.
     pub total: u64,
-    /// Blocks looked at.
+    /// The blocks verified so far.
     pub done: u64,
-    /// Bytes read.
+    /// The bytes read.
     pub bytes: u64,
     /// Blocks that failed their checks and were set aside.
     pub damaged: u64,
-    /// Blocks that could not be read; unless that may pass, they were set aside as well.
+    /// Blocks that could not be read. They were set aside as well, unless the error may pass.
     pub unreadable: u64,
 }
 
 impl Store {
-    /// Every block, or every block of one namespace, least recently used first on disk and then
-    /// those in memory only.
+    /// Every block, or every block of one namespace: first those on disk, least recently used first, then
+    /// those that are in memory only.
     pub fn list(&self, namespace: Option<&Namespace>) -> Vec<BlockInfo> {
         let state = self.core().state();
         let ids = ids(&state, namespace);
         ids.into_iter().filter_map(|id| info(&state, &id)).collect()
     }
 
-    /// Reads and verifies every block on disk. Blocks that fail are set aside. `progress` is told
-    /// after each block, and may stop the scrub.
+    /// Reads and verifies every block on disk. Blocks that fail are set aside. `progress` is called
+    /// after each block, and may stop the verification.
     pub fn verify(
         &self,
         mut progress: impl FnMut(&VerifyReport) -> ControlFlow<()>,
@@ -104,8 +104,8 @@ impl Store {
         report
     }
 
-    /// Where a block is, or what became of it: for whoever wonders why there was no hit. In memory
-    /// only; not a use of the block.
+    /// Where a block is, or why it is not stored, to explain a miss. This reads no disk, and does not
+    /// count as a use of the block.
     pub fn locate(&self, namespace: &Namespace, key: &Key) -> BlockLocation {
         let state = self.core().state();
         let Some(id) = state.id(namespace, key) else { return BlockLocation::Unknown };
@@ -116,22 +116,22 @@ impl Store {
         }
     }
 
-    /// Removes every block, in memory and on disk, and the damaged files; or the blocks of one
-    /// namespace. Who holds a block's bytes keeps them. Files go in the background:
+    /// Removes every block, in memory and on disk, and the damaged files; or only the blocks of one
+    /// namespace. Guards keep the bytes of their blocks. Files are removed in the background;
     /// [`Store::flush`] waits for that.
     pub fn clear(&self, namespace: Option<&Namespace>) -> Cleared {
         let cleared = self.remove(namespace, EvictReason::Manual);
         if namespace.is_none() {
             let mut writer = self.core().writer.lock();
-            // Damaged files that are about to be set aside go at once instead.
+            // Damaged files that wait to be set aside are removed instead.
             self.core().state().deletes.set_nothing_aside();
             while writer.remove_damaged(self.core()) {}
         }
         cleared
     }
 
-    /// Takes everything out of the RAM tier that nobody holds or has pinned, and gives how many blocks
-    /// that were. What is not on disk, or on its way there, is gone.
+    /// Takes every block out of the RAM tier that no guard uses and that is not pinned, and returns how many
+    /// there were. A block that is neither on disk nor queued for it is gone.
     pub fn demote_all(&self) -> usize {
         let core = self.core();
         let now_secs = core.now_secs();
@@ -139,13 +139,13 @@ impl Store {
         std::iter::from_fn(|| state.demote_one(now_secs, true).then_some(())).count()
     }
 
-    /// Removes the blocks of a namespace that nobody will ask for again.
+    /// Removes the blocks of a namespace that will not be used again.
     pub fn remove_namespace(&self, namespace: &Namespace) -> Cleared {
         self.remove(Some(namespace), EvictReason::ModelRemoved)
     }
 
-    /// Removes a block whose content its user refuses although it passed every check here, and all
-    /// blocks below it in the tree of chains, whatever their kind. It may be put again at once.
+    /// Removes a block that its user found wrong although it passed every check here, and all blocks
+    /// below it in the tree of chains, of any kind. It may be put again at once.
     pub fn invalidate(&self, namespace: &Namespace, key: &Key) -> Cleared {
         let core = self.core();
         let (id, links) = {
@@ -158,7 +158,7 @@ impl Store {
         };
         let mut children: HashMap<Key, Vec<BlockId>> = HashMap::new();
         links.into_iter().for_each(|(above, id)| children.entry(above).or_default().push(id));
-        // A block that names itself, or one below it, as its parent ends the walk: its children are
+        // The walk ends even if a block names itself, or a block below it, as its parent: children are
         // taken out of the map the first time.
         let mut ids = vec![id];
         let mut at = 0;
@@ -223,7 +223,7 @@ fn info(state: &State, id: &BlockId) -> Option<BlockInfo> {
 
 impl Core {
     fn verify_one(&self, id: &BlockId, report: &mut VerifyReport) {
-        // Forgotten with the block, evicted meanwhile: no failure.
+        // A namespace that was forgotten meanwhile is no failure: the block was evicted before.
         let Some(namespace) = self.state().namespace(id) else { return };
         let result = verify(&*self.disk, namespace, id.key);
         let now = self.now_secs();
@@ -234,7 +234,7 @@ impl Core {
                 report.damaged += u64::from(state.discard_damaged(id, damage, now));
             }
             Err(LoadError::Io(error)) => {
-                // Gone, because evicted meanwhile, is no failure.
+                // A file that is gone because the block was evicted meanwhile is no failure.
                 if !state.blocks.is_stored(id) {
                     return;
                 }
@@ -243,7 +243,7 @@ impl Core {
                 if error.kind() == io::ErrorKind::NotFound {
                     state.lost(id);
                 } else if !disk::is_transient(&error) {
-                    // No file, or one that the disk does not give: as for a reader, it goes.
+                    // As for a reader, a block that the disk fails to read goes.
                     state.discard_stored(id, EvictReason::Corrupt, now);
                 }
             }

@@ -1,32 +1,32 @@
-//! Names of things: keys, namespaces and the kinds of record.
+//! Keys, namespaces and the kinds of record.
 
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// The name of one block inside a namespace: 32 opaque bytes that the caller derives from content.
+/// The name of one block within a namespace: 32 opaque bytes that the caller derives from its content.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub [u8; 32]);
 
-/// The world a key lives in (one model, one layout, one tenant): 32 opaque bytes.
+/// The scope of a key (one model, one layout, one tenant): 32 opaque bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Namespace(pub [u8; 32]);
 
-/// What a record holds. The store treats all kinds alike; they are counted apart.
+/// What a record contains. The store treats all kinds alike, but counts them separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Keys and values of one block of tokens.
     Kv,
-    /// Keys and values of layers with a sliding window.
+    /// Keys and values of layers with a sliding window, for one block of tokens.
     Rotating,
     /// A recurrent state, usable at its exact position only; its label is `state`.
     Recurrent,
 }
 
 impl Kind {
-    /// Every kind, in the order that [`Kind::index`] counts them.
+    /// Every kind, in the order of [`Kind::index`].
     pub const ALL: [Kind; 3] = [Kind::Kv, Kind::Rotating, Kind::Recurrent];
 
-    /// The kind's place in [`Kind::ALL`].
+    /// The index of the kind in [`Kind::ALL`].
     pub fn index(self) -> usize {
         match self {
             Kind::Kv => 0,
@@ -45,16 +45,16 @@ impl Kind {
     }
 }
 
-/// A block's name inside one open store: the namespace is replaced by a small number.
+/// The name of a block within one open store, with a small number instead of the namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BlockId {
-    /// Index into the store's table of namespaces.
+    /// The number of the namespace.
     pub(crate) space: u32,
     pub(crate) key: Key,
 }
 
-/// Hashes block ids for the store's own tables: keys are digests already, so mixing is all it
-/// takes. They come from our own process, which has better ways to slow itself down.
+/// Hashes block ids for the tables of the store. Keys are digests already, so mixing them is enough.
+/// They come from our own process, so no defence against chosen keys is needed.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct IdHasher(u64);
 

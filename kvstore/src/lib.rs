@@ -1,8 +1,8 @@
 //! Pages opaque, content-addressed blocks between a RAM tier and memory-mapped files.
 //!
-//! A block is some bytes, in parts, under a 32-byte key in a namespace. The store keeps as many as
-//! its limits allow, gives a block back exactly as it was put or not at all, and may forget any of
-//! them at any time. It knows nothing of what the bytes mean.
+//! A block is some bytes, in parts, under a 32-byte key in a namespace. The store keeps as many blocks
+//! as its limits allow, returns a block exactly as it was put or not at all, and may forget any block at
+//! any time. It does not know what the bytes mean.
 //!
 //! ```
 //! use kvstore::{Key, Kind, Namespace, Record, Store, StoreConfig};
@@ -21,9 +21,10 @@
 //! store.close();
 //! ```
 //!
-//! Where to read on: `docs/kvstore-format.md` for the files and the order they are written in;
-//! [`Store`] for the calls; `state.rs` for every decision, without I/O; `save.rs`, `write_index.rs`
-//! and `scan.rs` for everything that changes the disk; `map.rs` for what makes mapped files safe.
+//! Where to read on: `docs/kvstore-format.md` for the files and the order in which they are written;
+//! [`Store`] for the calls; `state.rs` and `state/` for every decision, without I/O; `save.rs`,
+//! `write_index.rs` and `scan.rs` for everything that changes the disk; `map.rs` for what makes mapped
+//! files safe; [`platform`] for everything about the operating system.
 
 #[cfg(test)]
 extern crate self as kvstore;

@@ -1,17 +1,17 @@
-//! Read-only file mappings that cannot kill the process. The only unsafe module besides
-//! `platform`.
+//! Read-only file mappings that cannot end the process. Besides `platform`, this is the only module with
+//! unsafe code.
 //!
-//! Touching a mapped page whose file was truncated, or that the disk cannot read, raises SIGBUS,
-//! whose default is death. We install a handler, once, when the first file is mapped. When the
+//! Reading a mapped page whose file was truncated, or that the disk cannot read, raises SIGBUS, which by
+//! default ends the process. We install a handler, once, when the first file is mapped. When the
 //! faulting address lies inside one of our mappings, it puts a page of zeros there, marks the
 //! mapping as broken and returns, so that the interrupted read goes on; [`FileMap::is_intact`] then
-//! says no, and the caller throws away what it read. Every other SIGBUS goes to whoever handled
-//! the signal before us, exactly as if we were not there: the standard library's own handler, a
-//! crash reporter, or the default action.
+//! returns false, and the caller discards what it read. Every other SIGBUS goes to the handler that was
+//! installed before ours, exactly as without us: the standard library's handler, a crash reporter, or
+//! the default action.
 //!
-//! A file can also be changed without any signal (a hole punched, bytes overwritten). Files of the
-//! store are never changed once published, so any new size or modification time tells: `is_intact`
-//! compares both with those at the time of mapping.
+//! A file can also change without any signal (a hole punched, bytes overwritten). The store never changes
+//! a published file, so a new size or modification time shows such a change: `is_intact` compares both
+//! with those at the time of mapping.
 
 use crate::disk::Mapped;
 use crate::platform;
@@ -24,12 +24,12 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, Once, PoisonError};
 
-/// Most files mapped at one time; more are refused, and read by copy instead.
+/// The most files mapped at one time. Further ones are refused, and read by copy instead.
 pub const MAX_MAPPINGS: usize = 1024;
 
 /// A whole file, mapped read-only and watched.
 pub(crate) struct FileMap {
-    /// Declared before `map`: the watch must end before the address range is given back.
+    /// Declared before `map`, because the watch must end before the address range is given back.
     watch: Watch,
     map: Mmap,
     file: File,
@@ -64,7 +64,7 @@ impl Mapped for FileMap {
     }
 }
 
-/// What changes whenever a file's content does, but not when the file is renamed or unlinked.
+/// What changes with the content of a file, but not when the file is renamed or unlinked.
 #[derive(PartialEq, Eq)]
 struct Stamp {
     len: u64,
@@ -78,8 +78,8 @@ impl Stamp {
     }
 }
 
-/// One watched address range. `version` is odd while the range is being changed, so that the
-/// handler, which cannot take a lock, never acts on half of one range and half of another.
+/// One watched address range. `version` is odd while the range changes, so that the handler, which
+/// cannot take a lock, never combines the start of one range with the end of another.
 struct Slot {
     version: AtomicUsize,
     start: AtomicUsize,
@@ -96,7 +96,7 @@ static SLOTS: [Slot; MAX_MAPPINGS] = [const {
     }
 }; MAX_MAPPINGS];
 
-/// Indices of free slots; the handler never touches this.
+/// The indices of free slots. The handler never uses this list.
 static FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 impl Slot {
@@ -118,7 +118,7 @@ impl Slot {
     }
 }
 
-/// Holds a slot for one mapping.
+/// Reserves a slot for one mapping.
 struct Watch(usize);
 
 impl Watch {
@@ -145,7 +145,7 @@ impl Drop for Watch {
     }
 }
 
-/// Cached by the first call, which is never made from inside the handler.
+/// The system's page size. The first call, which the handler never makes, caches it.
 fn page_size() -> usize {
     static PAGE_SIZE: AtomicUsize = AtomicUsize::new(0);
     let known = PAGE_SIZE.load(Ordering::Relaxed);
@@ -158,7 +158,7 @@ fn page_size() -> usize {
     size
 }
 
-/// The action that was there before ours, written once before ours can run.
+/// The signal action before ours, written once before ours can run.
 struct Previous(UnsafeCell<MaybeUninit<libc::sigaction>>);
 // SAFETY: written once inside `INSTALL`, before the handler that reads it is installed (sigaction
 // is a system call, which orders the write before any later signal), and only read after that.
@@ -203,7 +203,7 @@ extern "C" fn on_sigbus(
 ) {
     // SAFETY: the kernel hands a SA_SIGINFO handler a valid siginfo.
     let (address, code) = unsafe { ((*info).si_addr() as usize, (*info).si_code) };
-    // A signal that a process sent carries no address, whatever the field says.
+    // A signal that a process sent has no address, even if the field is set.
     let fault = platform::is_fault(code);
     match SLOTS.iter().find(|slot| fault && slot.contains(address)) {
         Some(slot) if replace_page(address) => slot.broken.store(true, Ordering::Release),
@@ -211,8 +211,8 @@ extern "C" fn on_sigbus(
     }
 }
 
-/// Puts a page of zeros where the file's page cannot be had. `errno` belongs to the interrupted
-/// code and is put back.
+/// Replaces a page that cannot be read by a page of zeros. `errno` belongs to the interrupted code and
+/// is restored.
 fn replace_page(address: usize) -> bool {
     let page = page_size();
     let start = (address & !(page - 1)) as *mut libc::c_void;
@@ -228,7 +228,7 @@ fn replace_page(address: usize) -> bool {
     }
 }
 
-/// Gives a signal that is not ours to the action that was there before us.
+/// Gives a signal that is not ours to the action before ours.
 fn pass_on(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -244,7 +244,7 @@ fn pass_on(
         let previous = (*PREVIOUS.0.get()).assume_init_ref();
         let handler = previous.sa_sigaction;
         if handler == libc::SIG_IGN && !fault {
-            // Ignored before us, ignored now.
+            // The signal was ignored before us, and is ignored now.
         } else if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
             libc::sigaction(signal, previous, std::ptr::null_mut());
             if !fault {
@@ -272,9 +272,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"content").unwrap();
         let map = || FileMap::new(File::open(file.path()).unwrap());
-        let mut held: Vec<_> = (0..MAX_MAPPINGS).map(|_| map().unwrap()).collect();
+        let mut maps: Vec<_> = (0..MAX_MAPPINGS).map(|_| map().unwrap()).collect();
         assert_eq!(map().err().unwrap().kind(), io::ErrorKind::QuotaExceeded);
-        held.pop();
+        maps.pop();
         assert_eq!(map().unwrap().bytes(), b"content");
     }
 

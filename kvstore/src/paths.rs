@@ -1,12 +1,12 @@
 //! Names of files and folders under the root.
 //!
 //! ```text
-//! lock                       held while the store is open; names the process
+//! lock                       locked while the store is open; names the process
 //! index/snapshot-G, log-G    the index, generation G
 //! blocks/NAMESPACE/X/KEY     published records; X is the key's first digit
 //! tmp/N                      records being written
-//! damaged/NAMESPACE.KEY      records that failed their checks; the first to go for room
-//! foreign/N.NAME             unknown files found among ours; counted, never deleted
+//! damaged/NAMESPACE.KEY      records that failed their checks; removed first to make room
+//! foreign/N.NAME             unknown files found under the root; counted, never deleted
 //! ```
 
 use crate::key::{Key, Namespace};
@@ -27,8 +27,9 @@ pub(crate) fn space_dir(namespace: &Namespace) -> PathBuf {
     Path::new(BLOCKS).join(namespace.to_string())
 }
 
-/// The folder of a namespace's records that share a first digit. Sixteen keep folders of a hundred
-/// thousand files searchable; more would cost a new folder for almost every record of a small store.
+/// The folder of the records of a namespace whose keys share a first digit. Sixteen folders are enough
+/// for a hundred thousand files; with more, almost every record of a small store would need a new
+/// folder.
 pub(crate) fn fan_dir(namespace: &Namespace, key: &Key) -> PathBuf {
     space_dir(namespace).join(fan_name(fan(key)))
 }
@@ -50,14 +51,14 @@ pub(crate) fn damaged(namespace: &Namespace, key: &Key) -> PathBuf {
     Path::new(DAMAGED).join(format!("{namespace}.{key}"))
 }
 
-/// Whether [`damaged`] gives such names.
+/// Whether [`damaged`] could have made this name.
 pub(crate) fn is_damaged(name: &OsStr) -> bool {
     name.to_str().and_then(|name| name.split_once('.')).is_some_and(|(namespace, key)| {
         Namespace::from_hex(namespace).is_some() && Key::from_hex(key).is_some()
     })
 }
 
-/// Whether [`temporary`] gives such names.
+/// Whether [`temporary`] could have made this name.
 pub(crate) fn is_temporary(name: &OsStr) -> bool {
     let digits = name.to_str().unwrap_or_default();
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())

@@ -1,4 +1,4 @@
-//! Reading a record from disk: every check of the format, before a byte is handed out.
+//! Reads a record from disk, and makes every check of the format before a byte is returned.
 
 use crate::buffer::{Buffer, MemoryShare};
 use crate::crypt::Cipher;
@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes copied, and then hashed while they are in the processor's cache, at a time.
+/// The bytes read at a time, and hashed while they are in the processor's cache.
 const CHUNK: usize = 256 << 10;
 
 /// Why a record could not be read.
@@ -20,10 +20,11 @@ const CHUNK: usize = 256 << 10;
 pub(crate) enum LoadError {
     Damaged(Damage),
     WitnessDiffers,
-    /// Encrypted while the store is not, or the other way round: not damaged, but of no use.
+    /// The record is encrypted and the store is not, or the other way round. It is not damaged, but of no
+    /// use.
     OtherSecrecy,
     NoMemory,
-    /// It can be read by copy only: it is encrypted, or too many files are mapped.
+    /// The record can be read by copy only: it is encrypted, or too many files are mapped.
     NotMappable,
     Io(io::Error),
 }
@@ -43,16 +44,16 @@ impl From<io::Error> for LoadError {
     }
 }
 
-/// Which record to read, and what it must say.
+/// The record to read.
 pub(crate) struct Wanted<'a> {
     pub(crate) namespace: Namespace,
     pub(crate) key: Key,
-    /// `None` compares nothing: for reads ahead and scrubs.
+    /// The witness that it must have; `None` compares nothing, for reads ahead.
     pub(crate) witness: Option<&'a [u8]>,
 }
 
 impl Wanted<'_> {
-    /// Holds a header against what was asked for, and decrypts its witness.
+    /// Compares a header with what was asked for, and decrypts its witness.
     fn check(&self, header: &mut Header, cipher: Option<&Cipher>) -> Result<(), LoadError> {
         if header.namespace != self.namespace || header.key != self.key {
             return Err(Damage::Namespace.into());
@@ -70,7 +71,7 @@ impl Wanted<'_> {
     }
 }
 
-/// Reads just the header of the file at the block's path.
+/// Reads only the header of a record.
 pub(crate) fn read_header(file: &dyn ReadFile) -> Result<(Header, Layout), LoadError> {
     let mut bytes = vec![0; file.len().min(ALIGN) as usize];
     read_all(file, &mut bytes, 0)?;
@@ -91,8 +92,8 @@ pub(crate) fn read_header(file: &dyn ReadFile) -> Result<(Header, Layout), LoadE
     Ok((header, layout))
 }
 
-/// Reads a record into memory of our own and verifies that copy: what happens to the file later
-/// cannot touch it.
+/// Reads a record into memory of our own and verifies that copy. Later changes of the file do not
+/// affect it.
 pub(crate) fn read_copy(
     disk: &dyn Disk,
     cipher: Option<&Cipher>,
@@ -128,8 +129,8 @@ pub(crate) fn read_copy(
     }))
 }
 
-/// Maps a record and verifies it once, through the mapping. An encrypted record has no bytes to
-/// map, so that a store with a key reads by copy only.
+/// Maps a record and verifies it once, through the mapping. An encrypted record cannot be used in its
+/// file, so a store with a key reads by copy only.
 pub(crate) fn read_mapped(
     disk: &dyn Disk,
     cipher: Option<&Cipher>,
@@ -158,7 +159,7 @@ pub(crate) fn read_mapped(
         }
         Ok((header, layout))
     })();
-    // A page that went missing reads as zeros: whatever was concluded above, it is the file.
+    // A page that cannot be read shows zeros, so the checks above may have failed for that reason only.
     if !map.is_intact() {
         return Err(Damage::ShortRead.into());
     }
@@ -166,8 +167,8 @@ pub(crate) fn read_mapped(
     Ok(Arc::new(MappedBlock { kind: header.kind, witness: header.witness.into(), layout, map }))
 }
 
-/// Verifies a stored record without keeping it. Sealed records are checked by their checksum,
-/// which covers the bytes as stored.
+/// Verifies a stored record without keeping it, and returns the length of its file. The checksum of a
+/// sealed record covers the encrypted bytes, so no key is needed.
 pub(crate) fn verify(disk: &dyn Disk, namespace: Namespace, key: Key) -> Result<u64, LoadError> {
     let file = disk.open_whole(&paths::block(&namespace, &key))?;
     let (header, layout) = read_header(&*file)?;
@@ -190,17 +191,17 @@ pub(crate) fn verify(disk: &dyn Disk, namespace: Namespace, key: Key) -> Result<
     }
 }
 
-/// What a file under a block's name is.
+/// The content of a file under the name of a block.
 pub(crate) enum Identified {
-    /// A whole record of this version (its payload is not read).
+    /// It is a whole record of this version. Its payload was not read.
     Record(Box<(Header, Layout)>),
-    /// A record of a version that we do not know.
+    /// It is a record of a later version.
     Newer,
-    /// Not a record that says it has this name, or a torn one.
+    /// It is not a record of this name, or a torn one.
     Unusable,
 }
 
-/// Looks at the header of a file that the index does not know.
+/// Reads the header of a file that the index does not know.
 pub(crate) fn identify(disk: &dyn Disk, namespace: Namespace, key: Key) -> io::Result<Identified> {
     let file = disk.open(&paths::block(&namespace, &key))?;
     match read_header(&*file) {

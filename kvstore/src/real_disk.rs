@@ -1,4 +1,4 @@
-//! The real medium: a folder that only this process may use.
+//! The disk of a running store: a folder that only this process may use.
 
 use crate::direct_reader::{DirectReader, Windows};
 use crate::disk::{DirEntry, Disk, Mapped, Meta, ReadFile, WriteFile};
@@ -17,7 +17,7 @@ const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// The lock file's name under the root.
 pub(crate) const LOCK_NAME: &str = "lock";
-/// `st_blocks` counts in this unit on every Unix we know.
+/// The unit of `st_blocks` on every Unix that we know.
 const STAT_BLOCK: u64 = 512;
 
 /// A root folder, locked for as long as this value lives.
@@ -25,17 +25,17 @@ const STAT_BLOCK: u64 = 512;
 pub struct RealDisk {
     root: PathBuf,
     windows: Arc<Windows>,
-    /// Held for its lock, and names this process.
+    /// Kept for its lock. Its content names this process.
     _lock: File,
-    /// Held for its lock as well, which is not lost when the file is removed.
+    /// Kept for its lock as well, which stays when the lock file is removed.
     _folder: File,
 }
 
 impl RealDisk {
-    /// Makes the root if it is missing, closes it to others, and locks it.
+    /// Makes the root if it is missing, makes it inaccessible to other users, and locks it.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] when another store, in this process or another, holds the root.
+    /// [`OpenError::Locked`] when another store, in this process or another, uses the root.
     pub fn open(root: &Path) -> Result<RealDisk, OpenError> {
         let io_error = |source| OpenError::Io { path: root.to_path_buf(), source };
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(root).map_err(io_error)?;
@@ -48,7 +48,7 @@ impl RealDisk {
         let mut lock = open_regular(&path, &mut options).map_err(io_error)?;
         let is_ours = match (lock.try_lock(), folder.try_lock()) {
             (Ok(()), Ok(())) => true,
-            // Network file systems lock only what can be written, which no folder can.
+            // Network file systems lock only writable files, and a folder cannot be opened for writing.
             (Ok(()), Err(TryLockError::Error(error))) if cannot_lock(&error) => true,
             (Err(TryLockError::Error(source)), _) | (Ok(()), Err(TryLockError::Error(source))) => {
                 return Err(OpenError::Io { path, source });
@@ -60,7 +60,7 @@ impl RealDisk {
             let _ = (&lock).take(16).read_to_string(&mut holder);
             return Err(OpenError::Locked { path, pid: holder.trim().parse().ok() });
         }
-        // Rewriting a handful of bytes may fail on a full disk; the lock holds all the same.
+        // Writing these bytes may fail on a full disk. The lock is effective nevertheless.
         let _ = lock
             .set_len(0)
             .and_then(|()| lock.rewind())
@@ -142,7 +142,7 @@ impl Disk for RealDisk {
                 Ok(meta) => {
                     entries.push(DirEntry { name: entry.file_name(), meta: meta_of(&meta) })
                 }
-                // Removed while we were listing.
+                // The file was removed while we were listing the folder.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -164,7 +164,8 @@ fn open_record(path: &Path) -> io::Result<File> {
     open_regular(path, OpenOptions::new().read(true))
 }
 
-/// Never follows a link and never waits on a pipe that took a file's place.
+/// Opens a regular file. It never follows a link, and never waits for a writer when the file was replaced
+/// by a pipe.
 fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {

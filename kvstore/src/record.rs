@@ -1,4 +1,4 @@
-//! Records on their way in, in memory, and on their way out.
+//! Records: as they are put, in memory, and as they are read.
 
 use crate::buffer::{Buffer, MemoryShare};
 use crate::disk::Mapped;
@@ -12,30 +12,30 @@ use std::sync::Arc;
 /// A block handed to [`Store::put`](crate::Store::put).
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// What the block holds.
+    /// The kind of the block.
     pub kind: Kind,
-    /// Its name, derived from its content.
+    /// Its key, which the caller derives from its content.
     pub key: Key,
     /// The block before it in its chain.
     pub parent: Option<Key>,
-    /// Kept with the block and compared, byte by byte, on every hit.
+    /// Bytes that are kept with the block and compared on every hit.
     pub witness: &'a [u8],
-    /// The bytes themselves. Each part comes back aligned, see [`Guard::part`](crate::Guard::part).
+    /// The bytes of the block. Each part is returned aligned, see [`Guard::part`](crate::Guard::part).
     pub parts: &'a [&'a [u8]],
 }
 
-/// A [`Record`] whose bytes are yet to be made, see [`Store::put_with`](crate::Store::put_with).
+/// A [`Record`] without its bytes, which [`Store::put_with`](crate::Store::put_with) asks for later.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordShape<'a> {
-    /// What the block holds.
+    /// The kind of the block.
     pub kind: Kind,
-    /// Its name, derived from its content.
+    /// Its key, which the caller derives from its content.
     pub key: Key,
     /// The block before it in its chain.
     pub parent: Option<Key>,
-    /// Kept with the block and compared, byte by byte, on every hit.
+    /// Bytes that are kept with the block and compared on every hit.
     pub witness: &'a [u8],
-    /// Length in bytes of each part.
+    /// The length in bytes of each part.
     pub part_lens: &'a [usize],
 }
 
@@ -47,17 +47,17 @@ impl RecordShape<'_> {
     }
 }
 
-/// What became of a block handed to [`Store::put`](crate::Store::put). In every case the block may
-/// be asked for at once; only a [`PutOutcome::Dropped`] one is surely a miss.
+/// The result of [`Store::put`](crate::Store::put). In every case the block may be asked for at once;
+/// only after [`PutOutcome::Dropped`] is it certainly a miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutOutcome {
-    /// It is readable, and will be written.
+    /// The block is readable, and will be written.
     Queued,
     /// A block of that key is stored, or about to be.
     AlreadyStored,
-    /// It is readable while the RAM tier keeps it, but will not be written.
+    /// The block is readable while it is in the RAM tier, but will not be written.
     RamOnly(DropReason),
-    /// It is not kept.
+    /// The block is not kept.
     Dropped(DropReason),
 }
 
@@ -71,13 +71,13 @@ pub(crate) struct Resident {
     pub(crate) payload: Buffer,
 }
 
-/// Memory that a block of this layout takes.
+/// The memory that a block of this layout takes.
 pub(crate) fn memory_len(layout: &Layout, witness_len: usize) -> u64 {
     layout.payload_len + witness_len as u64
 }
 
 impl Resident {
-    /// A block of zeros. `None` when the system has no memory.
+    /// A block of zeros. `None` when the system has no memory left.
     pub(crate) fn blank(
         shape: &RecordShape<'_>,
         layout: Layout,
@@ -95,11 +95,11 @@ impl Resident {
 
     /// Every part, without the padding between them.
     pub(crate) fn parts_mut(&mut self) -> Vec<&mut [u8]> {
-        let (mut rest, mut at) = (self.payload.bytes_mut(), 0);
+        let (mut tail, mut at) = (self.payload.bytes_mut(), 0);
         let cut = |range: &Range<u64>| {
-            let (_, from) = std::mem::take(&mut rest).split_at_mut((range.start - at) as usize);
+            let (_, from) = std::mem::take(&mut tail).split_at_mut((range.start - at) as usize);
             let (part, after) = from.split_at_mut((range.end - range.start) as usize);
-            (rest, at) = (after, range.end);
+            (tail, at) = (after, range.end);
             part
         };
         self.layout.parts.iter().map(cut).collect()
@@ -124,7 +124,7 @@ impl fmt::Debug for MappedBlock {
     }
 }
 
-/// Where a guard's bytes are.
+/// The bytes of a guard.
 #[derive(Clone)]
 pub(crate) enum Bytes {
     Resident(Arc<Resident>),

@@ -1,4 +1,4 @@
-//! The path of a hit: memory first, then the disk, every failure a miss that leaves the store in
+//! The path of a hit: memory first, then the disk. Every failure is a miss, and leaves the store in
 //! order.
 
 use crate::core::Core;
@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 
 impl Core {
-    /// Finds a block and compares its witness. Waits for the disk only if the block is there.
+    /// Finds a block and compares its witness. This waits for the disk only if the block is stored.
     pub(crate) fn get(self: &Arc<Self>, id: &BlockId, witness: &[u8]) -> Result<Guard, Miss> {
         let mut state = self.state();
         let (bytes, tier) = loop {
@@ -41,7 +41,7 @@ impl Core {
         Ok(Guard { bytes, tier, id: *id, core: Arc::downgrade(self) })
     }
 
-    /// A block that is at hand was verified before; its witness is compared on every hit.
+    /// Compares the witness of a block in memory, which was verified before.
     fn checked(&self, id: &BlockId, bytes: Bytes, witness: &[u8]) -> Result<Bytes, Miss> {
         if bytes.witness() != witness {
             self.state().counters.fail_witness();
@@ -54,7 +54,7 @@ impl Core {
         Ok(bytes)
     }
 
-    /// Reads a block into the RAM tier if it is stored, not there yet, and fits.
+    /// Reads a stored block into the RAM tier, if it is not there yet and fits.
     pub(crate) fn restore_ahead(&self, id: &BlockId) {
         let found = {
             let mut state = self.state();
@@ -73,8 +73,8 @@ impl Core {
                 }
             }
             Found::Cold(None) => {
-                // Nothing would be left of a mapping that nobody holds; the system's cache may
-                // keep the pages for the one to come. Failures show when it does.
+                // A mapping would end at once, because no guard uses it. But the system's cache may
+                // keep the pages for the reader to come, who will also see any failure.
                 let namespace = self.state().namespace(id);
                 if let Some(namespace) = namespace {
                     let _ = self.disk.read_ahead(&paths::block(&namespace, &id.key));
@@ -132,8 +132,8 @@ impl Core {
         result
     }
 
-    /// Reads a block into memory that the RAM tier has no room for, if the write queue leaves some:
-    /// it is the guard's alone, and gone with it.
+    /// Reads a block that does not fit the RAM tier into memory of the queue of saves, if that has some
+    /// free. The memory belongs to the guard, and is freed with it.
     fn read_lent(&self, id: &BlockId, wanted: &Wanted<'_>) -> Result<Bytes, LoadError> {
         let share = {
             let mut state = self.state();
@@ -143,8 +143,8 @@ impl Core {
         read_copy(&*self.disk, self.cipher.as_ref(), wanted, share).map(Bytes::Resident)
     }
 
-    /// A load that failed invalidates the block, so that it cannot fail forever; unless the lack
-    /// was ours and may pass.
+    /// Removes a block that could not be read, so that it does not fail again, unless the reason is a
+    /// shortage that may pass. Returns the kind of miss.
     fn failed(&self, state: &mut State, id: &BlockId, error: LoadError, now_secs: u64) -> Miss {
         match error {
             LoadError::Damaged(damage) => {
@@ -168,7 +168,7 @@ impl Core {
                 if !state.discard_stored(id, EvictReason::Corrupt, now_secs)
                     && error.kind() == io::ErrorKind::NotFound
                 {
-                    // Evicted between our look and our read.
+                    // The block was evicted between the lookup and the read.
                     return Miss::NotStored;
                 }
                 state.counters.io_error(Op::Read, &error);
@@ -178,7 +178,7 @@ impl Core {
     }
 }
 
-/// This thread restores a block, and others wait for it: by a panic, too, that comes to an end.
+/// The right of this thread to read a block, for which other threads wait. A panic ends it too.
 struct Claim<'a> {
     core: &'a Core,
     id: &'a BlockId,

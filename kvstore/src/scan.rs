@@ -1,6 +1,5 @@
-//! Looks at everything under the root, one folder a step: the medium is the truth, the index only
-//! a memory of it. The first scan runs after every opening, before anything is saved; later ones
-//! run between other work.
+//! Scans everything under the root, one folder a step, and corrects what the store knows from the index.
+//! The first scan runs after every opening, before anything is saved. Later ones run between other work.
 
 use crate::core::Core;
 use crate::disk::DirEntry;
@@ -18,12 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Foreign folders are counted down to this depth.
+/// The depth down to which folders that are not ours are counted.
 const MAX_DEPTH: usize = 16;
 
 impl Writer {
     pub(crate) fn scan_step(&mut self, core: &Core) {
-        // Taken out so that the writer's own methods may be called meanwhile.
+        // Taken out of the writer, so that its other methods may be called meanwhile.
         let Some(mut scan) = self.scan.take() else { return };
         match scan.todo.pop() {
             Some(Item::Root) => self.scan_root(core, &mut scan),
@@ -47,7 +46,7 @@ impl Writer {
         }
     }
 
-    /// Folders without published records.
+    /// Scans a folder without published records.
     fn scan_side(&mut self, core: &Core, scan: &mut Scan, name: &'static str) {
         let mut entries = self.list(core, scan, Path::new(name)).unwrap_or_default();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -66,10 +65,10 @@ impl Writer {
                     self.keep_damaged(core, path, physical);
                 }
             } else if name == paths::INDEX && log_or_snapshot.is_some() {
-                // The log being written may be booked for more than it has grown to.
+                // More may be reserved for the current log than it has grown to.
                 let current = log_or_snapshot == Some((Role::Log, self.index.generation));
-                let booked = if current { self.disk_usage.bytes(&path) } else { 0 };
-                self.count(core, scan, &path, physical.max(booked), Owner::Store);
+                let reserved = if current { self.disk_usage.bytes(&path) } else { 0 };
+                self.count(core, scan, &path, physical.max(reserved), Owner::Store);
             } else if name == paths::TMP
                 && paths::is_temporary(&entry.name)
                 && entry.meta.is_file
@@ -127,7 +126,7 @@ impl Writer {
                     found.insert(key);
                     self.scan_record(core, scan, namespace, key, &entry);
                 }
-                // In a record's place nothing else may stay, not even a folder.
+                // Nothing else may stay under the name of a record, not even a folder.
                 Some(_) => self.move_aside(core, scan, &dir.join(&entry.name), &entry),
                 None => self.set_aside(core, scan, &dir.join(&entry.name), &entry),
             }
@@ -156,7 +155,7 @@ impl Writer {
             if state.deletes.is_leaving(&id) {
                 return;
             }
-            // What was in the books as unknown is about to be known, or is entered again below.
+            // A file that counted as unknown becomes known now, or is counted again below.
             self.disk_usage.remove(&mut state.ledger, &path);
             let physical = entry.meta.physical.max(entry.meta.len);
             state.recount(&id, physical)
@@ -183,7 +182,7 @@ impl Writer {
                 if is_new {
                     self.index.note(&Frame::Add(stored));
                 } else {
-                    // The block was put while its file was looked at.
+                    // The block was put while its file was read.
                     self.replace_soon(core, scan, &path, entry);
                 }
             }
@@ -199,8 +198,8 @@ impl Writer {
         }
     }
 
-    /// A file in the place of a block that waits to be written. The copy in memory is surely good,
-    /// so that the file is not needed.
+    /// Removes a file whose block waits to be written. The copy in memory is certainly good, so the file
+    /// is not needed.
     fn replace_soon(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         if !core.unlink(path) {
             self.count_foreign(core, scan, path, entry);
@@ -227,7 +226,7 @@ impl Writer {
         }
     }
 
-    /// The index knew of a record that the listing did not show.
+    /// Forgets a record that the index knew and the folder did not list, if its file is gone.
     fn drop_if_missing(&mut self, core: &Core, namespace: Namespace, key: Key) {
         match core.disk.stat(&paths::block(&namespace, &key)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -250,7 +249,7 @@ impl Writer {
             return;
         }
         let mut gone = self.disk_usage.others(|path| scan.seen.contains(path));
-        // Made after the scan passed by: still there.
+        // A file that was made after the scan passed its folder is still there.
         let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
         gone.retain(|path| core.disk.stat(path).err().is_some_and(missing));
         {
@@ -266,15 +265,15 @@ impl Writer {
             }
         }
         core.state().forget_empty_spaces();
-        // The quota may be smaller than last time, or foreign files have grown.
-        // Refused when nothing may go; then nothing is saved either.
+        // The quota may be smaller than before, or foreign files may have grown. If nothing may go, this
+        // is refused, and nothing is saved either.
         let _ = self.make_room(core, None, 0);
     }
 
     // ---- counting ----------------------------------------------------------------------------
 
-    /// Lists a folder and enters it. A folder that is not there is empty; `None` when the system
-    /// does not say, so that nothing is concluded from what is missing.
+    /// Lists a folder and counts it. A folder that does not exist is empty. `None` when it cannot be
+    /// listed: then nothing may be concluded from missing files.
     fn list(&mut self, core: &Core, scan: &mut Scan, dir: &Path) -> Option<Vec<DirEntry>> {
         let listed = core.disk.list(dir).and_then(|entries| Ok((entries, core.disk.stat(dir)?)));
         match listed {
@@ -298,7 +297,7 @@ impl Writer {
 
     fn count_foreign(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         let physical = if entry.meta.is_dir {
-            // If some of it cannot be listed now, what was known before still counts.
+            // If a part of it cannot be listed now, its former size still counts.
             let (total, whole) = usage(core, path, MAX_DEPTH);
             scan.partial |= !whole;
             let known = if whole { 0 } else { self.disk_usage.bytes(path) };
@@ -309,8 +308,8 @@ impl Writer {
         self.count(core, scan, path, physical, Owner::Unindexed);
     }
 
-    /// Moves an unknown file out of our way, under a name that nothing else has. Folders, and
-    /// files that cannot be moved, are counted where they are.
+    /// Moves an unknown file to `foreign/`. Folders, and files that cannot be moved, are counted where
+    /// they are.
     fn set_aside(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         if entry.meta.is_dir {
             return self.count_foreign(core, scan, path, entry);
@@ -318,14 +317,14 @@ impl Writer {
         self.move_aside(core, scan, path, entry);
     }
 
-    /// The same, of folders too.
+    /// Moves an unknown file or folder to `foreign/`, or counts it where it is if it cannot be moved.
     fn move_aside(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         let to = self.move_to_foreign(core, path);
         self.count_foreign(core, scan, to.as_deref().unwrap_or(path), entry);
     }
 }
 
-/// Bytes below a folder that is not ours, and whether all of it could be listed.
+/// The bytes in a folder that is not ours, and whether all of it could be listed.
 fn usage(core: &Core, dir: &Path, depth: usize) -> (u64, bool) {
     if depth == 0 {
         return (0, true);
@@ -359,7 +358,7 @@ fn stored_keys(state: &State) -> BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> {
             fans.entry(paths::fan(&id.key)).or_default().push(id.key);
         }
     }
-    // Not in the order of a hash table: one seed gives one run.
+    // Sorted, so that a simulation with the same seed takes the same steps.
     keys.values_mut().flat_map(BTreeMap::values_mut).for_each(|keys| keys.sort_unstable());
     keys
 }

@@ -1,4 +1,4 @@
-//! Numbers out: plain counters and gauges, in base units, for whoever exports them.
+//! Counters and gauges in base units, to be exported as metrics.
 
 use crate::key::{BlockId, Kind, Namespace};
 use crate::layout::Damage;
@@ -12,7 +12,7 @@ macro_rules! labels {
         pub enum $name { $($(#[$item_doc])* $item,)+ }
 
         impl $name {
-            /// Every value, in the order that counters are kept in.
+            /// Every value, in the order of the counters.
             pub const ALL: &'static [$name] = &[$($name::$item,)+];
 
             /// The label in metrics.
@@ -28,13 +28,13 @@ labels! {
     DropReason {
         /// The write queue, or the memory for it, was full.
         QueueFull = "queue_full",
-        /// Enough was written today.
+        /// The bytes allowed for this day are written.
         WriteBudget = "write_budget",
         /// The disk is full, below its floor, or failed the write.
         DiskFull = "disk_full",
-        /// Too large, its parent is not stored, or nothing may go to make room under the quota.
+        /// The block is too large, its parent is not stored, or nothing may be evicted to make room.
         Admission = "admission",
-        /// The store was closed first.
+        /// The store was closed before.
         Shutdown = "shutdown",
     }
 }
@@ -50,7 +50,7 @@ labels! {
         ModelRemoved = "model_removed",
         /// It failed its checks.
         Corrupt = "corrupt",
-        /// Someone asked.
+        /// An administrator or a caller asked for it.
         Manual = "manual",
     }
 }
@@ -164,7 +164,7 @@ impl Histogram {
     }
 }
 
-/// Upper bounds, in bytes, of the size classes that latencies are kept by; the last has none.
+/// Upper bounds, in bytes, of the size classes of latencies. The last class has none.
 pub const SIZE_CLASS_BOUNDS: [u64; 4] = [1 << 20, 4 << 20, 16 << 20, 64 << 20];
 /// Labels of the size classes.
 pub const SIZE_CLASS_NAMES: [&str; 5] = ["1MiB", "4MiB", "16MiB", "64MiB", "larger"];
@@ -173,7 +173,7 @@ fn size_class(bytes: u64) -> usize {
     SIZE_CLASS_BOUNDS.iter().position(|bound| bytes <= *bound).unwrap_or(SIZE_CLASS_BOUNDS.len())
 }
 
-/// Where a block was found.
+/// The tier in which a block was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
     /// In memory.
@@ -196,7 +196,7 @@ pub struct TierAges {
 /// One block in this many is sampled for [`TierAges`].
 pub const AGE_SAMPLE: u64 = 100;
 
-/// What events counted so far in this process, and latencies.
+/// Events counted in this process so far, and latencies.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counters {
     /// Hits by tier: RAM (or still in the write queue), disk.
@@ -231,7 +231,7 @@ pub struct Counters {
     pub recovery: Option<Duration>,
     /// Blocks found again at opening.
     pub recovered_blocks: u64,
-    /// Index entries without a file, and files that are no valid record, seen by scans.
+    /// Blocks of the index without a file, and files that are no valid record, found by scans.
     pub discarded_blocks: u64,
     /// Unknown files that were set aside.
     pub set_aside_files: u64,
@@ -327,16 +327,16 @@ impl Counters {
     }
 }
 
-/// One block in [`AGE_SAMPLE`] is sampled, always the same ones: keys are digests.
+/// Whether a block is sampled. Keys are digests, so their last bytes are random.
 fn is_sampled(id: &BlockId) -> bool {
     u64::from(u16::from_le_bytes([id.key.0[30], id.key.0[31]])).is_multiple_of(AGE_SAMPLE)
 }
 
-/// One namespace's share.
+/// The numbers of one namespace.
 #[derive(Default, Clone, Debug, PartialEq)]
 pub struct NamespaceStats {
-    /// Which one; `None` for all those beyond [`MAX_NAMESPACE_STATS`] together, and those that held
-    /// something before and are forgotten.
+    /// The namespace; `None` for all namespaces beyond [`MAX_NAMESPACE_STATS`] and all forgotten ones
+    /// together.
     pub namespace: Option<Namespace>,
     /// Physical bytes on disk.
     pub physical_bytes: u64,
@@ -356,13 +356,13 @@ impl NamespaceStats {
     }
 }
 
-/// At most this many namespaces are told apart in [`Stats`], so that labels stay few.
+/// The most namespaces that [`Stats`] lists separately, which limits the number of labels.
 pub const MAX_NAMESPACE_STATS: usize = 32;
 
-/// A moment of the store, taken at once. The default is that of no store: nothing, and room for none.
+/// The numbers of the store at one moment. The default describes no store: it is empty and has no room.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
-    /// Most physical bytes under the root.
+    /// The most physical bytes under the root.
     pub quota_bytes: u64,
     /// Physical bytes under the root, writes in flight included.
     pub physical_bytes: u64,
@@ -388,7 +388,7 @@ pub struct Stats {
     pub queue_bytes: [u64; 3],
     /// Namespaces, largest first.
     pub namespaces: Vec<NamespaceStats>,
-    /// Events.
+    /// Counters of events.
     pub counters: Counters,
 }
 

@@ -1,4 +1,4 @@
-//! Writes the index: a log of what happens, and now and then a snapshot that lets old logs go.
+//! Writes the index: a log of all changes, and from time to time a snapshot that replaces older logs.
 
 use crate::core::Core;
 use crate::layout::index::{Frame, Role, encode_file_header, encode_frame};
@@ -9,11 +9,10 @@ use crate::writer::Writer;
 use std::path::{Path, PathBuf};
 
 impl Writer {
-    /// Appends what happened in this step to the log. The index is only a help for opening: when
-    /// there is no room for it, or the disk refuses, the log ends here, and the next scan makes
-    /// good for it.
+    /// Appends the changes of this step to the log. The index only makes opening faster: when there is no
+    /// room for it, or the write fails, the log ends here, and the next scan finds what is missing.
     pub(crate) fn flush_index(&mut self, core: &Core) {
-        // Before the first scan nobody knows how much room there is.
+        // Before the first scan it is unknown how much room there is.
         if self.index.pending.is_empty() || !core.state().activity.has_scanned() {
             return;
         }
@@ -22,7 +21,7 @@ impl Writer {
             return;
         }
         let path = paths::index(Role::Log, self.index.generation);
-        // Making room may itself add frames.
+        // Making room may add frames.
         let mut after = self.index.len + self.index.pending.len() as u64;
         while self.disk_usage.bytes(&path) < after {
             if !self.grow(core, &path, align_up(after)) {
@@ -71,14 +70,14 @@ impl Writer {
             }
             Err(error) => {
                 core.count_error(Op::Write, &error);
-                // Not struck from the books: part of the file may be there until the next scan.
+                // It still counts, because a part of the file may exist until the next scan.
                 self.index.generation += 1;
                 false
             }
         }
     }
 
-    /// Takes room for a file of the store's own to become `bytes` long.
+    /// Reserves room for a file of the index to grow to `bytes`.
     fn grow(&mut self, core: &Core, path: &Path, bytes: u64) -> bool {
         let more = bytes.saturating_sub(self.disk_usage.bytes(path));
         if more > 0 {
@@ -95,9 +94,9 @@ impl Writer {
         self.index.wants_snapshot || self.index.is_long()
     }
 
-    /// Starts a new log, writes everything known into a snapshot, and lets the older files go. In
-    /// that order: at every moment the newest snapshot and the logs from its generation on tell
-    /// everything.
+    /// Starts a new log, then writes every stored block into a snapshot, then removes the older files. In
+    /// this order, the newest snapshot and the logs from its generation on are complete at every
+    /// moment.
     pub(crate) fn write_snapshot(&mut self, core: &Core) {
         self.index.wants_snapshot = false;
         self.flush_index(core);
@@ -134,7 +133,7 @@ impl Writer {
         }
     }
 
-    /// The index files in the books.
+    /// The index files that are counted.
     fn index_files(&self, which: impl Fn(Role, u64) -> bool) -> Vec<PathBuf> {
         self.disk_usage.others(|path| {
             let named = path
@@ -146,7 +145,8 @@ impl Writer {
     }
 }
 
-/// Everything known, least recently used first, so that reading it back restores the order.
+/// The content of a snapshot: every stored block, least recently used first, so that reading it restores
+/// the order of eviction.
 fn snapshot_bytes(core: &Core, generation: u64) -> Vec<u8> {
     let mut bytes = encode_file_header(Role::Snapshot, generation).to_vec();
     let ((day, spent), stored) = {
@@ -155,7 +155,7 @@ fn snapshot_bytes(core: &Core, generation: u64) -> Vec<u8> {
         let stored: Vec<_> = ids.iter().filter_map(|id| state.stored(id)).collect();
         (state.ledger.spent(), stored)
     };
-    // Checksums take longer than the lock should be held.
+    // The checksums are computed without the lock, because they take long.
     encode_frame(&Frame::Spent { day, bytes: spent }, &mut bytes);
     stored.into_iter().for_each(|stored| encode_frame(&Frame::Add(stored), &mut bytes));
     bytes

@@ -1,4 +1,4 @@
-//! What the thread that changes the disk keeps from one piece of work to the next.
+//! What the writer, the thread that changes the disk, keeps from one step to the next.
 
 use crate::disk_usage::DiskUsage;
 use crate::index_log::IndexLog;
@@ -8,16 +8,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// After the disk was full or failed, saving is tried again this much later.
+/// The time until saving is tried again after the disk was full or failed.
 pub(crate) const PAUSE: Duration = Duration::from_secs(10);
 
-/// What is under the root is looked at again this often.
+/// The time between two scans.
 pub(crate) const RESCAN_EVERY: Duration = Duration::from_secs(60 * 60);
 
 pub(crate) struct Writer {
     pub(crate) index: IndexLog,
     pub(crate) disk_usage: DiskUsage,
-    /// Files in `damaged/`, oldest first.
+    /// The files in `damaged/`, oldest first.
     pub(crate) damaged: VecDeque<PathBuf>,
     pub(crate) scan: Option<Scan>,
     pub(crate) next_scan: Duration,
@@ -25,7 +25,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// A writer whose first work is to look at what is there.
+    /// A writer whose first work is a scan.
     pub(crate) fn new(index: IndexLog, scan: Scan) -> Writer {
         Writer {
             index,
@@ -43,6 +43,7 @@ impl Writer {
     }
 }
 
+/// A part of a scan.
 pub(crate) enum Item {
     Root,
     Side(&'static str),
@@ -52,14 +53,15 @@ pub(crate) enum Item {
     Finish,
 }
 
+/// A scan that is under way.
 pub(crate) struct Scan {
     pub(crate) started: Duration,
     pub(crate) todo: Vec<Item>,
-    /// Keys that the index knew before any folder of records was listed, by folder.
+    /// The keys that were stored before any folder of records was listed, by folder.
     pub(crate) expected: BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>>,
-    /// Paths entered in the books by this scan.
+    /// The paths that this scan counted.
     pub(crate) seen: BTreeSet<PathBuf>,
-    /// Some folder could not be read, so that nothing may be concluded from what was not seen.
+    /// Some folder could not be read, so nothing may be concluded from files that were not seen.
     pub(crate) partial: bool,
 }
 

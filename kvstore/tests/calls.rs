@@ -1,5 +1,5 @@
-//! The calls that a user of the store builds on besides `put` and `get`: looking for keys without
-//! touching anything, filling a block in place, refusing one, and asking where one is.
+//! The calls of the store besides `put` and `get`: looking up keys without a use, filling a block in
+//! place, invalidating a block, and locating one.
 
 mod support;
 
@@ -67,7 +67,7 @@ fn keys_are_looked_for_in_every_tier_and_none_counts_as_used() {
     assert_eq!(store.contains(&NS, &keys), [true, false, true, true]);
     assert_eq!(store.contains(&OTHER, &keys), [false; 4]);
     let before = store.list(Some(&NS));
-    // Deep behind thousands of misses, over several batches.
+    // The key comes after thousands of misses, several batches later.
     let misses = (0..5000u32).map(|n| {
         let mut bytes = [0xee; 32];
         bytes[..4].copy_from_slice(&n.to_le_bytes());
@@ -84,7 +84,7 @@ fn keys_are_looked_for_in_every_tier_and_none_counts_as_used() {
     assert_eq!(store.first_stored(&OTHER, [key(1, 1)]), None);
     assert_eq!(store.first_stored(&NS, []), None);
     assert_eq!(store.list(Some(&NS)), before, "the order of eviction is as it was");
-    // The caller may use the store while it makes keys.
+    // The caller may use the store while it computes keys.
     let nested = std::iter::from_fn(|| store.first_stored(&NS, [key(1, 0)]));
     assert_eq!(store.first_stored(&NS, nested), Some(key(1, 0)));
 }
@@ -101,7 +101,7 @@ fn a_block_filled_in_place_is_the_same_as_one_copied() {
             assert!(part.is_empty() || part.as_ptr().addr().is_multiple_of(16 * 1024));
             part.fill(n as u8 + 1);
         }
-        // Under no lock, and not yet visible.
+        // No lock is held, and the block is not visible yet.
         assert_eq!(store.get(&NS, &key(9, 0), b"w").unwrap_err(), Miss::NotStored);
         Ok::<(), ()>(())
     });
@@ -112,7 +112,7 @@ fn a_block_filled_in_place_is_the_same_as_one_copied() {
     for (n, (part, len)) in guard.parts().zip(lens).enumerate() {
         assert_eq!(part, vec![n as u8 + 1; len]);
     }
-    // Nothing is made that is not wanted.
+    // The closure is not called for a block that is not kept.
     let filled = store.put_with(&NS, &shape(&lens), |_| -> Result<(), ()> { unreachable!() });
     assert_eq!(filled, Ok(PutOutcome::AlreadyStored));
     let lost = RecordShape { key: key(9, 2), parent: Some(key(9, 1)), ..shape(&lens) };
@@ -205,7 +205,7 @@ fn a_block_tells_where_it_is_and_what_became_of_it() {
     assert!(left.blocks > 8);
     assert_eq!(left.physical_bytes, left.blocks * 128 * 1024);
     assert_eq!(place(&key(39, 0)), BlockLocation::Gone(Departure::Evicted(EvictReason::Manual)));
-    // What is put again is here again.
+    // A block that is put again is stored again.
     settle(&store);
     put(&store, key(1, 0), None);
     assert!(matches!(place(&key(1, 0)), BlockLocation::Here(_)));

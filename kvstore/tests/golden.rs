@@ -1,5 +1,5 @@
-//! A store written by format 1, kept in `tests/golden/format-1`, that every later version must
-//! open. `KVSTORE_WRITE_GOLDEN=1` wrote it once; a new format gets a folder of its own.
+//! A store of format 1, kept in `tests/golden/format-1`, that every later version must open.
+//! `KVSTORE_WRITE_GOLDEN=1` wrote it once. A new format gets another folder.
 
 use kvstore::layout::record::Header;
 use kvstore::{Key, Kind, Miss, Namespace, Record, Store, StoreConfig};

@@ -1,5 +1,6 @@
-//! `kill -9` while the store writes under load: it reopens every time, no byte is wrong, the quota
-//! holds, no temporary is left. `KVSTORE_KILLS=200` runs that many rounds instead of a few.
+//! Kills a process (`kill -9`) whose store writes under load. The store reopens every time, no byte is
+//! wrong, the quota holds, and no temporary file is left. `KVSTORE_KILLS=200` runs 200 rounds instead of a
+//! few.
 
 #![expect(clippy::print_stdout, reason = "the child process tells its parent that it is ready")]
 #![expect(unsafe_code, reason = "the test stops a process")]
@@ -18,7 +19,7 @@ const DEFAULT_KILLS: u64 = 8;
 const QUOTA: u64 = 24 << 20;
 const NS: Namespace = Namespace([9; 32]);
 const CHAIN: u64 = 12;
-/// Opening a store of this size takes milliseconds; this is for a machine that is busy.
+/// The longest time to open the store. It takes milliseconds, but the machine may be busy.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 
 fn key(n: u64) -> Key {
@@ -42,7 +43,7 @@ fn open(root: &Path) -> Store {
     Store::open(config).expect("the store opens")
 }
 
-/// The process that is killed: puts, gets and prefetches for ever.
+/// The process that is killed. It puts, gets and prefetches without end.
 #[test]
 fn child() {
     let Ok(root) = std::env::var("KVSTORE_KILL_CHILD") else { return };
@@ -87,7 +88,7 @@ fn signal(child: &Child, signal: libc::c_int) {
     assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, signal) }, 0);
 }
 
-/// Stops a process, and returns when it stands still.
+/// Stops a process, and returns when it has stopped.
 fn freeze(child: &Child) {
     signal(child, libc::SIGSTOP);
     let mut status = 0;
@@ -107,7 +108,7 @@ fn round(root: &Path, rng: &mut Rng) -> u64 {
     let out = BufReader::new(child.stdout.take().unwrap());
     assert!(out.lines().any(|line| line.unwrap() == "writing"), "the child did not open");
     let until = Instant::now() + Duration::from_millis(rng.below(250));
-    // The quota holds at every instant: stop the writer anywhere, and look.
+    // The quota holds at every moment: stop the writer anywhere, and measure.
     while Instant::now() < until {
         freeze(&child);
         let used = usage(root);

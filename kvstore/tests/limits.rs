@@ -1,5 +1,5 @@
-//! Every bound, reached: what goes, what stays, what is counted, and that saving goes on by itself
-//! once it may.
+//! Reaches every limit, and checks what is evicted, what stays, what is counted, and that saving continues
+//! by itself when it can.
 
 mod support;
 
@@ -14,7 +14,7 @@ use support::sim_disk::SimDisk;
 const NS: Namespace = Namespace([1; 32]);
 const OTHER: Namespace = Namespace([2; 32]);
 const MIB: u64 = 1 << 20;
-/// One block's file: a header of 16 KiB and one part.
+/// The length of a block's file: a header of 16 KiB and one part.
 const PART: usize = 100 * 1024;
 const FILE: u64 = 16 * 1024 + 112 * 1024;
 
@@ -61,7 +61,7 @@ impl Rig {
         self.store.put(namespace, &record)
     }
 
-    /// Puts and writes a chain's blocks; returns how many are stored in the end.
+    /// Puts and writes the blocks of a chain. Returns how many are stored in the end.
     fn chain(&self, namespace: &Namespace, chain: u8, len: u8) -> usize {
         for n in 0..len {
             self.put(namespace, chain, n);
@@ -112,7 +112,7 @@ fn a_chain_longer_than_the_quota_keeps_its_prefix() {
     assert!((10..16).contains(&stored), "{stored} blocks of {FILE} in 2 MiB");
     assert!(rig.dropped(DropReason::Admission) > 0);
     assert_eq!(rig.evicted(EvictReason::Quota), 0, "a chain does not evict itself");
-    // Another chain takes the end of the older one, never its start.
+    // Another chain evicts the end of the older one, never its start.
     assert_eq!(rig.chain(&NS, 2, 3), 3);
     let left = rig.matched(&NS, 1);
     assert!(left < stored && left >= stored - 4);
@@ -261,7 +261,7 @@ fn a_chain_longer_than_the_ram_tier_is_read_ahead_once_and_keeps_its_prefix() {
         (0..8).map(|n| rig.store.get(&NS, &key(1, n), &[n]).expect("stored").tier()).collect();
     assert_eq!(tiers[..3], [Tier::Ram; 3]);
     assert_eq!(tiers[3..], [Tier::Disk; 5]);
-    // What nobody comes for makes room after a while.
+    // Blocks that were read ahead and not asked for make room after a while.
     rig.store.close();
     rig.store = open(&rig.disk, &rig.clock, &rig.config);
     rig.store.prefetch(&NS, &keys);

@@ -1,6 +1,6 @@
-//! Files truncated, punched and overwritten while they are mapped and read: a miss and a counter,
-//! never a dead process and never a wrong byte that passes [`kvstore::Guard::check`]. And a SIGBUS
-//! that is not ours still goes where it went before.
+//! Truncates, punches and overwrites files while they are mapped and read. The result is a miss and a
+//! counter, never the end of the process and never a wrong byte that passes [`kvstore::Guard::check`]. A
+//! SIGBUS that is not ours still reaches the handler that was there before.
 
 #![expect(unsafe_code, reason = "the test raises real signals")]
 
@@ -26,7 +26,7 @@ fn key(n: u64) -> Key {
     Key(bytes)
 }
 
-/// No zero byte, so that a page of zeros is always seen.
+/// Content without zero bytes, so that a page of zeros is always noticed.
 fn content(n: u64) -> Vec<u8> {
     (0..LEN).map(|i| (i as u64 * 31 + n) as u8 | 1).collect()
 }
@@ -51,7 +51,7 @@ fn path(root: &Path, n: u64) -> PathBuf {
     root.join("blocks").join(NS.to_string()).join(&key[..1]).join(&key)
 }
 
-/// The number of mappings is a limit of the whole process: one test at a time.
+/// The limit of mappings is one for the whole process, so the tests run one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,7 +64,7 @@ fn punch(file: &File) {
     fallocate(file, flags, 64 * 1024, 128 * 1024).unwrap();
 }
 
-/// Elsewhere the same loss is made by writing zeros.
+/// On other systems zeros are written, which loses the same bytes.
 #[cfg(not(target_os = "linux"))]
 fn punch(file: &File) {
     std::os::unix::fs::FileExt::write_all_at(file, &[0; 128 * 1024], 64 * 1024).unwrap();
@@ -96,7 +96,7 @@ fn a_mapped_block_whose_file_is_harmed_fails_its_check_and_is_then_a_miss() {
         assert!(differs && guard.check().is_err(), "harm {how} went unseen");
         assert!(guard.check().is_err() && store.get(&NS, &key(how), b"w").is_err());
     }
-    // A block whose file is only renamed or removed is still whole.
+    // A block whose file was only renamed or removed is still whole.
     let guard = store.get(&NS, &key(3), b"w").unwrap();
     store.clear(None);
     assert!(store.flush(LONG));
@@ -186,7 +186,7 @@ extern "C" fn others_handler(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut
     }
 }
 
-/// Touches a mapping of our own making, beyond the end of its file: a SIGBUS of the program's.
+/// Reads a mapping of the test beyond the end of its file, which raises a SIGBUS that is not the store's.
 fn fault(dir: &Path) {
     let file = File::options()
         .create(true)
@@ -238,7 +238,7 @@ fn child() {
         },
         other => panic!("no such role: {other}"),
     }
-    // Still here, so the signal was handled by the other handler; and ours still works.
+    // The process still runs, so the other handler handled the signal. Ours still works too.
     assert_eq!(OTHERS.load(Ordering::Relaxed), 1);
     harm(&path(dir.path(), 1), 0);
     assert!(guard[0] != content(1) && guard.check().is_err());
@@ -262,7 +262,7 @@ fn a_sigbus_of_others_goes_to_others() {
         assert_eq!(status.code(), Some(77), "{role}: {status} {stderr}");
     }
     for role in ["default-fault", "default-sent"] {
-        // The end it would have had without us.
+        // The process ends as it would without our handler.
         let (status, stderr) = run(role);
         assert_eq!(status.signal(), Some(libc::SIGBUS), "{role}: {status} {stderr}");
     }

@@ -1,9 +1,9 @@
-//! The store against a plain oracle, on a simulated disk, from seeds.
+//! Compares the store with a simple model, on a simulated disk, from seeds.
 //!
 //! A hit returns exactly the bytes that were once put under that key with that witness; everything
-//! else is a miss. The disk itself panics the moment the quota is passed. A failing seed is named;
-//! run it alone with `KVSTORE_SEED=n cargo test -p kvstore --test model`.
-//! `KVSTORE_SEEDS=10000` runs that many instead of the few of a normal test run.
+//! else is a miss. The disk panics at the moment when the quota is passed. A failing seed is named; run
+//! it alone with `KVSTORE_SEED=n cargo test -p kvstore --test model`. `KVSTORE_SEEDS=10000` runs that many
+//! seeds instead of a few.
 
 mod support;
 
@@ -26,7 +26,7 @@ const CHAIN_LEN: u64 = 8;
 const NAMESPACES: u64 = 3;
 const CAPACITY: u64 = 16 << 20;
 
-/// Known may exceed true by the last step of the log and of one folder.
+/// The bytes known may exceed the true ones by the last growth of the log and of one folder.
 const BOOKS_SLACK: u64 = 64 << 10;
 
 type Content = (Vec<u8>, Vec<Vec<u8>>);
@@ -37,11 +37,11 @@ struct World {
     clock: Arc<SimClock>,
     config: StoreConfig,
     store: Option<Store>,
-    /// Everything ever put, by name.
+    /// Everything that was ever put, by name.
     oracle: HashMap<(Namespace, Key), Vec<Content>>,
     held: Vec<(Guard, Content)>,
     pins: Vec<Pin>,
-    /// No faults, no crashes, plenty of room: then every accepted block must be a hit.
+    /// There are no faults and no crashes, and there is enough room, so every accepted block must be a hit.
     calm: bool,
     accepted: Vec<(Namespace, Key, Vec<u8>)>,
     foreign: Vec<PathBuf>,
@@ -61,7 +61,7 @@ fn namespace(n: u64) -> Namespace {
     Namespace([n as u8 + 1; 32])
 }
 
-/// What a key stands for; `variant` 0 is the usual content, others are impostors.
+/// The content of a key. `variant` 0 is the usual content; others are wrong on purpose.
 fn content(key: &Key, variant: u64) -> Content {
     let seed = u64::from_le_bytes(key.0[..8].try_into().unwrap()) ^ variant;
     let mut rng = Rng::new(seed);
@@ -109,7 +109,7 @@ impl World {
         for _ in 0..1000 {
             match Store::open_on(disk.clone(), self.clock.clone(), self.config.clone()) {
                 Ok(store) => return self.store = Some(store),
-                // Only a disk that refuses to make the first folders can keep a store closed.
+                // A store fails to open only if the disk fails to make its folders.
                 Err(_) => {
                     self.disk.set_faults(Faults::default());
                     self.disk.set_capacity(CAPACITY);
@@ -142,7 +142,7 @@ impl World {
     fn get(&mut self) {
         let mut namespace = namespace(self.rng.below(NAMESPACES));
         let mut name = key(self.rng.below(CHAINS), self.rng.below(CHAIN_LEN));
-        // Mostly something that is there, and rather on disk than in memory.
+        // Most keys are stored, and more of them on disk than in memory.
         let listed = self.store().list(None);
         let cold: Vec<_> = listed.iter().filter(|block| !block.in_ram).collect();
         if !cold.is_empty() && !self.rng.one_in(4) {
@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    /// Whatever happened since, a guard's bytes are what they were, or it says so.
+    /// The bytes of a guard are unchanged, or its check fails.
     fn release(&mut self) {
         if let Some((guard, (_, parts))) = self.held.pop() {
             let same = guard.parts().eq(parts.iter().map(Vec::as_slice));
@@ -173,7 +173,7 @@ impl World {
         }
     }
 
-    /// A refused block is gone with all that hangs on it, and what is above it stays.
+    /// An invalidated block is gone with everything below it, and everything above it stays.
     fn invalidate(&mut self, chain: u64, position: u64) {
         let space = namespace(self.rng.below(NAMESPACES));
         let before: Vec<_> =
@@ -181,7 +181,7 @@ impl World {
         let cleared = self.store().invalidate(&space, &key(chain, position));
         let after: Vec<_> = self.store().list(Some(&space)).iter().map(|block| block.key).collect();
         assert_eq!(before.len() - after.len(), cleared.blocks as usize);
-        // What hangs on it without a gap goes; nothing above it does.
+        // Everything below it without a gap goes, and nothing above it.
         let mut hangs = before.contains(&key(chain, position));
         for p in 0..CHAIN_LEN {
             let name = key(chain, p);
@@ -214,7 +214,7 @@ impl World {
         self.open();
     }
 
-    /// While the store is closed, others may leave files in it, or take some.
+    /// While the store is closed, others may add or remove files in it.
     fn perhaps_fill(&mut self) {
         if self.calm || !self.rng.one_in(2) {
             return;
@@ -249,8 +249,8 @@ impl World {
             0 => self.disk.remove_foreign(&path),
             1 => self.disk.tamper(&path, |bytes| bytes.truncate(rng.below(40_000) as usize)),
             2 => {
-                // A whole other record in this one's place; not a larger one, because the store
-                // cannot know of growth behind its back before the next scan.
+                // Another whole record replaces this one. It is not larger, because the store does not
+                // notice growth by others before the next scan.
                 let other: &PathBuf = self.rng.pick(&files);
                 let other = self.disk.contents(other).unwrap_or_default();
                 self.disk.tamper(&path, |bytes| {
@@ -261,7 +261,7 @@ impl World {
             }
             3 => self.disk.tamper(&path, |bytes| bytes.fill(0)),
             _ => self.disk.tamper(&path, |bytes| {
-                // Aimed at the header or the first part: most of a small file is padding.
+                // In the header or the first part, because most of a small file is padding.
                 let at = (rng.below(2) * 16 * 1024 + rng.below(600)) as usize;
                 if let Some(byte) = bytes.get_mut(at) {
                     *byte ^= 1 << rng.below(8);
@@ -347,14 +347,14 @@ impl World {
         }
     }
 
-    /// With the faults gone the store must come to rest, healthy and within its bounds.
+    /// Without faults the store must finish its work, and be healthy and within its limits.
     fn settle(&mut self) {
         self.disk.set_faults(Faults::default());
         self.disk.set_capacity(CAPACITY);
         self.held.clear();
         self.pins.clear();
         for reopened in [false, true] {
-            // A scan that met a fault is repeated after a while, and then saves go on.
+            // A scan that failed is repeated after a while, and then saving continues.
             for _ in 0..2 {
                 self.clock.advance(3600);
                 let mut steps = 0;
@@ -370,7 +370,7 @@ impl World {
                 "{total} on disk, {} known",
                 stats.physical_bytes
             );
-            // Nor may the books keep what is long gone: the quota would shrink for ever.
+            // Files that are long gone may not be counted, or the quota would shrink for ever.
             assert!(
                 stats.physical_bytes <= total + BOOKS_SLACK,
                 "{} known, {total} on disk",
@@ -396,7 +396,7 @@ impl World {
         for (space, name, witness) in self.accepted.clone() {
             let found = self.store().get(&space, &name, &witness);
             let Err(miss) = found else { continue };
-            // A sealed block cannot be mapped when there is no memory to decrypt it into.
+            // A sealed block cannot be mapped, and there may be no memory to decrypt it into.
             let no_memory = miss == Miss::NoMemory && self.config.key_file.is_some();
             assert!(no_memory, "{name:?} was accepted on a healthy disk and is a miss: {miss}");
         }
@@ -443,6 +443,6 @@ fn hits_are_exact_and_the_quota_holds() {
             Err(_) => panic!("seed {seed} failed; repeat it with KVSTORE_SEED={seed}"),
         }
     }
-    // A store that always misses would pass everything above.
+    // A store that always misses would pass all checks above.
     assert!(hits > count, "{hits} hits in {count} seeds");
 }

@@ -1,4 +1,4 @@
-//! A panic in the middle of the store's work ends that work, and nobody waits for it for ever.
+//! A panic in the store's work ends that piece of work, and no thread waits for it for ever.
 
 mod support;
 
@@ -49,7 +49,7 @@ fn nobody_waits_for_a_read_that_panicked() {
         let store = Arc::new(open());
         while store.step() {}
         panics.store(true, Ordering::Relaxed);
-        // Read ahead by the background work, and by who asks.
+        // The block is read ahead in the background, and by the caller of `get`.
         store.prefetch(&NS, &[KEY]);
         assert!(catch_unwind(AssertUnwindSafe(|| store.step())).is_err());
         assert!(catch_unwind(AssertUnwindSafe(|| store.get(&NS, &KEY, b"w").is_ok())).is_err());

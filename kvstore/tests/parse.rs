@@ -1,6 +1,6 @@
-//! The fuzz targets' twins: the same entry points, a short random run each. Besides noise they get
-//! well-formed files with a few bytes changed, and with the checksum made right again, so that the
-//! fields behind it are reached.
+//! Short random runs of the functions that the fuzz targets call. Besides random bytes they get
+//! well-formed files with a few bytes changed and with a right checksum, so that the fields behind it are
+//! reached.
 
 #![allow(missing_docs, reason = "test code")]
 
@@ -27,7 +27,7 @@ fn header_bytes(parts: Vec<u64>, witness: Vec<u8>, sealed: bool, parent: bool) -
     header.encode().unwrap()
 }
 
-/// Puts the right checksum over whatever the header says.
+/// Writes the right checksum of a header.
 fn make_right(bytes: &mut [u8]) {
     let read = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let end = (256 + 8 * read(20)).saturating_add(read(24)).min(bytes.len());

@@ -1,4 +1,4 @@
-//! The store on a real disk, with its own threads.
+//! The store on a real disk, with its threads.
 
 mod support;
 
@@ -51,11 +51,11 @@ fn put(store: &Store, n: u64, parent: Option<u64>, len: usize) -> PutOutcome {
     store.put(&NS, &record)
 }
 
-/// Gets, compares every byte, and says where it came from.
+/// Gets a block, compares every byte, and returns its tier.
 fn expect(store: &Store, n: u64, len: usize) -> Result<Tier, Miss> {
     let guard = store.get(&NS, &key(n), &n.to_le_bytes())?;
     let bytes = part(n, len);
-    // A mapping starts at a page of the system's, which on Apple Silicon has 16 KiB.
+    // A mapping starts at a page of the system, which has 16 KiB on Apple Silicon.
     let page = if guard.is_mapped() { 4096 } else { 16 * 1024 };
     assert!(guard.parts().all(|part| part.as_ptr().addr().is_multiple_of(page)));
     assert_eq!((&guard[0], &guard[1]), (&bytes[..len / 2], &bytes[len / 2..]));
@@ -250,7 +250,7 @@ fn every_damage_is_a_miss_that_is_counted_and_set_aside() {
     }
 }
 
-/// Puts record 2 in this one's place.
+/// Replaces this record by record 2.
 fn replace(path: &Path) {
     let root = path.ancestors().nth(4).unwrap();
     fs::copy(record_file(root, 2), path).unwrap();
@@ -307,7 +307,7 @@ fn encrypted_records_show_nothing_and_open_only_with_their_key() {
         witness: &secret[..100],
         parts: &[&secret],
     };
-    // What a process that ended while it made the key may have left.
+    // A process that ended while it made the key may have left this file.
     fs::write(dir.path().join("key.new"), b"half a key").unwrap();
     let store = Store::open(with_key("key")).unwrap();
     assert!(!dir.path().join("key.new").exists());
@@ -325,7 +325,7 @@ fn encrypted_records_show_nothing_and_open_only_with_their_key() {
     assert_eq!(guard[0], secret);
     assert_eq!(store.get(&NS, &key(1), b"").unwrap_err(), Miss::WitnessDiffers);
     store.close();
-    // Without a RAM tier there is nothing to map, but it can still be lent.
+    // Without a RAM tier, and as it cannot be mapped, the block is read into memory of its guard.
     let store = Store::open(StoreConfig { ram_budget_bytes: 0, ..with_key("key") }).unwrap();
     assert_eq!(store.get(&NS, &key(1), &secret[..100]).unwrap()[0], secret);
     assert_eq!(store.stats().memory_bytes, 0);
@@ -343,7 +343,7 @@ fn encrypted_records_show_nothing_and_open_only_with_their_key() {
     assert!(error.to_string().contains("chmod 600"), "{error}");
 }
 
-/// Readers, writers, evictions and clears at once, over real threads: every hit is exact.
+/// Reads, writes, evicts and clears at once, on real threads. Every hit is exact.
 #[test]
 fn many_threads_never_see_a_wrong_byte() {
     let dir = tempfile::tempdir().unwrap();
@@ -385,7 +385,7 @@ fn many_threads_never_see_a_wrong_byte() {
     assert!(on_disk * 512 <= 8 << 20);
 }
 
-/// What is in the folder of published records.
+/// The names in the folder of published records.
 fn folders_of_blocks(root: &Path) -> usize {
     fs::read_dir(root.join("blocks")).unwrap().count()
 }
@@ -416,7 +416,7 @@ fn a_namespace_that_holds_nothing_leaves_nothing() {
     let namespaces = store.stats().namespaces;
     assert!(namespaces.iter().all(|own| own.namespace.is_none()), "{namespaces:?}");
     assert!(namespaces[0].write_bytes[0] > 0, "what they wrote still counts");
-    // They can come again.
+    // The namespaces can be used again.
     put_salted(&store, 0, 3);
     assert_eq!(folders_of_blocks(dir.path()), 3);
     assert!(store.get(&Namespace(key(1).0), &key(1), b"w").is_ok());
@@ -456,7 +456,7 @@ fn what_took_a_records_place_is_moved_away_and_nothing_behind_it_is_touched() {
     std::os::unix::fs::symlink(outside.path(), &files[2]).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(&files[3]).status().unwrap().success());
     std::os::unix::fs::symlink("nowhere", &files[4]).unwrap();
-    // The sixth is just gone.
+    // The sixth file was removed.
     let verify = || store.verify(|_| ControlFlow::Continue(()));
     assert_eq!(verify().unreadable, 6);
     assert!(store.flush(LONG));
@@ -494,7 +494,7 @@ fn a_scan_moves_away_what_took_a_records_place() {
         }
     }
     store.close();
-    // Every opening scans.
+    // Every opening starts a scan.
     let store = Store::open(config(dir.path())).unwrap();
     assert!(store.flush(LONG));
     assert_eq!(store.list(None).len(), 0);

@@ -158,9 +158,10 @@ impl Requests {
 
     /// What a request is told that was cancelled.
     pub(crate) fn cancelled_error(&self) -> ApiError {
-        match self.shared.stop.is_cancelled() {
-            true => ApiError::shutting_down(),
-            false => ApiError::cancelled(),
+        if self.shared.stop.is_cancelled() {
+            ApiError::shutting_down()
+        } else {
+            ApiError::cancelled()
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Why a prompt was not reused further: what `omlxctl cache explain` tells.
+//! Explains why no more of a prompt was reused, for `omlxctl cache explain`.
 
 use std::collections::VecDeque;
 
@@ -8,29 +8,29 @@ use crate::kv::sequence::common_prefix;
 use crate::text::output::{LostThought, OutputFormat};
 use crate::text::tokenizer::Tokenizer;
 
-/// Prompts remembered.
+/// The most prompts that are remembered.
 const MAX_PROMPTS: usize = 64;
-/// Tokens of all of them together, at most; four bytes each.
+/// The most tokens of all of them together, at four bytes each.
 const MAX_TOKENS: usize = 4 << 20;
-/// Tokens shown before the first divergent one, and from it on.
+/// The number of tokens shown before the first one that differs, and from it on.
 const SHOWN_TOKENS: usize = 8;
 
-/// Why the part of a prompt that was computed had to be.
+/// Why a part of a prompt had to be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MissReason {
-    /// Nothing like it was seen since the start, and nothing is stored.
+    /// No prompt with the same beginning was seen since the start, and none is stored.
     Cold,
-    /// It was computed before, and its records are gone.
+    /// The prompt was computed before, but its records are gone.
     Evicted,
-    /// The prompt differs from the earlier one that starts most like it.
+    /// The prompt differs from the earlier one with which it shares the longest prefix.
     Diverged,
-    /// It was computed before by a model of the same name with another content or layout.
+    /// The prompt was computed before, by a model of the same name with other content or another layout.
     Layout,
     /// A record failed its checks.
     VerifyFailed,
     /// A record could not be read.
     LoadFailed,
-    /// It was computed before for another tenant.
+    /// The prompt was computed before, but for another tenant.
     Salt,
     /// The prompt is shorter than a block.
     TooShort,
@@ -64,35 +64,35 @@ impl MissReason {
     }
 }
 
-/// Where a prompt leaves an earlier one.
+/// Where a prompt differs from an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Divergence {
-    /// Position of the first token that differs.
+    /// The position of the first token that differs.
     pub position: usize,
-    /// The block it lies in.
+    /// The block of this token.
     pub block: usize,
-    /// A few tokens before it, the same in both.
+    /// A few tokens before it, which are the same in both prompts.
     pub before: Vec<u32>,
-    /// The earlier prompt from there; empty when it ended there.
+    /// The earlier prompt from there on; empty if it ended there.
     pub earlier: Vec<u32>,
-    /// This prompt from there.
+    /// This prompt from there on.
     pub now: Vec<u32>,
-    /// It lies before the first message of a user.
+    /// The token lies before the first message of a user.
     pub is_in_head: bool,
 }
 
-/// Why two prompts differ, where that can be told for certain.
+/// Why two prompts differ, if that is certain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// What stands before the first message of a user: the system message, the tools, and what the
-    /// template writes beside them.
+    /// The part before the first message of a user differs: the system message, the tools, and the text
+    /// that the template writes with them.
     Head,
-    /// The earlier prompt goes on with a thought that this one lacks.
+    /// The earlier prompt continues with reasoning that this one lacks.
     Thought(LostThought),
 }
 
 impl Divergence {
-    /// Why they differ. `None`: for a reason that does not show here, such as another question.
+    /// Why they differ; `None` for an unknown reason, such as another question.
     pub fn cause(&self, tokenizer: &Tokenizer, format: &OutputFormat) -> Option<Cause> {
         if self.is_in_head {
             return Some(Cause::Head);
@@ -106,27 +106,27 @@ impl Divergence {
     }
 }
 
-/// What was reused of a prompt, and why not more.
+/// How much of a prompt was reused, and why not more.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReuseReport {
-    /// Tokens of the prompt.
+    /// The tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Tokens whose KV was in unified memory, those of a live session included.
+    /// The tokens whose KV was in unified memory, including those of a live session.
     pub ram_tokens: usize,
-    /// Tokens whose KV came from SSD.
+    /// The tokens whose KV came from SSD.
     pub ssd_tokens: usize,
-    /// Whether an earlier turn's caches were continued.
+    /// Whether the caches of an earlier turn were continued.
     pub live: bool,
-    /// Tokens of a block.
+    /// The tokens in a block.
     pub block_tokens: usize,
-    /// Why not more; `None` when all that could be reused was.
+    /// Why not more was reused; `None` when everything possible was.
     pub miss: Option<MissReason>,
-    /// Against the earlier prompt that starts most like this one.
+    /// The difference from the earlier prompt with which this one shares the longest prefix.
     pub divergence: Option<Divergence>,
 }
 
 impl ReuseReport {
-    /// Prompt tokens that were not computed.
+    /// The tokens of the prompt that were not computed.
     pub fn reused_tokens(&self) -> usize {
         self.ram_tokens + self.ssd_tokens
     }
@@ -140,39 +140,39 @@ struct Seen {
     tokens: Vec<u32>,
 }
 
-/// The sequences computed lately.
+/// The sequences that were computed recently.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     seen: VecDeque<Seen>,
     tokens: usize,
 }
 
-/// Whose prompt it is.
+/// The model and the tenant of a prompt.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asker<'a> {
+pub(crate) struct PromptScope<'a> {
     pub(crate) model: &'a str,
     pub(crate) salt: &'a str,
     pub(crate) namespace: &'a Namespace,
-    /// What a user's message begins with; empty when that is not known.
+    /// The tokens with which a message of a user begins; empty if they are not known.
     pub(crate) user_opening: &'a [u32],
 }
 
 impl History {
-    /// Remembers a sequence. An earlier one that it continues is replaced.
-    pub(crate) fn remember(&mut self, asker: Asker<'_>, tokens: &[u32]) {
+    /// Remembers a sequence. It replaces an earlier sequence that it continues.
+    pub(crate) fn remember(&mut self, scope: PromptScope<'_>, tokens: &[u32]) {
         if tokens.len() > MAX_TOKENS {
             return;
         }
         self.seen.retain(|seen| {
-            let continued = seen.namespace == *asker.namespace && tokens.starts_with(&seen.tokens);
+            let continued = seen.namespace == *scope.namespace && tokens.starts_with(&seen.tokens);
             self.tokens -= if continued { seen.tokens.len() } else { 0 };
             !continued
         });
         self.tokens += tokens.len();
         self.seen.push_back(Seen {
-            model: asker.model.to_owned(),
-            salt: asker.salt.to_owned(),
-            namespace: *asker.namespace,
+            model: scope.model.to_owned(),
+            salt: scope.salt.to_owned(),
+            namespace: *scope.namespace,
             tokens: tokens.to_owned(),
         });
         while self.seen.len() > MAX_PROMPTS || self.tokens > MAX_TOKENS {
@@ -180,10 +180,11 @@ impl History {
         }
     }
 
-    /// Fills in why `report` reused no more of `prompt`. `failed` is a record's own reason.
+    /// Sets in `report` why no more of `prompt` was reused. `failed` is the reason of a record that could not
+    /// be restored.
     pub(crate) fn explain(
         &self,
-        asker: Asker<'_>,
+        scope: PromptScope<'_>,
         prompt: &[u32],
         failed: Option<MissReason>,
         report: &mut ReuseReport,
@@ -193,9 +194,9 @@ impl History {
         let mut best: Option<(usize, &Seen)> = None;
         let mut elsewhere: Option<(usize, &Seen)> = None;
         for seen in &self.seen {
-            let longest = if seen.namespace == *asker.namespace {
+            let longest = if seen.namespace == *scope.namespace {
                 &mut best
-            } else if seen.model == asker.model {
+            } else if seen.model == scope.model {
                 &mut elsewhere
             } else {
                 continue;
@@ -218,10 +219,10 @@ impl History {
                 before: prompt[position.saturating_sub(SHOWN_TOKENS)..position].to_vec(),
                 earlier: upto(&seen.tokens),
                 now: upto(prompt),
-                is_in_head: is_in_head(asker.user_opening, prompt, position),
+                is_in_head: is_in_head(scope.user_opening, prompt, position),
             });
         }
-        // The last token is always computed, and a block is the grain of what is stored.
+        // The last token is always computed, and only whole blocks are stored.
         let reachable = prompt.len().saturating_sub(1);
         let all_of = |tokens: usize| reused + block > tokens.min(reachable);
         report.miss = match (failed, elsewhere) {
@@ -231,10 +232,10 @@ impl History {
                 Some(MissReason::TooShort)
             }
             (_, Some((other, seen))) if other >= common + block && other > reused => {
-                Some(if seen.salt == asker.salt { MissReason::Layout } else { MissReason::Salt })
+                Some(if seen.salt == scope.salt { MissReason::Layout } else { MissReason::Salt })
             }
             _ if common > 0 && !all_of(common) => Some(MissReason::Evicted),
-            // What is new at the end was never to be had.
+            // The new tokens at the end could not be reused.
             _ if reused > 0 && (ended || common == prompt.len()) => None,
             _ if common >= block || (common > 0 && reused > 0) => Some(MissReason::Diverged),
             _ if reused > 0 => None,
@@ -243,7 +244,7 @@ impl History {
     }
 }
 
-/// Whether `position` lies before the end of the first `opening`, which has to be there.
+/// Whether `position` lies before the end of the first `opening`. False when there is none.
 fn is_in_head(opening: &[u32], prompt: &[u32], position: usize) -> bool {
     let mut first = prompt.windows(opening.len().max(1));
     first.position(|tokens| tokens == opening).is_some_and(|at| position < at + opening.len())
@@ -258,8 +259,8 @@ mod tests {
 
     const USER: [u32; 2] = [500, 501];
 
-    fn asker<'a>(salt: &'a str, namespace: &'a Namespace) -> Asker<'a> {
-        Asker { model: "m", salt, namespace, user_opening: &USER }
+    fn scope<'a>(salt: &'a str, namespace: &'a Namespace) -> PromptScope<'a> {
+        PromptScope { model: "m", salt, namespace, user_opening: &USER }
     }
 
     fn explain(history: &History, prompt: &[u32], reused: usize) -> ReuseReport {
@@ -269,13 +270,13 @@ mod tests {
             block_tokens: 4,
             ..ReuseReport::default()
         };
-        history.explain(asker("", &HERE), prompt, None, &mut report);
+        history.explain(scope("", &HERE), prompt, None, &mut report);
         report
     }
 
     fn history(namespace: &Namespace, salt: &str, tokens: &[u32]) -> History {
         let mut history = History::default();
-        history.remember(asker(salt, namespace), tokens);
+        history.remember(scope(salt, namespace), tokens);
         history
     }
 
@@ -328,7 +329,7 @@ mod tests {
         };
         assert!([1, 9, 10, 11].into_iter().all(is_in_head));
         assert!(![12, 20, 22].into_iter().any(is_in_head));
-        // A text without messages has no head.
+        // A text without messages has no part before the first message.
         assert!(!super::is_in_head(&USER, &numbers(0, 20), 4));
         assert!(!super::is_in_head(&[], &prompt, 4));
     }
@@ -337,7 +338,7 @@ mod tests {
     fn history_is_bounded() {
         let mut history = History::default();
         for i in 0..200 {
-            history.remember(asker("", &HERE), &[vec![i], vec![7; 100_000]].concat());
+            history.remember(scope("", &HERE), &[vec![i], vec![7; 100_000]].concat());
         }
         assert!(history.tokens <= MAX_TOKENS && history.seen.len() <= MAX_PROMPTS);
         assert_eq!(history.tokens, history.seen.iter().map(|s| s.tokens.len()).sum::<usize>());

@@ -1,24 +1,25 @@
-//! What a cached block is named after: everything that its content depends on, and nothing else.
+//! The keys of cached blocks, which cover everything that their content depends on, and nothing else.
 //!
 //! A namespace is a digest over the model's content and the layout of its KV; a block's key is a
-//! digest over its namespace, the key of the block before it, and its token ids. Two blocks of one
-//! key therefore hold the same numbers, whoever computed them and whenever.
+//! digest over its namespace, the key of the block before it, and its token ids. Two blocks with the same
+//! key therefore hold the same numbers, no matter when and for whom they were computed.
 
 use std::ops::Range;
 
 use kvstore::{Key, Namespace};
 
-/// Changes whenever the bytes of a record, or what a key covers, change their meaning.
+/// The version of the records and keys: it changes when the bytes of a record, or what a key covers, get
+/// another meaning.
 const LAYOUT_VERSION: &[u8] = b"2";
-/// Separates our digests from every other use of BLAKE3.
+/// Separates these digests from every other use of BLAKE3.
 const CONTEXT: &str = "omlx 2026-11 kv cache namespace";
 
-/// The namespace of a model's KV.
+/// The namespace of the KV of a model.
 ///
-/// `model` digests the weights' content, the config, and the types computed in; `layout` encodes
-/// what the layers keep; `salt` keeps tenants apart. MLX's version is in it because another one may
-/// compute other low bits. Each field is labelled and its length written
-/// before it, so that no two lists of fields digest the same bytes.
+/// `model` is a digest of the weights, the config and the types of the computation; `layout` encodes
+/// what the layers keep; `salt` separates tenants. The version of MLX is included because another version
+/// may compute other low bits. Each field has a label and its length before it, so that different lists of
+/// fields never give the same bytes.
 pub(crate) fn namespace(model: &str, layout: &[u8], block_tokens: usize, salt: &str) -> Namespace {
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
     let mlx = crate::mlx::bridge::version();
@@ -38,13 +39,13 @@ pub(crate) fn namespace(model: &str, layout: &[u8], block_tokens: usize, salt: &
     Namespace(*hasher.finalize().as_bytes())
 }
 
-/// The keys of one sequence's records. Its full blocks form a chain; snapshots and windows hang on
-/// the blocks.
+/// The keys of the records of one sequence. Its full blocks form a chain; each snapshot and window has one
+/// of these blocks as its parent.
 #[derive(Debug, Clone)]
 pub(crate) struct Chain {
     namespace: Namespace,
     block_tokens: usize,
-    /// Of each full block, in order.
+    /// The key of each full block, in order.
     keys: Vec<Key>,
 }
 
@@ -72,7 +73,7 @@ impl Chain {
         self.keys.truncate(tokens / self.block_tokens);
     }
 
-    /// Appends the keys of the blocks that `tokens`, the whole sequence, has full.
+    /// Appends the keys of the new full blocks of `tokens`, which is the whole sequence.
     pub(crate) fn extend(&mut self, tokens: &[u32]) {
         let full = tokens.len() / self.block_tokens;
         for block in self.keys.len()..full {
@@ -83,12 +84,12 @@ impl Chain {
         }
     }
 
-    /// The block that everything at `position` hangs on: the last one that is full there.
+    /// The parent of every record at `position`: the last block that is full there.
     pub(crate) fn parent(&self, position: usize) -> Option<Key> {
         (position / self.block_tokens).checked_sub(1).map(|block| self.keys[block])
     }
 
-    /// The key of the windowed layers' part of a full block.
+    /// The key of the part of a full block that belongs to windowed layers.
     pub(crate) fn window_key(&self, block: usize) -> Key {
         let mut hasher = self.hasher("window", block + 1);
         hasher.update(b"");
@@ -103,8 +104,8 @@ impl Chain {
         Key(*hasher.finalize().as_bytes())
     }
 
-    /// The keys of all snapshots that may lie in block `block` of `tokens` at or before `limit`,
-    /// with their positions, the last one first.
+    /// The positions and keys of all snapshots that may exist in block `block` of `tokens` up to `limit`,
+    /// the last one first.
     pub(crate) fn snapshot_keys(
         &self,
         tokens: &[u32],
@@ -125,7 +126,7 @@ impl Chain {
         keys
     }
 
-    /// A hasher that has taken everything before block `block`.
+    /// A hasher that has read everything before block `block`.
     fn hasher(&self, label: &str, block: usize) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.namespace.0);
         hasher.update(&[label.len() as u8]).update(label.as_bytes());
@@ -137,8 +138,8 @@ impl Chain {
     }
 }
 
-/// What a record of the tokens `range` of a sequence is compared with on every hit: where it starts,
-/// and its token ids.
+/// The witness of a record of the tokens `range`, which is compared on every hit: the position of the
+/// first token, and the token ids.
 pub(crate) fn witness(tokens: &[u32], range: &Range<usize>) -> Vec<u8> {
     let mut bytes = (range.start as u64).to_le_bytes().to_vec();
     bytes.extend(token_bytes(&tokens[range.clone()]));

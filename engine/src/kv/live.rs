@@ -1,5 +1,5 @@
-//! Sequences that stay in memory after their turn, so that the next turn continues them without
-//! reading anything.
+//! Sequences that stay in memory after a turn of a conversation, so that the next turn continues them
+//! without reading any record.
 
 use crate::kv::sequence::Checkpoint;
 use crate::kv::sequence::common_prefix;
@@ -12,27 +12,27 @@ use crate::kv::sequence::{CachedSequence, ModelReuse};
 use crate::kv::slots::{SequenceCache, Slot};
 use crate::types::ModelId;
 
-/// A sequence whose turn is over.
+/// A sequence after the end of its turn.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) model: Rc<ModelReuse>,
     pub(crate) cache: SequenceCache,
     pub(crate) track: CachedSequence,
-    /// Tokens of its last prompt: what follows may be dropped by the next turn.
+    /// The tokens of its last prompt. The next turn may leave out what follows them.
     pub(crate) prompt_tokens: usize,
     pub(crate) last_used: Instant,
-    /// Whether a snapshot at its end was handed to the store, or is not wanted.
+    /// Whether a snapshot of its end was put into the store, or is not needed.
     pub(crate) is_saved: bool,
 }
 
 impl Session {
-    /// Memory it takes.
+    /// The memory that it takes, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let checkpoints: usize = self.track.checkpoints.iter().map(Checkpoint::bytes).sum();
         self.cache.bytes() + checkpoints
     }
 
-    /// The longest prefix of `prompt`, at most `limit` tokens, that its caches can be taken to.
+    /// The longest prefix of `prompt`, at most `limit` tokens, to which its caches can be rewound.
     fn usable(&self, prompt: &[u32], limit: usize) -> usize {
         let tokens = &self.track.tokens;
         match common_prefix(tokens, prompt).min(limit) {
@@ -42,9 +42,9 @@ impl Session {
     }
 }
 
-/// The longest prefix, at most `common` tokens, that these caches can be taken back to.
+/// The longest prefix, at most `common` tokens, to which these caches can be rewound.
 fn longest_rewind(cache: &SequenceCache, track: &CachedSequence, common: usize) -> usize {
-    // A windowed layer cannot go back to before what it still holds.
+    // A windowed layer cannot go back beyond the tokens that it still has.
     let fits = |position: usize| {
         cache.slots.iter().all(|layer| match layer {
             Slot::Kv(kv) => {
@@ -61,7 +61,7 @@ fn longest_rewind(cache: &SequenceCache, track: &CachedSequence, common: usize) 
     if fits(common) { common } else { 0 }
 }
 
-/// A running sequence that another may branch off from.
+/// A running sequence from which another one may branch off.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Donor<'a> {
     pub(crate) cache: &'a SequenceCache,
@@ -69,17 +69,17 @@ pub(crate) struct Donor<'a> {
 }
 
 impl Donor<'_> {
-    /// The longest prefix of `prompt`, at most `limit` tokens, that it can give.
+    /// The longest prefix of `prompt`, at most `limit` tokens, that another sequence can take from it.
     pub(crate) fn usable(&self, namespace: &Namespace, prompt: &[u32], limit: usize) -> usize {
         if self.track.chain.namespace() != namespace {
             return 0;
         }
-        // Its caches may be ahead of its known tokens, and always move on: a state is usable only
-        // where it was kept.
+        // Its caches may be ahead of its known tokens, and move on with every step: a recurrent state is
+        // usable only at a checkpoint.
         longest_rewind(self.cache, self.track, common_prefix(&self.track.tokens, prompt).min(limit))
     }
 
-    /// Caches that hold its first `tokens` tokens. Buffers are shared until one of the two writes.
+    /// New caches of its first `tokens` tokens. The buffers are shared until one of the two is written.
     pub(crate) fn branch(&self, tokens: usize, expected: usize) -> (SequenceCache, CachedSequence) {
         let (mut cache, mut track) = (self.cache.fork(expected), self.track.clone());
         rewind(&mut cache, &mut track, tokens);
@@ -87,7 +87,7 @@ impl Donor<'_> {
     }
 }
 
-/// Caches taken back to `tokens` tokens. The caller has checked that this is possible.
+/// Rewinds caches to `tokens` tokens. The caller has checked that this is possible.
 fn rewind(cache: &mut SequenceCache, track: &mut CachedSequence, tokens: usize) {
     if tokens == cache.offset as usize {
         return;
@@ -125,8 +125,8 @@ impl LiveSessions {
         usable.filter(|(_, tokens)| *tokens > 0).max_by_key(|(_, tokens)| *tokens)
     }
 
-    /// Continues session `index` from its first `tokens` tokens. A session that the prompt goes on
-    /// with is taken; from one that only starts like it, the prompt branches off.
+    /// Continues session `index` from its first `tokens` tokens. If the prompt continues the whole session,
+    /// the session is taken; if it only shares a prefix, it gets a copy of that.
     pub(crate) fn continue_from(
         &mut self,
         index: usize,
@@ -155,7 +155,7 @@ impl LiveSessions {
         self.sessions.iter_mut()
     }
 
-    /// Bytes held by all sessions.
+    /// The memory of all sessions, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.sessions.iter().map(Session::bytes).sum()
     }

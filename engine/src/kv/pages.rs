@@ -1,4 +1,4 @@
-//! Between a sequence's caches and the bytes of records.
+//! Copies a sequence's caches into the bytes of records, and back.
 //!
 //! A record is one part: layer after layer, keys before values, each [heads, tokens, dim] in the
 //! cache's own type; then, in a snapshot, the arrays of the recurrent layers. Everything else about
@@ -45,19 +45,19 @@ impl Rows {
     }
 }
 
-/// Which of a sequence's tokens a record holds.
+/// The tokens of a sequence that a record holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Extent {
     /// A full block, for the layers that attend to everything.
     Block(Range<usize>),
-    /// A full block, for the layers with a window: what of it is inside the window at its end.
+    /// A full block, for the layers with a window: the tokens inside the window at the end of the block.
     Window(Range<usize>),
-    /// Every layer at the range's end; the range starts where the last full block ends.
+    /// All layers at the end of the range, which starts where the last full block ends.
     Snapshot(Range<usize>),
 }
 
 impl Layout {
-    /// The layout of a model, read from its caches after any number of tokens.
+    /// The layout of a model, read from caches with any number of tokens.
     ///
     /// # Errors
     /// When a cache is still empty.
@@ -77,14 +77,14 @@ impl Layout {
         Ok(Self { layers: layers.collect::<Result<_>>()? })
     }
 
-    /// Everything about it that a record's bytes depend on, as a namespace covers it: numbers in order,
-    /// as little-endian u64. What it says of a layout must never change, or every cache is lost.
+    /// Everything that the bytes of a record depend on, for the namespace: numbers in order, as
+    /// little-endian u64. The encoding of a layout must never change, or every cache is lost.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![self.layers.len() as u64];
         for layer in &self.layers {
             match layer {
                 LayerLayout::Kv { window, keys, values } => {
-                    // No window is 0, which no window is.
+                    // Zero stands for no window, because no window is empty.
                     out.extend([1, window.map_or(0, |window| window as u64)]);
                     for rows in [keys, values] {
                         out.extend([rows.heads as u64, rows.dim as u64, dtype_number(rows.dtype)]);
@@ -102,7 +102,7 @@ impl Layout {
         out.into_iter().flat_map(u64::to_le_bytes).collect()
     }
 
-    /// What a restore has to find.
+    /// What a restore needs.
     pub(crate) fn needs(&self) -> Needs {
         let windows = self.layers.iter().filter_map(|layer| match layer {
             LayerLayout::Kv { window, .. } => *window,
@@ -119,7 +119,7 @@ impl Layout {
         self.layers.iter().any(windowed)
     }
 
-    /// What keys are kept in; `None` when no layer attends.
+    /// The type in which keys are kept; `None` when no layer has attention.
     pub(crate) fn kv_dtype(&self) -> Option<Dtype> {
         self.layers.iter().find_map(|layer| match layer {
             LayerLayout::Kv { keys, .. } => Some(keys.dtype),
@@ -127,7 +127,7 @@ impl Layout {
         })
     }
 
-    /// What a sequence's caches take in memory.
+    /// The memory that the caches of a sequence take.
     pub(crate) fn cost(&self) -> KvCost {
         let mut cost = KvCost { fixed_bytes: self.state_bytes() as u64, ..KvCost::default() };
         for layer in &self.layers {
@@ -186,8 +186,8 @@ impl Layout {
         })
     }
 
-    /// Whether the caches still hold all that the record wants. What lies before a window is
-    /// forgotten in time.
+    /// Whether the caches still have everything that the record needs. Tokens before a window are
+    /// forgotten.
     pub(crate) fn covers(&self, cache: &SequenceCache, extent: &Extent) -> bool {
         self.pieces(extent).all(|(layer, tokens)| match &cache.slots[layer] {
             Slot::Kv(kv) => {
@@ -198,8 +198,8 @@ impl Layout {
         })
     }
 
-    /// Writes a record of evaluated caches into `out`, which has [`Self::bytes`]. `states` are those
-    /// of the recurrent layers at a snapshot's position.
+    /// Writes a record of evaluated caches into `out`, whose length is [`Self::bytes`]. `states` are the
+    /// states of the recurrent layers at the position of a snapshot.
     pub(crate) fn gather(
         &self,
         cache: &SequenceCache,
@@ -276,11 +276,11 @@ fn gather_rows(rows: Rows, array: &Array, tokens: Range<usize>, out: &mut [u8]) 
     Ok(())
 }
 
-/// Caches under construction from records.
+/// Caches that are built from records.
 #[derive(Debug)]
 pub(crate) struct Rebuild<'a> {
     layout: &'a Layout,
-    /// Tokens that the caches will hold.
+    /// The tokens that the caches will hold.
     tokens: usize,
     layers: Vec<LayerBuild>,
 }
@@ -298,7 +298,7 @@ enum LayerBuild {
 }
 
 impl<'a> Rebuild<'a> {
-    /// Room for `tokens` tokens, and for as many as `expected` where all tokens are kept.
+    /// Makes room for `tokens` tokens, and for `expected` ones in layers that keep all tokens.
     pub(crate) fn new(layout: &'a Layout, tokens: usize, expected: usize) -> Self {
         let layers = layout.layers.iter().map(|layer| match layer {
             LayerLayout::State(_) => LayerBuild::State(Vec::new()),
@@ -313,7 +313,7 @@ impl<'a> Rebuild<'a> {
         Self { layout, tokens, layers: layers.collect() }
     }
 
-    /// Copies a record into the caches. False when they are not as long as the record should be.
+    /// Copies a record into the caches. False when the record has another length than it should.
     pub(crate) fn add_record(&mut self, extent: &Extent, bytes: &[u8]) -> Result<bool> {
         if bytes.len() != self.layout.bytes(extent) {
             return Ok(false);
@@ -350,7 +350,7 @@ impl<'a> Rebuild<'a> {
         Ok(true)
     }
 
-    /// The caches, complete.
+    /// The complete caches.
     pub(crate) fn finish(self, kinds: &[SlotSpec], expected: usize) -> Result<SequenceCache> {
         let mut cache = SequenceCache::new(kinds, expected);
         cache.offset = self.tokens as i32;
@@ -384,13 +384,13 @@ impl<'a> Rebuild<'a> {
     }
 }
 
-/// A number of our own for each type that is kept, whatever MLX calls it.
+/// A number for each type that layers keep, independent of MLX.
 fn dtype_number(dtype: Dtype) -> u64 {
     match dtype {
         Dtype::Float32 => 1,
         Dtype::Float16 => 2,
         Dtype::Bfloat16 => 3,
-        // No layer keeps another one; told apart by their size at least.
+        // No layer keeps another type. Such types would differ by their size at least.
         other => 100 + item_bytes(other) as u64,
     }
 }
@@ -423,7 +423,7 @@ mod tests {
         LayerLayout::Kv { window, keys: rows, values: rows }
     }
 
-    /// A changed encoding throws away every user's cache: it changes with `LAYOUT_VERSION` only.
+    /// A changed encoding invalidates every cache, so it changes only together with `LAYOUT_VERSION`.
     #[test]
     fn a_layout_is_encoded_as_it_always_was() {
         let state = vec![(vec![1, 3, 96], Dtype::Bfloat16), (vec![1, 4, 16, 16], Dtype::Float32)];

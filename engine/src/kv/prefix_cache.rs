@@ -1,10 +1,10 @@
-//! Prefix reuse: what of a prompt was computed before is taken from a live session, from the RAM
-//! tier or from SSD, and only the rest is computed.
+//! Prefix reuse: the part of a prompt that was computed before is taken from a live session, from the RAM
+//! tier or from SSD, and only the remaining tokens are computed.
 //!
-//! The life of a sequence here: [`Reuse::restore_prefix`] finds the longest part of the prompt that can be
-//! had and returns caches that hold it; [`Reuse::store_full_blocks`] hands finished blocks and snapshots to the
-//! store as the sequence grows; [`Reuse::park`] keeps the caches for the next turn. Nothing here
-//! fails a request: what cannot be stored is not, and what cannot be restored is computed.
+//! The life of a sequence: [`Reuse::restore_prefix`] finds the longest prefix of the prompt that is
+//! available and returns caches with it; [`Reuse::store_full_blocks`] puts full blocks and snapshots into
+//! the store as the sequence grows; [`Reuse::park`] keeps the caches for the next turn. No error here fails
+//! a request: blocks that cannot be stored are skipped, and blocks that cannot be restored are computed.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use kvstore::{Kind, Namespace, Store};
 
 use crate::error::Result;
-use crate::kv::explain::{Asker, History, MissReason, ReuseReport};
+use crate::kv::explain::{History, MissReason, PromptScope, ReuseReport};
 use crate::kv::identity::{self, Chain};
 use crate::kv::live::{Donor, LiveSessions, Session};
 use crate::kv::pages::Extent;
@@ -23,29 +23,29 @@ use crate::kv::sequence::{CachedSequence, Checkpoint, ModelReuse, Stop};
 use crate::kv::slots::SequenceCache;
 use crate::types::ModelId;
 
-/// A snapshot is worth its bytes when at least this many tokens lie between it and the last one.
+/// A snapshot is stored only if at least this many tokens lie between it and the last one.
 const MIN_SNAPSHOT_GAP: usize = 64;
-/// From so many tokens on, a snapshot is stored at once; until then it waits in memory, because the
-/// next turn will most likely bring a better one.
+/// A snapshot at least this many tokens after the last one is stored at once. Others wait in memory,
+/// because the next turn will most likely bring a better one.
 const EAGER_SNAPSHOT_GAP: usize = 2048;
 /// Snapshots of one long prefill take at most one byte for this many bytes of KV.
 const KV_BYTES_PER_SNAPSHOT_BYTE: usize = 4;
-/// Tokens between two snapshots of a long prefill, at least.
+/// The least number of tokens between two snapshots of a long prefill.
 const MIN_STRIDE: usize = 2048;
-/// How often a restore is planned anew after a record failed.
+/// How often a restore is planned, including the plans after a record failed.
 const RESTORE_ATTEMPTS: usize = 4;
-/// A session that rests this long is not about to be continued at once: what memory alone holds of
-/// it is handed to the store.
+/// A session that is idle for this long will not be continued soon, so the part of it that is only in
+/// memory is put into the store.
 const IDLE_SESSION: Duration = Duration::from_secs(30);
 
 /// How prefixes are reused.
 #[derive(Debug, Clone)]
 pub struct ReuseConfig {
-    /// Where blocks are kept; `None`: in live sessions only.
+    /// The store of blocks; with `None`, only live sessions are reused.
     pub store: Option<Arc<Store>>,
-    /// Tokens of a block.
+    /// The tokens in a block.
     pub block_tokens: usize,
-    /// Memory that the caches of finished turns may take together, in bytes. 0: none is kept.
+    /// The memory that the caches of finished turns may take together, in bytes. With 0, none are kept.
     pub live_bytes: usize,
 }
 
@@ -55,7 +55,7 @@ impl Default for ReuseConfig {
     }
 }
 
-/// A sequence ready to go on.
+/// A sequence that is ready to be continued.
 #[derive(Debug)]
 pub(crate) struct RestoredSequence {
     pub(crate) cache: SequenceCache,
@@ -65,7 +65,7 @@ pub(crate) struct RestoredSequence {
     pub(crate) took: Duration,
 }
 
-/// The engine thread's part of the cache.
+/// The prefix cache, as the engine thread uses it.
 #[derive(Debug)]
 pub(crate) struct Reuse {
     config: ReuseConfig,
@@ -79,8 +79,8 @@ impl Reuse {
         Self { config, live: LiveSessions::default(), history: History::default() }
     }
 
-    /// Caches that hold as much of `prompt` as can be had, but never its last token, which must be
-    /// computed for its logits. `donors`: sequences that run.
+    /// Restores caches with the longest available prefix of `prompt`, but never its last token, which must
+    /// be computed for its logits. `donors` are the running sequences.
     pub(crate) fn restore_prefix(
         &mut self,
         model: &ModelReuse,
@@ -102,7 +102,7 @@ impl Reuse {
         let live = self.live.find(&namespace, prompt, limit);
         let donor = donors.iter().map(|donor| (donor, donor.usable(&namespace, prompt, limit)));
         let donor = donor.max_by_key(|(_, tokens)| *tokens);
-        // A session that ended is continued without a copy.
+        // Continuing a session needs no copy, so it is preferred.
         let donor = donor.filter(|(_, tokens)| *tokens > live.map_or(0, |(_, tokens)| tokens));
         let min_tokens = donor.map(|(_, tokens)| tokens).or(live.map(|(_, tokens)| tokens));
         let restored = self.restore(model, &chain, prompt, min_tokens.unwrap_or(0), &mut failed);
@@ -133,17 +133,17 @@ impl Reuse {
         let last_message = prompt[..limit].iter().rposition(|t| model.message_ends.contains(t));
         track.message_end = last_message.map(|at| at + 1);
         track.stops = self.stops(model, prompt, &track);
-        // What could not be stored in an earlier turn is tried again.
+        // A block that could not be stored in an earlier turn is tried again.
         track.broken = false;
-        let asker = asker(model, salt, &namespace);
-        self.history.explain(asker, prompt, failed, &mut report);
-        self.history.remember(asker, prompt);
+        let scope = scope(model, salt, &namespace);
+        self.history.explain(scope, prompt, failed, &mut report);
+        self.history.remember(scope, prompt);
         RestoredSequence { cache, track, report, took: started.elapsed() }
     }
 
-    /// Rebuilds caches from stored records, when they reach further than `min_tokens` tokens. All of the
-    /// planned records or none: after a failure the sequence starts from nothing again, with a plan
-    /// that knows the record is gone. Returns the tokens from RAM and from SSD as well.
+    /// Rebuilds caches from stored records, if they have more than `min_tokens` tokens. Either all planned
+    /// records are used or none: after a failure there is a new plan, without the record that failed.
+    /// Also returns the tokens from RAM and from SSD.
     fn restore(
         &self,
         model: &ModelReuse,
@@ -167,7 +167,7 @@ impl Reuse {
             match reader.read(model, &plan, prompt.len() + 1) {
                 Ok(restored) => return Some(restored),
                 Err(ReadFailure { key, reason }) => {
-                    // Whatever the reason: nobody must meet this record again.
+                    // For any reason: no later request may use this record.
                     if let Some(key) = key {
                         store.invalidate(chain.namespace(), &key);
                     }
@@ -176,7 +176,7 @@ impl Reuse {
                         "a cached block could not be restored; computing it again"
                     );
                     *failed = Some(reason);
-                    // Without a record to blame, another plan would fail alike.
+                    // If no record is to blame, another plan would fail too.
                     key?;
                 }
             }
@@ -184,8 +184,8 @@ impl Reuse {
         None
     }
 
-    /// Where prefill of `prompt` stops to keep the state of recurrent layers: behind the system
-    /// prompt, behind the last message, before the last token, and now and then in between.
+    /// The positions at which prefill of `prompt` stops to keep the state of recurrent layers: after the
+    /// system prompt, after the last message, before the last token, and at intervals between them.
     fn stops(&self, model: &ModelReuse, prompt: &[u32], track: &CachedSequence) -> Vec<Stop> {
         if !track.needs.state {
             return Vec::new();
@@ -207,7 +207,7 @@ impl Reuse {
         positions.dedup();
         let mut saved = track.saved;
         let stops = positions.into_iter().map(|position| {
-            // Other conversations will begin with the same system prompt.
+            // Other conversations will have the same system prompt.
             let shared = Some(position) == first_end && position >= self.config.block_tokens;
             let save = shared || position >= saved + EAGER_SNAPSHOT_GAP;
             saved = if save { position } else { saved };
@@ -216,7 +216,7 @@ impl Reuse {
         stops.collect()
     }
 
-    /// Hands over what the caches, which hold evaluated `track.tokens`, have full now.
+    /// Puts the new full blocks of evaluated caches into the store, and keeps a checkpoint at a stop.
     pub(crate) fn store_full_blocks(
         &self,
         model: &ModelReuse,
@@ -238,8 +238,8 @@ impl Reuse {
         Ok(())
     }
 
-    /// Whether the caches have a full block that was not handed over yet, or stand where their state
-    /// is to be kept.
+    /// Whether the caches have a full block that was not put into the store yet, or are at a stop, where
+    /// their recurrent state is to be kept.
     pub(crate) fn has_blocks_to_store(&self, track: &CachedSequence) -> bool {
         let here = track.tokens.len();
         let has_block = self.config.store.is_some()
@@ -271,14 +271,14 @@ impl Reuse {
                 let extent = Extent::Window(range);
                 writer.put(Kind::Rotating, window, Some(key), &witness, &extent, &[])?;
             }
-            // Blocks behind a hole could never be reached.
+            // Blocks after a missing one could never be restored.
             track.broken = !kept;
             track.stored_blocks += usize::from(kept);
         }
         Ok(())
     }
 
-    /// Hands over a snapshot of the caches as they were at a checkpoint, or are.
+    /// Puts a snapshot of the caches at a checkpoint into the store.
     fn save_snapshot(
         &self,
         model: &ModelReuse,
@@ -304,7 +304,7 @@ impl Reuse {
         Ok(())
     }
 
-    /// Keeps the caches of a turn that is over, for the next one.
+    /// Keeps the caches of a finished turn for the next one.
     pub(crate) fn park(
         &mut self,
         model: Rc<ModelReuse>,
@@ -312,7 +312,7 @@ impl Reuse {
         mut track: CachedSequence,
         prompt_tokens: usize,
     ) -> Result<()> {
-        // A cancelled prefill or a pipelined step may have left them elsewhere.
+        // After a cancelled prefill or a pipelined step, the caches may be at another position.
         if track.tokens.is_empty() || cache.offset as usize != track.tokens.len() {
             return Ok(());
         }
@@ -321,7 +321,7 @@ impl Reuse {
         cache.detach()?;
         self.store_blocks(&model, &cache, &mut track)?;
         let namespace = *track.chain.namespace();
-        self.history.remember(asker(&model, &track.salt, &namespace), &track.tokens);
+        self.history.remember(scope(&model, &track.salt, &namespace), &track.tokens);
         let last_used = Instant::now();
         let session = Session { model, cache, track, prompt_tokens, last_used, is_saved: false };
         if session.bytes() > self.config.live_bytes {
@@ -336,7 +336,7 @@ impl Reuse {
         Ok(())
     }
 
-    /// Stores what it can of a sequence that gives up its memory and will go on later.
+    /// Stores as much as possible of a sequence that gives up its memory and will continue later.
     pub(crate) fn swap_out(
         &mut self,
         model: Rc<ModelReuse>,
@@ -357,7 +357,7 @@ impl Reuse {
         self.evict(Session { model, cache, track, prompt_tokens, last_used, is_saved: false });
     }
 
-    /// Gives back so many bytes of live sessions, or all; the oldest go first.
+    /// Frees `bytes` of live sessions, or all of them. The oldest go first.
     pub(crate) fn shrink(&mut self, bytes: u64) {
         let target = (self.live.bytes() as u64).saturating_sub(bytes);
         while self.live.bytes() as u64 > target {
@@ -366,22 +366,22 @@ impl Reuse {
         }
     }
 
-    /// Drops the live sessions of a model without storing anything of them.
+    /// Drops the live sessions of a model without storing them.
     pub(crate) fn drop_live(&mut self, model: ModelId) {
         self.live.remove(Some(model));
     }
 
-    /// Stores a session that memory has no room for. A dense model's last block, part full, would
-    /// cost more to write than to compute.
+    /// Drops a session for which memory has no room, and stores the end of one with recurrent layers. The
+    /// last, incomplete block of a dense model would take longer to write than to compute.
     fn evict(&self, mut session: Session) {
         if session.track.needs.state {
             self.save_ends(&mut session);
         }
     }
 
-    /// Stores what memory alone holds of a session, where it is worth it: the end of its last
-    /// message (of a plain prompt, all but its last token), which the next turn will surely repeat,
-    /// and its own end, which a next turn repeats if its template leaves answers as they were.
+    /// Stores the ends of a session that are only in memory, if they are long enough: the end of its last
+    /// message (for a plain prompt, all but its last token), which the next turn certainly repeats, and the
+    /// end of the sequence, which the next turn repeats if the template keeps answers unchanged.
     fn save_ends(&self, session: &mut Session) {
         let Session { model, cache, track, is_saved, prompt_tokens, .. } = session;
         if std::mem::replace(is_saved, true) {
@@ -404,8 +404,8 @@ impl Reuse {
         }
     }
 
-    /// Called when there is nothing else to do: hands over the ends of sessions that rest, or, with
-    /// `all`, of every session.
+    /// Stores the ends of idle sessions, or with `all` of every session. Called when the engine has nothing
+    /// else to do.
     pub(crate) fn flush_idle_sessions(&mut self, all: bool) {
         let mut live = std::mem::take(&mut self.live);
         for session in live.iter_mut() {
@@ -416,14 +416,14 @@ impl Reuse {
         self.live = live;
     }
 
-    /// Forgets the live sessions of a model that goes.
+    /// Drops the live sessions of a model that is unloaded, after storing their ends.
     pub(crate) fn forget(&mut self, model: ModelId) {
         for mut session in self.live.remove(Some(model)) {
             self.save_ends(&mut session);
         }
     }
 
-    /// Drops what a sequence that came out wrong has stored.
+    /// Removes the stored blocks of a sequence whose numbers were wrong.
     pub(crate) fn distrust(&self, track: &CachedSequence) {
         let Some(store) = self.config.store.as_deref() else { return };
         if let Some(first) = track.chain.keys().first() {
@@ -431,7 +431,7 @@ impl Reuse {
         }
     }
 
-    /// Live sessions and the bytes that they hold.
+    /// The number of live sessions and their bytes.
     pub(crate) fn live_use(&self) -> (usize, usize) {
         (self.live.len(), self.live.bytes())
     }
@@ -442,6 +442,6 @@ impl Reuse {
     }
 }
 
-fn asker<'a>(model: &'a ModelReuse, salt: &'a str, namespace: &'a Namespace) -> Asker<'a> {
-    Asker { model: &model.name, salt, namespace, user_opening: &model.user_opening }
+fn scope<'a>(model: &'a ModelReuse, salt: &'a str, namespace: &'a Namespace) -> PromptScope<'a> {
+    PromptScope { model: &model.name, salt, namespace, user_opening: &model.user_opening }
 }

@@ -1,4 +1,4 @@
-//! What a sequence's caches hold, and what the cache knows of its model.
+//! What the caches of a sequence hold, and what the prefix cache knows about its model.
 
 use crate::kv::identity;
 use crate::kv::identity::Chain;
@@ -13,24 +13,24 @@ use kvstore::Namespace;
 use mlx_rs::Dtype;
 use std::sync::Arc;
 
-/// The last states kept in memory beside a sequence's caches.
+/// The most checkpoints kept in memory for a sequence.
 const MAX_CHECKPOINTS: usize = 4;
 
-/// What reuse must know of a loaded model.
+/// What the prefix cache must know about a loaded model.
 #[derive(Debug)]
 pub(crate) struct ModelReuse {
     pub(crate) id: ModelId,
-    /// Its name, for people.
+    /// Its name, for messages and reports.
     pub(crate) name: String,
     /// Digest of its content.
     pub(crate) digest: String,
     pub(crate) layout: Layout,
     pub(crate) kinds: Vec<SlotSpec>,
-    /// What keys and values are kept in, when not in the type that they are computed in.
+    /// The type in which keys and values are kept, if it is not the type of the computation.
     pub(crate) kv_dtype: Option<Dtype>,
     /// Tokens that end a message.
     pub(crate) message_ends: Arc<[u32]>,
-    /// Tokens that a user's message begins with; empty when that is not known.
+    /// The tokens with which a message of a user begins; empty if they are not known.
     pub(crate) user_opening: Arc<[u32]>,
 }
 
@@ -40,15 +40,15 @@ impl ModelReuse {
     }
 }
 
-/// A position at which prefill stops for a moment to keep the state.
+/// A position at which prefill stops for a moment to keep the recurrent state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stop {
     pub(crate) position: usize,
-    /// Hand it to the store, not only to memory.
+    /// Whether the snapshot is put into the store, and not only kept in memory.
     pub(crate) save: bool,
 }
 
-/// What a sequence's caches hold, and what of it is stored.
+/// The tokens in the caches of a sequence, and how much of them is stored.
 #[derive(Debug, Clone)]
 pub(crate) struct CachedSequence {
     pub(crate) chain: Chain,
@@ -57,20 +57,20 @@ pub(crate) struct CachedSequence {
     pub(crate) needs: Needs,
     pub(crate) checkpoints: Vec<Checkpoint>,
     pub(crate) salt: String,
-    /// Full blocks that need not be handed to the store any more.
+    /// The number of full blocks that are in the store.
     pub(crate) stored_blocks: usize,
-    /// The next block could not be handed over, so that no later one can be either.
+    /// The next block could not be stored, so no later block can be.
     pub(crate) broken: bool,
-    /// Ahead of the caches, ascending.
+    /// The stops after the position of the caches, in ascending order.
     pub(crate) stops: Vec<Stop>,
-    /// The last position at which a snapshot is stored, or that needs none.
+    /// The last position that is stored or needs no snapshot.
     pub(crate) saved: usize,
-    /// Where the last message of the prompt ends: what the next turn will surely repeat.
+    /// The end of the last message of the prompt. The next turn certainly repeats everything before it.
     pub(crate) message_end: Option<usize>,
 }
 
 impl CachedSequence {
-    /// Where the chunk that begins at `from` has to end at the latest.
+    /// The position where a chunk that begins at `from` must end at the latest.
     pub(crate) fn next_stop(&self, from: usize) -> Option<usize> {
         self.stops.iter().map(|stop| stop.position).find(|&position| position > from)
     }
@@ -86,7 +86,7 @@ impl CachedSequence {
     pub(crate) fn remember(&mut self, checkpoint: Checkpoint) {
         self.checkpoints.retain(|old| old.position != checkpoint.position);
         if self.checkpoints.len() >= MAX_CHECKPOINTS {
-            // The first one, behind the system prompt, is what other conversations share.
+            // The first one stays: it follows the system prompt, which other conversations share.
             self.checkpoints.remove(1);
         }
         self.checkpoints.push(checkpoint);
@@ -119,17 +119,17 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The state of the caches as they stand.
+    /// A checkpoint at the position of the caches.
     pub(crate) fn of(cache: &SequenceCache) -> Self {
         let states = cache.slots.iter().filter_map(|layer| match layer {
-            // A copy that fails leaves what is shared: that costs memory, nothing else.
+            // If the copy fails, the arrays stay shared, which only costs memory.
             Slot::State(state) => Some(state.detached().unwrap_or_else(|_| state.clone())),
             Slot::Kv(_) => None,
         });
         Self { position: cache.offset as usize, states: states.collect() }
     }
 
-    /// A position of caches that keep every token.
+    /// A checkpoint of caches without recurrent layers.
     pub(crate) fn without_state(position: usize) -> Self {
         Self { position, states: Vec::new() }
     }
@@ -144,7 +144,7 @@ impl Checkpoint {
     }
 }
 
-/// Length of what two sequences start with alike.
+/// The length of the longest common prefix.
 pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

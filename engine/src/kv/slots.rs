@@ -13,8 +13,8 @@ use crate::mlx::bridge::{slice, slice_update};
 /// Capacity grows by at least this many tokens at a time.
 const GROW_TOKENS: i32 = 256;
 
-/// A sliding layer keeps this many tokens more than its window needs when it forgets, so that it can
-/// still be taken back by a few tokens.
+/// When a sliding layer forgets tokens, it keeps this many more than its window needs, so that it can
+/// still be rewound by a few tokens.
 const SLACK_TOKENS: i32 = 16;
 
 /// What a model keeps in one slot of a sequence.
@@ -22,7 +22,7 @@ const SLACK_TOKENS: i32 = 16;
 pub(crate) enum SlotSpec {
     /// Keys and values of all tokens, or of the last `window` ones, the newest included.
     Kv { window: Option<i32> },
-    /// A state of fixed size.
+    /// A recurrent state of fixed size.
     State,
 }
 
@@ -31,11 +31,11 @@ pub(crate) enum SlotSpec {
 pub(crate) struct SequenceCache {
     /// In the order of the model's [`SlotSpec`]s.
     pub(crate) slots: Vec<Slot>,
-    /// Tokens seen, which is the position of the next one.
+    /// The number of tokens seen, which is the position of the next one.
     pub(crate) offset: i32,
-    /// Tokens that the next growth makes room for at least.
+    /// The number of tokens for which the next growth makes room at least.
     expected: i32,
-    /// What keys and values are kept in; `None`: in the type that they are computed in.
+    /// The type in which keys and values are kept; `None` for the type of the computation.
     kv_dtype: Option<Dtype>,
 }
 
@@ -52,40 +52,40 @@ pub(crate) enum Slot {
 pub(crate) struct KvSlot {
     pub(crate) keys: Option<Array>,
     pub(crate) values: Option<Array>,
-    /// How far back a token sees, itself included; `None`: all the way.
+    /// How many tokens a token attends to, including itself; `None` for all before it.
     pub(crate) window: Option<i32>,
     /// The position of the first token in the buffers; 0 without a window.
     pub(crate) base: i32,
 }
 
-/// The state of one recurrent layer after the tokens seen. The layer's own code says which arrays
-/// these are; there are none before the first token. Sequences that decode together share arrays, one
-/// row each, for as long as they stay together. An array here is never written to, so that a clone of
-/// the slot is a snapshot; it may still wait for evaluation.
+/// The state of one recurrent layer after the tokens seen. The layer defines its arrays; there are none
+/// before the first token. Sequences that decode together share arrays, one row each, as long as they stay
+/// together. An array is never modified, so a clone of the slot is a snapshot. It may still be
+/// unevaluated.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StateSlot {
-    /// [B, ..] each.
+    /// The arrays, each of shape [B, ..].
     arrays: Rc<[Array]>,
     row: i32,
 }
 
 impl StateSlot {
-    /// The state of one sequence alone: arrays of [1, ..].
+    /// The state of one sequence alone, in arrays of shape [1, ..].
     pub(crate) fn new(arrays: Vec<Array>) -> Self {
         Self { arrays: arrays.into(), row: 0 }
     }
 
-    /// Whether no token was seen yet.
+    /// True before the first token.
     pub(crate) fn is_empty(&self) -> bool {
         self.arrays.is_empty()
     }
 
-    /// How many sequences share the arrays.
+    /// The number of sequences that share the arrays.
     fn rows(&self) -> i32 {
         self.arrays.first().map_or(1, |array| array.shape()[0])
     }
 
-    /// The sequence's own arrays, [1, ..] each: views where others share them.
+    /// The arrays of this sequence, each of shape [1, ..]. They are views if other sequences share them.
     pub(crate) fn arrays(&self) -> Result<Vec<Array>> {
         if self.rows() == 1 {
             return Ok(self.arrays.to_vec());
@@ -99,8 +99,8 @@ impl StateSlot {
         own.collect()
     }
 
-    /// The arrays of several sequences as one, [B, ..] each: those that they share, where they are just
-    /// the sequences that share them, in that order.
+    /// The arrays of several sequences as one, each of shape [B, ..]. These are the shared arrays if exactly
+    /// these sequences share them, in this order.
     pub(crate) fn join(slots: &[&StateSlot]) -> Result<Vec<Array>> {
         let [first, others @ ..] = slots else { return Ok(Vec::new()) };
         let together = first.rows() as usize == slots.len()
@@ -126,12 +126,12 @@ impl StateSlot {
         (0..).map(move |row| StateSlot { arrays: Rc::clone(&arrays), row })
     }
 
-    /// Memory of the sequence's own row.
+    /// The memory of the row of this sequence, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.arrays.iter().map(Array::nbytes).sum::<usize>() / self.rows() as usize
     }
 
-    /// The state by itself, copied out of arrays that others share, so that it does not keep theirs in
+    /// A copy of the state that shares no arrays, so that it does not keep the rows of other sequences in
     /// memory.
     pub(crate) fn detached(&self) -> Result<Self> {
         if self.rows() == 1 {
@@ -155,18 +155,18 @@ impl SequenceCache {
         Self { slots, offset: 0, expected: expected as i32, kv_dtype: None }
     }
 
-    /// The same, keeping keys and values in this type.
+    /// The same caches, with keys and values kept in this type.
     pub(crate) fn keeping(self, kv_dtype: Option<Dtype>) -> Self {
         Self { kv_dtype, ..self }
     }
 
-    /// Tokens that a buffer for `tokens` tokens has room for.
+    /// The capacity of a buffer for `tokens` tokens.
     pub(crate) fn capacity_for(tokens: usize) -> usize {
         tokens.max(1).next_multiple_of(GROW_TOKENS as usize)
     }
 
-    /// Tokens that a sliding layer's buffer has room for at most, while chunks are no longer than
-    /// those of 256 tokens that capacity grows by.
+    /// The largest capacity of a buffer of a sliding layer, while chunks are at most 256 tokens long, by
+    /// which capacity grows.
     pub(crate) fn window_capacity(window: usize) -> usize {
         (window - 1 + (SLACK_TOKENS + GROW_TOKENS) as usize).next_multiple_of(GROW_TOKENS as usize)
     }
@@ -180,7 +180,7 @@ impl SequenceCache {
         self.slots.iter().map(bytes).sum()
     }
 
-    /// Copies states out of arrays that other sequences share, for a sequence that decodes no more.
+    /// Copies states out of arrays that other sequences share, for a sequence that stops decoding.
     pub(crate) fn detach(&mut self) -> Result<()> {
         for slot in &mut self.slots {
             if let Slot::State(state) = slot {
@@ -190,13 +190,13 @@ impl SequenceCache {
         Ok(())
     }
 
-    /// Another sequence of the same tokens. Buffers are shared until one of the two writes, which
-    /// copies them.
+    /// Another sequence with the same tokens. The buffers are shared until one of the two is written,
+    /// which copies them.
     pub(crate) fn fork(&self, expected: usize) -> Self {
         Self { slots: self.slots.clone(), expected: expected as i32, ..*self }
     }
 
-    /// Tells how many tokens the sequence will reach.
+    /// Sets how many tokens the sequence will reach.
     pub(crate) fn expect(&mut self, tokens: usize) {
         self.expected = tokens as i32;
     }
@@ -219,8 +219,8 @@ impl SequenceCache {
         };
         let new = (keys.as_dtype(kept)?, values.as_dtype(kept)?);
         let (all_keys, all_values) = cache.update(&new.0, &new.1, self.offset, self.expected)?;
-        // The new tokens too are seen as they are kept: a prompt computed in parts, or restored,
-        // comes out as one computed at once.
+        // New tokens, too, are used in the type in which they are kept. So a prompt that is computed in
+        // parts, or restored, gives the same result as one that is computed at once.
         Ok((all_keys.as_dtype(keys.dtype())?, all_values.as_dtype(values.dtype())?))
     }
 
@@ -260,14 +260,14 @@ impl KvSlot {
         let fit = if len + length <= capacity {
             Fit { dropped: 0, kept: len, capacity }
         } else {
-            // Growing copies what is kept anyway: the moment to forget.
+            // Growing copies the kept tokens anyway, so this is the time to forget others.
             let useful = self.window.map_or(i32::MAX, |w| (w - 1).saturating_add(SLACK_TOKENS));
             let kept = len.min(useful);
             let wanted = (kept + length).max(expected.min(useful));
             Fit { dropped: len - kept, kept, capacity: round_up(wanted) }
         };
-        // The first new token looks back this far. Older tokens are there by chance: the result must
-        // not depend on them, not even in its last bits.
+        // The first new token attends from this position on. Whether older tokens are still there must not
+        // change the result, not even in its last bits.
         let from = self.window.map_or(0, |window| (fit.kept - (window - 1)).max(0));
         let views = (
             append(&mut self.keys, keys, fit, from)?,
@@ -281,11 +281,11 @@ impl KvSlot {
 /// How new tokens fit into a buffer.
 #[derive(Debug, Clone, Copy)]
 struct Fit {
-    /// Tokens to forget from the front.
+    /// The tokens to forget at the front.
     dropped: i32,
-    /// Tokens that stay.
+    /// The tokens that stay.
     kept: i32,
-    /// Tokens that the buffer has room for in the end.
+    /// The new capacity of the buffer.
     capacity: i32,
 }
 
@@ -293,7 +293,7 @@ fn round_up(tokens: i32) -> i32 {
     (tokens + GROW_TOKENS - 1) / GROW_TOKENS * GROW_TOKENS
 }
 
-/// Writes `new` behind what `buffer` holds; returns the filled part from token `from` on.
+/// Writes `new` after the tokens in `buffer`. Returns the filled part from token `from` on.
 fn append(buffer: &mut Option<Array>, new: &Array, fit: Fit, from: i32) -> Result<Array> {
     let [batch, heads, length, dim] = *new.shape() else {
         return Err(Exception::custom(format!("KV of shape {:?}", new.shape())));
@@ -304,7 +304,7 @@ fn append(buffer: &mut Option<Array>, new: &Array, fit: Fit, from: i32) -> Resul
         old => grow(old, [batch, heads, dim], new.dtype(), fit)?,
     };
     let filled = slice_update(&roomy, new, &[0, 0, fit.kept, 0], &[batch, heads, end, dim])?;
-    // The old handle goes before evaluation, so that MLX can write in place.
+    // The old handle is dropped before evaluation, so that MLX can write into the same memory.
     drop(roomy);
     let view = slice(&filled, &[0, 0, from, 0], &[batch, heads, end, dim])?;
     *buffer = Some(filled);

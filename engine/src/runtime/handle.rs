@@ -28,7 +28,7 @@ use crate::runtime::model::Model;
 use crate::runtime::worker::{self, Worker};
 use crate::types::ModelInfo;
 
-/// WeightBudget in the command channel for what is not a request: loads, unloads, wake-ups.
+/// Room in the command channel for commands that are no requests: loads, unloads, wake-ups.
 const CONTROL_COMMANDS: usize = 64;
 
 /// A handle to the engine thread. Clones share it; the thread ends at [`Engine::stop`], or when the

@@ -32,7 +32,7 @@ impl ReasoningBudget {
     }
 
     /// Whether the token after the next one depends on which the next one is. Such a row cannot be
-    /// computed ahead. (ReasoningBudget that are opened again when nothing is left may have one token.)
+    /// computed ahead. (Reasoning that is opened again when nothing is left may have one token.)
     pub(crate) fn is_near_end(&self) -> bool {
         self.is_open && self.left <= 1
     }

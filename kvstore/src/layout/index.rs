@@ -15,7 +15,7 @@ pub const MAGIC: [u8; 8] = *b"\x89OKI\r\n\x1a\n";
 /// Length of an index file's header.
 pub const FILE_HEADER_LEN: usize = 32;
 const FRAME_HEADER_LEN: usize = 16;
-/// Longest body of a frame; anything longer is damage.
+/// The longest body of a frame; a longer one is damage.
 const MAX_BODY: usize = 256;
 
 const TYPE_ADD: u8 = 1;
@@ -46,11 +46,11 @@ pub struct Stored {
     pub parent: Option<Key>,
     /// Its kind.
     pub kind: Kind,
-    /// How often it was part of a looked-up chain; decays.
+    /// How often it was part of a chain that was looked up; the number decays.
     pub uses: u8,
     /// Length of its file, in bytes.
     pub file_len: u64,
-    /// What it occupies on the medium, in bytes.
+    /// The bytes that its file takes on the medium.
     pub physical: u64,
     /// When it was last used, in seconds since 1970.
     pub used_secs: u64,
@@ -63,11 +63,11 @@ pub enum Frame {
     Add(Stored),
     /// A record's file was removed.
     Remove(Namespace, Key),
-    /// Bytes written in one day, counted in days since 1970.
+    /// The bytes written on one day, which is counted from 1970.
     Spent {
         /// The day.
         day: u64,
-        /// Bytes written in that day so far.
+        /// The bytes written on that day so far.
         bytes: u64,
     },
 }
@@ -184,11 +184,11 @@ fn decode_stored(fields: &mut Fields<'_>) -> Option<Stored> {
     })
 }
 
-/// Gives fuzzed frames the checksums that they would need, and lengths within the limit.
+/// Gives fuzzed frames right checksums, and lengths within the limit.
 #[cfg(debug_assertions)]
 pub(super) fn make_frames_right(mut bytes: &mut [u8]) {
     while bytes.len() >= FRAME_HEADER_LEN {
-        // Mostly a length that some type has.
+        // Most of the lengths are those of some type.
         let body_len = match bytes[4] {
             0..64 => ADD_BODY_LEN,
             64..128 => 64,

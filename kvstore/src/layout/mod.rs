@@ -1,7 +1,7 @@
-//! Every byte offset of the format, and nothing else: `docs/kvstore-format.md` draws what this
-//! module computes. All integers are little-endian.
+//! Every byte offset of the format, and nothing else. `docs/kvstore-format.md` describes the same
+//! format in words. All integers are little-endian.
 
-// Not in release builds: fuzz targets and their twins in tests call it.
+// Not in release builds: only fuzz targets and tests call it.
 #[cfg(debug_assertions)]
 pub mod fuzz;
 pub mod index;
@@ -9,11 +9,11 @@ pub mod record;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Parts start at multiples of this, so that each can be mapped and adopted by a GPU without a
-/// copy: the virtual-memory page of Apple Silicon.
+/// Parts start at multiples of this, the virtual-memory page of Apple Silicon, so that a GPU can use a
+/// mapped part without a copy.
 pub const ALIGN: u64 = 16 * 1024;
 
-/// The newest format this build writes, and the only one it reads.
+/// The format that this build writes, and the only one that it reads.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// `len` rounded up to the next multiple of [`ALIGN`].
@@ -24,22 +24,22 @@ pub const fn align_up(len: u64) -> u64 {
 /// Why bytes were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
-    /// The header does not parse, fails its checksum, or is of an unknown version.
+    /// The header cannot be parsed, fails its checksum, or is of an unknown version.
     Header,
-    /// The payload fails its checksum, or its seal does not open.
+    /// The payload fails its checksum, or cannot be decrypted.
     Checksum,
-    /// The file says it is another block than the one asked for.
+    /// The file names another block than the one asked for.
     Namespace,
-    /// The file is shorter (or longer) than its header says, or its pages are gone.
+    /// The file is shorter or longer than its header says, or its pages cannot be read.
     ShortRead,
 }
 
 impl Damage {
-    /// Every damage, in the order that [`Damage::index`] counts them.
+    /// Every damage, in the order of [`Damage::index`].
     pub const ALL: [Damage; 4] =
         [Damage::Header, Damage::Checksum, Damage::Namespace, Damage::ShortRead];
 
-    /// The damage's place in [`Damage::ALL`].
+    /// The index of the damage in [`Damage::ALL`].
     pub fn index(self) -> usize {
         match self {
             Damage::Header => 0,
@@ -55,7 +55,7 @@ impl Damage {
     }
 }
 
-/// Reads fields one after the other; `None` once the bytes run out.
+/// Reads fields one after the other. Every method returns `None` once the bytes run out.
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -82,7 +82,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The checksum of short things: headers and index frames.
+/// The checksum of headers and index frames.
 pub(crate) fn checksum(bytes: &[u8]) -> u128 {
     xxh3_128(bytes)
 }

@@ -12,15 +12,15 @@ use super::{ALIGN, Damage, FORMAT_VERSION, Fields, align_up, checksum};
 use crate::key::{Key, Kind, Namespace};
 use std::ops::Range;
 
-/// First bytes of every record. The high bit, the line ends and the end-of-file mark show damage
-/// done by a transfer that thought it was text.
+/// The first bytes of every record. The high bit, the line ends and the end-of-file mark reveal damage
+/// by a transfer in text mode.
 pub const MAGIC: [u8; 8] = *b"\x89OKV\r\n\x1a\n";
 
-/// Most parts one record may have.
+/// The most parts that one record may have.
 pub const MAX_PARTS: usize = 65_536;
-/// Longest witness, in bytes.
+/// The longest witness, in bytes.
 pub const MAX_WITNESS: usize = 1 << 20;
-/// Longest payload region, in bytes.
+/// The longest payload region, in bytes.
 pub const MAX_PAYLOAD: u64 = 1 << 32;
 
 /// Length of the fixed fields.
@@ -31,7 +31,7 @@ const PART_ENTRY_LEN: usize = 8;
 const FLAG_PARENT: u8 = 1;
 const FLAG_SEALED: u8 = 2;
 
-/// What opens an encrypted record. The nonce is public; the tags prove the bytes.
+/// What decryption needs besides the key. The nonce is public; the tags authenticate the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seal {
     /// Random, never used twice with one key.
@@ -45,7 +45,7 @@ pub struct Seal {
 /// A record's header, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What the record holds.
+    /// The kind of the record.
     pub kind: Kind,
     /// The namespace it belongs to.
     pub namespace: Namespace,
@@ -65,7 +65,7 @@ pub struct Header {
     pub witness: Vec<u8>,
 }
 
-/// Where a record's bytes lie. The only place that computes offsets.
+/// The offsets of a record's parts. No other code computes offsets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Length of the header region; the payload region starts here.
@@ -77,7 +77,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out a record, or `None` when it breaks a limit of the format.
+    /// Lays out a record. `None` when it breaks a limit of the format.
     pub fn new(witness_len: usize, part_lens: &[u64]) -> Option<Layout> {
         if witness_len > MAX_WITNESS || part_lens.len() > MAX_PARTS {
             return None;
@@ -115,14 +115,14 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// True for the start of a record whose version is later than ours.
+    /// True for the start of a record of a later version than ours.
     pub fn is_newer(bytes: &[u8]) -> bool {
         let mut fields = Fields(bytes);
         fields.bytes() == Some(MAGIC) && fields.u32().is_some_and(|v| v > FORMAT_VERSION)
     }
 
-    /// Reads the sizes from the first [`FIXED_LEN`] bytes. Nothing is trusted yet: the sizes are
-    /// only held against the format's limits, so that no allocation follows a damaged number.
+    /// Reads the sizes from the first [`FIXED_LEN`] bytes. The checksum is not known to hold yet, so
+    /// the sizes are compared with the limits of the format: a damaged size allocates no memory.
     pub fn decode(bytes: &[u8]) -> Result<Prefix, Damage> {
         let mut fields = Fields(bytes.get(..FIXED_LEN).ok_or(Damage::ShortRead)?);
         let read = (|| Some((fields.bytes::<8>()?, fields.u32()?, fields.u32()?)))();
@@ -232,7 +232,7 @@ impl Header {
 
 const PAYLOAD_LEN_AT: usize = 128;
 
-/// `fixed` starts at the kind byte.
+/// Decodes the fixed fields; `fixed` starts at the kind byte.
 fn decode_fixed(fixed: &[u8], parts: Vec<u64>, witness: Vec<u8>) -> Option<Header> {
     let mut fields = Fields(fixed);
     let kind = *Kind::ALL.get(usize::from(fields.u8()?))?;
@@ -270,8 +270,8 @@ fn header_checksum(bytes: &[u8]) -> u128 {
     checksum(&covered)
 }
 
-/// Gives fuzzed bytes the magic, version, lengths and checksum that their other fields ask for.
-/// False when they ask for what breaks a limit.
+/// Gives fuzzed bytes the magic, version, lengths and checksum that fit their other fields. False when
+/// those break a limit.
 #[cfg(debug_assertions)]
 pub(super) fn make_right(bytes: &mut Vec<u8>) -> bool {
     bytes.resize(bytes.len().max(FIXED_LEN), 0);
@@ -297,7 +297,7 @@ pub(super) fn make_right(bytes: &mut Vec<u8>) -> bool {
     true
 }
 
-/// A header region is never longer than this, whatever its bytes say.
+/// A header region is never longer than this, whatever its size fields say.
 pub const MAX_HEADER: u64 = align_up((FIXED_LEN + MAX_PARTS * PART_ENTRY_LEN + MAX_WITNESS) as u64);
 const _: () = assert!(MAX_HEADER.is_multiple_of(ALIGN) && MAX_HEADER < u32::MAX as u64);
 

@@ -24,20 +24,20 @@ pub(crate) fn barrier(file: &File) -> io::Result<()> {
     }
 }
 
-/// Reads of `file` that are aligned leave nothing in the system's cache, and take from it what
-/// is there.
+/// Makes aligned reads of `file` go past the system's cache. Bytes that are in the cache are still taken
+/// from it.
 pub(crate) fn read_directly(file: &File, _len: u64) {
     // SAFETY: `file` keeps the descriptor open during the call, and F_NOCACHE takes an int.
     // A refusal only means that the read goes through the cache.
     unsafe { libc::fcntl(file.as_raw_fd(), F_NOCACHE, 1 as c_int) };
 }
 
-/// False: reads that are not aligned go through the cache by themselves.
+/// Returns false: unaligned reads go through the cache anyway.
 pub(crate) fn read_through_cache(_file: &File) -> bool {
     false
 }
 
-/// Nothing to do: a mapping's pages cannot be asked to be larger.
+/// Does nothing: macOS has no larger pages for a mapping.
 pub(crate) fn wish_for_huge_pages(_memory: &memmap2::MmapMut) {}
 
 /// Asks the system to read a file ahead into its cache. A refusal only means a slower read.
@@ -61,7 +61,7 @@ unsafe extern "C" {
     fn pthread_set_qos_class_self_np(class: c_uint, priority: c_int) -> c_int;
 }
 
-/// The quality-of-service class of the calling thread.
+/// Sets the quality-of-service class of the calling thread.
 pub(crate) fn set_thread_class(intent: Intent) {
     // From <sys/qos.h>.
     const USER_INITIATED: c_uint = 0x19;
@@ -70,7 +70,7 @@ pub(crate) fn set_thread_class(intent: Intent) {
         Intent::Compute | Intent::Restore => USER_INITIATED,
         Intent::Background => UTILITY,
     };
-    // SAFETY: takes no pointer and concerns only the calling thread.
+    // SAFETY: the call takes no pointer and concerns only the calling thread.
     unsafe { pthread_set_qos_class_self_np(class, 0) };
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn set_up_map(map: &memmap2::Mmap) {
     let _ = map.advise(memmap2::Advice::WillNeed);
 }
 
-/// Nothing to do: pages of 16 KiB are cheap enough to fault in one by one.
+/// Does nothing: pages of 16 KiB are large enough to be made one fault at a time.
 pub(crate) fn fill_pages(_memory: &memmap2::MmapMut) {}
 
 /// True for a SIGBUS that the kernel raised for a bad access; codes of sent signals start at
@@ -141,7 +141,7 @@ impl Assertion {
 
 impl Drop for Assertion {
     fn drop(&mut self) {
-        // SAFETY: takes no pointer; the number is of an assertion that was not released yet.
+        // SAFETY: the call takes no pointer, and the assertion of this number was not released yet.
         unsafe { IOPMAssertionRelease(self.0) };
     }
 }
@@ -179,7 +179,7 @@ struct RusageInfo {
     proc_exit_abstime: u64,
 }
 
-/// What Activity Monitor calls the memory of the process.
+/// The memory of the process, as Activity Monitor shows it.
 pub(crate) fn footprint() -> Option<u64> {
     let mut info = RusageInfo::default();
     let pid = std::process::id() as c_int;
@@ -188,7 +188,7 @@ pub(crate) fn footprint() -> Option<u64> {
     (status == 0).then_some(info.phys_footprint)
 }
 
-/// The level that the kernel tells: 1 normal, 2 warning, 4 critical.
+/// The memory pressure that the kernel reports: 1 normal, 2 warning, 4 critical.
 pub(crate) fn memory_pressure() -> Pressure {
     let mut level: c_int = 0;
     let mut len = size_of::<c_int>();

@@ -1,4 +1,4 @@
-//! The half of Linux.
+//! The Linux half.
 
 use super::types::{Intent, Pressure};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -6,7 +6,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 
-/// The calling thread's nice value: positive, so that other programs come first.
+/// Sets the nice value of the calling thread. It is positive, so that other programs come first.
 pub(crate) fn set_thread_class(intent: Intent) {
     let nice = match intent {
         Intent::Compute | Intent::Restore => 5,
@@ -16,14 +16,14 @@ pub(crate) fn set_thread_class(intent: Intent) {
     let _ = rustix::process::setpriority_process(None, nice);
 }
 
-/// Linux has no barrier without a flush.
+/// Waits until the file is on the medium: Linux has no barrier without a flush.
 pub(crate) fn barrier(file: &File) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Reads of `file`, which must be aligned, go past the system's cache, unless its end is there
-/// already: then so is the rest, most likely, and no disk is as fast. A refusal means reads
-/// through the cache.
+/// Makes reads of `file`, which must be aligned, go past the system's cache; except when the end of the
+/// file is in the cache, because then most likely all of it is, and the cache is faster than any disk.
+/// If the system refuses, reads go through the cache.
 pub(crate) fn read_directly(file: &File, len: u64) {
     let mut last = [0];
     let mut into = [IoSliceMut::new(&mut last)];
@@ -33,39 +33,38 @@ pub(crate) fn read_directly(file: &File, len: u64) {
     }
 }
 
-/// Ends [`read_directly`]; false when it was not in effect.
+/// Ends the effect of [`read_directly`]. False when it had none.
 pub(crate) fn read_through_cache(file: &File) -> bool {
     let direct = fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::DIRECT));
     direct && fcntl_setfl(file, OFlags::empty()).is_ok()
 }
 
-/// Memory in one piece: the disk reads faster into it, and it costs one fault. A refusal costs
-/// only time.
+/// Asks for huge pages. The disk reads faster into memory in one piece, which also costs only one fault.
+/// If the system refuses, reads are only slower.
 pub(crate) fn wish_for_huge_pages(memory: &memmap2::MmapMut) {
     let _ = memory.advise(memmap2::Advice::HugePage);
 }
 
-/// Brings a file into the system's cache, in pages as large as a mapping gets them (reading it
-/// gives small ones, at twice the processor time). A refusal only means a slower read later.
+/// Brings a file into the system's cache through a mapping, which makes large pages. (Plain reads make
+/// small ones, and take twice the processor time.) A failure only means a slower read later.
 pub(crate) fn read_ahead(file: &File, _len: u64) {
-    // SAFETY: nothing reads through this mapping, so that it does not matter who changes the
-    // file meanwhile; a page that cannot be had ends the advice with an error, not a signal.
+    // SAFETY: nothing reads through this mapping, so it does not matter if the file changes meanwhile.
+    // A page that cannot be read ends the advice with an error, not with a signal.
     if let Ok(map) = unsafe { memmap2::Mmap::map(file) } {
         set_up_map(&map);
     }
 }
 
-/// Has the file read, in large pieces into large pages, and maps all of them at once instead of
-/// by one fault for every few. Where a page cannot be had this stops, and touching it faults as
-/// it would have.
+/// Reads the file in large pieces into large pages, and maps all of them at once instead of with one
+/// fault for every few pages. This stops at a page that cannot be read; reading that page faults later.
 pub(crate) fn set_up_map(map: &memmap2::Mmap) {
     let _ = map.advise(memmap2::Advice::HugePage);
     let _ = map.advise(memmap2::Advice::PopulateRead);
 }
 
-/// Has the pages of new memory made at once: fault by fault they cost more than what is copied
-/// into them. Not large ones: while the page cache fills, making room for those was measured to
-/// cost more than everything else about a read. A refusal costs only time.
+/// Makes the pages of new memory at once, because one fault for each would take longer than copying bytes
+/// into them. The pages are not huge ones: while the page cache fills, making room for those was measured
+/// to take longer than all other work of a read. A failure only costs time.
 pub(crate) fn fill_pages(memory: &memmap2::MmapMut) {
     let _ = memory.advise(memmap2::Advice::PopulateWrite);
 }
@@ -75,7 +74,7 @@ pub(crate) fn is_fault(si_code: std::ffi::c_int) -> bool {
     si_code > 0
 }
 
-/// Nothing that can be held.
+/// Stands for a power assertion, which Linux does not have.
 #[derive(Debug)]
 pub(crate) struct Assertion;
 
@@ -85,17 +84,18 @@ impl Assertion {
     }
 }
 
-/// Share of the last ten seconds, in percent, in which some task waited for memory.
+/// Memory pressure is a warning when some task waited for memory for this share of the last ten seconds,
+/// in percent.
 const SOME_WARNING: f64 = 20.0;
-/// In which all tasks did.
+/// Memory pressure is critical when all tasks waited for this share of them.
 const FULL_CRITICAL: f64 = 10.0;
 
-/// The kernel's pressure stall information. Where there is none, all is well.
+/// The memory pressure from the kernel's pressure stall information; normal if there is none.
 pub(crate) fn memory_pressure() -> Pressure {
     std::fs::read_to_string("/proc/pressure/memory").map_or(Pressure::Normal, |text| read(&text))
 }
 
-/// Memory of the process that no file stands behind.
+/// The anonymous memory of the process, which no file backs.
 pub(crate) fn footprint() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
@@ -106,9 +106,9 @@ pub(crate) fn footprint() -> Option<u64> {
 #[test]
 fn the_footprint_is_that_of_this_process() {
     let before = footprint().unwrap();
-    let held = vec![1_u8; 64 << 20];
+    let memory = vec![1_u8; 64 << 20];
     let more = footprint().unwrap().saturating_sub(before);
-    assert!(more >= held.len() as u64 / 2, "{more} bytes more");
+    assert!(more >= memory.len() as u64 / 2, "{more} bytes more");
 }
 
 fn read(text: &str) -> Pressure {

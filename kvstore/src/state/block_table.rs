@@ -3,7 +3,7 @@
 use super::block::{Block, OnDisk};
 use super::chain::ChainLru;
 use super::ram_tier::RamTier;
-use crate::key::{BlockId, IdHash};
+use crate::key::{BlockId, IdHash, Key};
 use crate::layout::index::Stored;
 use crate::record::{MappedBlock, Resident};
 use std::collections::HashMap;
@@ -115,13 +115,46 @@ impl BlockTable {
 
     // ---- using -------------------------------------------------------------------------------
 
-    /// Makes a block the most recently used in both tiers, and counts a use on disk when `used`.
-    pub(super) fn touch(&mut self, id: &BlockId, now_secs: u64, used: bool) {
-        if let Some(block) = self.blocks.get_mut(id) {
+    /// Makes a block the most recently used in both tiers.
+    pub(super) fn touch(&mut self, id: &BlockId, now_secs: u64) -> Option<&Block> {
+        let block = self.blocks.get_mut(id)?;
+        block.used_secs = now_secs;
+        self.disk_order.touch(id, false);
+        self.ram.touch(id);
+        Some(block)
+    }
+
+    /// As [`BlockTable::touch`], for a reader, who does not have to be awaited any more. Also returns
+    /// the seconds since the use before.
+    pub(super) fn read(&mut self, id: &BlockId, now_secs: u64) -> Option<(u64, &Block)> {
+        let block = self.blocks.get_mut(id)?;
+        let gap_secs = block.idle_secs(now_secs);
+        block.used_secs = now_secs;
+        block.awaited_until = 0;
+        self.disk_order.touch(id, false);
+        self.ram.touch(id);
+        Some((gap_secs, block))
+    }
+
+    /// How many of `keys`, from the first, are in the table as one chain, and how many of those are
+    /// in memory. Counts a use of each.
+    pub(super) fn use_chain(&mut self, space: u32, keys: &[Key], now_secs: u64) -> (usize, usize) {
+        let (mut matched, mut in_memory) = (0, 0);
+        let mut before: Option<Key> = None;
+        for &key in keys {
+            let id = BlockId { space, key };
+            let Some(block) = self.blocks.get_mut(&id) else { break };
+            if before.is_some() && block.parent != before {
+                break;
+            }
             block.used_secs = now_secs;
-            self.disk_order.touch(id, used);
-            self.ram.touch(id);
+            in_memory += usize::from(block.resident.is_some());
+            self.disk_order.touch(&id, true);
+            self.ram.touch(&id);
+            matched += 1;
+            before = Some(key);
         }
+        (matched, in_memory)
     }
 
     pub(super) fn set_awaited_until(&mut self, id: &BlockId, secs: u64) {
@@ -235,7 +268,7 @@ impl BlockTable {
 mod tests {
     use super::*;
     use crate::buffer::MemoryGauge;
-    use crate::key::{Key, Kind, Namespace};
+    use crate::key::{Kind, Namespace};
     use crate::record::RecordShape;
     use proptest::prelude::*;
 
@@ -307,7 +340,7 @@ mod tests {
                     5 if table.is_stored(&id) => table.join_ram(&id, &resident(n)),
                     6 => table.leave_ram(&id),
                     7 => table.leave_disk(&id),
-                    _ => table.touch(&id, 2, true),
+                    _ => drop(table.use_chain(0, &[id.key], 2)),
                 }
                 check(&table);
             }

@@ -1,22 +1,22 @@
-//! The order of eviction, as a pure structure: least recently used first, a chain's suffix always
-//! before its prefix.
+//! The order of eviction: least recently used first, and the suffix of a chain always before its
+//! prefix.
 //!
-//! Blocks form trees: a block's parent is the block before it. Only leaves may leave, so a chain
-//! shrinks from its end and what remains can still be used from its start; a prefix that many
-//! chains share goes after all of them. Blocks with `uses` on record are passed over, and lose half
-//! of them each time, before they go: a prefix that keeps being looked up outlives the suffixes of
-//! one-off requests even once it has become a leaf.
+//! Blocks form trees: the parent of a block is the block before it. Only leaves are evicted, so a chain
+//! shrinks from its end, and the remaining part can still be used from its start. A prefix that many
+//! chains share goes after all of them. A block with `uses` is passed over, and loses half of them each
+//! time: a prefix that is looked up again and again outlives the suffixes of single requests, even when
+//! it has become a leaf.
 
 use crate::key::{BlockId, IdHash, Key};
 use std::collections::{BTreeSet, HashMap};
 
-/// More uses than this are not counted, which bounds how often one block is passed over.
+/// Uses beyond this are not counted, which limits how often one block is passed over.
 const MAX_USES: u8 = 16;
 
 #[derive(Debug)]
 struct Node {
     parent: Option<Key>,
-    /// When it was last touched, in touches; no two nodes have the same.
+    /// The number of touches so far when it was last touched. No two nodes have the same.
     tick: u64,
     uses: u8,
     children: u32,
@@ -26,9 +26,9 @@ struct Node {
 #[derive(Debug, Default)]
 pub(crate) struct ChainLru {
     nodes: HashMap<BlockId, Node, IdHash>,
-    /// Children whose parent is not here, counted by parent.
+    /// The number of children of each parent that is not in the set.
     orphans: HashMap<BlockId, u32, IdHash>,
-    /// Nodes without children, by tick.
+    /// The nodes without children, by tick.
     leaves: BTreeSet<(u64, BlockId)>,
     tick: u64,
 }
@@ -68,7 +68,7 @@ impl ChainLru {
             }
         }
         self.nodes.insert(id, node);
-        self.file(&id);
+        self.list_leaf(&id);
     }
 
     pub(crate) fn remove(&mut self, id: &BlockId) {
@@ -80,7 +80,7 @@ impl ChainLru {
         let Some(parent) = node.parent.map(|key| BlockId { key, ..*id }) else { return };
         if let Some(above) = self.nodes.get_mut(&parent) {
             above.children -= 1;
-            self.file(&parent);
+            self.list_leaf(&parent);
         } else if let Some(count) = self.orphans.get_mut(&parent) {
             *count -= 1;
             if *count == 0 {
@@ -89,7 +89,7 @@ impl ChainLru {
         }
     }
 
-    /// Makes a block the most recently used, and counts a use when `used`.
+    /// Makes a block the most recently used, and counts a use if `used`.
     pub(crate) fn touch(&mut self, id: &BlockId, used: bool) {
         self.tick += 1;
         let tick = self.tick;
@@ -106,7 +106,7 @@ impl ChainLru {
 
     /// The next block to go that `may_go` does not refuse.
     pub(crate) fn victim(&mut self, may_go: impl Fn(&BlockId) -> bool) -> Option<BlockId> {
-        // Every turn halves the uses of some leaf, so this ends.
+        // Every iteration halves the uses of some leaf, so this ends.
         loop {
             let id = self.leaves.iter().map(|&(_, id)| id).find(&may_go)?;
             let node = self.nodes.get_mut(&id)?;
@@ -129,8 +129,8 @@ impl ChainLru {
         self.nodes.get(id).is_some_and(|node| node.children == 0)
     }
 
-    /// Lists a node among the leaves if it is one.
-    fn file(&mut self, id: &BlockId) {
+    /// Adds a node to `leaves` if it is a leaf.
+    fn list_leaf(&mut self, id: &BlockId) {
         let node = &self.nodes[id];
         if node.children == 0 {
             self.leaves.insert((node.tick, *id));
@@ -233,8 +233,8 @@ mod tests {
             let total = lru.len();
             let order = drain(&mut lru);
             prop_assert_eq!(order.len(), total);
-            for (place, n) in order.iter().enumerate() {
-                let gone_before = |key: Key| order[..place].contains(&key.0[0]);
+            for (position, n) in order.iter().enumerate() {
+                let gone_before = |key: Key| order[..position].contains(&key.0[0]);
                 prop_assert!(!parents[n].is_some_and(gone_before), "{n} went after its parent");
             }
             prop_assert!(lru.orphans.is_empty() && lru.leaves.is_empty());

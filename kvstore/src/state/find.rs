@@ -26,10 +26,8 @@ pub(crate) enum Found {
 impl State {
     /// Finds a block for a reader, and takes memory to read it into if it is on disk.
     pub(crate) fn find(&mut self, id: &BlockId, now_secs: u64) -> Found {
-        let Some(block) = self.blocks.get(id) else { return Found::Missing };
-        let (gap, file_len, bytes) = (block.idle_secs(now_secs), block.file_len, block.bytes());
-        self.blocks.touch(id, now_secs, false);
-        self.blocks.set_awaited_until(id, 0);
+        let Some((gap, block)) = self.blocks.read(id, now_secs) else { return Found::Missing };
+        let (file_len, bytes) = (block.file_len, block.bytes());
         if let Some((bytes, tier)) = bytes {
             self.counters.reused(id, tier, gap);
             return Found::Here(bytes, tier);
@@ -86,19 +84,6 @@ impl State {
         now_secs: u64,
     ) -> (usize, usize) {
         let Some(space) = self.find_space(namespace) else { return (0, 0) };
-        let (mut matched, mut in_ram) = (0, 0);
-        let mut before: Option<Key> = None;
-        for &key in keys {
-            let id = BlockId { space, key };
-            let Some(block) = self.blocks.get(&id) else { break };
-            if before.is_some() && block.parent != before {
-                break;
-            }
-            in_ram += usize::from(block.resident.is_some());
-            self.blocks.touch(&id, now_secs, true);
-            matched += 1;
-            before = Some(key);
-        }
-        (matched, in_ram)
+        self.blocks.use_chain(space, keys, now_secs)
     }
 }

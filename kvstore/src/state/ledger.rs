@@ -1,12 +1,12 @@
-//! The books of the disk, as pure arithmetic: nothing is written that was not reserved here first,
-//! so the sum of everything under the root never passes the quota.
+//! Counts the bytes on disk. Every write is reserved here first, so everything under the root together
+//! never passes the quota.
 
 use std::collections::BTreeMap;
 
 /// One day, in seconds.
 const DAY_SECS: u64 = 24 * 60 * 60;
 
-/// What may not be passed.
+/// The limits of the disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DiskLimits {
     pub(crate) quota: u64,
@@ -16,13 +16,13 @@ pub(crate) struct DiskLimits {
 /// Why a write may not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The root is full; anything may go to make room.
+    /// The root is full. Removing any file makes room.
     Quota,
-    /// Enough was written today.
+    /// The bytes allowed for this day are written.
     WriteBudget,
 }
 
-/// Bytes of one namespace.
+/// The bytes of one namespace.
 #[derive(Clone, Copy, Debug, Default)]
 struct Space {
     settled: u64,
@@ -32,13 +32,13 @@ struct Space {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     limits: DiskLimits,
-    /// What is on the medium under the root, all files.
+    /// The bytes on the medium under the root, of all files.
     settled: u64,
-    /// What is being written.
+    /// The bytes reserved for writes in flight.
     reserved: u64,
-    /// What of `settled` no indexed block has.
+    /// The part of `settled` that belongs to no indexed block.
     unindexed: u64,
-    /// Those that have bytes.
+    /// The namespaces that have bytes.
     spaces: BTreeMap<u32, Space>,
     day: u64,
     spent: u64,
@@ -84,7 +84,7 @@ impl Ledger {
         self.spaces.get(&space).map_or(0, |space| space.settled + space.reserved)
     }
 
-    /// Takes room for a write, in a namespace or (`None`) for the store's own files.
+    /// Reserves room for a write in a namespace, or (`None`) for the store's own files.
     pub(crate) fn reserve(
         &mut self,
         space: Option<u32>,
@@ -107,15 +107,15 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether `bytes` would fit once everything that may go is gone: all records, and `removable`
-    /// bytes besides. If not, nothing should go for them.
+    /// Whether `bytes` would fit if all records, and `removable` bytes of other files, were removed. If
+    /// not, nothing should be removed for them.
     pub(crate) fn could_fit(&self, bytes: u64, removable: u64) -> bool {
         let records: u64 = self.spaces.values().map(|space| space.settled).sum();
         let fixed = self.physical().saturating_sub(records + removable);
         fixed.saturating_add(bytes) <= self.limits.quota
     }
 
-    /// Ends a write: of `reserved` bytes, `kept` are on the medium and `written` wore it.
+    /// Ends a write. Of `reserved` bytes, `kept` are on the medium now; `written` count for the daily limit.
     pub(crate) fn settle(&mut self, space: Option<u32>, reserved: u64, kept: u64, written: u64) {
         debug_assert!(kept <= reserved, "a write took more than it reserved");
         self.reserved -= reserved;
@@ -129,7 +129,7 @@ impl Ledger {
         }
     }
 
-    /// Bytes were found on the medium.
+    /// Counts bytes that were found on the medium.
     pub(crate) fn found(&mut self, space: Option<u32>, bytes: u64) {
         self.settled += bytes;
         if let Some(space) = space {
@@ -137,7 +137,7 @@ impl Ledger {
         }
     }
 
-    /// Bytes are no longer on the medium.
+    /// Takes back bytes that are no longer on the medium.
     pub(crate) fn gone(&mut self, space: Option<u32>, bytes: u64) {
         self.settled = self.settled.saturating_sub(bytes);
         if let Some(space) = space {
@@ -145,12 +145,12 @@ impl Ledger {
         }
     }
 
-    /// The day and the bytes written in it, to survive a restart.
+    /// The day and the bytes written on it, which the index keeps for the next opening.
     pub(crate) fn spent(&self) -> (u64, u64) {
         (self.day, self.spent)
     }
 
-    /// Takes over what an earlier process wrote in `day`.
+    /// Counts what an earlier process wrote on `day`.
     pub(crate) fn restore_spent(&mut self, day: u64, bytes: u64, now_secs: u64) {
         self.roll_day(now_secs);
         if day == self.day {
@@ -158,7 +158,7 @@ impl Ledger {
         }
     }
 
-    /// What may still be written today; `None` without a limit.
+    /// The bytes that may still be written today; `None` without a limit.
     pub(crate) fn write_budget_left(&self, now_secs: u64) -> Option<u64> {
         let spent = if now_secs / DAY_SECS == self.day { self.spent } else { 0 };
         self.limits.writes_per_day.map(|limit| limit.saturating_sub(spent))
@@ -166,14 +166,14 @@ impl Ledger {
 
     fn roll_day(&mut self, now_secs: u64) {
         let day = now_secs / DAY_SECS;
-        // A clock set back must not hand out a second budget.
+        // A clock that is set back must not give a second budget.
         if day > self.day {
             self.day = day;
             self.spent = 0;
         }
     }
 
-    /// Changes the bytes of a namespace, which is forgotten when it has none left.
+    /// Changes the bytes of a namespace, and forgets it when it has none left.
     fn change(&mut self, space: u32, change: impl FnOnce(&mut Space)) {
         let own = self.spaces.entry(space).or_default();
         change(own);

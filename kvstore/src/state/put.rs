@@ -68,14 +68,13 @@ impl State {
         now: Duration,
         now_secs: u64,
     ) -> Option<PutOutcome> {
-        self.blocks.get(id)?;
-        self.blocks.touch(id, now_secs, false);
-        let block = self.blocks.get(id)?;
+        let block = self.blocks.touch(id, now_secs)?;
+        let parent = block.parent;
         let resident = match &block.resident {
             Some(resident) if block.on_disk == OnDisk::No => Arc::clone(resident),
             _ => return Some(PutOutcome::AlreadyStored),
         };
-        match self.may_save(id, block.parent, resident.memory_len(), now) {
+        match self.may_save(id, parent, resident.memory_len(), now) {
             Ok(()) => {
                 if self.blocks.queue(id) {
                     self.queue_save(*id, resident);

@@ -1,4 +1,4 @@
-//! Shared by the test programs; not each uses all of it.
+//! Shared by the test programs, not all of which use everything.
 #![allow(dead_code, reason = "each test program uses its own part")]
 #![allow(missing_docs, unreachable_pub, reason = "test code")]
 

@@ -1,13 +1,13 @@
-//! A disk in memory that keeps two images, what a running process sees and what survives a power
-//! cut, and that fails in every way a real one does, from a seed.
+//! A disk in memory with two images: what a running process sees, and what survives a power cut. It fails
+//! in every way a real disk does, from a seed.
 //!
-//! * A power cut keeps each folder change since the last one with even odds, one by one (renames
-//!   are lost while later ones survive), and of every file the bytes up to its last barrier, plus
-//!   a random choice of 512-byte sectors of the rest (torn writes).
+//! * A power cut keeps each folder change since the last one with a probability of one half (a rename may
+//!   be lost while a later one survives), and of every file the bytes up to its last barrier, and a
+//!   random choice of the 512-byte sectors after it (torn writes).
 //! * While faults are on, operations fail with EIO, appends stop half way, reads come back short
 //!   or with a flipped bit, mappings lose a page.
 //! * The medium has a capacity: beyond it appends write what fits and report ENOSPC.
-//! * The disk itself watches the quota: growing beyond it is a panic at that very step.
+//! * The disk watches the quota: a step that grows beyond it panics.
 
 use super::rng::Rng;
 use kvstore::disk::{DirEntry, Disk, Mapped, Meta, ReadFile, WriteFile};
@@ -60,14 +60,14 @@ impl Image {
                 }
             }
             NameChange::Dir(path) => drop(self.dirs.insert(path.clone())),
-            // Something may have come into it that outlived the power cut while its leaving did not.
+            // A file may have been moved in, which survived the power cut, and out again, which did not.
             NameChange::RemoveDir(path) if self.is_empty(path) => drop(self.dirs.remove(path)),
             NameChange::RemoveDir(_) => {}
         }
     }
 }
 
-/// How often each kind of failure strikes: once in so many operations; 0 is never.
+/// Each kind of failure happens once in this many operations; 0 is never.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     pub eio: u64,
@@ -83,11 +83,11 @@ struct Inner {
     faults: Faults,
     capacity: u64,
     quota: u64,
-    /// What the disk may hold now: the quota, or more while foreign files exceed it.
+    /// The most bytes on the disk now: the quota, or more while foreign files exceed it.
     allowed: u64,
     /// After a crash of the process nothing more reaches the disk.
     dead: bool,
-    /// Operations until the process dies by itself.
+    /// The number of operations until the process dies.
     dies_in: Option<u64>,
     rng: Rng,
 }
@@ -118,7 +118,7 @@ impl Inner {
         files.sum::<u64>() + self.live.dirs.len() as u64 * CLUSTER
     }
 
-    /// To be called after every growth.
+    /// Checks the quota. Called after every growth.
     fn check_quota(&mut self) {
         let total = self.total();
         assert!(total <= self.allowed, "{total} bytes on disk, {} allowed", self.allowed);
@@ -134,7 +134,7 @@ impl Inner {
         self.changes.push(change);
     }
 
-    /// Fails the operation if the process is dead or a fault strikes.
+    /// Fails the operation if the process is dead or a fault happens.
     fn gate(&mut self) -> io::Result<()> {
         if let Some(left) = &mut self.dies_in {
             match left.checked_sub(1) {
@@ -175,7 +175,8 @@ impl SimDisk {
         SimDisk { inner: Arc::new(Mutex::new(inner)), hook: Arc::new(Mutex::new(None)) }
     }
 
-    /// Called before every operation, outside of all locks: a scheduler's chance to switch.
+    /// Sets a function that is called before every operation, without a lock, so that a scheduler can switch
+    /// threads.
     pub fn set_hook(&self, hook: Hook) {
         *lock(&self.hook) = Some(Arc::new(hook));
     }
@@ -207,19 +208,19 @@ impl SimDisk {
         lock(&self.inner).dies_in = Some(operations);
     }
 
-    /// The process dies now: nothing it still does reaches the disk.
+    /// The process dies now. Nothing it does later reaches the disk.
     pub fn kill(&self) {
         lock(&self.inner).dead = true;
     }
 
-    /// A new process starts; what the old one had written is there.
+    /// A new process starts, and finds everything that the old one wrote.
     pub fn restart(&self) {
         let mut inner = lock(&self.inner);
         inner.dead = false;
         inner.dies_in = None;
     }
 
-    /// The power fails: only the durable image, and some of what was under way, is left.
+    /// The power fails. Only the durable image is left, and a part of the changes in flight.
     pub fn power_cut(&self) {
         let mut inner = lock(&self.inner);
         let mut rng = inner.rng.clone();
@@ -228,7 +229,7 @@ impl SimDisk {
                 inner.durable.apply(&change);
             }
         }
-        // What is in a folder that was lost is lost.
+        // The files in a folder that was lost are lost.
         let Image { files, dirs } = &mut inner.durable;
         let known = dirs.clone();
         dirs.retain(|dir| dir.ancestors().all(|above| known.contains(above)));
@@ -258,7 +259,7 @@ impl SimDisk {
         inner.allowed = inner.quota.max(inner.total());
     }
 
-    /// Everything so far survives a power cut.
+    /// Makes everything so far survive a power cut.
     pub fn settle(&self) {
         let mut inner = lock(&self.inner);
         let changes = std::mem::take(&mut inner.changes);
@@ -278,8 +279,8 @@ impl SimDisk {
         lock(&self.inner).live.files.get(path).map(|file| lock(file).live.clone())
     }
 
-    /// Puts a file there that the store knows nothing of. It may break the quota; it is not the
-    /// store that did.
+    /// Adds a file that the store does not know. It may pass the quota, because the store did not write
+    /// it.
     pub fn put_foreign(&self, path: &Path, bytes: Vec<u8>) {
         let mut inner = lock(&self.inner);
         for dir in path.ancestors().skip(1) {
@@ -300,7 +301,7 @@ impl SimDisk {
         inner.shrunk();
     }
 
-    /// Changes a file behind the store's back.
+    /// Changes a file without the store.
     pub fn tamper(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut inner = lock(&self.inner);
         if let Some(file) = inner.live.files.get(path) {
@@ -328,7 +329,7 @@ impl Disk for SimDisk {
                 return Err(os_error(libc::ENOSPC));
             }
             inner.name(NameChange::Dir(dir.into()));
-            // The store's few top folders are made before it can know what else is there.
+            // The store makes its top folders before it knows what else is on the disk.
             if dir.components().count() == 1 {
                 inner.allowed = inner.allowed.max(inner.total());
             }
@@ -512,7 +513,7 @@ impl ReadFile for SimFile {
         }
         buffer[..len].copy_from_slice(&file.live[start..start + len]);
         if len > 0 && inner.rng.one_in(faults.flip_on_read) {
-            // In the first bytes, where something is: most of what is read is padding.
+            // In the first bytes, because most of a file is padding.
             let bit = inner.rng.below(len.min(600) as u64 * 8) as usize;
             buffer[bit / 8] ^= 1 << (bit % 8);
         }

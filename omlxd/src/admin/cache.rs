@@ -143,15 +143,16 @@ pub(super) fn verify(_: AdminPeer, daemon: &Daemon, _: &Asked, events: &Events) 
         let (damaged, unreadable) = (report.damaged, report.unreadable);
         tracing::warn!(damaged, unreadable, "a check of the cache found damage");
     }
-    events.send(&match stopped {
-        false => VerifyEvent::Done(verified(&report)),
-        true => VerifyEvent::Error(ErrorDetail {
+    events.send(&if stopped {
+        VerifyEvent::Error(ErrorDetail {
             code: ErrorCode::Failed,
             message: format!(
                 "omlxd stops; {} of {} records were checked, {} of them damaged",
                 report.done, report.total, report.damaged
             ),
-        }),
+        })
+    } else {
+        VerifyEvent::Done(verified(&report))
     });
 }
 

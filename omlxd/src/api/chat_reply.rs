@@ -160,9 +160,10 @@ impl Chunks for ChatReply {
             format_args!("{{\"index\":{index},\"message\":{{\"role\":\"assistant\",\"content\":"),
         );
         // A message that is nothing but calls has no content.
-        match choice.text.is_empty() && !choice.calls.is_empty() {
-            true => out.extend_from_slice(b"null"),
-            false => string(out, &choice.text),
+        if choice.text.is_empty() && !choice.calls.is_empty() {
+            out.extend_from_slice(b"null");
+        } else {
+            string(out, &choice.text);
         }
         out.extend_from_slice(b",\"refusal\":null");
         if !choice.reasoning.is_empty() {

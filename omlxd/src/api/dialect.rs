@@ -101,9 +101,10 @@ fn settle_ids(messages: &mut [Value], ids: CallIds) {
 
 /// Nine letters and digits, the same ones for the same id.
 fn short(id: &str) -> String {
-    match id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        true => id.to_owned(),
-        false => format!("{:.9}", blake3::hash(id.as_bytes()).to_hex()),
+    if id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        id.to_owned()
+    } else {
+        format!("{:.9}", blake3::hash(id.as_bytes()).to_hex())
     }
 }
 

@@ -150,10 +150,12 @@ fn step(last: Option<&Value>, message: &Value, takes: &Takes) -> Step {
     match (role(last).as_str(), role(message).as_str()) {
         ("user", "user") if !takes.users_in_a_row => Step::Joined,
         ("assistant", "assistant") if !takes.assistants_in_a_row => {
-            match has_calls(message) && !is_blank(last) && !takes.text_beside_calls {
-                true => Step::AfterUser,
-                false if has_calls(last) => Step::AsItIs,
-                false => Step::Joined,
+            if has_calls(message) && !is_blank(last) && !takes.text_beside_calls {
+                Step::AfterUser
+            } else if has_calls(last) {
+                Step::AsItIs
+            } else {
+                Step::Joined
             }
         }
         ("assistant", "user") if !takes.user_after_call && has_calls(last) => Step::AfterAssistant,

@@ -29,9 +29,10 @@ struct Known {
 fn load(path: &Path) -> ChatTemplate {
     let dir = tempfile::tempdir().unwrap();
     let text = fs::read_to_string(path).unwrap();
-    let file: Value = match path.extension().is_some_and(|ext| ext == "json") {
-        true => serde_json::from_str(&text).unwrap(),
-        false => json!({"chat_template": text}),
+    let file: Value = if path.extension().is_some_and(|ext| ext == "json") {
+        serde_json::from_str(&text).unwrap()
+    } else {
+        json!({"chat_template": text})
     };
     let config =
         json!({"bos_token": "<s>", "eos_token": "</s>", "chat_template": file["chat_template"]});
@@ -59,10 +60,7 @@ fn templates() -> Vec<Known> {
     paths.sort();
     let known = |path: &PathBuf| {
         let template = load(path);
-        let ids = match template.mentions("[TOOL_CALLS]") {
-            true => CallIds::Short,
-            false => CallIds::Any,
-        };
+        let ids = if template.mentions("[TOOL_CALLS]") { CallIds::Short } else { CallIds::Any };
         Known { name: path.file_name().unwrap().to_string_lossy().into_owned(), template, ids }
     };
     paths.iter().map(known).collect()

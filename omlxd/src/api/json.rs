@@ -161,10 +161,7 @@ impl Count<'_> {
         self.values.set(values);
         let is_time = values / LOOK_EVERY > before / LOOK_EVERY;
         let may_go_on = !is_time || (self.is_wanted)();
-        match values <= JSON_VALUES && may_go_on {
-            true => Ok(()),
-            false => Err(E::custom("ended")),
-        }
+        if values <= JSON_VALUES && may_go_on { Ok(()) } else { Err(E::custom("ended")) }
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn parse_as<R: Send + 'static>(
             read
         });
         if share.is_some_and(|share| share.is_large()) {
-            engine::give_back_memory();
+            kvstore::platform::give_back_memory();
         }
         read.map(|request| (request, reading.into_ignored()))
     };

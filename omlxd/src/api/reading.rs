@@ -52,12 +52,11 @@ impl Reading {
         if self.is_cancelled() {
             return Err(ApiError::cancelled());
         }
-        match count <= limit {
-            true => Ok(()),
-            false => {
-                let what = format_args!("at most {limit} entries are allowed, and it has {count}");
-                Err(ApiError::invalid_value(path, what))
-            }
+        if count <= limit {
+            Ok(())
+        } else {
+            let what = format_args!("at most {limit} entries are allowed, and it has {count}");
+            Err(ApiError::invalid_value(path, what))
         }
     }
 
@@ -70,9 +69,10 @@ impl Reading {
     /// them, those of the body and of other texts included.
     pub(super) fn check_json(&self, text: &str) -> Result<(), ApiError> {
         self.values.set(self.values.get().saturating_add(json::most_values(text)));
-        match self.values.get() <= JSON_VALUES {
-            true => Ok(()),
-            false => Err(ApiError::too_many_values(JSON_VALUES)),
+        if self.values.get() <= JSON_VALUES {
+            Ok(())
+        } else {
+            Err(ApiError::too_many_values(JSON_VALUES))
         }
     }
 

@@ -185,10 +185,11 @@ impl Tools {
             call.arguments = Pattern::json_object();
             found = true;
         }
-        match found {
-            true => Ok(()),
+        if found {
+            Ok(())
+        } else {
             // Each alone is fine: together they are too much.
-            false => Err(ApiError::invalid_grammar("tools", "schemas in 'tools'", error)),
+            Err(ApiError::invalid_grammar("tools", "schemas in 'tools'", error))
         }
     }
 

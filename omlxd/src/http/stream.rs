@@ -19,9 +19,12 @@ impl EventSender {
     pub(crate) async fn send(&mut self, event: Bytes) {
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(event);
         // Whoever takes the event polls again afterwards: no waker is needed.
-        poll_fn(|_| match self.slot.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-            true => Poll::Pending,
-            false => Poll::Ready(()),
+        poll_fn(|_| {
+            if self.slot.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
         })
         .await;
     }

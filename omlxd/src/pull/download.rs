@@ -192,9 +192,10 @@ impl<'a> Part<'a> {
     fn verify(&self) -> Result<(), PullError> {
         let digest = self.hash.clone().finish();
         let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        match hex == self.wanted.digest.name() {
-            true => Ok(()),
-            false => Err(self.damaged("has another hash than the hub says")),
+        if hex == self.wanted.digest.name() {
+            Ok(())
+        } else {
+            Err(self.damaged("has another hash than the hub says"))
         }
     }
 

@@ -418,10 +418,7 @@ impl download::Watch for Quiet<'_> {
 }
 
 fn here_bytes(blobs: &Path, file: &Wanted) -> u64 {
-    match download::is_here(blobs, file) {
-        true => file.size,
-        false => download::part_bytes(blobs, file),
-    }
+    if download::is_here(blobs, file) { file.size } else { download::part_bytes(blobs, file) }
 }
 
 fn free_bytes(dir: &Path) -> u64 {

@@ -299,10 +299,7 @@ impl Core {
 
     /// It is gone; or it stays, and can be asked for again.
     pub(super) fn removed(&mut self, id: &str, gone: bool) {
-        match gone {
-            true => drop(self.models.remove(id)),
-            false => self.entry(id).state = State::Available,
-        }
+        if gone { drop(self.models.remove(id)) } else { self.entry(id).state = State::Available }
     }
 
     /// Drains idle models, least recently used first, until they come to `bytes`. Gives how many

@@ -39,9 +39,10 @@ impl Archive {
 
     /// Removes a stored answer; 404 when there is none.
     pub(super) fn delete(&self, id: &str) -> Result<(), ApiError> {
-        match self.store.delete(&self.tenant, id, SystemTime::now()) {
-            true => Ok(()),
-            false => Err(ApiError::response_not_found(id)),
+        if self.store.delete(&self.tenant, id, SystemTime::now()) {
+            Ok(())
+        } else {
+            Err(ApiError::response_not_found(id))
         }
     }
 

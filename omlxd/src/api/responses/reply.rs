@@ -156,9 +156,10 @@ impl ResponsesReply {
         let id = self.item_id();
         match item {
             Item::Reasoning { text } => {
-                let content = match text.is_empty() {
-                    true => json!([]),
-                    false => json!([{"type": "reasoning_text", "text": text}]),
+                let content = if text.is_empty() {
+                    json!([])
+                } else {
+                    json!([{"type": "reasoning_text", "text": text}])
                 };
                 let mut item = json!({"id": id, "type": "reasoning", "status": status,
                                       "summary": [], "content": content});
@@ -418,10 +419,7 @@ fn error_event(out: &mut Vec<u8>, number: usize, error: &ApiError) {
 
 /// The word for an error in a `response` object, which knows fewer than there are codes.
 fn failure(error: &ApiError) -> &'static str {
-    match error.status().is_client_error() {
-        true => "invalid_prompt",
-        false => "server_error",
-    }
+    if error.status().is_client_error() { "invalid_prompt" } else { "server_error" }
 }
 
 /// The content part that an item begins with.
