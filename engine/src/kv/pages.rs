@@ -23,7 +23,11 @@ pub(crate) struct Layout {
 
 #[derive(Debug, Clone, PartialEq)]
 enum LayerLayout {
-    Kv { window: Option<usize>, keys: Rows, values: Rows },
+    /// `rows`: those of the keys, and as many of the values.
+    Kv {
+        window: Option<usize>,
+        rows: Rows,
+    },
     State(Vec<(Vec<i32>, Dtype)>),
 }
 
@@ -63,9 +67,9 @@ impl Layout {
     /// When a cache is still empty.
     pub(crate) fn of(cache: &SequenceCache) -> Result<Self> {
         let layers = cache.slots.iter().map(|layer| match layer {
-            Slot::Kv(KvSlot { keys: Some(keys), values: Some(values), window, .. }) => {
+            Slot::Kv(KvSlot { kv: Some(kv), window, .. }) => {
                 let window = window.map(|window| window as usize);
-                Ok(LayerLayout::Kv { window, keys: rows(keys)?, values: rows(values)? })
+                Ok(LayerLayout::Kv { window, rows: rows(kv)? })
             }
             Slot::Kv(_) => Err(Exception::custom("a layer kept nothing of a token")),
             Slot::State(state) => {
@@ -83,10 +87,11 @@ impl Layout {
         let mut out = vec![self.layers.len() as u64];
         for layer in &self.layers {
             match layer {
-                LayerLayout::Kv { window, keys, values } => {
+                LayerLayout::Kv { window, rows } => {
                     // Zero stands for no window, because no window is empty.
                     out.extend([1, window.map_or(0, |window| window as u64)]);
-                    for rows in [keys, values] {
+                    // Once for the keys, once for the values.
+                    for _ in 0..2 {
                         out.extend([rows.heads as u64, rows.dim as u64, dtype_number(rows.dtype)]);
                     }
                 }
@@ -122,7 +127,7 @@ impl Layout {
     /// The type in which keys are kept; `None` when no layer has attention.
     pub(crate) fn kv_dtype(&self) -> Option<Dtype> {
         self.layers.iter().find_map(|layer| match layer {
-            LayerLayout::Kv { keys, .. } => Some(keys.dtype),
+            LayerLayout::Kv { rows, .. } => Some(rows.dtype),
             LayerLayout::State(_) => None,
         })
     }
@@ -131,8 +136,8 @@ impl Layout {
     pub(crate) fn cost(&self) -> KvCost {
         let mut cost = KvCost { fixed_bytes: self.state_bytes() as u64, ..KvCost::default() };
         for layer in &self.layers {
-            if let LayerLayout::Kv { window, keys, values } = layer {
-                let bytes = (keys.token_bytes() + values.token_bytes()) as u64;
+            if let LayerLayout::Kv { window, rows } = layer {
+                let bytes = 2 * rows.token_bytes() as u64;
                 match window {
                     None => cost.token_bytes += bytes,
                     Some(window) => {
@@ -157,9 +162,7 @@ impl Layout {
     /// Bytes of a record.
     pub(crate) fn bytes(&self, extent: &Extent) -> usize {
         let of_layer = |(layer, tokens): (usize, Range<usize>)| match &self.layers[layer] {
-            LayerLayout::Kv { keys, values, .. } => {
-                tokens.len() * (keys.token_bytes() + values.token_bytes())
-            }
+            LayerLayout::Kv { rows, .. } => 2 * tokens.len() * rows.token_bytes(),
             LayerLayout::State(arrays) => arrays.iter().map(array_bytes).sum(),
         };
         self.pieces(extent).map(of_layer).sum()
@@ -211,14 +214,12 @@ impl Layout {
         let mut states = states.iter();
         for (index, tokens) in self.pieces(extent) {
             match (&self.layers[index], &cache.slots[index]) {
-                (LayerLayout::Kv { keys, values, .. }, Slot::Kv(kv)) => {
-                    for (rows, array) in [(keys, &kv.keys), (values, &kv.values)] {
-                        let Some(array) = array else { return Err(changed(index)) };
-                        let tokens = tokens.start - kv.base as usize..tokens.end - kv.base as usize;
-                        let (here, rest) = out.split_at_mut(tokens.len() * rows.token_bytes());
-                        gather_rows(*rows, array, tokens, here)?;
-                        out = rest;
-                    }
+                (LayerLayout::Kv { rows, .. }, Slot::Kv(slot)) => {
+                    let Some(kv) = &slot.kv else { return Err(changed(index)) };
+                    let tokens = tokens.start - slot.base as usize..tokens.end - slot.base as usize;
+                    let (here, rest) = out.split_at_mut(2 * tokens.len() * rows.token_bytes());
+                    gather_rows(*rows, kv, tokens, here)?;
+                    out = rest;
                 }
                 (LayerLayout::State(_), Slot::State(_)) => {
                     let arrays = states.next().map_or(Ok(Vec::new()), StateSlot::arrays)?;
@@ -244,10 +245,11 @@ fn changed(layer: usize) -> Exception {
     Exception::custom(format!("the cache of layer {layer} is not what it was at loading"))
 }
 
-fn rows(array: &Array) -> Result<Rows> {
-    match *array.shape() {
+/// kv: [1, 2 * kv_heads, capacity, head_dim].
+fn rows(kv: &Array) -> Result<Rows> {
+    match *kv.shape() {
         [1, heads, _, dim] => {
-            Ok(Rows { heads: heads as usize, dim: dim as usize, dtype: array.dtype() })
+            Ok(Rows { heads: heads as usize / 2, dim: dim as usize, dtype: kv.dtype() })
         }
         ref shape => Err(Exception::custom(format!("KV of shape {shape:?}"))),
     }
@@ -257,11 +259,11 @@ fn array_bytes((shape, dtype): &(Vec<i32>, Dtype)) -> usize {
     shape.iter().map(|&n| n as usize).product::<usize>() * item_bytes(*dtype)
 }
 
-/// Copies `tokens` of a buffer [1, heads, capacity, dim] to [heads, tokens, dim].
+/// Copies `tokens` of a buffer [1, 2 * heads, capacity, dim] to [2 * heads, tokens, dim].
 fn gather_rows(rows: Rows, array: &Array, tokens: Range<usize>, out: &mut [u8]) -> Result<()> {
     let array = array.contiguous()?;
     let bytes = raw_bytes(&array)?;
-    let head_bytes = bytes.len() / rows.heads;
+    let head_bytes = bytes.len() / (2 * rows.heads);
     let length = tokens.len() * rows.row_bytes();
     if length == 0 {
         return Ok(());
@@ -287,12 +289,11 @@ pub(crate) struct Rebuild<'a> {
 
 #[derive(Debug)]
 enum LayerBuild {
-    /// Buffers for the tokens from `base` on, `capacity` tokens long.
+    /// A buffer for the tokens from `base` on, `capacity` tokens long.
     Kv {
         base: usize,
         capacity: usize,
-        keys: PageBuffer,
-        values: PageBuffer,
+        kv: PageBuffer,
     },
     State(Vec<Array>),
 }
@@ -302,12 +303,12 @@ impl<'a> Rebuild<'a> {
     pub(crate) fn new(layout: &'a Layout, tokens: usize, expected: usize) -> Self {
         let layers = layout.layers.iter().map(|layer| match layer {
             LayerLayout::State(_) => LayerBuild::State(Vec::new()),
-            LayerLayout::Kv { window, keys, values } => {
+            LayerLayout::Kv { window, rows } => {
                 let base = window.map_or(0, |window| (tokens + 1).saturating_sub(window));
                 let wanted = if window.is_some() { tokens - base } else { expected.max(tokens) };
                 let capacity = SequenceCache::capacity_for(wanted);
-                let buffer = |rows: &Rows| PageBuffer::zeroed(capacity * rows.token_bytes());
-                LayerBuild::Kv { base, capacity, keys: buffer(keys), values: buffer(values) }
+                let kv = PageBuffer::zeroed(2 * capacity * rows.token_bytes());
+                LayerBuild::Kv { base, capacity, kv }
             }
         });
         Self { layout, tokens, layers: layers.collect() }
@@ -321,18 +322,13 @@ impl<'a> Rebuild<'a> {
         let mut bytes = bytes;
         for (index, tokens) in self.layout.pieces(extent) {
             match (&self.layout.layers[index], &mut self.layers[index]) {
-                (
-                    LayerLayout::Kv { keys: key_rows, values: value_rows, .. },
-                    LayerBuild::Kv { base, capacity, keys, values },
-                ) => {
+                (LayerLayout::Kv { rows, .. }, LayerBuild::Kv { base, capacity, kv }) => {
                     let wanted = tokens.start.max(*base)..tokens.end.min(self.tokens);
-                    for (rows, buffer) in [(key_rows, keys), (value_rows, values)] {
-                        let (here, rest) = bytes.split_at(tokens.len() * rows.token_bytes());
-                        bytes = rest;
-                        if wanted.start < wanted.end {
-                            let target = (*base, *capacity);
-                            scatter(*rows, here, &tokens, &wanted, target, buffer.as_mut_slice());
-                        }
+                    let (here, rest) = bytes.split_at(2 * tokens.len() * rows.token_bytes());
+                    bytes = rest;
+                    if wanted.start < wanted.end {
+                        let target = (*base, *capacity);
+                        scatter(*rows, here, &tokens, &wanted, target, kv.as_mut_slice());
                     }
                 }
                 (LayerLayout::State(shapes), LayerBuild::State(arrays)) => {
@@ -359,17 +355,13 @@ impl<'a> Rebuild<'a> {
         {
             match (built, layout, layer) {
                 (
-                    LayerBuild::Kv { base, capacity, keys, values },
-                    LayerLayout::Kv { keys: key_rows, values: value_rows, .. },
-                    Slot::Kv(kv),
+                    LayerBuild::Kv { base, capacity, kv },
+                    LayerLayout::Kv { rows, .. },
+                    Slot::Kv(slot),
                 ) => {
-                    let array = |buffer: PageBuffer, rows: &Rows| {
-                        let shape = [1, rows.heads as i32, capacity as i32, rows.dim as i32];
-                        buffer.into_array(&shape, rows.dtype)
-                    };
-                    kv.keys = Some(array(keys, key_rows)?);
-                    kv.values = Some(array(values, value_rows)?);
-                    kv.base = base as i32;
+                    let shape = [1, 2 * rows.heads as i32, capacity as i32, rows.dim as i32];
+                    slot.kv = Some(kv.into_array(&shape, rows.dtype)?);
+                    slot.base = base as i32;
                 }
                 (LayerBuild::State(arrays), LayerLayout::State(shapes), Slot::State(r)) => {
                     if arrays.len() != shapes.len() {
@@ -395,8 +387,8 @@ fn dtype_number(dtype: Dtype) -> u64 {
     }
 }
 
-/// Copies the tokens `wanted` of `from`, which holds `tokens` as [heads, tokens, dim], into a buffer
-/// [heads, capacity, dim] whose first token is `base`.
+/// Copies the tokens `wanted` of `from`, which holds `tokens` as [2 * heads, tokens, dim], into a buffer
+/// [2 * heads, capacity, dim] whose first token is `base`.
 fn scatter(
     rows: Rows,
     from: &[u8],
@@ -420,7 +412,7 @@ mod tests {
 
     fn kv(window: Option<usize>, heads: usize, dim: usize, dtype: Dtype) -> LayerLayout {
         let rows = Rows { heads, dim, dtype };
-        LayerLayout::Kv { window, keys: rows, values: rows }
+        LayerLayout::Kv { window, rows }
     }
 
     /// A changed encoding invalidates every cache, so it changes only together with `LAYOUT_VERSION`.

@@ -46,15 +46,15 @@ pub(crate) enum Slot {
     State(StateSlot),
 }
 
-/// Keys and values of one attention layer, [1, kv_heads, capacity, head_dim], of which the first
-/// `offset - base` tokens are filled. `None` before the first token.
+/// Keys and values of one attention layer.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct KvSlot {
-    pub(crate) keys: Option<Array>,
-    pub(crate) values: Option<Array>,
-    /// How many tokens a token attends to, including itself; `None` for all before it.
+    /// [1, 2 * kv_heads, capacity, head_dim]: the heads of the keys, then those of the values. The
+    /// first `offset - base` tokens are filled. `None` before the first token.
+    pub(crate) kv: Option<Array>,
+    /// How far back a token sees, itself included; `None`: all the way.
     pub(crate) window: Option<i32>,
-    /// The position of the first token in the buffers; 0 without a window.
+    /// The position of the first token in the buffer; 0 without a window.
     pub(crate) base: i32,
 }
 
@@ -174,7 +174,7 @@ impl SequenceCache {
     /// The bytes of its arrays in memory.
     pub(crate) fn bytes(&self) -> usize {
         let bytes = |slot: &Slot| match slot {
-            Slot::Kv(kv) => kv.keys.iter().chain(&kv.values).map(Array::nbytes).sum(),
+            Slot::Kv(slot) => slot.kv.as_ref().map_or(0, Array::nbytes),
             Slot::State(state) => state.bytes(),
         };
         self.slots.iter().map(bytes).sum()
@@ -201,27 +201,39 @@ impl SequenceCache {
         self.expected = tokens as i32;
     }
 
-    /// Adds a slot's keys and values ([1, kv_heads, T, head_dim]) behind the tokens seen; returns
-    /// all that the slot holds, [1, kv_heads, S, head_dim] with the new tokens last, in the type of
-    /// the new ones. S is `offset + T`, in one with a window `window - 1 + T` at most.
-    /// `offset` moves only when the step is complete.
+    /// Appends keys and values ([1, kv_heads, T, head_dim], of one shape) to a slot. Returns all that the
+    /// slot holds, [1, kv_heads, S, head_dim] with the new tokens last, in the type of the new ones. S is
+    /// `offset + T`, and at most `window - 1 + T` in a slot with a window. `offset` moves only when the
+    /// step is complete.
     pub(crate) fn update(
         &mut self,
         slot: usize,
         keys: &Array,
         values: &Array,
     ) -> Result<(Array, Array)> {
+        self.write(slot, &[keys, values])
+    }
+
+    /// The same for keys and values in one array, [1, 2 * kv_heads, T, head_dim]: one write.
+    pub(crate) fn update_joined(&mut self, slot: usize, kv: &Array) -> Result<(Array, Array)> {
+        self.write(slot, &[kv])
+    }
+
+    /// Writes `parts`, which together are the heads of the keys and those of the values.
+    fn write(&mut self, slot: usize, parts: &[&Array]) -> Result<(Array, Array)> {
         let Slot::Kv(cache) = &mut self.slots[slot] else {
             return Err(Exception::custom(format!("slot {slot} is recurrent and takes no KV")));
         };
-        let Some(kept) = self.kv_dtype.filter(|kept| *kept != keys.dtype()) else {
-            return cache.update(keys, values, self.offset, self.expected);
+        let dtype = parts[0].dtype();
+        let Some(kept) = self.kv_dtype.filter(|kept| *kept != dtype) else {
+            return cache.update(parts, self.offset, self.expected);
         };
-        let new = (keys.as_dtype(kept)?, values.as_dtype(kept)?);
-        let (all_keys, all_values) = cache.update(&new.0, &new.1, self.offset, self.expected)?;
-        // New tokens, too, are used in the type in which they are kept. So a prompt that is computed in
-        // parts, or restored, gives the same result as one that is computed at once.
-        Ok((all_keys.as_dtype(keys.dtype())?, all_values.as_dtype(values.dtype())?))
+        let rounded = parts.iter().map(|part| part.as_dtype(kept)).collect::<Result<Vec<_>>>()?;
+        let rounded: Vec<&Array> = rounded.iter().collect();
+        let (keys, values) = cache.update(&rounded, self.offset, self.expected)?;
+        // Attention sees the new tokens as they are kept, too: a prompt computed in parts, or restored,
+        // comes out as one computed at once.
+        Ok((keys.as_dtype(dtype)?, values.as_dtype(dtype)?))
     }
 
     /// The state of a recurrent layer.
@@ -234,45 +246,53 @@ impl SequenceCache {
 
     /// Every array, to be evaluated with a step that asks for no logits.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.slots.iter().flat_map(|slot| {
-            let (first, second): (&[Array], &[Array]) = match slot {
-                Slot::Kv(cache) => (cache.keys.as_slice(), cache.values.as_slice()),
-                Slot::State(state) => (&state.arrays, &[]),
-            };
-            first.iter().chain(second)
+        self.slots.iter().flat_map(|slot| match slot {
+            Slot::Kv(cache) => cache.kv.as_slice(),
+            Slot::State(state) => &state.arrays,
         })
     }
 }
 
 impl KvSlot {
-    fn update(
-        &mut self,
-        keys: &Array,
-        values: &Array,
-        offset: i32,
-        expected: i32,
-    ) -> Result<(Array, Array)> {
-        let [_, _, length, _] = *keys.shape() else {
-            return Err(Exception::custom(format!("KV of shape {:?}", keys.shape())));
+    /// Writes `parts`, each [1, heads, T, head_dim], side by side along the axis of heads. Returns the
+    /// keys and values of the tokens that the first new one sees, and of the new ones.
+    fn update(&mut self, parts: &[&Array], offset: i32, expected: i32) -> Result<(Array, Array)> {
+        let &[batch, _, length, dim] = parts[0].shape() else {
+            return Err(Exception::custom(format!("KV of shape {:?}", parts[0].shape())));
         };
+        let heads = parts.iter().map(|part| part.shape()[1]).sum();
+        if parts.iter().any(|part| part.shape() != parts[0].shape()) || heads % 2 != 0 {
+            return Err(Exception::custom("keys and values must have the same shape"));
+        }
         let len = offset - self.base;
-        let capacity = self.keys.as_ref().map_or(0, |keys| keys.shape()[2]);
+        let capacity = self.kv.as_ref().map_or(0, |kv| kv.shape()[2]);
         let fit = if len + length <= capacity {
             Fit { dropped: 0, kept: len, capacity }
         } else {
-            // Growing copies the kept tokens anyway, so this is the time to forget others.
+            // Growing copies what is kept anyway: the moment to forget.
             let useful = self.window.map_or(i32::MAX, |w| (w - 1).saturating_add(SLACK_TOKENS));
             let kept = len.min(useful);
             let wanted = (kept + length).max(expected.min(useful));
             Fit { dropped: len - kept, kept, capacity: round_up(wanted) }
         };
-        // The first new token attends from this position on. Whether older tokens are still there must not
-        // change the result, not even in its last bits.
+        let mut buffer = match self.kv.take() {
+            Some(buffer) if buffer.shape()[2] == fit.capacity && fit.dropped == 0 => buffer,
+            old => grow(old, [batch, heads, dim], parts[0].dtype(), fit)?,
+        };
+        let (mut head, end) = (0, fit.kept + length);
+        for part in parts {
+            let next = head + part.shape()[1];
+            // This drops the old handle before evaluation, so that MLX can write into the same memory.
+            buffer =
+                slice_update(&buffer, part, &[0, head, fit.kept, 0], &[batch, next, end, dim])?;
+            head = next;
+        }
+        // The first new token looks back this far. Older tokens are there by chance: the result must
+        // not depend on them, not even in its last bits.
         let from = self.window.map_or(0, |window| (fit.kept - (window - 1)).max(0));
-        let views = (
-            append(&mut self.keys, keys, fit, from)?,
-            append(&mut self.values, values, fit, from)?,
-        );
+        let view = |first, last| slice(&buffer, &[0, first, from, 0], &[batch, last, end, dim]);
+        let views = (view(0, heads / 2)?, view(heads / 2, heads)?);
+        self.kv = Some(buffer);
         self.base += fit.dropped;
         Ok(views)
     }
@@ -291,24 +311,6 @@ struct Fit {
 
 fn round_up(tokens: i32) -> i32 {
     (tokens + GROW_TOKENS - 1) / GROW_TOKENS * GROW_TOKENS
-}
-
-/// Writes `new` after the tokens in `buffer`. Returns the filled part from token `from` on.
-fn append(buffer: &mut Option<Array>, new: &Array, fit: Fit, from: i32) -> Result<Array> {
-    let [batch, heads, length, dim] = *new.shape() else {
-        return Err(Exception::custom(format!("KV of shape {:?}", new.shape())));
-    };
-    let end = fit.kept + length;
-    let roomy = match buffer.take() {
-        Some(buffer) if buffer.shape()[2] == fit.capacity && fit.dropped == 0 => buffer,
-        old => grow(old, [batch, heads, dim], new.dtype(), fit)?,
-    };
-    let filled = slice_update(&roomy, new, &[0, 0, fit.kept, 0], &[batch, heads, end, dim])?;
-    // The old handle is dropped before evaluation, so that MLX can write into the same memory.
-    drop(roomy);
-    let view = slice(&filled, &[0, 0, from, 0], &[batch, heads, end, dim])?;
-    *buffer = Some(filled);
-    Ok(view)
 }
 
 fn grow(
@@ -357,7 +359,7 @@ mod tests {
         for step in 1..=5 {
             assert_eq!(append_tokens(&mut cache, 100), positions(0, step * 100));
         }
-        assert_eq!(kv(&cache).keys.as_ref().unwrap().shape()[2], 512);
+        assert_eq!(kv(&cache).kv.as_ref().unwrap().shape()[2], 512);
         assert_eq!(kv(&cache).base, 0);
     }
 
@@ -376,7 +378,7 @@ mod tests {
         let seen = keys[keys.len() - 2];
         assert!(seen != 1.0 / 3.0 && (seen - 1.0 / 3.0).abs() < 1e-3, "{seen} was not rounded");
         let fork = &cache.fork(1);
-        assert_eq!(kv(fork).keys.as_ref().unwrap().dtype(), Dtype::Float16);
+        assert_eq!(kv(fork).kv.as_ref().unwrap().dtype(), Dtype::Float16);
         assert_eq!(fork.bytes(), 2 * 512 * 2 * 2);
     }
 
@@ -385,7 +387,7 @@ mod tests {
         crate::mlx::bridge::init().unwrap();
         let mut cache = SequenceCache::new(&[SlotSpec::Kv { window: None }], 1000);
         append_tokens(&mut cache, 1);
-        assert_eq!(kv(&cache).keys.as_ref().unwrap().shape()[2], 1024);
+        assert_eq!(kv(&cache).kv.as_ref().unwrap().shape()[2], 1024);
     }
 
     #[test]
@@ -402,7 +404,7 @@ mod tests {
                 let seen = positions((before - window + 1).max(0), cache.offset);
                 assert_eq!(there, seen, "window {window}, step {step}");
                 assert!(base <= (before - window + 1).max(0), "window {window}, step {step}");
-                let capacity = kv(&cache).keys.as_ref().unwrap().shape()[2];
+                let capacity = kv(&cache).kv.as_ref().unwrap().shape()[2];
                 assert!(capacity <= limit, "window {window}, step {step}: {capacity} tokens");
             }
             assert!(kv(&cache).base > 0, "window {window}, step {step}: nothing was forgotten");
@@ -419,6 +421,6 @@ mod tests {
         assert!(cache.state(0).unwrap().is_empty());
         *cache.state(0).unwrap() = StateSlot::new(vec![array.clone()]);
         cache.update(1, &array, &array).unwrap();
-        assert_eq!(cache.arrays().count(), 3);
+        assert_eq!(cache.arrays().count(), 2);
     }
 }

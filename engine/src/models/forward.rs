@@ -244,10 +244,16 @@ impl<'a> Forward<'a> {
         let [q, k, v] = qkv;
         let unfused = Sdpa::decodes_unfused(&q, &self.masks);
         let q = if unfused { sdpa.decode_queries(&q, k.shape()[1])? } else { q };
-        let [q, k, v] = [apart(&q)?, apart(&k)?, apart(&v)?];
+        let q = apart(&q)?;
+        // Joined, the keys and values of many rows take one write a row. One row alone takes two writes,
+        // which cost less than joining.
+        let joined = if rows > 1 { apart(&concatenate(&[&k, &v], 1)?)? } else { Vec::new() };
         let mut outputs = Vec::with_capacity(self.rows);
         for (row, segment) in self.segments[..self.rows].iter_mut().enumerate() {
-            let (keys, values) = segment.cache.update(slot, &k[row], &v[row])?;
+            let (keys, values) = match joined.get(row) {
+                Some(kv) => segment.cache.update_joined(slot, kv)?,
+                None => segment.cache.update(slot, &k, &v)?,
+            };
             if !self.outputs_only || segment.outputs > 0 {
                 outputs.push(if unfused {
                     sdpa.decode_row(&q[row], &keys, &values)?
