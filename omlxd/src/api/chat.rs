@@ -10,7 +10,7 @@ use super::chat_request::ChatRequest;
 use super::messages;
 use super::params::{PARAMS, Params, tokens};
 use super::parse::parse;
-use super::read::{Fields, Path};
+use super::read::{Fields, Path, asks_for_nothing};
 use super::reading::Reading;
 use super::reply::{Identity, Reply};
 use super::run::{self, ApiRequest, Prompt, Wanted};
@@ -137,7 +137,7 @@ fn unsupported(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
         ("functions", "; use 'tools' instead"),
         ("function_call", "; use 'tool_choice' instead"),
     ] {
-        let asks = fields.get(name).filter(|value| !is_empty(value));
+        let asks = fields.get(name).filter(|value| !asks_for_nothing(value));
         if asks.is_some() {
             return Err(ApiError::unsupported_parameter(name, hint));
         }
@@ -162,14 +162,6 @@ fn thinking_budget(
         budget = tokens(fields, name, 0)?.or(budget);
     }
     Ok(budget)
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Array(list) => list.is_empty(),
-        Value::String(word) => word == "auto" || word == "none",
-        _ => false,
-    }
 }
 
 fn logprobs(fields: &Fields<'_, '_>) -> Result<Option<usize>, ApiError> {

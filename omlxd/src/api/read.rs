@@ -187,6 +187,16 @@ impl<'v, 'p> Fields<'v, 'p> {
     }
 }
 
+/// Whether the value of a parameter that is not supported asks for nothing: an empty list, `"auto"` or
+/// `"none"`.
+pub(super) fn asks_for_nothing(value: &Value) -> bool {
+    match value {
+        Value::Array(list) => list.is_empty(),
+        Value::String(word) => word == "auto" || word == "none",
+        _ => false,
+    }
+}
+
 /// E4 for a value at a path.
 pub(super) fn wrong(path: &Path<'_>, expected: &str, value: &Value) -> ApiError {
     ApiError::wrong_type(path, expected, type_name(value))

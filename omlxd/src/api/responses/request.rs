@@ -10,7 +10,7 @@ use super::super::chat_request::ChatRequest;
 use super::super::constrain::{Constraint, Layout, output_format};
 use super::super::conversation::Conversation;
 use super::super::params::{Params, tokens};
-use super::super::read::{Fields, Path, not_one_of, wrong};
+use super::super::read::{Fields, Path, asks_for_nothing, not_one_of, wrong};
 use super::super::reading::Reading;
 use super::super::reply::Identity;
 use super::super::run::{ApiRequest, Prompt, Wanted};
@@ -37,7 +37,6 @@ const SHARED: &[&str] = &[
     "prompt_cache_options",
     "service_tier",
     "store",
-    "moderation",
     // Extensions, as in chat.
     "top_k",
     "min_p",
@@ -67,6 +66,7 @@ const OWN: &[&str] = &[
     "previous_response_id",
     "truncation",
     "background",
+    "moderation",
     "conversation",
     "prompt",
     "context_management",
@@ -215,6 +215,9 @@ fn unsupported(fields: &Fields<'_, '_>) -> Result<(), ApiError> {
         if fields.get(name).is_some() {
             return Err(ApiError::unsupported_parameter(name, hint));
         }
+    }
+    if fields.get("moderation").is_some_and(|value| !asks_for_nothing(value)) {
+        return Err(ApiError::unsupported_parameter("moderation", ""));
     }
     if fields.boolean("background")? == Some(true) {
         let hint = "; use 'stream' and keep the connection open";
