@@ -6,26 +6,26 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-/// Operate a running omlxd: look at it, talk to its models, stop it.
+/// Manage a running omlxd: inspect it, chat with its models, stop it.
 #[derive(Debug, Parser)]
 #[command(name = "omlxctl", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub(crate) struct Cli {
-    /// What every command takes.
+    /// The options of every command.
     #[command(flatten)]
     pub(crate) global: Global,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 /// The heading of [`Global`] in every help text.
-pub(crate) const GLOBAL: &str = "Options of every command";
+pub(crate) const GLOBAL: &str = "Global options";
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed or the answer is no, 2 wrong usage, 3 the daemon cannot be reached, \
-4 no permission, 5 no answer in time, 6 the daemon speaks another admin API.";
+Exit codes: 0 success, 1 failed or the answer is no, 2 wrong usage, 3 the daemon cannot be reached, \
+4 no permission, 5 timeout, 6 the daemon speaks another version of the admin API.";
 
-/// What every command takes.
+/// The options of every command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = GLOBAL)]
 pub(crate) struct Global {
@@ -38,91 +38,91 @@ pub(crate) struct Global {
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Longest wait for an answer of the daemon (for chat: for its first sign of life)
+    /// How long to wait for the daemon's answer (for chat: for its first event)
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(crate) timeout: Duration,
-    /// Print no colors (NO_COLOR does the same)
+    /// Disable colors (same as NO_COLOR)
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
-    /// Print no warnings and no hints
+    /// Hide warnings and hints
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show whether the daemon is well and what it is doing
+    /// Show the daemon's health and activity
     Status,
-    /// List the models in memory
+    /// List the loaded models
     Ps,
-    /// Look at the models on disk, remove one
+    /// List, show and delete models on disk
     #[command(subcommand)]
     Models(Models),
     /// Download a model from the Hugging Face hub
     Pull(Pull),
-    /// Load a model into memory and wait until it is there
+    /// Load a model into memory and wait until it is ready
     Load(Model),
-    /// Take a model out of memory once the requests on it have ended
+    /// Unload a model from memory once its requests have ended
     Unload(Model),
-    /// Keep a model in memory: nothing unloads it until it is unpinned or the daemon ends
+    /// Keep a model in memory until it is unpinned or the daemon ends
     Pin(Model),
-    /// Let a model be unloaded again
+    /// Allow a pinned model to be unloaded again
     Unpin(Model),
-    /// Talk to a model; without a prompt, reads standard input or starts a conversation
+    /// Chat with a model; without a prompt, read standard input or start a conversation
     Chat(Chat),
-    /// List the requests in flight
+    /// List the running and waiting requests
     Requests,
-    /// Stop a request
+    /// Cancel a request
     Cancel {
         /// The request's id, as `omlxctl requests` shows it
         id: String,
     },
-    /// Look at the KV cache, check it, empty it
+    /// Inspect, verify and clear the KV cache
     #[command(subcommand)]
     Cache(Cache),
-    /// Show, replace, add and revoke API keys
+    /// Show, rotate, add and revoke API keys
     #[command(subcommand)]
     Key(Key),
-    /// Look at the daemon's configuration
+    /// Show and check the daemon's configuration
     #[command(subcommand)]
     Config(Config),
-    /// Show the daemon's log, also of one that does not run
+    /// Show the daemon's log, even when it isn't running
     Logs(Logs),
-    /// Find out what is wrong, with or without a running daemon
+    /// Diagnose problems, with or without a running daemon
     Doctor(Doctor),
-    /// Measure this machine: prefill, decode, and restoring from memory and SSD beside computing
+    /// Measure prefill, decode, and restoring a prompt from memory and SSD compared with computing it
     Bench(Bench),
-    /// Watch tokens, requests, models and memory as they change
+    /// Watch tokens, requests, models and memory live
     Top(Top),
-    /// Have launchd run omlxd (macOS)
+    /// Run omlxd as a launchd service (macOS)
     #[command(subcommand)]
     Service(Service),
-    /// Let the daemon finish what runs, then exit
+    /// Stop the daemon after its running requests have ended
     Shutdown,
-    /// Show the versions of omlxctl and of the daemon
+    /// Show the versions of omlxctl and the daemon
     Version,
-    /// Print the completion script of a shell
+    /// Print a shell completion script
     Completions {
-        /// Which shell
+        /// The shell
         shell: Shell,
     },
-    /// Print the manual page
+    /// Print the man page
     Man,
 }
 
 /// `omlxctl models`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Models {
-    /// List them
+    /// List the models on disk
     List,
-    /// Show what one is and needs
+    /// Show a model's details and memory needs
     Show(Model),
-    /// Delete one from disk
+    /// Delete a model from disk
     Rm {
         /// The model's id
         model: String,
-        /// Also what it has computed, from the KV cache
+        /// Also delete its KV cache
         #[arg(long)]
         cache: bool,
         /// Do not ask
@@ -144,10 +144,10 @@ pub(crate) struct Pull {
     /// `org/name`, or `org/name@revision` for a branch, tag or commit other than main
     #[arg(value_name = "MODEL[@REVISION]")]
     pub(crate) model: String,
-    /// Download what will not run here: an unknown architecture, or one too large for memory.budget
+    /// Download even if the model cannot run here (unknown architecture, or too large for memory.budget)
     #[arg(long)]
     pub(crate) force: bool,
-    /// Stop a pull that runs; what was downloaded stays for the next one
+    /// Stop a running pull; the next pull continues where it stopped
     #[arg(long, conflicts_with = "force")]
     pub(crate) cancel: bool,
 }
@@ -155,10 +155,10 @@ pub(crate) struct Pull {
 /// `omlxctl logs`.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Show new lines as they come
+    /// Show new lines as they are written
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Lines to begin with
+    /// Number of last lines to show first
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     pub(crate) lines: usize,
 }
@@ -169,7 +169,7 @@ pub(crate) struct Doctor {
     /// The model to generate with [default: as for chat]
     #[arg(long, value_name = "ID")]
     pub(crate) model: Option<String>,
-    /// Generate nothing
+    /// Do not generate tokens
     #[arg(long)]
     pub(crate) no_generate: bool,
 }
@@ -179,13 +179,13 @@ pub(crate) struct Doctor {
 pub(crate) struct Bench {
     /// The model's id [default: as for chat]
     pub(crate) model: Option<String>,
-    /// Tokens of the prompt, about
+    /// Approximate number of prompt tokens
     #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
     pub(crate) prompt_tokens: u32,
-    /// Tokens to generate
+    /// Number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(8..=100_000))]
     pub(crate) tokens: u32,
-    /// Times that each is measured; the median counts
+    /// Number of measurements; the result is their median
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
     pub(crate) rounds: u32,
 }
@@ -193,10 +193,10 @@ pub(crate) struct Bench {
 /// `omlxctl top`.
 #[derive(Debug, Args)]
 pub(crate) struct Top {
-    /// Pause between two looks
+    /// Time between two updates
     #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = time)]
     pub(crate) interval: Duration,
-    /// Print this many looks as text and exit; without a terminal, one
+    /// Print this many updates as text and exit [default without a terminal: 1]
     #[arg(short = 'n', long, value_name = "N")]
     pub(crate) count: Option<u32>,
 }
@@ -206,18 +206,18 @@ pub(crate) struct Top {
 pub(crate) struct Chat {
     /// The model's id [default: models.default, else a loaded model, else the first by name]
     pub(crate) model: Option<String>,
-    /// What to say
+    /// The user's message
     pub(crate) prompt: Option<String>,
-    /// What the model is told first
+    /// The system message
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// Most tokens to answer with
+    /// Maximum number of tokens in the answer
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<u32>,
-    /// 0 for the likeliest answer, up to 2 for variety
+    /// Sampling temperature, from 0 (most likely tokens) to 2
     #[arg(long, value_name = "T")]
     pub(crate) temperature: Option<f32>,
-    /// Same seed, same answer
+    /// Seed for sampling; the same seed gives the same answer
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<i64>,
 }
@@ -225,24 +225,24 @@ pub(crate) struct Chat {
 /// `omlxctl cache`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cache {
-    /// Show what is cached, and what of prompts was reused
+    /// Show the cache's tiers, contents and hit rates
     Stats,
-    /// Read and check every record on disk; exits with 1 when one is damaged
+    /// Read and check every record on disk; exits with 1 if one is damaged
     Verify,
-    /// Leave what is in memory on SSD only, as a restart would
+    /// Flush the in-memory cache to SSD, as a restart would
     Demote,
-    /// Remove what is cached, in memory and on disk
+    /// Delete the cache, in memory and on disk
     Clear {
-        /// Only what this model computed; it must have been loaded since the daemon's start
+        /// Delete only this model's cache; the model must have been loaded since the daemon started
         #[arg(long, value_name = "ID")]
         model: Option<String>,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
     },
-    /// Tell what of a request's prompt was reused, and why not more
+    /// Explain how much of a request's prompt was reused, and why not more
     Explain {
-        /// The request's id: the x-request-id of its answer, or the answer's own id
+        /// The x-request-id of the answer, or the id in the answer
         request_id: String,
     },
 }
@@ -252,18 +252,18 @@ pub(crate) enum Cache {
 pub(crate) enum Key {
     /// Print the API key
     Show,
-    /// Replace the API key, and all others; the old ones stop working at once
+    /// Replace all API keys by a new one; the old keys stop working at once
     Rotate,
-    /// List the keys by name and last characters
+    /// List the keys by name and last four characters
     List,
-    /// Make another key and print it; with several, each reuses its own prompts only
+    /// Add a key and print it; each key has its own cache
     Add {
-        /// What to call it: 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-', '@'
+        /// The key's name: 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-', '@'
         name: String,
     },
-    /// Remove a key; it stops working at once
+    /// Revoke a key; it stops working at once
     Revoke {
-        /// Its name, or its last characters
+        /// The key's name or its last four characters
         name: String,
     },
 }
@@ -275,26 +275,26 @@ pub(crate) enum Service {
     Install {
         #[command(flatten)]
         whose: Whose,
-        /// The user that the whole Mac's service runs as
+        /// The user that the system service runs as
         #[arg(long, value_name = "NAME", default_value = "_omlx", requires = "system")]
         user: String,
     },
-    /// Stop it, and start it no more; models, cache, configuration and key stay
+    /// Stop the service and remove it from login; models, cache, configuration and keys stay
     Uninstall(Whose),
-    /// Start it
+    /// Start the service
     Start(Whose),
-    /// Stop it until the next login, or until it is started
+    /// Stop the service until the next login or start
     Stop(Whose),
-    /// Stop it, and start it as its property list now says
+    /// Restart the service with its current property list
     Restart(Whose),
-    /// Show whether it runs; exits with 3 when it does not
+    /// Show whether the service is running; exits with 3 if not
     Status(Whose),
 }
 
-/// Whose service.
+/// The user's service or the system's.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Whose {
-    /// The whole Mac's, which runs before anybody logs in, instead of your own (needs sudo)
+    /// Manage the system service, which starts before anyone logs in, instead of yours (needs sudo)
     #[arg(long)]
     pub(crate) system: bool,
 }
@@ -302,13 +302,13 @@ pub(crate) struct Whose {
 /// `omlxctl config`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
-    /// Print every effective value and where it came from
+    /// Print every effective value and its source
     Show,
-    /// Check the daemon's configuration file as it is now
+    /// Check the daemon's configuration file
     Check,
 }
 
-/// Longest time that can be asked for: a day.
+/// Longest time that an option takes: a day.
 const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
 
 /// A time such as `500ms`, `10s` or `2m`; a number alone counts seconds.

@@ -114,7 +114,7 @@ fn the_page_shows_what_every_command_says_of_itself() {
         let output = omlxctl(&args);
         assert_eq!(output.status.code(), Some(0), "{path}");
         let help = text(&output.stdout);
-        let end = if path.is_empty() { None } else { help.find("\nOptions of every command:") };
+        let end = if path.is_empty() { None } else { help.find("\nGlobal options:") };
         let title = format!("omlxctl {path}");
         let own = &help[..end.unwrap_or(help.len())];
         shown.push_str(&format!("\n## {}\n\n```text\n{own}```\n", title.trim()));
