@@ -1,4 +1,4 @@
-//! Page-aligned memory, counted before it is allocated.
+//! Page-aligned memory that is counted against a limit before it is allocated.
 
 use crate::layout::ALIGN;
 use crate::platform;
@@ -6,10 +6,10 @@ use memmap2::MmapMut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Shorter buffers are not worth a system call more.
+/// Filling shorter buffers ahead of use is not worth an extra system call.
 const FILL_FROM: usize = 256 << 10;
 
-/// Counts the bytes of every live buffer, in the RAM tier, in the queue or lent to a caller.
+/// Counts the bytes of every live buffer: in the RAM tier, in the write queue or lent to a caller.
 #[derive(Debug)]
 pub(crate) struct MemoryGauge {
     live: AtomicU64,
@@ -25,7 +25,7 @@ impl MemoryGauge {
         self.live.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes` of the limit, before they are allocated.
+    /// Takes `bytes` out of the limit before they are allocated; `None` when they do not fit.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Option<MemoryShare> {
         self.live
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |live| {
@@ -36,7 +36,7 @@ impl MemoryGauge {
     }
 }
 
-/// A part of the memory limit, given back when dropped.
+/// A part of the memory limit. Dropping it returns the bytes.
 #[derive(Debug)]
 pub(crate) struct MemoryShare {
     gauge: Arc<MemoryGauge>,
@@ -44,7 +44,7 @@ pub(crate) struct MemoryShare {
 }
 
 impl MemoryShare {
-    /// Gives back what is not needed after all.
+    /// Returns the bytes beyond `bytes` to the limit.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let spare = self.bytes.saturating_sub(bytes);
         self.bytes -= spare;
@@ -58,7 +58,7 @@ impl Drop for MemoryShare {
     }
 }
 
-/// Zeroed memory that starts at a multiple of [`ALIGN`] and goes back to the system when dropped.
+/// Zeroed memory that starts at a multiple of [`ALIGN`]. Dropping it returns it to the system.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     map: MmapMut,
@@ -68,7 +68,7 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// `None` when the system has no memory to give.
+    /// Returns `None` when the system has no memory left.
     pub(crate) fn new(len: usize, share: MemoryShare) -> Option<Buffer> {
         // A mapping starts at a system page, which may be smaller than ours.
         let map = MmapMut::map_anon(len.checked_add(ALIGN as usize)?).ok()?;

@@ -1,5 +1,5 @@
-//! Readers, the writer and whoever evicts, under shuttle: many schedules, chosen at random and
-//! replayable. The locks switch threads in these tests, and so does every operation of the disk.
+//! Runs readers, the writer and eviction concurrently under shuttle, which tries many random,
+//! replayable schedules. In these tests every lock and every disk operation may switch threads.
 
 use crate::key::{Key, Kind, Namespace};
 use crate::record::Record;
@@ -28,7 +28,7 @@ fn content(n: u64) -> Vec<u8> {
     vec![n as u8 + 1; PART]
 }
 
-/// `shuttle::check_random` with stacks as large as real threads need them.
+/// Calls `shuttle::check_random` with stacks as large as those of real threads.
 fn check(body: impl Fn() + Send + Sync + 'static) {
     let mut config = shuttle::Config::new();
     config.stack_size = 1 << 20;
@@ -37,7 +37,7 @@ fn check(body: impl Fn() + Send + Sync + 'static) {
 }
 
 fn put(store: &Store, n: u64) {
-    // Chains of three.
+    // Every third block starts a new chain.
     let parent = (!n.is_multiple_of(3)).then(|| key(n - 1));
     let part = content(n);
     let record =
@@ -45,7 +45,7 @@ fn put(store: &Store, n: u64) {
     store.put(&NS, &record);
 }
 
-/// A store that is never without work to do: three blocks in RAM, a dozen on disk.
+/// A store that always has work to do: three blocks fit in RAM, a dozen on disk.
 fn store() -> (SimDisk, Store) {
     let mut config = StoreConfig::new("/sim", crate::MIN_QUOTA_BYTES);
     config.min_free_bytes = 0;
@@ -119,7 +119,7 @@ fn readers_writer_and_evictor_together() {
     }
 }
 
-/// Two readers of one cold block: one reads it, the other waits for that.
+/// Two readers want the same cold block: one reads it, and the other waits for that read.
 #[test]
 fn one_read_serves_all_who_wait() {
     let body = || {

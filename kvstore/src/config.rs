@@ -9,23 +9,23 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub struct StoreConfig {
     /// The folder that the store owns. Nothing else may live in it.
     pub root: PathBuf,
-    /// Budget of the RAM tier. Zero: every hit on disk is mapped, none is copied.
+    /// Budget of the RAM tier. Zero: every disk hit is mapped, none is copied.
     pub ram_budget_bytes: u64,
-    /// Most physical bytes under the root, whatever they are.
+    /// Limit on the physical bytes of all files under the root.
     pub quota_bytes: u64,
     /// Saving stops while the medium has less free space than this.
     pub min_free_bytes: u64,
-    /// Most bytes written in one day (UTC).
+    /// Limit on the bytes written in one day (UTC).
     pub writes_per_day_bytes: Option<u64>,
-    /// Most bytes waiting to be written.
+    /// Limit on the bytes waiting to be written.
     pub queue_bytes: u64,
     /// Blocks unused for longer than this are removed.
     pub max_idle: Option<Duration>,
-    /// Where the key is kept (made when missing) that encrypts payload and witness at rest.
+    /// File with the key that encrypts payload and witness at rest. It is created if missing.
     pub key_file: Option<PathBuf>,
     /// How long closing waits for the queue to be written.
     pub drain: Duration,
-    /// Threads that read ahead what [`Store::prefetch`](crate::Store::prefetch) was asked for.
+    /// Number of threads that read blocks ahead for [`Store::prefetch`](crate::Store::prefetch).
     pub read_threads: usize,
 }
 
@@ -33,7 +33,8 @@ pub struct StoreConfig {
 pub const MIN_QUOTA_BYTES: u64 = 1 << 20;
 
 impl StoreConfig {
-    /// A store at `root` of at most `quota_bytes`, with the other limits at their defaults.
+    /// Returns limits for a store at `root` of at most `quota_bytes`; the others have their
+    /// defaults.
     pub fn new(root: impl Into<PathBuf>, quota_bytes: u64) -> Self {
         StoreConfig {
             root: root.into(),
@@ -60,7 +61,7 @@ impl StoreConfig {
     }
 }
 
-/// Time, so that tests can make their own.
+/// A source of time, which tests can replace.
 pub trait Clock: Send + Sync + 'static {
     /// Seconds since 1970.
     fn unix_secs(&self) -> u64;

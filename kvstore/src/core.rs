@@ -1,4 +1,4 @@
-//! What the store's threads share.
+//! State and methods that the store's threads share.
 
 use crate::config::{Clock, StoreConfig};
 use crate::crypt::Cipher;
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two chunks of a write, reads in progress go first for at most this long.
+/// Between two chunks of a write, the writer waits at most this long for reads in progress.
 const YIELD_LIMIT: Duration = Duration::from_millis(100);
 
 pub(crate) struct Core {
@@ -24,11 +24,11 @@ pub(crate) struct Core {
     state: Mutex<State>,
     /// Wakes the writer: there is work, or the store is closing.
     pub(crate) wake: Condvar,
-    /// Wakes the read threads likewise.
+    /// Wakes the read threads for the same two reasons.
     pub(crate) wake_reads: Condvar,
-    /// Wakes who waits for work to be done.
+    /// Wakes threads that wait for work to finish.
     pub(crate) done: Condvar,
-    /// Saves, deletes and scans are one thread's at a time.
+    /// Held by the one thread that saves, deletes or scans.
     pub(crate) writer: Mutex<Writer>,
 }
 
@@ -54,7 +54,7 @@ impl Core {
         }
     }
 
-    /// The store's knowledge. Never hold it during I/O.
+    /// Locks the store's state. Never hold the lock during I/O.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
@@ -67,7 +67,7 @@ impl Core {
         self.state().counters.io_error(op, error);
     }
 
-    /// Removes a file; true when it is gone afterwards.
+    /// Removes a file. Returns true when the file no longer exists.
     pub(crate) fn unlink(&self, path: &Path) -> bool {
         match self.disk.unlink(path) {
             Ok(()) => true,
@@ -97,14 +97,14 @@ impl Core {
         self.restore_next() || self.writer.lock().step(self)
     }
 
-    /// Reads ahead the next block that was asked for.
+    /// Reads ahead the next block in the read queue.
     pub(crate) fn restore_next(&self) -> bool {
         let Some(id) = self.state().reads.pop() else { return false };
         self.restore_ahead(&id);
         true
     }
 
-    /// Queues reads, as far as there is room in the queue.
+    /// Queues reads until the queue is full.
     pub(crate) fn queue_restores(&self, ids: impl Iterator<Item = BlockId>) {
         let mut state = self.state();
         for id in ids {

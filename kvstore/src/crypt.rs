@@ -1,5 +1,5 @@
-//! Optional encryption at rest of witness and payload, with XChaCha20-Poly1305: its nonces are long
-//! enough to be drawn at random for every record.
+//! Optional encryption at rest of witness and payload with XChaCha20-Poly1305, whose nonces are
+//! long enough to be drawn at random for every record.
 
 use crate::error::OpenError;
 use crate::layout::record::{Header, Seal};
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 const KEY_LEN: usize = 32;
 
-/// Which of a record's two secrets a nonce is for: the nonce's last byte differs.
+/// Which of a record's two secrets a nonce is for. The last byte of the nonce differs.
 #[derive(Clone, Copy)]
 enum Secret {
     Witness = 0,
@@ -23,12 +23,12 @@ enum Secret {
 pub(crate) struct Cipher(XChaCha20Poly1305);
 
 impl Cipher {
-    /// Reads the key file, or makes one (0600) when it is missing.
+    /// Reads the key file, or creates it (mode 0600) if it is missing.
     pub(crate) fn from_key_file(path: &Path) -> Result<Cipher, OpenError> {
         let error = |what: &str| OpenError::KeyFile { path: path.into(), what: what.into() };
         let io_error = |source: io::Error| error(&format!("{source}; check its owner and folder"));
         let mut key = Zeroizing::new([0; KEY_LEN]);
-        // Opening a pipe must not wait for somebody to write to it.
+        // Opening a pipe must not wait for a writer.
         let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
         match OpenOptions::new().read(true).custom_flags(flags).open(path) {
             Ok(mut file) => {
@@ -55,8 +55,8 @@ impl Cipher {
         cipher.map(Cipher).map_err(|_| error("it is not 32 bytes long"))
     }
 
-    /// Encrypts `header.witness` and `payload` in place and puts the seal into the header. False
-    /// when the system has no random bytes.
+    /// Encrypts `header.witness` and `payload` in place and puts the seal into the header. Returns
+    /// false when the system has no random bytes.
     pub(crate) fn seal(&self, header: &mut Header, payload: &mut [u8]) -> bool {
         let mut nonce = [0; 24];
         if getrandom::fill(&mut nonce).is_err() {
@@ -100,8 +100,8 @@ impl Cipher {
     }
 }
 
-/// Writes a key file that is there whole or not at all, whenever the process ends. One that is
-/// there already is never replaced: records may be sealed with it.
+/// Writes the key file atomically, so that a crash never leaves a partial one. An existing key file
+/// is never replaced, because records may be sealed with it.
 fn publish(path: &Path, key: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");

@@ -1,9 +1,9 @@
-//! Reading whole files past the system's cache.
+//! Reads whole files without filling the system's cache.
 //!
-//! A record that is read becomes the RAM tier's copy: another one in the system's cache would be
-//! memory taken from the model. The disk reads into a *window*, memory of one huge page that is
-//! used again for the next file, and not into the record's own buffer: into one run of memory disks
-//! were measured to read up to twice as fast as into the scattered small pages of a new buffer.
+//! A record that is read becomes the RAM tier's copy. A second copy in the system's cache would
+//! take memory from the model. The disk reads into a *window*, one huge page of memory that is
+//! reused for the next file, and not into the record's own buffer: disks were measured to read up
+//! to twice as fast into contiguous memory as into the scattered small pages of a new buffer.
 
 use crate::disk::ReadFile;
 use crate::platform;
@@ -15,13 +15,13 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes asked of the disk at a time, and the alignment of their memory: a huge page of most
-/// systems, and a multiple of every disk's own blocks.
+/// Bytes read from the disk at a time, and the alignment of their memory: the size of a huge page
+/// on most systems, and a multiple of every disk's block size.
 const WINDOW: usize = 2 << 20;
-/// Windows kept for the next files, so that a store at rest holds 8 MiB at most.
+/// Number of windows kept for later files, so that an idle store holds at most 8 MiB.
 const MAX_SPARE: usize = 4;
 
-/// Where the windows are that no file uses.
+/// The pool of unused windows.
 #[derive(Debug, Default)]
 pub(crate) struct Windows(Mutex<Vec<Window>>);
 
@@ -43,7 +43,7 @@ impl Windows {
 pub(crate) struct DirectReader {
     file: File,
     len: u64,
-    /// None once it was given back.
+    /// `None` once the window has returned to the pool.
     window: RefCell<Option<Window>>,
     windows: Arc<Windows>,
 }
@@ -92,26 +92,26 @@ impl ReadFile for DirectReader {
     }
 }
 
-/// A piece of one file.
+/// A window onto one piece of a file.
 #[derive(Debug)]
 struct Window {
     map: MmapMut,
-    /// Of the first aligned byte in `map`.
+    /// Offset of the first aligned byte in `map`.
     start: usize,
-    /// The offsets in the file whose bytes are here.
+    /// The range of the file whose bytes are in the window.
     holds: Range<u64>,
 }
 
 impl Window {
     fn new() -> io::Result<Window> {
-        // Twice the length, of addresses only, so that an aligned piece of it surely fits.
+        // Reserves twice the length in address space, so that it surely contains an aligned piece.
         let map = MmapMut::map_anon(2 * WINDOW)?;
         platform::wish_for_huge_pages(&map);
         let start = map.as_ptr().align_offset(WINDOW);
         Ok(Window { map, start, holds: 0..0 })
     }
 
-    /// The bytes from offset `at` on.
+    /// Returns the bytes from file offset `at` on.
     fn bytes_from(&self, at: u64) -> &[u8] {
         if !self.holds.contains(&at) {
             return &[];
@@ -120,7 +120,7 @@ impl Window {
         &self.map[self.start..self.start + len][(at - self.holds.start) as usize..]
     }
 
-    /// Reads the piece that offset `at` lies in, as far as the file goes, which had `len` bytes.
+    /// Reads the piece that contains offset `at`, up to the end of the file, which had `len` bytes.
     fn fill(&mut self, file: &File, len: u64, at: u64) -> io::Result<()> {
         let begin = at - at % WINDOW as u64;
         let want = len.saturating_sub(begin).min(WINDOW as u64) as usize;
@@ -128,13 +128,13 @@ impl Window {
         let bytes = &mut self.map[self.start..self.start + WINDOW];
         let mut done = 0;
         while done < want {
-            // Up to the window's end, also where the file ends before: past the cache, lengths
-            // must be multiples of the disk's blocks.
+            // Ask for bytes up to the window's end even if the file ends earlier: reads that bypass
+            // the cache must have a length that is a multiple of the disk's block size.
             match file.read_at(&mut bytes[done..], begin + done as u64) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A disk with larger blocks, or a read that was cut at an odd place.
+                // The disk has larger blocks, or an earlier read stopped at an unaligned offset.
                 Err(error)
                     if error.kind() == io::ErrorKind::InvalidInput
                         && platform::read_through_cache(file) => {}
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// A file that is on the medium and not in the system's cache.
+    /// Creates a file that is on the medium and not in the system's cache.
     fn file(len: usize) -> (tempfile::TempDir, Vec<u8>, File) {
         let dir = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..len).map(|n| (n * 31 / 7) as u8).collect();
@@ -202,7 +202,7 @@ mod tests {
     fn what_cannot_be_read_directly_is_read_through_the_cache() {
         let (_dir, bytes, file) = file(WINDOW + 5000);
         let whole = DirectReader::new(file, &Arc::new(Windows::default())).unwrap();
-        // At an odd address no disk reads directly.
+        // No disk reads directly into memory at an odd address.
         whole.window.borrow_mut().as_mut().unwrap().start += 1;
         assert_eq!(read(&whole, 0, 2 * WINDOW), bytes);
     }
@@ -219,7 +219,7 @@ mod tests {
         assert!(many.iter().all(|file| read(file, 0, 5000) == bytes));
         drop(many);
         assert_eq!(windows.0.lock().unwrap().len(), MAX_SPARE);
-        // What a window held of another file is not taken for this one's.
+        // Bytes of another file that are left in a window must not be taken for this file's.
         fs::write(dir.path().join("file"), vec![1; 3000]).unwrap();
         assert_eq!(read(&open(), 0, 5000), vec![1; 3000]);
         assert_eq!(windows.0.lock().unwrap().len(), MAX_SPARE);

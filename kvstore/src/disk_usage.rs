@@ -1,16 +1,16 @@
-//! What every file and folder that is no published record occupies, so that the quota is true of
-//! all bytes under the root.
+//! Tracks the size of every file and folder that is not a published record, so that the quota
+//! covers all bytes under the root.
 
 use crate::state::ledger::Ledger;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Whose bytes they are.
+/// Which part of the ledger a file's bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// Ours: folders, the index, the lock.
+    /// The store itself: folders, the index, the lock.
     Store,
-    /// No indexed block: set aside, or never ours.
+    /// Files that are not an indexed block: damaged files, or files that the store did not write.
     Unindexed,
 }
 
@@ -28,7 +28,7 @@ impl DiskUsage {
         self.files.contains_key(path)
     }
 
-    /// Enters what was found on the medium.
+    /// Adds a file or folder that was found on the medium.
     pub(crate) fn add(&mut self, ledger: &mut Ledger, path: &Path, bytes: u64, owner: Owner) {
         self.remove(ledger, path);
         ledger.found(None, bytes);
@@ -38,13 +38,13 @@ impl DiskUsage {
         self.files.insert(path.to_owned(), (bytes, owner));
     }
 
-    /// Enters bytes that the ledger has already (by a settled reservation).
+    /// Adds bytes that the ledger has counted already (by a settled reservation).
     pub(crate) fn add_settled(&mut self, path: &Path, bytes: u64) {
         let known = self.files.entry(path.to_owned()).or_insert((0, Owner::Store));
         known.0 += bytes;
     }
 
-    /// The file or folder is gone.
+    /// Removes a file or folder that no longer exists.
     pub(crate) fn remove(&mut self, ledger: &mut Ledger, path: &Path) {
         if let Some((bytes, owner)) = self.files.remove(path) {
             ledger.gone(None, bytes);
@@ -54,7 +54,7 @@ impl DiskUsage {
         }
     }
 
-    /// Every path that `keep` refuses.
+    /// Returns every path for which `keep` returns false.
     pub(crate) fn others(&self, keep: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
         self.files.keys().filter(|path| !keep(path)).cloned().collect()
     }

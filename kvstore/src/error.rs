@@ -1,4 +1,4 @@
-//! What can go wrong, and what to do about it.
+//! The errors that callers see.
 
 use crate::layout::Damage;
 use std::fmt;
@@ -17,19 +17,19 @@ pub enum OpenError {
     Locked {
         /// The lock file.
         path: PathBuf,
-        /// Who holds it, when it says so.
+        /// The process that holds it, if the lock file names one.
         pid: Option<u32>,
     },
-    /// The root cannot be made, read or locked.
+    /// The root cannot be created, read or locked.
     #[error("cannot use {path} for the cache; check that its owner may read and write there")]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// A limit contradicts another.
+    /// Two limits contradict each other.
     #[error("the cache is misconfigured: {0}")]
     Config(&'static str),
     /// The key file cannot be used.
@@ -37,7 +37,7 @@ pub enum OpenError {
     KeyFile {
         /// The key file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The problem, and how to fix it.
         what: String,
     },
 }
@@ -46,20 +46,20 @@ fn holder(pid: &Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
-/// Why [`Store::get`](crate::Store::get) has nothing to give. The caller recomputes in every case;
-/// the reason is for its records.
+/// Why [`Store::get`](crate::Store::get) returned no block. The caller recomputes the block in
+/// every case; the reason is for logs and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Miss {
-    /// No block of that key.
+    /// There is no block with that key.
     NotStored,
-    /// There is a block of that key, but it was made from other content.
+    /// There is a block with that key, but it was made from other content.
     WitnessDiffers,
-    /// The block failed its checks; it was set aside.
+    /// The block failed its checks and was set aside.
     Damaged(Damage),
-    /// The disk did not give the block; it was dropped from the store.
+    /// The block could not be read from disk and was dropped from the store.
     Io,
-    /// No memory (or no file descriptor) to hold the block at this time.
+    /// There is no memory (or no file descriptor) for the block at this time.
     NoMemory,
 }
 
@@ -75,8 +75,8 @@ impl fmt::Display for Miss {
     }
 }
 
-/// The bytes of a guard stopped being the block's while it was held: the file was changed, or the
-/// disk failed, under the mapping. Throw away what was computed from them.
+/// The bytes of a guard changed while it was held: the file under the mapping was modified, or the
+/// disk failed. Discard everything computed from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the file of a mapped block changed while it was in use; it was set aside, recompute it")]
 pub struct Corrupt;

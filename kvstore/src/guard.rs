@@ -1,4 +1,4 @@
-//! What a hit gives: the block's bytes, kept alive.
+//! The result of a hit: the block's bytes, kept alive while they are used.
 
 use crate::core::Core;
 use crate::error::Corrupt;
@@ -10,8 +10,8 @@ use std::fmt;
 use std::ops::Index;
 use std::sync::{Arc, Weak};
 
-/// A block's bytes. Holding it keeps the memory, or the mapping of the file, alive, whatever the
-/// store does with the block meanwhile.
+/// A block's bytes. A guard keeps the memory, or the mapping of the file, alive even if the store
+/// evicts the block meanwhile.
 ///
 /// Use the bytes, **then call [`Guard::check`]**, then trust what was computed. A block in the RAM
 /// tier is a verified copy and always passes. A mapped block passes unless its file was truncated,
@@ -22,22 +22,22 @@ pub struct Guard {
     pub(crate) bytes: Bytes,
     pub(crate) tier: Tier,
     pub(crate) id: BlockId,
-    /// Weak, so that bytes that outlive the store do not keep its root locked.
+    /// Weak, so that guards that outlive the store do not keep its root locked.
     pub(crate) core: Weak<Core>,
 }
 
 impl Guard {
-    /// What the block holds.
+    /// The kind of data in the block.
     pub fn kind(&self) -> Kind {
         self.bytes.kind()
     }
 
-    /// Where it was found.
+    /// The tier in which the block was found.
     pub fn tier(&self) -> Tier {
         self.tier
     }
 
-    /// True when the bytes are the file's own pages rather than a copy.
+    /// True when the bytes are mapped from the file and not copied.
     pub fn is_mapped(&self) -> bool {
         matches!(self.bytes, Bytes::Mapped(_))
     }
@@ -47,13 +47,14 @@ impl Guard {
         self.bytes.layout().parts.len()
     }
 
-    /// True for a block without parts.
+    /// True for a block with no parts.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes of one part. They start at a multiple of 16 KiB; in a mapped block, of the
-    /// system's page, which is the same on Apple Silicon and 4 KiB on most Linux machines.
+    /// The bytes of one part. They start at a multiple of 16 KiB. In a mapped block they start at a
+    /// multiple of the system's page size: also 16 KiB on Apple Silicon, and 4 KiB on most Linux
+    /// machines.
     pub fn part(&self, index: usize) -> Option<&[u8]> {
         self.bytes.layout().parts.get(index).map(|range| self.bytes.part(range))
     }
@@ -63,8 +64,8 @@ impl Guard {
         self.bytes.layout().parts.iter().map(|range| self.bytes.part(range))
     }
 
-    /// Call after the last use of the bytes: an error says that some of them may not have been the
-    /// block's. The block is then set aside, and will be a miss.
+    /// Call this after the last use of the bytes. An error means that some of them may have been
+    /// wrong. The store has then set the block aside, and the next lookup is a miss.
     ///
     /// # Errors
     /// [`Corrupt`] when the file changed or failed under the mapping.
@@ -85,7 +86,7 @@ impl Index<usize> for Guard {
     /// The bytes of one part.
     ///
     /// # Panics
-    /// When there is no such part.
+    /// Panics if there is no such part.
     fn index(&self, index: usize) -> &[u8] {
         self.bytes.part(&self.bytes.layout().parts[index])
     }
@@ -103,8 +104,8 @@ impl fmt::Debug for Guard {
 }
 
 impl Core {
-    /// A mapping of this block broke: the block is set aside, unless it was replaced meanwhile or
-    /// another guard has said so already.
+    /// Sets a block aside because its mapping broke, unless the block was replaced meanwhile or
+    /// another guard has reported the same mapping already.
     pub(crate) fn distrust(&self, id: &BlockId, bytes: &Bytes) {
         let Bytes::Mapped(broken) = bytes else { return };
         let mut state = self.state();
@@ -117,11 +118,11 @@ impl Core {
     }
 }
 
-/// Keeps blocks from being evicted for room, in either tier, until dropped. What is damaged,
-/// cleared or removed goes all the same.
+/// Keeps blocks from being evicted to free space, in either tier, until dropped. Blocks that are
+/// damaged, cleared or removed leave despite the pin.
 pub struct Pin {
     pub(crate) ids: Vec<BlockId>,
-    /// Weak, so that bytes that outlive the store do not keep its root locked.
+    /// Weak, so that pins that outlive the store do not keep its root locked.
     pub(crate) core: Weak<Core>,
 }
 

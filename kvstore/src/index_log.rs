@@ -1,20 +1,20 @@
-//! The log of the index that is being written.
+//! The index log that is being written.
 
 use crate::layout::index::{Frame, encode_frame};
 
-/// A log is folded into a snapshot when it is longer than this, and than the snapshot.
+/// A log is folded into a snapshot when it is longer than this and longer than the snapshot.
 const COMPACT_BYTES: u64 = 1 << 20;
 
 #[derive(Default)]
 pub(crate) struct IndexLog {
-    /// Of the log being written.
+    /// The log's generation.
     pub(crate) generation: u64,
     pub(crate) file: Option<Box<dyn crate::disk::WriteFile>>,
     pub(crate) len: u64,
     /// Frames not yet appended.
     pub(crate) pending: Vec<u8>,
     pub(crate) snapshot_len: u64,
-    /// The next chance to write a snapshot should be taken.
+    /// True when a snapshot should be written at the next opportunity.
     pub(crate) wants_snapshot: bool,
 }
 

@@ -1,4 +1,4 @@
-//! For whoever looks after the store: what is in it, is it sound, empty it.
+//! Calls for administration: list the blocks, verify them, remove them.
 
 use crate::core::Core;
 use crate::disk;
@@ -20,11 +20,11 @@ pub struct BlockInfo {
     pub namespace: Namespace,
     /// Its key.
     pub key: Key,
-    /// The block before it in its chain.
+    /// The key of the block before it in its chain.
     pub parent: Option<Key>,
-    /// What it holds.
+    /// The kind of data in it.
     pub kind: Kind,
-    /// It is in memory.
+    /// It is in the RAM tier.
     pub in_ram: bool,
     /// It is waiting to be written, or being written.
     pub queued: bool,
@@ -36,52 +36,53 @@ pub struct BlockInfo {
     pub used_secs: u64,
 }
 
-/// Where a block is, or what became of it.
+/// Where a block is, or why it is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockLocation {
     /// It is stored.
     Here(BlockInfo),
-    /// It was here, or was offered, not long ago.
+    /// It was stored, or handed to the store, recently and is missing for this reason.
     Gone(Departure),
-    /// It never was here, or longer ago than is remembered.
+    /// It was never stored, or the store no longer remembers it.
     Unknown,
 }
 
-/// What a removal took.
+/// The result of a removal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cleared {
-    /// Blocks forgotten, whichever tier they were in.
+    /// Number of blocks removed, in any tier.
     pub blocks: u64,
-    /// What their files occupy, soon to be free.
+    /// Bytes of their files, which will be free soon.
     pub physical_bytes: u64,
 }
 
-/// How far a scrub has come, and how it ended.
+/// Progress and result of verifying all blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerifyReport {
-    /// Blocks to look at.
+    /// Number of blocks to verify.
     pub total: u64,
-    /// Blocks looked at.
+    /// Number of blocks verified so far.
     pub done: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// Blocks that failed their checks and were set aside.
+    /// Number of blocks that failed their checks and were set aside.
     pub damaged: u64,
-    /// Blocks that could not be read; unless that may pass, they were set aside as well.
+    /// Number of blocks that could not be read. They were set aside too, unless the error was
+    /// temporary.
     pub unreadable: u64,
 }
 
 impl Store {
-    /// Every block, or every block of one namespace, least recently used first on disk and then
-    /// those in memory only.
+    /// Lists every block, or every block of one namespace: first the blocks on disk, least recently
+    /// used first, then those in memory only.
     pub fn list(&self, namespace: Option<&Namespace>) -> Vec<BlockInfo> {
         let state = self.core().state();
         let ids = ids(&state, namespace);
         ids.into_iter().filter_map(|id| info(&state, &id)).collect()
     }
 
-    /// Reads and verifies every block on disk. Blocks that fail are set aside. `progress` is told
-    /// after each block, and may stop the scrub.
+    /// Reads and verifies every block on disk. Blocks that fail are set aside. `progress` is called
+    /// after each block and may stop the run.
     pub fn verify(
         &self,
         mut progress: impl FnMut(&VerifyReport) -> ControlFlow<()>,
@@ -104,8 +105,8 @@ impl Store {
         report
     }
 
-    /// Where a block is, or what became of it: for whoever wonders why there was no hit. In memory
-    /// only; not a use of the block.
+    /// Returns where a block is, or why it is missing; meant to explain cache misses. The call
+    /// reads no disk and does not count as a use of the block.
     pub fn locate(&self, namespace: &Namespace, key: &Key) -> BlockLocation {
         let state = self.core().state();
         let Some(id) = state.id(namespace, key) else { return BlockLocation::Unknown };
@@ -116,22 +117,22 @@ impl Store {
         }
     }
 
-    /// Removes every block, in memory and on disk, and the damaged files; or the blocks of one
-    /// namespace. Who holds a block's bytes keeps them. Files go in the background:
+    /// Removes every block, in memory and on disk, and the damaged files; or only the blocks of one
+    /// namespace. Live guards keep their bytes. Files are removed in the background;
     /// [`Store::flush`] waits for that.
     pub fn clear(&self, namespace: Option<&Namespace>) -> Cleared {
         let cleared = self.remove(namespace, EvictReason::Manual);
         if namespace.is_none() {
             let mut writer = self.core().writer.lock();
-            // Damaged files that are about to be set aside go at once instead.
+            // Damaged files that are waiting to be set aside are removed instead.
             self.core().state().deletes.set_nothing_aside();
             while writer.remove_damaged(self.core()) {}
         }
         cleared
     }
 
-    /// Takes everything out of the RAM tier that nobody holds or has pinned, and gives how many blocks
-    /// that were. What is not on disk, or on its way there, is gone.
+    /// Removes every block from the RAM tier that is neither in use nor pinned, and returns their
+    /// number. Blocks that are not on disk or queued for it are lost.
     pub fn demote_all(&self) -> usize {
         let core = self.core();
         let now_secs = core.now_secs();
@@ -139,13 +140,13 @@ impl Store {
         std::iter::from_fn(|| state.demote_one(now_secs, true).then_some(())).count()
     }
 
-    /// Removes the blocks of a namespace that nobody will ask for again.
+    /// Removes the blocks of a namespace that is no longer used.
     pub fn remove_namespace(&self, namespace: &Namespace) -> Cleared {
         self.remove(Some(namespace), EvictReason::ModelRemoved)
     }
 
-    /// Removes a block whose content its user refuses although it passed every check here, and all
-    /// blocks below it in the tree of chains, whatever their kind. It may be put again at once.
+    /// Removes a block that its user rejects although it passed every check here, and all blocks
+    /// below it in the tree of chains, of any kind. It may be put again at once.
     pub fn invalidate(&self, namespace: &Namespace, key: &Key) -> Cleared {
         let core = self.core();
         let (id, links) = {
@@ -158,8 +159,8 @@ impl Store {
         };
         let mut children: HashMap<Key, Vec<BlockId>> = HashMap::new();
         links.into_iter().for_each(|(above, id)| children.entry(above).or_default().push(id));
-        // A block that names itself, or one below it, as its parent ends the walk: its children are
-        // taken out of the map the first time.
+        // A block that names itself or a descendant as its parent cannot loop for ever: the
+        // children are taken out of the map the first time.
         let mut ids = vec![id];
         let mut at = 0;
         while let Some(id) = ids.get(at) {
@@ -223,7 +224,7 @@ fn info(state: &State, id: &BlockId) -> Option<BlockInfo> {
 
 impl Core {
     fn verify_one(&self, id: &BlockId, report: &mut VerifyReport) {
-        // Forgotten with the block, evicted meanwhile: no failure.
+        // The block was evicted meanwhile, and its namespace with it, which is not a failure.
         let Some(namespace) = self.state().namespace(id) else { return };
         let result = verify(&*self.disk, namespace, id.key);
         let now = self.now_secs();
@@ -234,7 +235,7 @@ impl Core {
                 report.damaged += u64::from(state.discard_damaged(id, damage, now));
             }
             Err(LoadError::Io(error)) => {
-                // Gone, because evicted meanwhile, is no failure.
+                // The block was evicted meanwhile, which is not a failure.
                 if !state.blocks.is_stored(id) {
                     return;
                 }
@@ -243,7 +244,8 @@ impl Core {
                 if error.kind() == io::ErrorKind::NotFound {
                     state.lost(id);
                 } else if !disk::is_transient(&error) {
-                    // No file, or one that the disk does not give: as for a reader, it goes.
+                    // The file is missing or unreadable, so the block is dropped, as a read would
+                    // do.
                     state.discard_stored(id, EvictReason::Corrupt, now);
                 }
             }

@@ -1,4 +1,4 @@
-//! Names of things: keys, namespaces and the kinds of record.
+//! Keys, namespaces and the kinds of record.
 
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -7,18 +7,18 @@ use std::hash::{BuildHasherDefault, Hasher};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub [u8; 32]);
 
-/// The world a key lives in (one model, one layout, one tenant): 32 opaque bytes.
+/// The scope of a key (one model, one layout, one tenant): 32 opaque bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Namespace(pub [u8; 32]);
 
-/// What a record holds. The store treats all kinds alike; they are counted apart.
+/// The type of data in a record. The store treats all kinds alike but counts them separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Keys and values of one block of tokens.
+    /// Attention keys and values of one block of tokens.
     Kv,
-    /// Keys and values of layers with a sliding window.
+    /// Attention keys and values of layers with a sliding window.
     Rotating,
-    /// A recurrent state, usable at its exact position only; its label is `state`.
+    /// A recurrent state, which is usable only at its exact position. Its label is `state`.
     Recurrent,
 }
 
@@ -26,7 +26,7 @@ impl Kind {
     /// Every kind, in the order that [`Kind::index`] counts them.
     pub const ALL: [Kind; 3] = [Kind::Kv, Kind::Rotating, Kind::Recurrent];
 
-    /// The kind's place in [`Kind::ALL`].
+    /// The kind's index in [`Kind::ALL`].
     pub fn index(self) -> usize {
         match self {
             Kind::Kv => 0,
@@ -45,7 +45,7 @@ impl Kind {
     }
 }
 
-/// A block's name inside one open store: the namespace is replaced by a small number.
+/// A block's id inside one open store: a small number replaces the namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BlockId {
     /// Index into the store's table of namespaces.
@@ -53,8 +53,8 @@ pub(crate) struct BlockId {
     pub(crate) key: Key,
 }
 
-/// Hashes block ids for the store's own tables: keys are digests already, so mixing is all it
-/// takes. They come from our own process, which has better ways to slow itself down.
+/// Hashes block ids for the store's own tables. Keys are digests already, so mixing suffices; it
+/// does not resist chosen keys, because they come from our own process.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct IdHasher(u64);
 

@@ -1,8 +1,8 @@
-//! Pages opaque, content-addressed blocks between a RAM tier and memory-mapped files.
+//! Stores opaque, content-addressed blocks in a RAM tier and in memory-mapped files.
 //!
-//! A block is some bytes, in parts, under a 32-byte key in a namespace. The store keeps as many as
-//! its limits allow, gives a block back exactly as it was put or not at all, and may forget any of
-//! them at any time. It knows nothing of what the bytes mean.
+//! A block is some bytes, in parts, under a 32-byte key in a namespace. The store keeps as many
+//! blocks as its limits allow. It returns a block exactly as it was put or not at all, and it may
+//! evict any block at any time. It does not interpret the bytes.
 //!
 //! ```
 //! use kvstore::{Key, Kind, Namespace, Record, Store, StoreConfig};
@@ -21,9 +21,9 @@
 //! store.close();
 //! ```
 //!
-//! Where to read on: `docs/kvstore-format.md` for the files and the order they are written in;
-//! [`Store`] for the calls; `state.rs` for every decision, without I/O; `save.rs`, `write_index.rs`
-//! and `scan.rs` for everything that changes the disk; `map.rs` for what makes mapped files safe.
+//! Where to start reading: `docs/kvstore-format.md` describes the files and their write order;
+//! [`Store`] has the calls; `state.rs` makes every decision, without I/O; `save.rs`,
+//! `write_index.rs` and `scan.rs` change the disk; `map.rs` makes mapped files safe.
 
 #[cfg(test)]
 extern crate self as kvstore;

@@ -2,16 +2,16 @@
 //! `platform`.
 //!
 //! Touching a mapped page whose file was truncated, or that the disk cannot read, raises SIGBUS,
-//! whose default is death. We install a handler, once, when the first file is mapped. When the
-//! faulting address lies inside one of our mappings, it puts a page of zeros there, marks the
-//! mapping as broken and returns, so that the interrupted read goes on; [`FileMap::is_intact`] then
-//! says no, and the caller throws away what it read. Every other SIGBUS goes to whoever handled
-//! the signal before us, exactly as if we were not there: the standard library's own handler, a
-//! crash reporter, or the default action.
+//! which kills the process by default. A handler is installed once, when the first file is mapped.
+//! When the faulting address lies inside one of our mappings, the handler puts a page of zeros
+//! there, marks the mapping as broken and returns, so that the interrupted read continues;
+//! [`FileMap::is_intact`] then returns false, and the caller discards the bytes it read. Every
+//! other SIGBUS is passed to the previous handler, as if ours were not installed: the standard
+//! library's, a crash reporter's, or the default action.
 //!
-//! A file can also be changed without any signal (a hole punched, bytes overwritten). Files of the
-//! store are never changed once published, so any new size or modification time tells: `is_intact`
-//! compares both with those at the time of mapping.
+//! A file can also change without a signal (a hole is punched, bytes are overwritten). The store
+//! never changes a published file, so a new size or modification time reveals such a change:
+//! `is_intact` compares both with their values at the time of mapping.
 
 use crate::disk::Mapped;
 use crate::platform;
@@ -24,12 +24,12 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, Once, PoisonError};
 
-/// Most files mapped at one time; more are refused, and read by copy instead.
+/// Limit on the files mapped at one time. Further files are read by copy instead.
 pub const MAX_MAPPINGS: usize = 1024;
 
 /// A whole file, mapped read-only and watched.
 pub(crate) struct FileMap {
-    /// Declared before `map`: the watch must end before the address range is given back.
+    /// Declared before `map`, because the watch must end before the address range is released.
     watch: Watch,
     map: Mmap,
     file: File,
@@ -37,12 +37,12 @@ pub(crate) struct FileMap {
 }
 
 impl FileMap {
-    /// Maps `file` and asks the system to read it ahead.
+    /// Maps `file` and tells the system to read it ahead.
     pub(crate) fn new(file: File) -> io::Result<FileMap> {
         let stamp = Stamp::of(&file)?;
-        // SAFETY: memmap2 asks that nobody changes the file while it is mapped. The store never
-        // changes a published file; if someone else does, we read other bytes (every value of u8
-        // is valid) or fault, and both are caught: see the module's comment.
+        // SAFETY: memmap2 requires that nobody changes the file while it is mapped. The store never
+        // changes a published file. If another program does, we read other bytes (every value of u8
+        // is valid) or fault, and both are detected: see the module's comment.
         let map = unsafe { Mmap::map(&file)? };
         if map.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -64,7 +64,7 @@ impl Mapped for FileMap {
     }
 }
 
-/// What changes whenever a file's content does, but not when the file is renamed or unlinked.
+/// Metadata that changes with a file's content, but not when the file is renamed or unlinked.
 #[derive(PartialEq, Eq)]
 struct Stamp {
     len: u64,
@@ -118,7 +118,7 @@ impl Slot {
     }
 }
 
-/// Holds a slot for one mapping.
+/// Owns the slot of one mapping.
 struct Watch(usize);
 
 impl Watch {
@@ -145,7 +145,7 @@ impl Drop for Watch {
     }
 }
 
-/// Cached by the first call, which is never made from inside the handler.
+/// The system's page size. The first call caches it and is never made inside the handler.
 fn page_size() -> usize {
     static PAGE_SIZE: AtomicUsize = AtomicUsize::new(0);
     let known = PAGE_SIZE.load(Ordering::Relaxed);
@@ -158,10 +158,11 @@ fn page_size() -> usize {
     size
 }
 
-/// The action that was there before ours, written once before ours can run.
+/// The previous action for SIGBUS, written once before our handler can run.
 struct Previous(UnsafeCell<MaybeUninit<libc::sigaction>>);
-// SAFETY: written once inside `INSTALL`, before the handler that reads it is installed (sigaction
-// is a system call, which orders the write before any later signal), and only read after that.
+// SAFETY: it is written once inside `INSTALL`, before the handler that reads it is installed
+// (sigaction is a system call, which orders the write before any later signal), and only read
+// later.
 unsafe impl Sync for Previous {}
 
 static PREVIOUS: Previous = Previous(UnsafeCell::new(MaybeUninit::uninit()));
@@ -172,10 +173,11 @@ fn install_handler() -> io::Result<()> {
     INSTALL.call_once(|| {
         FREE.lock().unwrap_or_else(PoisonError::into_inner).extend(0..MAX_MAPPINGS);
         page_size();
-        // SAFETY: `PREVIOUS` has room for the old action, asked for before ours is set, and nobody
-        // else reads or writes it yet. `on_sigbus` has the signature SA_SIGINFO demands and calls
-        // only what is safe in a handler. SA_ONSTACK keeps the standard library's handler, which
-        // we may call, able to report a stack overflow. A zeroed sigaction is a valid one.
+        // SAFETY: `PREVIOUS` has space for the old action, which is requested before ours is set,
+        // and no other code reads or writes it yet. `on_sigbus` has the signature that SA_SIGINFO
+        // requires and calls only functions that are safe in a handler. SA_ONSTACK lets the
+        // standard library's handler, which we may call, report a stack overflow. A zeroed
+        // sigaction is valid.
         let done = unsafe {
             let mut ours: libc::sigaction = std::mem::zeroed();
             let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
@@ -201,9 +203,9 @@ extern "C" fn on_sigbus(
     info: *mut libc::siginfo_t,
     context: *mut libc::c_void,
 ) {
-    // SAFETY: the kernel hands a SA_SIGINFO handler a valid siginfo.
+    // SAFETY: the kernel passes a valid siginfo to a SA_SIGINFO handler.
     let (address, code) = unsafe { ((*info).si_addr() as usize, (*info).si_code) };
-    // A signal that a process sent carries no address, whatever the field says.
+    // A signal that a process sent carries no address, so the field is meaningless then.
     let fault = platform::is_fault(code);
     match SLOTS.iter().find(|slot| fault && slot.contains(address)) {
         Some(slot) if replace_page(address) => slot.broken.store(true, Ordering::Release),
@@ -211,14 +213,14 @@ extern "C" fn on_sigbus(
     }
 }
 
-/// Puts a page of zeros where the file's page cannot be had. `errno` belongs to the interrupted
-/// code and is put back.
+/// Puts a page of zeros where the file's page cannot be read. Restores `errno`, which belongs to
+/// the interrupted code.
 fn replace_page(address: usize) -> bool {
     let page = page_size();
     let start = (address & !(page - 1)) as *mut libc::c_void;
-    // SAFETY: the page lies inside a mapping that a live `Watch` covers: its thread is stopped in
-    // the middle of reading it, so it cannot have been unmapped. Replacing it with readable zeros
-    // is what a reader of `FileMap::bytes` is promised. `errno_location` is valid for this thread.
+    // SAFETY: the page lies inside a mapping that a live `Watch` covers. Its thread is stopped in
+    // the middle of a read, so the page cannot have been unmapped. `FileMap::bytes` promises its
+    // readers zeros in this case. `errno_location` is valid for this thread.
     unsafe {
         let errno = *errno_location();
         let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANON;
@@ -228,7 +230,7 @@ fn replace_page(address: usize) -> bool {
     }
 }
 
-/// Gives a signal that is not ours to the action that was there before us.
+/// Passes a signal that is not ours to the previous action.
 fn pass_on(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -236,15 +238,16 @@ fn pass_on(
     fault: bool,
 ) {
     type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
-    // SAFETY: `PREVIOUS` was written before this handler was installed. A handler's address came
-    // from sigaction with flags that say which of the two signatures it has. With the default
-    // action put back, returning repeats a faulting instruction, and a sent signal is raised again
-    // for the moment the handler returns: either ends the process as it would have without us.
+    // SAFETY: `PREVIOUS` was written before this handler was installed. The address of the previous
+    // handler came from sigaction with flags that say which of the two signatures it has. Once the
+    // default action is restored, returning repeats a faulting instruction, and a sent signal is
+    // raised again when the handler returns: both end the process as they would without our
+    // handler.
     unsafe {
         let previous = (*PREVIOUS.0.get()).assume_init_ref();
         let handler = previous.sa_sigaction;
         if handler == libc::SIG_IGN && !fault {
-            // Ignored before us, ignored now.
+            // A signal that was ignored before stays ignored.
         } else if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
             libc::sigaction(signal, previous, std::ptr::null_mut());
             if !fault {

@@ -1,4 +1,4 @@
-//! Opening: the index is read at once, the folders are looked at afterwards.
+//! Opens a store: the index is read at once, the folders are scanned later.
 
 use crate::config::{Clock, StoreConfig};
 use crate::core::Core;
@@ -16,7 +16,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// An index file longer than this is not read: it would describe some sixteen million blocks.
+/// Limit on the length of an index file that is read: it describes about sixteen million blocks.
 const MAX_INDEX_BYTES: u64 = 2 << 30;
 
 impl Core {
@@ -30,7 +30,7 @@ impl Core {
         for top in paths::TOP {
             let failed = |source| OpenError::Io { path: disk.root().join(top), source };
             disk.create_dir(Path::new(top)).map_err(failed)?;
-            // What is removed from it must be ours, and not what a link there leads to.
+            // The store deletes files in this folder, so it must be a folder and not a link.
             if !disk.stat(Path::new(top)).map_err(failed)?.is_dir {
                 let what = "it is a link, not a folder of the cache's own: remove it";
                 return Err(failed(io::Error::new(io::ErrorKind::NotADirectory, what)));
@@ -44,8 +44,8 @@ impl Core {
     }
 }
 
-/// Reads the newest readable snapshot and every log from its generation on. Nothing here can fail:
-/// an index that is missing or damaged only means that the scan has more to find.
+/// Reads the newest readable snapshot and every log from its generation on. This cannot fail: when
+/// the index is missing or damaged, the scan finds more blocks itself.
 fn load_index(disk: &dyn Disk, state: &mut State, now_secs: u64) -> IndexLog {
     let entries = disk.list(Path::new(paths::INDEX)).unwrap_or_default();
     let mut files: Vec<_> =
@@ -69,7 +69,7 @@ fn load_index(disk: &dyn Disk, state: &mut State, now_secs: u64) -> IndexLog {
     IndexLog::new(newest + 1, log_count > 1)
 }
 
-/// Applies one index file as far as it is whole; false when it is none.
+/// Applies the undamaged frames of one index file. Returns false when it is not an index file.
 fn apply(disk: &dyn Disk, state: &mut State, role: Role, generation: u64, now_secs: u64) -> bool {
     let Ok(bytes) = read_whole(disk, &paths::index(role, generation)) else { return false };
     let Some(reader) = Reader::new(&bytes, role).filter(|r| r.generation == generation) else {

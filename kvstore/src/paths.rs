@@ -6,8 +6,8 @@
 //! blocks/NAMESPACE/X/KEY     published records; X is the key's first digit
 //! tmp/N                      records being written
 //! damaged/NAMESPACE.KEY      records that failed their checks; the first to go for room
-//! foreign/N.NAME             unknown files found among ours; counted, never deleted
-//! ```
+//! damaged/NAMESPACE.KEY      records that failed their checks; removed first to free space
+//! foreign/N.NAME             unknown files found in the store; counted, never deleted
 
 use crate::key::{Key, Namespace};
 use crate::layout::index::Role;
@@ -27,13 +27,14 @@ pub(crate) fn space_dir(namespace: &Namespace) -> PathBuf {
     Path::new(BLOCKS).join(namespace.to_string())
 }
 
-/// The folder of a namespace's records that share a first digit. Sixteen keep folders of a hundred
-/// thousand files searchable; more would cost a new folder for almost every record of a small store.
+/// The folder of a namespace's records that share a first digit. With sixteen folders, each stays
+/// searchable at a hundred thousand files; more folders would mean a new folder for almost every
+/// record of a small store.
 pub(crate) fn fan_dir(namespace: &Namespace, key: &Key) -> PathBuf {
     space_dir(namespace).join(fan_name(fan(key)))
 }
 
-/// A key's first digit.
+/// The first digit of a key.
 pub(crate) fn fan(key: &Key) -> u8 {
     key.0[0] >> 4
 }
@@ -50,14 +51,14 @@ pub(crate) fn damaged(namespace: &Namespace, key: &Key) -> PathBuf {
     Path::new(DAMAGED).join(format!("{namespace}.{key}"))
 }
 
-/// Whether [`damaged`] gives such names.
+/// True for the file names that [`damaged`] returns.
 pub(crate) fn is_damaged(name: &OsStr) -> bool {
     name.to_str().and_then(|name| name.split_once('.')).is_some_and(|(namespace, key)| {
         Namespace::from_hex(namespace).is_some() && Key::from_hex(key).is_some()
     })
 }
 
-/// Whether [`temporary`] gives such names.
+/// True for the file names that [`temporary`] returns.
 pub(crate) fn is_temporary(name: &OsStr) -> bool {
     let digits = name.to_str().unwrap_or_default();
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
@@ -75,7 +76,7 @@ pub(crate) fn index(role: Role, generation: u64) -> PathBuf {
     Path::new(INDEX).join(format!("{name}-{generation}"))
 }
 
-/// The reverse of [`index`], from the file's name.
+/// Parses a file name that [`index`] made.
 pub(crate) fn parse_index(name: &OsStr) -> Option<(Role, u64)> {
     let (name, generation) = name.to_str()?.split_once('-')?;
     let role = match name {
@@ -86,7 +87,7 @@ pub(crate) fn parse_index(name: &OsStr) -> Option<(Role, u64)> {
     Some((role, generation.parse().ok()?))
 }
 
-/// The reverse of [`fan_name`].
+/// Parses a folder name that [`fan_name`] made.
 pub(crate) fn parse_fan(name: &OsStr) -> Option<u8> {
     (0..16).find(|fan| name == fan_name(*fan).as_str())
 }

@@ -1,4 +1,4 @@
-//! Reading a record from disk: every check of the format, before a byte is handed out.
+//! Reads a record from disk and makes every check of the format before it returns a byte.
 
 use crate::buffer::{Buffer, MemoryShare};
 use crate::crypt::Cipher;
@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes copied, and then hashed while they are in the processor's cache, at a time.
+/// Number of bytes copied at a time. They are hashed while they are in the processor's cache.
 const CHUNK: usize = 256 << 10;
 
 /// Why a record could not be read.
@@ -20,10 +20,10 @@ const CHUNK: usize = 256 << 10;
 pub(crate) enum LoadError {
     Damaged(Damage),
     WitnessDiffers,
-    /// Encrypted while the store is not, or the other way round: not damaged, but of no use.
+    /// Only one of record and store is encrypted. The record is not damaged, but of no use.
     OtherSecrecy,
     NoMemory,
-    /// It can be read by copy only: it is encrypted, or too many files are mapped.
+    /// It can only be read by copy: it is encrypted, or too many files are mapped.
     NotMappable,
     Io(io::Error),
 }
@@ -43,16 +43,16 @@ impl From<io::Error> for LoadError {
     }
 }
 
-/// Which record to read, and what it must say.
+/// The record to read, and the identity it must have.
 pub(crate) struct Wanted<'a> {
     pub(crate) namespace: Namespace,
     pub(crate) key: Key,
-    /// `None` compares nothing: for reads ahead and scrubs.
+    /// `None` skips the comparison: for reads ahead and verification.
     pub(crate) witness: Option<&'a [u8]>,
 }
 
 impl Wanted<'_> {
-    /// Holds a header against what was asked for, and decrypts its witness.
+    /// Compares a header with the requested record and decrypts its witness.
     fn check(&self, header: &mut Header, cipher: Option<&Cipher>) -> Result<(), LoadError> {
         if header.namespace != self.namespace || header.key != self.key {
             return Err(Damage::Namespace.into());
@@ -70,7 +70,7 @@ impl Wanted<'_> {
     }
 }
 
-/// Reads just the header of the file at the block's path.
+/// Reads only the header of a record's file.
 pub(crate) fn read_header(file: &dyn ReadFile) -> Result<(Header, Layout), LoadError> {
     let mut bytes = vec![0; file.len().min(ALIGN) as usize];
     read_all(file, &mut bytes, 0)?;
@@ -91,8 +91,8 @@ pub(crate) fn read_header(file: &dyn ReadFile) -> Result<(Header, Layout), LoadE
     Ok((header, layout))
 }
 
-/// Reads a record into memory of our own and verifies that copy: what happens to the file later
-/// cannot touch it.
+/// Reads a record into our own memory and verifies that copy, so that later changes to the file do
+/// not affect it.
 pub(crate) fn read_copy(
     disk: &dyn Disk,
     cipher: Option<&Cipher>,
@@ -128,8 +128,8 @@ pub(crate) fn read_copy(
     }))
 }
 
-/// Maps a record and verifies it once, through the mapping. An encrypted record has no bytes to
-/// map, so that a store with a key reads by copy only.
+/// Maps a record and verifies it once, through the mapping. Encrypted records cannot be mapped, so
+/// a store with a key only reads by copy.
 pub(crate) fn read_mapped(
     disk: &dyn Disk,
     cipher: Option<&Cipher>,
@@ -158,7 +158,7 @@ pub(crate) fn read_mapped(
         }
         Ok((header, layout))
     })();
-    // A page that went missing reads as zeros: whatever was concluded above, it is the file.
+    // A missing page reads as zeros, so the file is at fault, not the check that failed.
     if !map.is_intact() {
         return Err(Damage::ShortRead.into());
     }
@@ -166,8 +166,8 @@ pub(crate) fn read_mapped(
     Ok(Arc::new(MappedBlock { kind: header.kind, witness: header.witness.into(), layout, map }))
 }
 
-/// Verifies a stored record without keeping it. Sealed records are checked by their checksum,
-/// which covers the bytes as stored.
+/// Verifies a stored record without keeping it. For an encrypted record this verifies the checksum
+/// of the bytes as stored.
 pub(crate) fn verify(disk: &dyn Disk, namespace: Namespace, key: Key) -> Result<u64, LoadError> {
     let file = disk.open_whole(&paths::block(&namespace, &key))?;
     let (header, layout) = read_header(&*file)?;
@@ -190,17 +190,17 @@ pub(crate) fn verify(disk: &dyn Disk, namespace: Namespace, key: Key) -> Result<
     }
 }
 
-/// What a file under a block's name is.
+/// What a file under a block's name contains.
 pub(crate) enum Identified {
-    /// A whole record of this version (its payload is not read).
+    /// A complete record of this version (its payload is not read).
     Record(Box<(Header, Layout)>),
-    /// A record of a version that we do not know.
+    /// A record of an unknown version.
     Newer,
-    /// Not a record that says it has this name, or a torn one.
+    /// A torn record, or a file that is not a record of this name.
     Unusable,
 }
 
-/// Looks at the header of a file that the index does not know.
+/// Reads the header of a file that is not in the index.
 pub(crate) fn identify(disk: &dyn Disk, namespace: Namespace, key: Key) -> io::Result<Identified> {
     let file = disk.open(&paths::block(&namespace, &key))?;
     match read_header(&*file) {

@@ -11,13 +11,13 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, Per
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Only the owner may enter a folder of the store.
+/// Mode of the store's folders: only the owner may enter them.
 const DIR_MODE: u32 = 0o700;
-/// Only the owner may read a file of the store.
+/// Mode of the store's files: only the owner may read them.
 const FILE_MODE: u32 = 0o600;
 /// The lock file's name under the root.
 pub(crate) const LOCK_NAME: &str = "lock";
-/// `st_blocks` counts in this unit on every Unix we know.
+/// Unit of `st_blocks` on every Unix known to us.
 const STAT_BLOCK: u64 = 512;
 
 /// A root folder, locked for as long as this value lives.
@@ -25,14 +25,14 @@ const STAT_BLOCK: u64 = 512;
 pub struct RealDisk {
     root: PathBuf,
     windows: Arc<Windows>,
-    /// Held for its lock, and names this process.
+    /// Holds the lock and names this process.
     _lock: File,
-    /// Held for its lock as well, which is not lost when the file is removed.
+    /// Holds a second lock, which survives the removal of the lock file.
     _folder: File,
 }
 
 impl RealDisk {
-    /// Makes the root if it is missing, closes it to others, and locks it.
+    /// Creates the root if it is missing, makes it private, and locks it.
     ///
     /// # Errors
     /// [`OpenError::Locked`] when another store, in this process or another, holds the root.
@@ -48,7 +48,7 @@ impl RealDisk {
         let mut lock = open_regular(&path, &mut options).map_err(io_error)?;
         let is_ours = match (lock.try_lock(), folder.try_lock()) {
             (Ok(()), Ok(())) => true,
-            // Network file systems lock only what can be written, which no folder can.
+            // Network file systems lock only files that can be written, which a folder cannot.
             (Ok(()), Err(TryLockError::Error(error))) if cannot_lock(&error) => true,
             (Err(TryLockError::Error(source)), _) | (Ok(()), Err(TryLockError::Error(source))) => {
                 return Err(OpenError::Io { path, source });
@@ -60,7 +60,7 @@ impl RealDisk {
             let _ = (&lock).take(16).read_to_string(&mut holder);
             return Err(OpenError::Locked { path, pid: holder.trim().parse().ok() });
         }
-        // Rewriting a handful of bytes may fail on a full disk; the lock holds all the same.
+        // Rewriting these few bytes may fail on a full disk; the lock is valid in any case.
         let _ = lock
             .set_len(0)
             .and_then(|()| lock.rewind())
@@ -142,7 +142,7 @@ impl Disk for RealDisk {
                 Ok(meta) => {
                     entries.push(DirEntry { name: entry.file_name(), meta: meta_of(&meta) })
                 }
-                // Removed while we were listing.
+                // The file was removed during the listing.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -164,7 +164,7 @@ fn open_record(path: &Path) -> io::Result<File> {
     open_regular(path, OpenOptions::new().read(true))
 }
 
-/// Never follows a link and never waits on a pipe that took a file's place.
+/// Opens a regular file. Never follows a link, and never waits on a pipe in the file's place.
 fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {

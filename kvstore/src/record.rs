@@ -1,4 +1,4 @@
-//! Records on their way in, in memory, and on their way out.
+//! Records as they are put, as they stay in memory, and as they are returned.
 
 use crate::buffer::{Buffer, MemoryShare};
 use crate::disk::Mapped;
@@ -12,48 +12,48 @@ use std::sync::Arc;
 /// A block handed to [`Store::put`](crate::Store::put).
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// What the block holds.
+    /// The kind of data in the block.
     pub kind: Kind,
-    /// Its name, derived from its content.
+    /// The block's key, derived from its content.
     pub key: Key,
-    /// The block before it in its chain.
+    /// The key of the block before it in its chain.
     pub parent: Option<Key>,
-    /// Kept with the block and compared, byte by byte, on every hit.
+    /// Stored with the block and compared, byte by byte, on every hit.
     pub witness: &'a [u8],
-    /// The bytes themselves. Each part comes back aligned, see [`Guard::part`](crate::Guard::part).
+    /// The bytes. Each part is returned aligned, see [`Guard::part`](crate::Guard::part).
     pub parts: &'a [&'a [u8]],
 }
 
-/// A [`Record`] whose bytes are yet to be made, see [`Store::put_with`](crate::Store::put_with).
+/// A [`Record`] whose bytes are not computed yet, see [`Store::put_with`](crate::Store::put_with).
 #[derive(Clone, Copy, Debug)]
 pub struct RecordShape<'a> {
-    /// What the block holds.
+    /// The kind of data in the block.
     pub kind: Kind,
-    /// Its name, derived from its content.
+    /// The block's key, derived from its content.
     pub key: Key,
-    /// The block before it in its chain.
+    /// The key of the block before it in its chain.
     pub parent: Option<Key>,
-    /// Kept with the block and compared, byte by byte, on every hit.
+    /// Stored with the block and compared, byte by byte, on every hit.
     pub witness: &'a [u8],
     /// Length in bytes of each part.
     pub part_lens: &'a [usize],
 }
 
 impl RecordShape<'_> {
-    /// The record's layout, or `None` when it breaks a limit of the format.
+    /// The record's layout, or `None` when it exceeds a limit of the format.
     pub(crate) fn layout(&self) -> Option<Layout> {
         let lens: Vec<u64> = self.part_lens.iter().map(|len| *len as u64).collect();
         Layout::new(self.witness.len(), &lens)
     }
 }
 
-/// What became of a block handed to [`Store::put`](crate::Store::put). In every case the block may
-/// be asked for at once; only a [`PutOutcome::Dropped`] one is surely a miss.
+/// The result of [`Store::put`](crate::Store::put). The block may be requested at once in every
+/// case; only a [`PutOutcome::Dropped`] block is certain to be a miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutOutcome {
-    /// It is readable, and will be written.
+    /// It is readable and will be written.
     Queued,
-    /// A block of that key is stored, or about to be.
+    /// A block with that key is stored or waiting to be written.
     AlreadyStored,
     /// It is readable while the RAM tier keeps it, but will not be written.
     RamOnly(DropReason),
@@ -61,7 +61,7 @@ pub enum PutOutcome {
     Dropped(DropReason),
 }
 
-/// A block in memory of our own.
+/// A block in our own memory.
 #[derive(Debug)]
 pub(crate) struct Resident {
     pub(crate) kind: Kind,
@@ -77,7 +77,7 @@ pub(crate) fn memory_len(layout: &Layout, witness_len: usize) -> u64 {
 }
 
 impl Resident {
-    /// A block of zeros. `None` when the system has no memory.
+    /// Makes a block of zeros. Returns `None` when the system has no memory left.
     pub(crate) fn blank(
         shape: &RecordShape<'_>,
         layout: Layout,
@@ -93,7 +93,7 @@ impl Resident {
         })
     }
 
-    /// Every part, without the padding between them.
+    /// The bytes of every part, without the padding between them.
     pub(crate) fn parts_mut(&mut self) -> Vec<&mut [u8]> {
         let (mut rest, mut at) = (self.payload.bytes_mut(), 0);
         let cut = |range: &Range<u64>| {
@@ -110,7 +110,7 @@ impl Resident {
     }
 }
 
-/// A block in a mapped file, verified since it was mapped.
+/// A block in a mapped file that was verified when it was mapped.
 pub(crate) struct MappedBlock {
     pub(crate) kind: Kind,
     pub(crate) witness: Box<[u8]>,
@@ -124,7 +124,7 @@ impl fmt::Debug for MappedBlock {
     }
 }
 
-/// Where a guard's bytes are.
+/// The memory that holds a guard's bytes.
 #[derive(Clone)]
 pub(crate) enum Bytes {
     Resident(Arc<Resident>),

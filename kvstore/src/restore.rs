@@ -1,5 +1,5 @@
-//! The path of a hit: memory first, then the disk, every failure a miss that leaves the store in
-//! order.
+//! The path of a hit: memory is tried first, then the disk. Every failure is a miss and leaves the
+//! store consistent.
 
 use crate::core::Core;
 use crate::disk;
@@ -16,7 +16,8 @@ use std::io;
 use std::sync::Arc;
 
 impl Core {
-    /// Finds a block and compares its witness. Waits for the disk only if the block is there.
+    /// Finds a block and compares its witness. Waits for the disk only if the block is stored
+    /// there.
     pub(crate) fn get(self: &Arc<Self>, id: &BlockId, witness: &[u8]) -> Result<Guard, Miss> {
         let mut state = self.state();
         let (bytes, tier) = loop {
@@ -41,7 +42,7 @@ impl Core {
         Ok(Guard { bytes, tier, id: *id, core: Arc::downgrade(self) })
     }
 
-    /// A block that is at hand was verified before; its witness is compared on every hit.
+    /// Compares the witness of a block in memory. The block itself was verified when it was read.
     fn checked(&self, id: &BlockId, bytes: Bytes, witness: &[u8]) -> Result<Bytes, Miss> {
         if bytes.witness() != witness {
             self.state().counters.fail_witness();
@@ -54,7 +55,7 @@ impl Core {
         Ok(bytes)
     }
 
-    /// Reads a block into the RAM tier if it is stored, not there yet, and fits.
+    /// Reads a block into the RAM tier if it is stored, fits, and is not there yet.
     pub(crate) fn restore_ahead(&self, id: &BlockId) {
         let found = {
             let mut state = self.state();
@@ -73,8 +74,8 @@ impl Core {
                 }
             }
             Found::Cold(None) => {
-                // Nothing would be left of a mapping that nobody holds; the system's cache may
-                // keep the pages for the one to come. Failures show when it does.
+                // A mapping that is not in use would be dropped at once. The system's cache may
+                // keep the pages for the next reader, which will also see any failure.
                 let namespace = self.state().namespace(id);
                 if let Some(namespace) = namespace {
                     let _ = self.disk.read_ahead(&paths::block(&namespace, &id.key));
@@ -132,8 +133,8 @@ impl Core {
         result
     }
 
-    /// Reads a block into memory that the RAM tier has no room for, if the write queue leaves some:
-    /// it is the guard's alone, and gone with it.
+    /// Reads a block that does not fit in the RAM tier into memory left over by the write queue.
+    /// The memory belongs to the guard and is freed with it.
     fn read_lent(&self, id: &BlockId, wanted: &Wanted<'_>) -> Result<Bytes, LoadError> {
         let share = {
             let mut state = self.state();
@@ -143,8 +144,8 @@ impl Core {
         read_copy(&*self.disk, self.cipher.as_ref(), wanted, share).map(Bytes::Resident)
     }
 
-    /// A load that failed invalidates the block, so that it cannot fail forever; unless the lack
-    /// was ours and may pass.
+    /// Drops a block that failed to load, so that it cannot fail forever, unless the cause was a
+    /// temporary shortage on our side.
     fn failed(&self, state: &mut State, id: &BlockId, error: LoadError, now_secs: u64) -> Miss {
         match error {
             LoadError::Damaged(damage) => {
@@ -168,7 +169,7 @@ impl Core {
                 if !state.discard_stored(id, EvictReason::Corrupt, now_secs)
                     && error.kind() == io::ErrorKind::NotFound
                 {
-                    // Evicted between our look and our read.
+                    // The block was evicted between the lookup and the read.
                     return Miss::NotStored;
                 }
                 state.counters.io_error(Op::Read, &error);
@@ -178,7 +179,8 @@ impl Core {
     }
 }
 
-/// This thread restores a block, and others wait for it: by a panic, too, that comes to an end.
+/// Marks a block as being read by this thread while others wait. Dropping it, even in a panic, ends
+/// their wait.
 struct Claim<'a> {
     core: &'a Core,
     id: &'a BlockId,

@@ -1,4 +1,4 @@
-//! The one that changes the disk: deletes, scans and saves, one at a time.
+//! The writer, which changes the disk: it deletes, scans and saves, one task at a time.
 
 use crate::core::Core;
 use crate::disk_usage::Owner;
@@ -17,14 +17,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Bytes written between two looks at whether a read is waiting.
+/// Bytes written between two checks for waiting reads.
 const CHUNK: usize = 4 << 20;
-/// Reserved for each save beyond the file itself: blocks that the file system keeps about the
-/// file, and growth of the folder it enters.
+/// Bytes reserved for each save in addition to the file: the file system's metadata for the file
+/// and the growth of its folder.
 const SLACK: u64 = 64 << 10;
-/// Reserved for each folder made.
+/// Bytes reserved for each new folder.
 const DIR_ROOM: u64 = 16 << 10;
-/// Damaged records kept for a look at them; older ones are removed.
+/// Number of damaged records kept for inspection. Older ones are removed.
 const MAX_DAMAGED: usize = 16;
 enum Job {
     Delete(Delete),
@@ -34,7 +34,7 @@ enum Job {
 }
 
 impl Writer {
-    /// Does one piece of work; false when there is none.
+    /// Does one task. Returns false when there is none.
     pub(crate) fn step(&mut self, core: &Core) -> bool {
         let Some(job) = self.next_job(core) else { return false };
         match job {
@@ -70,7 +70,7 @@ impl Writer {
         Some(job)
     }
 
-    /// The last work of all: the index tells the next opening everything.
+    /// Writes a complete index, as the last task before the store closes.
     pub(crate) fn finish(&mut self, core: &Core) {
         if core.state().activity.has_scanned() {
             self.write_snapshot(core);
@@ -80,7 +80,7 @@ impl Writer {
     // ---- removing ----------------------------------------------------------------------------
 
     fn delete(&mut self, core: &Core, delete: Delete) {
-        // Known for as long as the ledger has its bytes.
+        // The namespace is known for as long as the ledger has its bytes.
         let Some(namespace) = core.state().namespace(&delete.id) else { return };
         let path = paths::block(&namespace, &delete.id.key);
         let gone = if delete.reason == EvictReason::Corrupt {
@@ -90,7 +90,7 @@ impl Writer {
         };
         let mut state = core.state();
         state.ledger.gone(Some(delete.id.space), delete.physical);
-        // A file that cannot be removed stays in the books until a scan sees it again.
+        // A file that cannot be removed stays in the ledger until a scan sees it again.
         if !gone {
             self.disk_usage.add(&mut state.ledger, &path, delete.physical, Owner::Unindexed);
         }
@@ -104,7 +104,7 @@ impl Writer {
         }
     }
 
-    /// Removes a folder of records, and its namespace's, when there is nothing in them any more.
+    /// Removes a folder of records, and the folder of its namespace, if they are empty.
     pub(crate) fn remove_empty_dirs(&mut self, core: &Core, namespace: &Namespace, fan: &Path) {
         for dir in [fan, &paths::space_dir(namespace)] {
             match core.disk.remove_dir(dir) {
@@ -119,7 +119,7 @@ impl Writer {
         if let Ok(meta) = core.disk.stat(&from)
             && !meta.is_file
         {
-            // Not ours: it is moved out of the way, whatever is in it.
+            // It is not a record, so it is moved away with all its content.
             let moved = self.move_to_foreign(core, &from);
             let Some(to) = moved else { return false };
             self.disk_usage.add(&mut core.state().ledger, &to, meta.physical, Owner::Unindexed);
@@ -128,7 +128,7 @@ impl Writer {
         let to = paths::damaged(namespace, &delete.id.key);
         match core.disk.rename(&from, &to) {
             Ok(()) => {
-                // It may have been damaged by growing.
+                // The damage may have made the file grow.
                 let physical = core.disk.stat(&to).map_or(delete.physical, |meta| meta.physical);
                 self.keep_damaged(core, to, physical);
                 true
@@ -140,7 +140,7 @@ impl Writer {
         }
     }
 
-    /// Moves what is not ours out of our way, under a name that nothing else has, which is given.
+    /// Moves a file that is not ours to `foreign/` under a unique name, which is returned.
     pub(crate) fn move_to_foreign(&mut self, core: &Core, path: &Path) -> Option<PathBuf> {
         let mut number = 0;
         let to = loop {
@@ -165,7 +165,7 @@ impl Writer {
         }
     }
 
-    /// Enters a file of `damaged/`, and lets the oldest go when there are too many.
+    /// Records a file of `damaged/`, and removes the oldest when there are too many.
     pub(crate) fn keep_damaged(&mut self, core: &Core, path: PathBuf, physical: u64) {
         self.disk_usage.add(&mut core.state().ledger, &path, physical, Owner::Unindexed);
         self.damaged.retain(|known| *known != path);
@@ -175,7 +175,7 @@ impl Writer {
         }
     }
 
-    /// Removes the oldest damaged file; false when there is none.
+    /// Removes the oldest damaged file. Returns false when there is none.
     pub(crate) fn remove_damaged(&mut self, core: &Core) -> bool {
         let Some(path) = self.damaged.pop_front() else { return false };
         if core.unlink(&path) {
@@ -186,8 +186,8 @@ impl Writer {
 
     // ---- making room -------------------------------------------------------------------------
 
-    /// Reserves `bytes`, after removing what must go for them: damaged files first, then blocks in
-    /// the order of eviction.
+    /// Reserves `bytes`. To free space it removes damaged files first, then blocks in the order of
+    /// eviction.
     pub(crate) fn make_room(
         &mut self,
         core: &Core,
@@ -264,10 +264,10 @@ impl Writer {
         let written_len = if published.is_ok() { file_len } else { need };
         state.ledger.settle(space, need, kept, written_len);
         if stuck {
-            // The next scan tries again.
+            // The next scan tries to remove it again.
             self.disk_usage.add(&mut state.ledger, &temporary, need, Owner::Unindexed);
         } else if published.is_ok() {
-            // An old file of that name, one that could not be removed, was replaced.
+            // An old file of that name, which could not be removed, was replaced.
             self.disk_usage.remove(&mut state.ledger, &path);
         }
         match published {
@@ -281,7 +281,7 @@ impl Writer {
                 Ok(())
             }
             Ok(_) => {
-                // Removed while it was being written: its file goes too.
+                // The block was removed while it was being written, so its file is removed too.
                 drop(state);
                 let (id, physical) = (save.id, kept);
                 self.delete(core, Delete { id, physical, reason: EvictReason::Manual });
@@ -294,7 +294,7 @@ impl Writer {
         }
     }
 
-    /// Whether a block may be written now, apart from its room.
+    /// Checks whether a block may be written now, apart from the space that it needs.
     fn admit(&self, core: &Core, save: &Save) -> Result<(Namespace, u64), DropReason> {
         let free = core.disk.free_bytes();
         let mut state = core.state();
@@ -309,7 +309,7 @@ impl Writer {
         state.check_parent(&save.id, save.resident.parent)?;
         let file_len = save.resident.layout.file_len();
         let floor = core.config.min_free_bytes.saturating_add(file_len);
-        // A system that does not say how much is free will still say when it is full.
+        // If the system does not report its free space, writes will still fail when it is full.
         if free.is_ok_and(|free| free < floor) {
             return Err(DropReason::DiskFull);
         }
@@ -323,13 +323,13 @@ impl Writer {
             .collect()
     }
 
-    /// Enters what the folders of a block occupy now.
+    /// Updates the disk usage of a block's folders.
     fn book_dirs(&mut self, core: &Core, namespace: &Namespace, id: &BlockId) {
         for dir in [paths::space_dir(namespace), paths::fan_dir(namespace, &id.key)] {
             let physical = match core.disk.stat(&dir) {
                 Ok(meta) => meta.physical,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                // It may be there: what was reserved for it stays taken.
+                // The folder may exist, so the bytes reserved for it stay counted.
                 Err(_) => DIR_ROOM.max(self.disk_usage.bytes(&dir)),
             };
             self.disk_usage.add(&mut core.state().ledger, &dir, physical, Owner::Store);
@@ -337,8 +337,9 @@ impl Writer {
     }
 }
 
-/// Writes a whole record: payload checksummed (and sealed) first, then header, then payload, then
-/// the barrier that lets the rename mean something. Returns what it occupies.
+/// Writes a whole record: the payload is checksummed (and sealed) first, then the header, the
+/// payload and a barrier are written. The barrier makes the rename safe. Returns the physical
+/// bytes.
 fn write_record(
     core: &Core,
     path: &Path,
@@ -375,8 +376,8 @@ fn write_record(
         core.yield_to_restores();
         file.append(chunk).map_err(write)?;
     }
-    // After a failed barrier nobody knows what reached the medium: the file is not published.
+    // After a failed barrier it is unknown what reached the medium, so the file is not published.
     file.barrier().map_err(|error| (Op::Barrier, error))?;
-    // Unknown is taken as the length, which the caller does anyhow.
+    // The caller uses the length when the physical size is unknown.
     Ok(file.physical().unwrap_or(0))
 }

@@ -1,6 +1,6 @@
-//! Looks at everything under the root, one folder a step: the medium is the truth, the index only
-//! a memory of it. The first scan runs after every opening, before anything is saved; later ones
-//! run between other work.
+//! Scans everything under the root, one folder at a time. The medium is the truth, and the index is
+//! only a copy of it. The first scan runs after every opening, before anything is saved; later
+//! scans run between other work.
 
 use crate::core::Core;
 use crate::disk::DirEntry;
@@ -23,7 +23,7 @@ const MAX_DEPTH: usize = 16;
 
 impl Writer {
     pub(crate) fn scan_step(&mut self, core: &Core) {
-        // Taken out so that the writer's own methods may be called meanwhile.
+        // Taken out so that the writer's methods can be called meanwhile.
         let Some(mut scan) = self.scan.take() else { return };
         match scan.todo.pop() {
             Some(Item::Root) => self.scan_root(core, &mut scan),
@@ -47,7 +47,7 @@ impl Writer {
         }
     }
 
-    /// Folders without published records.
+    /// Scans a folder that has no published records.
     fn scan_side(&mut self, core: &Core, scan: &mut Scan, name: &'static str) {
         let mut entries = self.list(core, scan, Path::new(name)).unwrap_or_default();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -66,7 +66,7 @@ impl Writer {
                     self.keep_damaged(core, path, physical);
                 }
             } else if name == paths::INDEX && log_or_snapshot.is_some() {
-                // The log being written may be booked for more than it has grown to.
+                // The ledger may count more for the current log than it has grown to.
                 let current = log_or_snapshot == Some((Role::Log, self.index.generation));
                 let booked = if current { self.disk_usage.bytes(&path) } else { 0 };
                 self.count(core, scan, &path, physical.max(booked), Owner::Store);
@@ -127,7 +127,7 @@ impl Writer {
                     found.insert(key);
                     self.scan_record(core, scan, namespace, key, &entry);
                 }
-                // In a record's place nothing else may stay, not even a folder.
+                // Nothing but a record may stay in a record's place, not even a folder.
                 Some(_) => self.move_aside(core, scan, &dir.join(&entry.name), &entry),
                 None => self.set_aside(core, scan, &dir.join(&entry.name), &entry),
             }
@@ -156,7 +156,7 @@ impl Writer {
             if state.deletes.is_leaving(&id) {
                 return;
             }
-            // What was in the books as unknown is about to be known, or is entered again below.
+            // A path counted as unindexed is about to be identified, or is added again below.
             self.disk_usage.remove(&mut state.ledger, &path);
             let physical = entry.meta.physical.max(entry.meta.len);
             state.recount(&id, physical)
@@ -183,7 +183,7 @@ impl Writer {
                 if is_new {
                     self.index.note(&Frame::Add(stored));
                 } else {
-                    // The block was put while its file was looked at.
+                    // The block was put while its file was being identified.
                     self.replace_soon(core, scan, &path, entry);
                 }
             }
@@ -199,8 +199,8 @@ impl Writer {
         }
     }
 
-    /// A file in the place of a block that waits to be written. The copy in memory is surely good,
-    /// so that the file is not needed.
+    /// Replaces a file in the place of a block that is waiting to be written. The copy in memory is
+    /// known to be good, so the file is not needed.
     fn replace_soon(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         if !core.unlink(path) {
             self.count_foreign(core, scan, path, entry);
@@ -227,7 +227,7 @@ impl Writer {
         }
     }
 
-    /// The index knew of a record that the listing did not show.
+    /// Drops a block from the index whose file was not listed.
     fn drop_if_missing(&mut self, core: &Core, namespace: Namespace, key: Key) {
         match core.disk.stat(&paths::block(&namespace, &key)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -250,7 +250,7 @@ impl Writer {
             return;
         }
         let mut gone = self.disk_usage.others(|path| scan.seen.contains(path));
-        // Made after the scan passed by: still there.
+        // The file was made after its folder was listed, so it still exists.
         let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
         gone.retain(|path| core.disk.stat(path).err().is_some_and(missing));
         {
@@ -266,15 +266,15 @@ impl Writer {
             }
         }
         core.state().forget_empty_spaces();
-        // The quota may be smaller than last time, or foreign files have grown.
-        // Refused when nothing may go; then nothing is saved either.
+        // The quota may be smaller than last time, or foreign files may have grown. If nothing can
+        // be removed, this fails, and saves are refused too.
         let _ = self.make_room(core, None, 0);
     }
 
     // ---- counting ----------------------------------------------------------------------------
 
-    /// Lists a folder and enters it. A folder that is not there is empty; `None` when the system
-    /// does not say, so that nothing is concluded from what is missing.
+    /// Lists a folder and adds it to the disk usage. A missing folder counts as empty. Returns
+    /// `None` when the system cannot list it, so that no block is dropped because it was not seen.
     fn list(&mut self, core: &Core, scan: &mut Scan, dir: &Path) -> Option<Vec<DirEntry>> {
         let listed = core.disk.list(dir).and_then(|entries| Ok((entries, core.disk.stat(dir)?)));
         match listed {
@@ -298,7 +298,7 @@ impl Writer {
 
     fn count_foreign(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         let physical = if entry.meta.is_dir {
-            // If some of it cannot be listed now, what was known before still counts.
+            // If part of the folder cannot be listed now, its last known size still counts.
             let (total, whole) = usage(core, path, MAX_DEPTH);
             scan.partial |= !whole;
             let known = if whole { 0 } else { self.disk_usage.bytes(path) };
@@ -309,8 +309,8 @@ impl Writer {
         self.count(core, scan, path, physical, Owner::Unindexed);
     }
 
-    /// Moves an unknown file out of our way, under a name that nothing else has. Folders, and
-    /// files that cannot be moved, are counted where they are.
+    /// Moves an unknown file to `foreign/` under a unique name. Folders, and files that cannot be
+    /// moved, are counted where they are.
     fn set_aside(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         if entry.meta.is_dir {
             return self.count_foreign(core, scan, path, entry);
@@ -318,14 +318,14 @@ impl Writer {
         self.move_aside(core, scan, path, entry);
     }
 
-    /// The same, of folders too.
+    /// Moves an unknown file or folder to `foreign/`.
     fn move_aside(&mut self, core: &Core, scan: &mut Scan, path: &Path, entry: &DirEntry) {
         let to = self.move_to_foreign(core, path);
         self.count_foreign(core, scan, to.as_deref().unwrap_or(path), entry);
     }
 }
 
-/// Bytes below a folder that is not ours, and whether all of it could be listed.
+/// Returns the bytes in a foreign folder, and whether all of it could be listed.
 fn usage(core: &Core, dir: &Path, depth: usize) -> (u64, bool) {
     if depth == 0 {
         return (0, true);
@@ -359,7 +359,7 @@ fn stored_keys(state: &State) -> BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>> {
             fans.entry(paths::fan(&id.key)).or_default().push(id.key);
         }
     }
-    // Not in the order of a hash table: one seed gives one run.
+    // Sorted, because the order of a hash table would make runs with the same seed differ.
     keys.values_mut().flat_map(BTreeMap::values_mut).for_each(|keys| keys.sort_unstable());
     keys
 }

@@ -1,4 +1,4 @@
-//! Numbers out: plain counters and gauges, in base units, for whoever exports them.
+//! Plain counters and gauges in base units, for export as metrics.
 
 use crate::key::{BlockId, Kind, Namespace};
 use crate::layout::Damage;
@@ -12,7 +12,7 @@ macro_rules! labels {
         pub enum $name { $($(#[$item_doc])* $item,)+ }
 
         impl $name {
-            /// Every value, in the order that counters are kept in.
+            /// Every value, in the order of the counters.
             pub const ALL: &'static [$name] = &[$($name::$item,)+];
 
             /// The label in metrics.
@@ -28,13 +28,14 @@ labels! {
     DropReason {
         /// The write queue, or the memory for it, was full.
         QueueFull = "queue_full",
-        /// Enough was written today.
+        /// The day's write budget was used up.
         WriteBudget = "write_budget",
-        /// The disk is full, below its floor, or failed the write.
+        /// The disk is full, below the configured minimum of free space, or failed the write.
         DiskFull = "disk_full",
-        /// Too large, its parent is not stored, or nothing may go to make room under the quota.
+        /// It is too large, its parent is not stored, or nothing can be evicted to make it fit the
+        /// quota.
         Admission = "admission",
-        /// The store was closed first.
+        /// The store was closed before.
         Shutdown = "shutdown",
     }
 }
@@ -42,15 +43,15 @@ labels! {
 labels! {
     /// Why a block left the disk.
     EvictReason {
-        /// To make room under a quota.
+        /// It was evicted to stay under a quota.
         Quota = "quota",
-        /// Unused for longer than the configured time.
+        /// It was unused for longer than the configured time.
         Ttl = "ttl",
         /// Its namespace was removed.
         ModelRemoved = "model_removed",
         /// It failed its checks.
         Corrupt = "corrupt",
-        /// Someone asked.
+        /// It was removed on request.
         Manual = "manual",
     }
 }
@@ -68,7 +69,7 @@ labels! {
 }
 
 labels! {
-    /// What the store was doing when the system reported an error.
+    /// The operation that failed with a system error.
     Op {
         /// Opening, mapping or reading a file.
         Read = "read",
@@ -86,19 +87,19 @@ labels! {
 }
 
 labels! {
-    /// What kind of error the system reported.
+    /// The type of a system error.
     ErrnoClass {
-        /// No space, or no quota left.
+        /// The disk or the user's quota is full.
         Full = "full",
         /// The medium failed.
         Medium = "medium",
-        /// The file is not there.
+        /// The file does not exist.
         NotFound = "not_found",
-        /// Not allowed.
+        /// Permission was denied.
         Permission = "permission",
-        /// Out of descriptors or memory.
+        /// The system has no descriptors or memory left.
         Resource = "resource",
-        /// Anything else.
+        /// Any other error.
         Other = "other",
     }
 }
@@ -137,7 +138,7 @@ const fn doubling(first: f64) -> [f64; 17] {
     bounds
 }
 
-/// A histogram over 17 bounds and infinity. Counts are per bucket, not cumulative.
+/// A histogram with 17 upper bounds and infinity. Counts are per bucket, not cumulative.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Histogram {
     /// Observations in each bucket; the last one has no upper bound.
@@ -164,7 +165,7 @@ impl Histogram {
     }
 }
 
-/// Upper bounds, in bytes, of the size classes that latencies are kept by; the last has none.
+/// Upper bounds, in bytes, of the size classes for latencies. The last class has no bound.
 pub const SIZE_CLASS_BOUNDS: [u64; 4] = [1 << 20, 4 << 20, 16 << 20, 64 << 20];
 /// Labels of the size classes.
 pub const SIZE_CLASS_NAMES: [&str; 5] = ["1MiB", "4MiB", "16MiB", "64MiB", "larger"];
@@ -185,9 +186,9 @@ pub enum Tier {
 /// Block ages by tier, over a sample of 1 in [`AGE_SAMPLE`] blocks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TierAges {
-    /// From arrival to departure.
+    /// From entering the tier to leaving it.
     pub lifetime: AgeHistogram,
-    /// From last use to departure.
+    /// From the last use to leaving the tier.
     pub idle_before_evict: AgeHistogram,
     /// Between two uses.
     pub reuse_gap: AgeHistogram,
@@ -196,7 +197,7 @@ pub struct TierAges {
 /// One block in this many is sampled for [`TierAges`].
 pub const AGE_SAMPLE: u64 = 100;
 
-/// What events counted so far in this process, and latencies.
+/// Counts of events in this process, and latencies.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counters {
     /// Hits by tier: RAM (or still in the write queue), disk.
@@ -207,11 +208,11 @@ pub struct Counters {
     pub dropped: [u64; 5],
     /// Blocks removed from disk, by [`EvictReason`].
     pub evictions: [u64; 5],
-    /// Physical bytes of them.
+    /// Physical bytes of the blocks in `evictions`.
     pub evicted_bytes: [u64; 5],
     /// Blocks that left the RAM tier.
     pub demotions: u64,
-    /// Blocks that came into the RAM tier from disk.
+    /// Blocks that were read from disk into the RAM tier.
     pub promotions: u64,
     /// Failed checks, by [`Damage`].
     pub verify_failures: [u64; 4],
@@ -225,11 +226,11 @@ pub struct Counters {
     pub write_duration: [LatencyHistogram; 5],
     /// Time to read and verify a block from disk, by size class.
     pub read_duration: [LatencyHistogram; 5],
-    /// Ages by [`Tier`].
+    /// Block ages by [`Tier`].
     pub ages: [TierAges; 2],
-    /// From opening to the end of the first scan; `None` while it runs.
+    /// Time from opening to the end of the first scan; `None` while it runs.
     pub recovery: Option<Duration>,
-    /// Blocks found again at opening.
+    /// Blocks found at opening.
     pub recovered_blocks: u64,
     /// Index entries without a file, and files that are no valid record, seen by scans.
     pub discarded_blocks: u64,
@@ -264,7 +265,7 @@ impl Counters {
         self.invalidated += blocks;
     }
 
-    /// The first scan after opening has ended.
+    /// Records the end of the first scan after opening.
     pub(crate) fn recover(&mut self, blocks: u64, took: Duration) {
         self.recovered_blocks = blocks;
         self.recovery = Some(took);
@@ -307,7 +308,7 @@ impl Counters {
         self.read_duration[size_class(bytes)].observe(&LATENCY_BOUNDS_SECS, took.as_secs_f64());
     }
 
-    /// Notes the time between two uses of a block, if the block is sampled.
+    /// Records the time between two uses of a block, if the block is sampled.
     pub(crate) fn reused(&mut self, id: &BlockId, tier: Tier, gap_secs: u64) {
         if !is_sampled(id) {
             return;
@@ -316,7 +317,7 @@ impl Counters {
         ages.reuse_gap.observe(&AGE_BOUNDS_SECS, gap_secs as f64);
     }
 
-    /// Notes the age of a block that left a tier, if the block is sampled.
+    /// Records the age of a block that left a tier, if the block is sampled.
     pub(crate) fn left(&mut self, id: &BlockId, tier: Tier, lifetime_secs: u64, idle_secs: u64) {
         if !is_sampled(id) {
             return;
@@ -327,16 +328,16 @@ impl Counters {
     }
 }
 
-/// One block in [`AGE_SAMPLE`] is sampled, always the same ones: keys are digests.
+/// One block in [`AGE_SAMPLE`] is sampled, always the same ones, because keys are digests.
 fn is_sampled(id: &BlockId) -> bool {
     u64::from(u16::from_le_bytes([id.key.0[30], id.key.0[31]])).is_multiple_of(AGE_SAMPLE)
 }
 
-/// One namespace's share.
+/// The numbers of one namespace.
 #[derive(Default, Clone, Debug, PartialEq)]
 pub struct NamespaceStats {
-    /// Which one; `None` for all those beyond [`MAX_NAMESPACE_STATS`] together, and those that held
-    /// something before and are forgotten.
+    /// The namespace. `None` combines all namespaces beyond [`MAX_NAMESPACE_STATS`] and those that
+    /// had blocks earlier and are forgotten.
     pub namespace: Option<Namespace>,
     /// Physical bytes on disk.
     pub physical_bytes: u64,
@@ -356,39 +357,39 @@ impl NamespaceStats {
     }
 }
 
-/// At most this many namespaces are told apart in [`Stats`], so that labels stay few.
+/// Limit on the namespaces listed in [`Stats`], which bounds the number of metric labels.
 pub const MAX_NAMESPACE_STATS: usize = 32;
 
-/// A moment of the store, taken at once. The default is that of no store: nothing, and room for none.
+/// A consistent snapshot of the store's numbers. The default is an empty store with no capacity.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
-    /// Most physical bytes under the root.
+    /// Limit on the physical bytes under the root.
     pub quota_bytes: u64,
-    /// Physical bytes under the root, writes in flight included.
+    /// Physical bytes under the root, writes in progress included.
     pub physical_bytes: u64,
-    /// Physical bytes of files that are no indexed block (set aside or foreign).
+    /// Physical bytes of files that are not an indexed block (set aside or foreign).
     pub unindexed_bytes: u64,
-    /// Free bytes of the medium; `None` when the system does not say.
+    /// Free bytes of the medium; `None` when the system does not report them.
     pub free_disk_bytes: Option<u64>,
-    /// What may still be written today; `None` without a limit.
+    /// Bytes that may still be written today; `None` without a limit.
     pub write_budget_remaining_bytes: Option<u64>,
-    /// Saving is paused because the disk is full or below its floor.
+    /// True while saving is paused because the disk is full or below its minimum of free space.
     pub saving_paused: bool,
-    /// Budget of the RAM tier.
+    /// Budget of the RAM tier in bytes.
     pub ram_capacity_bytes: u64,
     /// Bytes in the RAM tier.
     pub ram_used_bytes: u64,
-    /// Bytes of every live buffer: RAM tier, write queue and buffers lent to guards.
+    /// Bytes of every live buffer: RAM tier, write queue, and buffers lent to guards.
     pub memory_bytes: u64,
     /// Blocks by tier (RAM, disk) and [`Kind`].
     pub blocks: [[u64; 3]; 2],
-    /// Waiting work by [`Queue`].
+    /// Number of waiting tasks by [`Queue`].
     pub queue_depth: [u64; 3],
-    /// Bytes of the waiting work by [`Queue`].
+    /// Bytes of waiting tasks by [`Queue`].
     pub queue_bytes: [u64; 3],
     /// Namespaces, largest first.
     pub namespaces: Vec<NamespaceStats>,
-    /// Events.
+    /// Counts of events.
     pub counters: Counters,
 }
 

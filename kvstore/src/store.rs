@@ -1,4 +1,4 @@
-//! The store, as its users see it.
+//! The store's public interface.
 
 use crate::buffer::MemoryShare;
 use crate::config::{Clock, StoreConfig, SystemClock};
@@ -19,32 +19,32 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How long an idle thread sleeps before it looks for work by itself.
+/// How long an idle thread sleeps before it looks for work without being woken.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How long a thread pauses after work that panicked, so that what panics always does not fill the log.
+/// How long a thread pauses after a panic, so that repeated panics do not fill the log.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 
-/// Keys looked up before others may have the lock.
+/// Number of keys looked up before the lock is released for other threads.
 const PROBE_BATCH: usize = 2048;
 
-/// How much of a chain is stored.
+/// The stored part of a chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefix {
-    /// Keys matched, from the first.
+    /// Number of keys that are stored, from the first.
     pub blocks: usize,
-    /// How many of them are in memory.
+    /// Number of those blocks that are in memory.
     pub in_ram: usize,
 }
 
-/// A store of blocks, in memory and under one root folder.
+/// A store of blocks in memory and under one root folder.
 #[derive(Debug)]
 pub struct Store {
     core: Arc<Core>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// A block that is wanted, and the memory for it.
+/// A block that was accepted, and the memory for it.
 struct Admitted {
     id: BlockId,
     layout: Layout,
@@ -58,10 +58,10 @@ impl std::fmt::Debug for Core {
 }
 
 impl Store {
-    /// Opens the store at `config.root`, made if it is missing, and starts its threads.
+    /// Opens the store at `config.root`, which is created if missing, and starts its threads.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] when another store holds the root; otherwise what is wrong with the
+    /// [`OpenError::Locked`] when another store holds the root; otherwise the problem with the
     /// folder, the key file or the limits. Damaged content is never an error.
     pub fn open(config: StoreConfig) -> Result<Store, OpenError> {
         let disk = Arc::new(RealDisk::open(&config.root)?);
@@ -69,7 +69,7 @@ impl Store {
         store.spawn("kvstore-write", Intent::Background, |core| {
             if !core.writer.lock().step(core) {
                 let state = core.state();
-                // Work that came between the two looks is seen here.
+                // Work that arrived since the first check is seen here.
                 if !state.activity.is_stopping() && !state.writer_has_work() {
                     drop(core.wake.wait_for(state, IDLE));
                 }
@@ -88,10 +88,10 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens a store on any disk and clock, without threads: the caller runs [`Store::step`].
+    /// Opens a store on the given disk and clock, without threads: the caller runs [`Store::step`].
     ///
     /// # Errors
-    /// As [`Store::open`], except that locking is the disk's own affair.
+    /// Like [`Store::open`], except that the disk is responsible for locking.
     pub fn open_on(
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
@@ -100,13 +100,15 @@ impl Store {
         Ok(Store { core: Arc::new(Core::open(disk, clock, config)?), threads: Vec::new() })
     }
 
-    /// Starts a thread that calls `work`, which waits when there is none, until the store closes.
+    /// Starts a thread that calls `work` until the store closes. `work` must wait when there is
+    /// none.
     fn spawn(&mut self, name: &str, intent: Intent, work: fn(&Core)) -> Result<(), OpenError> {
         let core = Arc::clone(&self.core);
         let body = move || {
             set_intent(intent);
             while !core.state().activity.is_stopping() {
-                // A panic ends that piece of work, and not what all others wait for.
+                // A panic ends this task only; the thread continues, because other threads wait for
+                // it.
                 if catch_unwind(AssertUnwindSafe(|| work(&core))).is_err() {
                     std::thread::sleep(PAUSE_AFTER_PANIC);
                 }
@@ -118,15 +120,15 @@ impl Store {
         Ok(())
     }
 
-    /// Runs one piece of background work on this thread, the most urgent first: restore, delete,
-    /// scan, save. False when there was none.
+    /// Runs one background task on this thread, the most urgent first: restore, delete, scan, save.
+    /// Returns false when there was none.
     pub fn step(&self) -> bool {
         self.core.step()
     }
 
-    /// Hands a block over. Its bytes are copied, so this takes as long as a copy; it is written
-    /// later. A block whose parent is not on disk is not written, and one whose
-    /// parent is nowhere is not kept: no chain has a hole.
+    /// Stores a block. The call copies the bytes, which takes time, and queues them to be written.
+    /// A block is not written if its parent is not on disk, and not kept if its parent is in no
+    /// tier, so that no chain has a gap.
     pub fn put(&self, namespace: &Namespace, record: &Record<'_>) -> PutOutcome {
         let part_lens: Vec<usize> = record.parts.iter().map(|part| part.len()).collect();
         let shape = RecordShape {
@@ -146,15 +148,15 @@ impl Store {
         }
     }
 
-    /// As [`Store::put`], but the bytes are written by `fill` straight into the store's own memory:
-    /// one slice for each part, of its length, zeroed, starting at a multiple of 16 KiB.
+    /// Like [`Store::put`], but `fill` writes the bytes directly into the store's memory. It gets
+    /// one zeroed slice for each part, of the part's length, starting at a multiple of 16 KiB.
     ///
-    /// `fill` is called at most once, on this thread and under no lock, and only if the block is
-    /// wanted and there is memory for it. Until it has returned, nobody can see the block.
+    /// `fill` is called at most once, on this thread and without a lock, and only if the block is
+    /// accepted and there is memory for it. Until it returns, no reader can see the block.
     ///
     /// # Errors
-    /// What `fill` returns; the block is then not kept, and its memory is free again. The same when
-    /// it panics.
+    /// The error of `fill`. The block is then not kept and its memory is freed, as also after a
+    /// panic.
     pub fn put_with<E>(
         &self,
         namespace: &Namespace,
@@ -175,7 +177,7 @@ impl Store {
         Ok(self.insert(namespace, shape, &layout, resident, now))
     }
 
-    /// Decides whether a block is wanted, and takes memory for it.
+    /// Decides whether to accept a block, and reserves memory for it.
     fn admit(
         &self,
         namespace: &Namespace,
@@ -207,7 +209,7 @@ impl Store {
         }
     }
 
-    /// Adds a block whose bytes are complete. Others may have been here while they were made.
+    /// Adds a block whose bytes are complete. Another thread may have added it in the meantime.
     fn insert(
         &self,
         namespace: &Namespace,
@@ -217,7 +219,7 @@ impl Store {
         now: u64,
     ) -> PutOutcome {
         let mut state = self.core.state();
-        // It may have been forgotten meanwhile, and have another number now.
+        // The namespace may have been forgotten meanwhile and may have a new number now.
         let id = BlockId { space: state.space(namespace), key: shape.key };
         if let Some(outcome) = self.put_again(&mut state, &id, now) {
             return outcome;
@@ -250,7 +252,7 @@ impl Store {
         outcome
     }
 
-    /// Whether a block that is not here yet may be written.
+    /// Checks whether a new block may be written.
     fn may_save(
         &self,
         state: &State,
@@ -265,10 +267,10 @@ impl Store {
         state.may_save(id, shape.parent, memory, self.core.clock.monotonic())
     }
 
-    /// The block of that key, if it was made from what `witness` says.
+    /// Returns the block with that key if its witness equals `witness`.
     ///
     /// # Errors
-    /// Why there is nothing to give. Recompute the block in every case.
+    /// Why there is no block to return. Recompute the block in every case.
     pub fn get(&self, namespace: &Namespace, key: &Key, witness: &[u8]) -> Result<Guard, Miss> {
         let id = self.core.state().id(namespace, key);
         match id {
@@ -280,15 +282,16 @@ impl Store {
         }
     }
 
-    /// How many of `keys`, from the first, are stored, each the parent of the next. In memory
-    /// only: no disk is touched.
+    /// Returns how many of `keys`, from the first, are stored, each the parent of the next. Uses
+    /// the tables in memory and touches no disk.
     pub fn longest_prefix(&self, namespace: &Namespace, keys: &[Key]) -> Prefix {
         let now = self.core.now_secs();
         let (blocks, in_ram) = self.core.state().longest_prefix(namespace, keys, now);
         Prefix { blocks, in_ram }
     }
 
-    /// Which of `keys` are stored, in any tier. In memory only, and no block counts as used.
+    /// Returns which of `keys` are stored in any tier. Touches no disk, and does not count as a
+    /// use.
     pub fn contains(&self, namespace: &Namespace, keys: &[Key]) -> Vec<bool> {
         let mut found = Vec::with_capacity(keys.len());
         for batch in keys.chunks(PROBE_BATCH) {
@@ -302,16 +305,16 @@ impl Store {
         found
     }
 
-    /// The first of `keys` that is stored, in any tier. In memory only, and no block counts as
-    /// used. The store is not locked while `keys` makes the next ones; it makes a few more than are
-    /// looked at.
+    /// Returns the first of `keys` that is stored in any tier. Touches no disk, and does not count
+    /// as a use. The store is not locked while `keys` computes the next ones; it computes a few
+    /// more keys than are looked up.
     pub fn first_stored(
         &self,
         namespace: &Namespace,
         keys: impl IntoIterator<Item = Key>,
     ) -> Option<Key> {
         let mut keys = keys.into_iter();
-        // Short at first: what is looked for is often near the start.
+        // The first batch is short, because a match is often near the start.
         let mut len = 16;
         loop {
             let batch: Vec<Key> = keys.by_ref().take(len).collect();
@@ -326,14 +329,14 @@ impl Store {
         }
     }
 
-    /// Starts reading blocks into the RAM tier, in this order, as far as they fit; of the others
-    /// the system is asked to read the files ahead.
+    /// Starts reading blocks into the RAM tier, in this order, until it is full; for the others the
+    /// system is told to read the files ahead.
     pub fn prefetch(&self, namespace: &Namespace, keys: &[Key]) {
         let Some(space) = self.core.state().find_space(namespace) else { return };
         self.core.queue_restores(keys.iter().map(|&key| BlockId { space, key }));
     }
 
-    /// Keeps blocks, present or still to come, from being evicted for room.
+    /// Keeps blocks from being evicted to free space. They may be put later.
     pub fn pin(&self, namespace: &Namespace, keys: &[Key]) -> Pin {
         let mut state = self.core.state();
         let space = state.space(namespace);
@@ -342,31 +345,31 @@ impl Store {
         Pin { ids, core: Arc::downgrade(&self.core) }
     }
 
-    /// What the RAM tier may hold, in bytes.
+    /// The budget of the RAM tier, in bytes.
     pub fn ram_budget_bytes(&self) -> u64 {
         self.core.state().blocks.ram().budget()
     }
 
-    /// What the RAM tier holds, in bytes.
+    /// The bytes in the RAM tier.
     pub fn ram_used_bytes(&self) -> u64 {
         self.core.state().blocks.ram().bytes()
     }
 
-    /// Changes what the RAM tier may hold, up to what the configuration allows; says what it is now.
-    /// Blocks beyond it leave at once, but for those in use.
+    /// Changes the budget of the RAM tier, up to the configured one, and returns the new budget.
+    /// Blocks beyond it are evicted at once, except those in use.
     pub fn set_ram_budget(&self, bytes: u64) -> u64 {
         let bytes = bytes.min(self.core.config.ram_budget_bytes);
         self.core.state().set_ram_budget(bytes, self.core.now_secs());
         bytes
     }
 
-    /// The numbers of this moment.
+    /// Returns the current numbers.
     pub fn stats(&self) -> Stats {
         let free_disk_bytes = self.core.disk.free_bytes().ok();
         let now = self.core.now_secs();
         let config = &self.core.config;
         let state = self.core.state();
-        // Below the floor nothing would be saved, whether or not anything was tried since.
+        // Below the minimum nothing can be saved, even if no save has been tried since.
         let below_floor = free_disk_bytes.is_some_and(|free| free < config.min_free_bytes);
         Stats {
             quota_bytes: config.quota_bytes,
@@ -386,7 +389,7 @@ impl Store {
         }
     }
 
-    /// Waits until everything queued is done, at most `limit`; false when it is not.
+    /// Waits until all queued work is done, for at most `limit`. Returns false when it is not done.
     pub fn flush(&self, limit: Duration) -> bool {
         let until = self.core.clock.monotonic() + limit;
         let mut state = self.core.state();
@@ -412,7 +415,7 @@ impl Store {
         &self.core
     }
 
-    /// Writes what is queued, for at most [`StoreConfig::drain`], and closes.
+    /// Writes the queued blocks, for at most [`StoreConfig::drain`], and closes.
     pub fn close(mut self) {
         self.shut_down();
     }
@@ -424,7 +427,7 @@ impl Store {
         self.core.wake_reads.notify_all();
         self.core.done.notify_all();
         for thread in self.threads.drain(..) {
-            // A thread that panicked has nothing left to say.
+            // The panic was already handled in the thread.
             let _ = thread.join();
         }
         self.core.writer.lock().finish(&self.core);
@@ -432,8 +435,8 @@ impl Store {
 }
 
 impl Drop for Store {
-    /// Closes as [`Store::close`] does if the store has threads. A store without threads is left
-    /// as it is, as after a crash.
+    /// Closes the store like [`Store::close`] if it has threads. A store without threads is left as
+    /// it is, as after a crash.
     fn drop(&mut self) {
         if !self.threads.is_empty() {
             self.shut_down();

@@ -1,5 +1,5 @@
-//! The locks of the store. Unit tests run on shuttle's, which try many thread schedules; everything
-//! else runs on the standard library's.
+//! The store's locks. Unit tests use shuttle's, which try many thread schedules; all other builds
+//! use the standard library's.
 
 #[cfg(test)]
 use shuttle::sync as imp;
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 pub(crate) use imp::MutexGuard;
 
-/// A mutex that keeps working after a panic: the state behind it is only changed by short sections
-/// without I/O, and a cache that answers misses is better than a dead daemon.
+/// A mutex that keeps working after a panic. Only short sections without I/O change the state
+/// behind it, and a cache that answers with misses is better than a daemon that has stopped.
 pub(crate) struct Mutex<T>(imp::Mutex<T>);
 
 impl<T> Mutex<T> {

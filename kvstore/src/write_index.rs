@@ -1,4 +1,4 @@
-//! Writes the index: a log of what happens, and now and then a snapshot that lets old logs go.
+//! Writes the index: a log of changes, and from time to time a snapshot that replaces old logs.
 
 use crate::core::Core;
 use crate::layout::index::{Frame, Role, encode_file_header, encode_frame};
@@ -9,11 +9,10 @@ use crate::writer::Writer;
 use std::path::{Path, PathBuf};
 
 impl Writer {
-    /// Appends what happened in this step to the log. The index is only a help for opening: when
-    /// there is no room for it, or the disk refuses, the log ends here, and the next scan makes
-    /// good for it.
+    /// Appends the changes of this step to the log. The index only speeds up opening: if there is
+    /// no space for it, or the disk fails, the log ends here, and the next scan corrects it.
     pub(crate) fn flush_index(&mut self, core: &Core) {
-        // Before the first scan nobody knows how much room there is.
+        // Before the first scan it is unknown how much space there is.
         if self.index.pending.is_empty() || !core.state().activity.has_scanned() {
             return;
         }
@@ -22,7 +21,7 @@ impl Writer {
             return;
         }
         let path = paths::index(Role::Log, self.index.generation);
-        // Making room may itself add frames.
+        // Freeing space may itself add frames.
         let mut after = self.index.len + self.index.pending.len() as u64;
         while self.disk_usage.bytes(&path) < after {
             if !self.grow(core, &path, align_up(after)) {
@@ -71,14 +70,14 @@ impl Writer {
             }
             Err(error) => {
                 core.count_error(Op::Write, &error);
-                // Not struck from the books: part of the file may be there until the next scan.
+                // The file stays counted, because part of it may exist until the next scan.
                 self.index.generation += 1;
                 false
             }
         }
     }
 
-    /// Takes room for a file of the store's own to become `bytes` long.
+    /// Reserves space for one of the store's own files to become `bytes` long.
     fn grow(&mut self, core: &Core, path: &Path, bytes: u64) -> bool {
         let more = bytes.saturating_sub(self.disk_usage.bytes(path));
         if more > 0 {
@@ -95,9 +94,9 @@ impl Writer {
         self.index.wants_snapshot || self.index.is_long()
     }
 
-    /// Starts a new log, writes everything known into a snapshot, and lets the older files go. In
-    /// that order: at every moment the newest snapshot and the logs from its generation on tell
-    /// everything.
+    /// Starts a new log, writes all known records into a snapshot, and then removes the older
+    /// files. In this order the newest snapshot and the logs from its generation on are complete at
+    /// every moment.
     pub(crate) fn write_snapshot(&mut self, core: &Core) {
         self.index.wants_snapshot = false;
         self.flush_index(core);
@@ -134,7 +133,7 @@ impl Writer {
         }
     }
 
-    /// The index files in the books.
+    /// The index files that the disk usage lists.
     fn index_files(&self, which: impl Fn(Role, u64) -> bool) -> Vec<PathBuf> {
         self.disk_usage.others(|path| {
             let named = path
@@ -146,7 +145,7 @@ impl Writer {
     }
 }
 
-/// Everything known, least recently used first, so that reading it back restores the order.
+/// Encodes all known records, least recently used first, so that reading them restores the order.
 fn snapshot_bytes(core: &Core, generation: u64) -> Vec<u8> {
     let mut bytes = encode_file_header(Role::Snapshot, generation).to_vec();
     let ((day, spent), stored) = {
@@ -155,7 +154,7 @@ fn snapshot_bytes(core: &Core, generation: u64) -> Vec<u8> {
         let stored: Vec<_> = ids.iter().filter_map(|id| state.stored(id)).collect();
         (state.ledger.spent(), stored)
     };
-    // Checksums take longer than the lock should be held.
+    // Checksums take too long to be computed under the lock.
     encode_frame(&Frame::Spent { day, bytes: spent }, &mut bytes);
     stored.into_iter().for_each(|stored| encode_frame(&Frame::Add(stored), &mut bytes));
     bytes

@@ -1,4 +1,4 @@
-//! What the thread that changes the disk keeps from one piece of work to the next.
+//! State that the writer thread keeps between tasks.
 
 use crate::disk_usage::DiskUsage;
 use crate::index_log::IndexLog;
@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// After the disk was full or failed, saving is tried again this much later.
+/// After the disk was full or failed, saving is tried again after this time.
 pub(crate) const PAUSE: Duration = Duration::from_secs(10);
 
-/// What is under the root is looked at again this often.
+/// The folders under the root are scanned again after this time.
 pub(crate) const RESCAN_EVERY: Duration = Duration::from_secs(60 * 60);
 
 pub(crate) struct Writer {
@@ -25,7 +25,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// A writer whose first work is to look at what is there.
+    /// Makes a writer whose first task is a scan.
     pub(crate) fn new(index: IndexLog, scan: Scan) -> Writer {
         Writer {
             index,
@@ -57,9 +57,9 @@ pub(crate) struct Scan {
     pub(crate) todo: Vec<Item>,
     /// Keys that the index knew before any folder of records was listed, by folder.
     pub(crate) expected: BTreeMap<Namespace, BTreeMap<u8, Vec<Key>>>,
-    /// Paths entered in the books by this scan.
+    /// Paths that this scan has counted.
     pub(crate) seen: BTreeSet<PathBuf>,
-    /// Some folder could not be read, so that nothing may be concluded from what was not seen.
+    /// A folder could not be read, so a file that was not seen may still exist.
     pub(crate) partial: bool,
 }
 

@@ -1,7 +1,7 @@
-//! What the fuzz targets (`kvstore/fuzz`) and their twins under proptest (`tests/parse.rs`) call:
-//! the parsers fed with anything at all. They must not panic, and what they accept must be what
-//! writing it again gives. Chance never finds a checksum, so the same bytes are tried once more with
-//! everything made right that a checksum or a fixed field decides.
+//! Entry points for the fuzz targets (`kvstore/fuzz`) and for the same tests under proptest
+//! (`tests/parse.rs`). They feed arbitrary bytes to the parsers, which must not panic, and check
+//! that writing an accepted value again gives the same bytes. Random bytes never have a valid
+//! checksum, so the same bytes are tried once more with correct checksums and fixed fields.
 
 use super::index::{Frame, Reader, Role, encode_file_header, encode_frame, make_frames_right};
 use super::record::{FIXED_LEN, Header, MAX_HEADER, Prefix, make_right};
@@ -24,7 +24,7 @@ fn header_as_it_is(bytes: &[u8]) {
         assert!(layout.parts.len() == header.parts.len());
         let again = header.encode().expect("and can be written again");
         let used = FIXED_LEN + 8 * header.parts.len() + header.witness.len();
-        // Reserved fields are covered by the checksum but not kept, so only zeros come back.
+        // The checksum covers reserved fields, but decoding drops them, so they come back as zeros.
         assert_eq!(Header::decode(&again), Ok(header));
         assert_eq!(again[FIXED_LEN..used], bytes[FIXED_LEN..used]);
     }

@@ -1,11 +1,11 @@
-//! The index: a snapshot and the logs after it, each a file header and a run of frames.
+//! The index: a snapshot and the logs after it. Each file is a header followed by frames.
 //!
 //! ```text
 //! file   | magic 8 | version 4 | role 4 | generation 8 | checksum 8 | frames ..
 //! frame  | type 1 | zero 3 | body length 4 | checksum 8 | body
 //! ```
-//! The index only makes opening fast. Whatever it says is checked against the record itself before
-//! a byte is handed out, and a scan of the folders corrects it after every start.
+//! The index only makes opening fast. Its claims are checked against the record itself before any
+//! byte is returned, and a scan of the folders corrects it after every start.
 
 use super::{FORMAT_VERSION, Fields, checksum};
 use crate::key::{Key, Kind, Namespace};
@@ -15,7 +15,7 @@ pub const MAGIC: [u8; 8] = *b"\x89OKI\r\n\x1a\n";
 /// Length of an index file's header.
 pub const FILE_HEADER_LEN: usize = 32;
 const FRAME_HEADER_LEN: usize = 16;
-/// Longest body of a frame; anything longer is damage.
+/// Longest body of a frame. A longer one is damage.
 const MAX_BODY: usize = 256;
 
 const TYPE_ADD: u8 = 1;
@@ -23,19 +23,19 @@ const TYPE_REMOVE: u8 = 2;
 const TYPE_SPENT: u8 = 3;
 const ADD_BODY_LEN: usize = 124;
 
-/// Length in the index of one [`Frame::Add`].
+/// Length of one [`Frame::Add`] in the index.
 pub const ADD_LEN: usize = FRAME_HEADER_LEN + ADD_BODY_LEN;
 
-/// The two sorts of index file.
+/// The two types of index file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Every record that was stored at one moment.
     Snapshot,
-    /// What happened since the snapshot of the same generation.
+    /// The changes since the snapshot of the same generation.
     Log,
 }
 
-/// One published record, as the index knows it.
+/// A published record, as described in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// Its namespace.
@@ -46,17 +46,17 @@ pub struct Stored {
     pub parent: Option<Key>,
     /// Its kind.
     pub kind: Kind,
-    /// How often it was part of a looked-up chain; decays.
+    /// Number of times it was part of a chain that was looked up. It decays over time.
     pub uses: u8,
     /// Length of its file, in bytes.
     pub file_len: u64,
-    /// What it occupies on the medium, in bytes.
+    /// Bytes that its file takes on the medium.
     pub physical: u64,
     /// When it was last used, in seconds since 1970.
     pub used_secs: u64,
 }
 
-/// One frame: something that happened to the store.
+/// One frame: a change to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// A record was published.
@@ -118,8 +118,8 @@ pub fn encode_frame(frame: &Frame, out: &mut Vec<u8>) {
     out[start + 8..start + 16].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Reads an index file that is already in memory: yields frames until the first one that is
-/// torn, damaged or unknown, and then stops for good.
+/// Reads an index file that is already in memory. Yields frames up to the first one that is torn,
+/// damaged or unknown, and then ends.
 pub struct Reader<'a> {
     bytes: &'a [u8],
     /// The generation that the file header names.
@@ -184,11 +184,11 @@ fn decode_stored(fields: &mut Fields<'_>) -> Option<Stored> {
     })
 }
 
-/// Gives fuzzed frames the checksums that they would need, and lengths within the limit.
+/// Gives fuzzed frames valid checksums and lengths within the limit.
 #[cfg(debug_assertions)]
 pub(super) fn make_frames_right(mut bytes: &mut [u8]) {
     while bytes.len() >= FRAME_HEADER_LEN {
-        // Mostly a length that some type has.
+        // In most cases, use a length that fits one of the types.
         let body_len = match bytes[4] {
             0..64 => ADD_BODY_LEN,
             64..128 => 64,
@@ -210,7 +210,7 @@ fn short_checksum(bytes: &[u8]) -> u64 {
     checksum(bytes) as u64
 }
 
-/// Covers the type, the length and the body, but not the checksum itself.
+/// The checksum of a frame's type, length and body.
 fn frame_checksum(frame: &[u8]) -> u64 {
     let mut covered = [0; FRAME_HEADER_LEN - 8 + MAX_BODY];
     let body = &frame[FRAME_HEADER_LEN..];

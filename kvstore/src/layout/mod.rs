@@ -1,7 +1,7 @@
-//! Every byte offset of the format, and nothing else: `docs/kvstore-format.md` draws what this
-//! module computes. All integers are little-endian.
+//! Defines every byte offset of the format and nothing else. `docs/kvstore-format.md` draws the
+//! layouts. All integers are little-endian.
 
-// Not in release builds: fuzz targets and their twins in tests call it.
+// Fuzz targets and tests call it; release builds do not contain it.
 #[cfg(debug_assertions)]
 pub mod fuzz;
 pub mod index;
@@ -9,8 +9,8 @@ pub mod record;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Parts start at multiples of this, so that each can be mapped and adopted by a GPU without a
-/// copy: the virtual-memory page of Apple Silicon.
+/// Alignment of every part, equal to the virtual-memory page size of Apple Silicon, so that each
+/// part can be mapped and used by a GPU without a copy.
 pub const ALIGN: u64 = 16 * 1024;
 
 /// The newest format this build writes, and the only one it reads.
@@ -24,13 +24,13 @@ pub const fn align_up(len: u64) -> u64 {
 /// Why bytes were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
-    /// The header does not parse, fails its checksum, or is of an unknown version.
+    /// The header does not parse, fails its checksum, or has an unknown version.
     Header,
-    /// The payload fails its checksum, or its seal does not open.
+    /// The payload fails its checksum, or cannot be decrypted.
     Checksum,
-    /// The file says it is another block than the one asked for.
+    /// The file names another block than the requested one.
     Namespace,
-    /// The file is shorter (or longer) than its header says, or its pages are gone.
+    /// The file is shorter or longer than its header says, or its pages cannot be read.
     ShortRead,
 }
 
@@ -39,7 +39,7 @@ impl Damage {
     pub const ALL: [Damage; 4] =
         [Damage::Header, Damage::Checksum, Damage::Namespace, Damage::ShortRead];
 
-    /// The damage's place in [`Damage::ALL`].
+    /// The damage's index in [`Damage::ALL`].
     pub fn index(self) -> usize {
         match self {
             Damage::Header => 0,
@@ -55,7 +55,7 @@ impl Damage {
     }
 }
 
-/// Reads fields one after the other; `None` once the bytes run out.
+/// Reads fields one after the other. Returns `None` when the bytes run out.
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -82,7 +82,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The checksum of short things: headers and index frames.
+/// The checksum of headers and index frames.
 pub(crate) fn checksum(bytes: &[u8]) -> u128 {
     xxh3_128(bytes)
 }

@@ -12,8 +12,8 @@ use super::{ALIGN, Damage, FORMAT_VERSION, Fields, align_up, checksum};
 use crate::key::{Key, Kind, Namespace};
 use std::ops::Range;
 
-/// First bytes of every record. The high bit, the line ends and the end-of-file mark show damage
-/// done by a transfer that thought it was text.
+/// First bytes of every record. The high bit, the line ends and the end-of-file mark reveal damage
+/// by a transfer in text mode.
 pub const MAGIC: [u8; 8] = *b"\x89OKV\r\n\x1a\n";
 
 /// Most parts one record may have.
@@ -31,10 +31,10 @@ const PART_ENTRY_LEN: usize = 8;
 const FLAG_PARENT: u8 = 1;
 const FLAG_SEALED: u8 = 2;
 
-/// What opens an encrypted record. The nonce is public; the tags prove the bytes.
+/// Nonce and tags of an encrypted record. The nonce is public; the tags authenticate the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seal {
-    /// Random, never used twice with one key.
+    /// Random, and never used twice with the same key.
     pub nonce: [u8; 24],
     /// Authenticates the payload region.
     pub payload_tag: [u8; 16],
@@ -45,7 +45,7 @@ pub struct Seal {
 /// A record's header, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What the record holds.
+    /// The type of data in the record.
     pub kind: Kind,
     /// The namespace it belongs to.
     pub namespace: Namespace,
@@ -57,7 +57,7 @@ pub struct Header {
     pub created_secs: u64,
     /// xxh3-128 of the payload region as stored (of the cipher text when sealed).
     pub payload_checksum: u128,
-    /// Present when witness and payload are encrypted.
+    /// Set when witness and payload are encrypted.
     pub seal: Option<Seal>,
     /// Length in bytes of each part.
     pub parts: Vec<u64>,
@@ -65,7 +65,7 @@ pub struct Header {
     pub witness: Vec<u8>,
 }
 
-/// Where a record's bytes lie. The only place that computes offsets.
+/// Where the bytes of a record lie. All offsets are computed here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Length of the header region; the payload region starts here.
@@ -77,7 +77,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out a record, or `None` when it breaks a limit of the format.
+    /// Computes the layout of a record. Returns `None` when it exceeds a limit of the format.
     pub fn new(witness_len: usize, part_lens: &[u64]) -> Option<Layout> {
         if witness_len > MAX_WITNESS || part_lens.len() > MAX_PARTS {
             return None;
@@ -105,7 +105,7 @@ impl Layout {
     }
 }
 
-/// The fixed fields, enough to know how much more of the header to read.
+/// The fixed fields, which tell how much more of the header to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
     /// Length of the header region.
@@ -115,14 +115,14 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// True for the start of a record whose version is later than ours.
+    /// True for the start of a record with a later version than this build reads.
     pub fn is_newer(bytes: &[u8]) -> bool {
         let mut fields = Fields(bytes);
         fields.bytes() == Some(MAGIC) && fields.u32().is_some_and(|v| v > FORMAT_VERSION)
     }
 
-    /// Reads the sizes from the first [`FIXED_LEN`] bytes. Nothing is trusted yet: the sizes are
-    /// only held against the format's limits, so that no allocation follows a damaged number.
+    /// Reads the sizes from the first [`FIXED_LEN`] bytes. Nothing is verified yet: the sizes are
+    /// only compared with the format's limits, so that a damaged number causes no large allocation.
     pub fn decode(bytes: &[u8]) -> Result<Prefix, Damage> {
         let mut fields = Fields(bytes.get(..FIXED_LEN).ok_or(Damage::ShortRead)?);
         let read = (|| Some((fields.bytes::<8>()?, fields.u32()?, fields.u32()?)))();
@@ -146,12 +146,12 @@ impl Prefix {
 }
 
 impl Header {
-    /// The layout that follows from this header.
+    /// The layout that this header describes.
     pub fn layout(&self) -> Option<Layout> {
         Layout::new(self.witness.len(), &self.parts)
     }
 
-    /// The identity fields, as authenticated data for the seal.
+    /// The identity fields, which the seal authenticates.
     pub fn identity(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(112 + 8 * self.parts.len());
         out.extend_from_slice(&MAGIC);
@@ -164,8 +164,8 @@ impl Header {
         out
     }
 
-    /// The whole header region, zero-padded to its aligned length. `None` when the record breaks a
-    /// limit of the format.
+    /// Returns the whole header region, zero-padded to its aligned length. Returns `None` when the
+    /// record exceeds a limit of the format.
     pub fn encode(&self) -> Option<Vec<u8>> {
         let layout = self.layout()?;
         let mut out = Vec::with_capacity(layout.header_len as usize);
@@ -206,7 +206,7 @@ impl Header {
         Some(out)
     }
 
-    /// Decodes a header region (at least up to the end of the witness).
+    /// Decodes a header region, which must reach at least to the end of the witness.
     pub fn decode(bytes: &[u8]) -> Result<Header, Damage> {
         let prefix = Prefix::decode(bytes)?;
         let table_end = FIXED_LEN + prefix.part_count * PART_ENTRY_LEN;
@@ -232,7 +232,7 @@ impl Header {
 
 const PAYLOAD_LEN_AT: usize = 128;
 
-/// `fixed` starts at the kind byte.
+/// Decodes the fixed fields. `fixed` starts at the kind byte.
 fn decode_fixed(fixed: &[u8], parts: Vec<u64>, witness: Vec<u8>) -> Option<Header> {
     let mut fields = Fields(fixed);
     let kind = *Kind::ALL.get(usize::from(fields.u8()?))?;
@@ -240,7 +240,7 @@ fn decode_fixed(fixed: &[u8], parts: Vec<u64>, witness: Vec<u8>) -> Option<Heade
     if flags & !(FLAG_PARENT | FLAG_SEALED) != 0 {
         return None;
     }
-    fields.bytes::<18>()?; // reserved and the sizes, read by `Prefix::decode`
+    fields.bytes::<18>()?; // reserved, and the sizes, which `Prefix::decode` reads
     let namespace = Namespace(fields.bytes()?);
     let key = Key(fields.bytes()?);
     let parent = Key(fields.bytes()?);
@@ -262,7 +262,7 @@ fn decode_fixed(fixed: &[u8], parts: Vec<u64>, witness: Vec<u8>) -> Option<Heade
     })
 }
 
-/// Covers everything up to the end of the witness except the checksum itself.
+/// The checksum of everything up to the end of the witness except the checksum itself.
 fn header_checksum(bytes: &[u8]) -> u128 {
     let mut covered = Vec::with_capacity(bytes.len() - 16);
     covered.extend_from_slice(&bytes[..CHECKSUM_AT]);
@@ -270,8 +270,8 @@ fn header_checksum(bytes: &[u8]) -> u128 {
     checksum(&covered)
 }
 
-/// Gives fuzzed bytes the magic, version, lengths and checksum that their other fields ask for.
-/// False when they ask for what breaks a limit.
+/// Gives fuzzed bytes a valid magic, version, lengths and checksum for their other fields. Returns
+/// false when those fields exceed a limit.
 #[cfg(debug_assertions)]
 pub(super) fn make_right(bytes: &mut Vec<u8>) -> bool {
     bytes.resize(bytes.len().max(FIXED_LEN), 0);
@@ -297,7 +297,7 @@ pub(super) fn make_right(bytes: &mut Vec<u8>) -> bool {
     true
 }
 
-/// A header region is never longer than this, whatever its bytes say.
+/// The longest header region that the format allows.
 pub const MAX_HEADER: u64 = align_up((FIXED_LEN + MAX_PARTS * PART_ENTRY_LEN + MAX_WITNESS) as u64);
 const _: () = assert!(MAX_HEADER.is_multiple_of(ALIGN) && MAX_HEADER < u32::MAX as u64);
 

@@ -1,5 +1,5 @@
-//! The Apple half. It also compiles into Linux's unit tests, so that it is type-checked there; it has
-//! not been run.
+//! Calls of macOS. This file is also compiled into the unit tests on Linux, which type-checks it,
+//! but its code has not been run there.
 
 #![cfg_attr(not(target_vendor = "apple"), expect(dead_code, reason = "compiled for its types"))]
 
@@ -9,12 +9,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-// From <sys/fcntl.h>; spelled out so that this compiles where libc does not define them.
+// From <sys/fcntl.h>, repeated so that this compiles where libc does not define them.
 const F_NOCACHE: c_int = 48;
 const F_BARRIERFSYNC: c_int = 85;
 
-/// Orders everything written to `file` before everything written later, without waiting for
-/// the drive to empty its cache (that would be F_FULLFSYNC, some 18 ms).
+/// Ensures that everything written to `file` so far reaches the drive before everything written
+/// later, without waiting for the drive to empty its cache (F_FULLFSYNC does that and takes about
+/// 18 ms).
 pub(crate) fn barrier(file: &File) -> io::Result<()> {
     // SAFETY: `file` keeps the descriptor open during the call, and F_BARRIERFSYNC takes no
     // pointer.
@@ -24,23 +25,23 @@ pub(crate) fn barrier(file: &File) -> io::Result<()> {
     }
 }
 
-/// Reads of `file` that are aligned leave nothing in the system's cache, and take from it what
-/// is there.
+/// Makes aligned reads of `file` leave no pages in the system's cache. They still use pages that
+/// are in the cache already.
 pub(crate) fn read_directly(file: &File, _len: u64) {
-    // SAFETY: `file` keeps the descriptor open during the call, and F_NOCACHE takes an int.
-    // A refusal only means that the read goes through the cache.
+    // SAFETY: `file` keeps the descriptor open during the call, and F_NOCACHE takes an int. If the
+    // system refuses, reads go through the cache.
     unsafe { libc::fcntl(file.as_raw_fd(), F_NOCACHE, 1 as c_int) };
 }
 
-/// False: reads that are not aligned go through the cache by themselves.
+/// Returns false: reads that are not aligned go through the cache without a further call.
 pub(crate) fn read_through_cache(_file: &File) -> bool {
     false
 }
 
-/// Nothing to do: a mapping's pages cannot be asked to be larger.
+/// Does nothing, because macOS has no call to request larger pages for a mapping.
 pub(crate) fn wish_for_huge_pages(_memory: &memmap2::MmapMut) {}
 
-/// Asks the system to read a file ahead into its cache. A refusal only means a slower read.
+/// Tells the system to read a file ahead into its cache. If it refuses, later reads are slower.
 pub(crate) fn read_ahead(file: &File, len: u64) {
     const F_RDADVISE: c_int = 44;
     // `struct radvisory` of <sys/fcntl.h>.
@@ -51,7 +52,7 @@ pub(crate) fn read_ahead(file: &File, len: u64) {
     }
     let count = len.min(c_int::MAX as u64) as c_int;
     let advice = ReadAdvice { offset: 0, count };
-    // SAFETY: `file` keeps the descriptor open and `advice` lives during the call, which only
+    // SAFETY: `file` keeps the descriptor open, and `advice` lives during the call, which only
     // reads it.
     unsafe { libc::fcntl(file.as_raw_fd(), F_RDADVISE, &raw const advice) };
 }
@@ -61,7 +62,7 @@ unsafe extern "C" {
     fn pthread_set_qos_class_self_np(class: c_uint, priority: c_int) -> c_int;
 }
 
-/// The quality-of-service class of the calling thread.
+/// Sets the quality-of-service class of the calling thread.
 pub(crate) fn set_thread_class(intent: Intent) {
     // From <sys/qos.h>.
     const USER_INITIATED: c_uint = 0x19;
@@ -70,20 +71,20 @@ pub(crate) fn set_thread_class(intent: Intent) {
         Intent::Compute | Intent::Restore => USER_INITIATED,
         Intent::Background => UTILITY,
     };
-    // SAFETY: takes no pointer and concerns only the calling thread.
+    // SAFETY: the call takes no pointer and affects only the calling thread.
     unsafe { pthread_set_qos_class_self_np(class, 0) };
 }
 
-/// Starts reading the whole file ahead. A refusal only means a slower read.
+/// Starts reading the whole file ahead. If the system refuses, later reads are slower.
 pub(crate) fn set_up_map(map: &memmap2::Mmap) {
     let _ = map.advise(memmap2::Advice::Sequential);
     let _ = map.advise(memmap2::Advice::WillNeed);
 }
 
-/// Nothing to do: pages of 16 KiB are cheap enough to fault in one by one.
+/// Does nothing, because faults on 16 KiB pages are cheap.
 pub(crate) fn fill_pages(_memory: &memmap2::MmapMut) {}
 
-/// True for a SIGBUS that the kernel raised for a bad access; codes of sent signals start at
+/// True for a SIGBUS that the kernel raised for a bad access. The codes of sent signals start at
 /// SI_USER, 0x10001.
 pub(crate) fn is_fault(si_code: c_int) -> bool {
     si_code < 0x10000
@@ -121,8 +122,8 @@ impl Assertion {
         const UTF8: u32 = 0x0800_0100; // kCFStringEncodingUTF8
         const ON: u32 = 255; // kIOPMAssertionLevelOn
         let mut id = 0;
-        // SAFETY: the texts end with a NUL and are copied; a string that could not be made is not
-        // used, and each that was made is released once; `id` outlives the call that writes it.
+        // SAFETY: the texts end with a NUL and are copied. A string that could not be made is not
+        // used, and each one that was made is released once. `id` outlives the call that writes it.
         unsafe {
             let string = |text: &std::ffi::CStr| {
                 CFStringCreateWithCString(std::ptr::null(), text.as_ptr(), UTF8)
@@ -141,7 +142,8 @@ impl Assertion {
 
 impl Drop for Assertion {
     fn drop(&mut self) {
-        // SAFETY: takes no pointer; the number is of an assertion that was not released yet.
+        // SAFETY: the call takes no pointer, and the assertion with this number is not released
+        // yet.
         unsafe { IOPMAssertionRelease(self.0) };
     }
 }
@@ -179,7 +181,7 @@ struct RusageInfo {
     proc_exit_abstime: u64,
 }
 
-/// What Activity Monitor calls the memory of the process.
+/// The memory of the process, as Activity Monitor shows it.
 pub(crate) fn footprint() -> Option<u64> {
     let mut info = RusageInfo::default();
     let pid = std::process::id() as c_int;
@@ -188,12 +190,12 @@ pub(crate) fn footprint() -> Option<u64> {
     (status == 0).then_some(info.phys_footprint)
 }
 
-/// The level that the kernel tells: 1 normal, 2 warning, 4 critical.
+/// The pressure level that the kernel reports: 1 normal, 2 warning, 4 critical.
 pub(crate) fn memory_pressure() -> Pressure {
     let mut level: c_int = 0;
     let mut len = size_of::<c_int>();
-    // SAFETY: the name ends with a NUL; `level` and `len` outlive the call, which writes at most
-    // `len` bytes; nothing is set.
+    // SAFETY: the name ends with a NUL. `level` and `len` outlive the call, which writes at most
+    // `len` bytes. No value is set.
     let status = unsafe {
         sysctlbyname(
             c"kern.memorystatus_vm_pressure_level".as_ptr(),

@@ -1,4 +1,4 @@
-//! The half of Linux.
+//! Calls of Linux.
 
 use super::types::{Intent, Pressure};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -6,7 +6,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 
-/// The calling thread's nice value: positive, so that other programs come first.
+/// Sets the calling thread's nice value: positive values let other programs run first.
 pub(crate) fn set_thread_class(intent: Intent) {
     let nice = match intent {
         Intent::Compute | Intent::Restore => 5,
@@ -16,14 +16,14 @@ pub(crate) fn set_thread_class(intent: Intent) {
     let _ = rustix::process::setpriority_process(None, nice);
 }
 
-/// Linux has no barrier without a flush.
+/// Linux has no write barrier without a flush.
 pub(crate) fn barrier(file: &File) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Reads of `file`, which must be aligned, go past the system's cache, unless its end is there
-/// already: then so is the rest, most likely, and no disk is as fast. A refusal means reads
-/// through the cache.
+/// Makes reads of `file`, which must be aligned, bypass the system's cache. This is skipped when
+/// the end of the file is cached: then most likely the whole file is, and the cache is faster than
+/// any disk. If the system refuses, reads go through the cache.
 pub(crate) fn read_directly(file: &File, len: u64) {
     let mut last = [0];
     let mut into = [IoSliceMut::new(&mut last)];
@@ -33,39 +33,41 @@ pub(crate) fn read_directly(file: &File, len: u64) {
     }
 }
 
-/// Ends [`read_directly`]; false when it was not in effect.
+/// Ends [`read_directly`]. Returns false when it was not in effect.
 pub(crate) fn read_through_cache(file: &File) -> bool {
     let direct = fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::DIRECT));
     direct && fcntl_setfl(file, OFlags::empty()).is_ok()
 }
 
-/// Memory in one piece: the disk reads faster into it, and it costs one fault. A refusal costs
-/// only time.
+/// Requests huge pages: the disk reads faster into contiguous memory, and each costs a single
+/// fault. If the system refuses, reads are only slower.
 pub(crate) fn wish_for_huge_pages(memory: &memmap2::MmapMut) {
     let _ = memory.advise(memmap2::Advice::HugePage);
 }
 
-/// Brings a file into the system's cache, in pages as large as a mapping gets them (reading it
-/// gives small ones, at twice the processor time). A refusal only means a slower read later.
+/// Brings a file into the system's cache in the largest pages that a mapping can have. Reading the
+/// file would give small pages, at twice the processor time. If the system refuses, later reads are
+/// slower.
 pub(crate) fn read_ahead(file: &File, _len: u64) {
-    // SAFETY: nothing reads through this mapping, so that it does not matter who changes the
-    // file meanwhile; a page that cannot be had ends the advice with an error, not a signal.
+    // SAFETY: no code reads through this mapping, so changes to the file do no harm. A page that
+    // cannot be read ends the advice with an error, not with a signal.
     if let Ok(map) = unsafe { memmap2::Mmap::map(file) } {
         set_up_map(&map);
     }
 }
 
-/// Has the file read, in large pieces into large pages, and maps all of them at once instead of
-/// by one fault for every few. Where a page cannot be had this stops, and touching it faults as
-/// it would have.
+/// Makes the system read the file in large pieces into large pages and map all of them at once,
+/// which saves one fault for every few pages. It stops at a page that cannot be read, and touching
+/// that page faults as usual.
 pub(crate) fn set_up_map(map: &memmap2::Mmap) {
     let _ = map.advise(memmap2::Advice::HugePage);
     let _ = map.advise(memmap2::Advice::PopulateRead);
 }
 
-/// Has the pages of new memory made at once: fault by fault they cost more than what is copied
-/// into them. Not large ones: while the page cache fills, making room for those was measured to
-/// cost more than everything else about a read. A refusal costs only time.
+/// Makes the system allocate the pages of new memory at once, because single faults cost more than
+/// copying the data into the pages. It does not request huge pages: while the page cache fills up,
+/// freeing memory for huge pages was measured to cost more than all other steps of a read. If the
+/// system refuses, copying is only slower.
 pub(crate) fn fill_pages(memory: &memmap2::MmapMut) {
     let _ = memory.advise(memmap2::Advice::PopulateWrite);
 }
@@ -75,7 +77,7 @@ pub(crate) fn is_fault(si_code: std::ffi::c_int) -> bool {
     si_code > 0
 }
 
-/// Nothing that can be held.
+/// An empty value: this system has no power assertions.
 #[derive(Debug)]
 pub(crate) struct Assertion;
 
@@ -85,17 +87,17 @@ impl Assertion {
     }
 }
 
-/// Share of the last ten seconds, in percent, in which some task waited for memory.
+/// Percentage of the last ten seconds in which at least one task waited for memory.
 const SOME_WARNING: f64 = 20.0;
-/// In which all tasks did.
+/// Percentage of the last ten seconds in which all tasks waited for memory.
 const FULL_CRITICAL: f64 = 10.0;
 
-/// The kernel's pressure stall information. Where there is none, all is well.
+/// Reads the kernel's pressure stall information. Without it the pressure counts as normal.
 pub(crate) fn memory_pressure() -> Pressure {
     std::fs::read_to_string("/proc/pressure/memory").map_or(Pressure::Normal, |text| read(&text))
 }
 
-/// Memory of the process that no file stands behind.
+/// Memory of the process that is not backed by a file.
 pub(crate) fn footprint() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;

@@ -1,4 +1,4 @@
-//! Which blocks there are, in which tier, and in which order they leave each.
+//! The known blocks, the tiers they are in, and the order of eviction.
 
 use super::block::{Block, OnDisk};
 use super::chain::ChainLru;
@@ -9,7 +9,7 @@ use crate::record::{MappedBlock, Resident};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-/// Every block that the store knows. Every method keeps these invariants:
+/// Every block that the store knows. All methods keep these invariants:
 ///
 /// - a block is in `disk_order` exactly while it is queued or stored;
 /// - a block has a copy in memory exactly while it is queued or in the RAM tier;
@@ -32,7 +32,7 @@ impl BlockTable {
         }
     }
 
-    /// Makes room for this many more blocks on disk.
+    /// Reserves space for `additional` more blocks on disk.
     pub(super) fn reserve(&mut self, additional: usize) {
         self.blocks.reserve(additional);
         self.disk_order.reserve(additional);
@@ -48,12 +48,12 @@ impl BlockTable {
         self.blocks.contains_key(id)
     }
 
-    /// Every block, in no order.
+    /// Every block, in no particular order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&BlockId, &Block)> {
         self.blocks.iter()
     }
 
-    /// True for a block that is stored, or queued to be.
+    /// True for a block that is stored or queued.
     pub(crate) fn is_for_disk(&self, id: &BlockId) -> bool {
         self.disk_order.contains(id)
     }
@@ -71,12 +71,12 @@ impl BlockTable {
         self.disk_order.by_age()
     }
 
-    /// True when no block that is queued or stored names this one as its parent.
+    /// True when no queued or stored block names this one as its parent.
     pub(crate) fn is_leaf(&self, id: &BlockId) -> bool {
         self.disk_order.is_leaf(id)
     }
 
-    /// The uses on record, which let a block outlive others in the order of eviction.
+    /// Number of recorded uses, which keep a block longer in the order of eviction.
     pub(crate) fn uses(&self, id: &BlockId) -> u8 {
         self.disk_order.uses(id)
     }
@@ -100,8 +100,8 @@ impl BlockTable {
         self.blocks.insert(id, Block::new(resident, now_secs));
     }
 
-    /// Adds a block whose file was found on disk; a copy in the RAM tier, put before the file was
-    /// found, stays. False when the block is queued or stored already.
+    /// Adds a block whose file was found on disk. A copy that is already in the RAM tier stays.
+    /// Returns false when the block is already queued or stored.
     pub(super) fn add_found(&mut self, id: BlockId, stored: &Stored) -> bool {
         if self.is_for_disk(&id) {
             return false;
@@ -115,7 +115,7 @@ impl BlockTable {
 
     // ---- using -------------------------------------------------------------------------------
 
-    /// Makes a block the most recently used in both tiers, and counts a use on disk when `used`.
+    /// Makes a block the most recently used in both tiers. With `used`, also counts a use on disk.
     pub(super) fn touch(&mut self, id: &BlockId, now_secs: u64, used: bool) {
         if let Some(block) = self.blocks.get_mut(id) {
             block.used_secs = now_secs;
@@ -139,7 +139,8 @@ impl BlockTable {
 
     // ---- moving between the tiers ------------------------------------------------------------
 
-    /// Queues a block of the RAM tier to be written. False when it is queued or stored already.
+    /// Queues a block of the RAM tier to be written. Returns false when it is already queued or
+    /// stored.
     pub(super) fn queue(&mut self, id: &BlockId) -> bool {
         let Some(block) = self.blocks.get_mut(id).filter(|block| block.on_disk == OnDisk::No)
         else {
@@ -150,8 +151,8 @@ impl BlockTable {
         true
     }
 
-    /// A queued block was written. Its copy joins the RAM tier when there is `room` for it, and
-    /// stays when it was there before.
+    /// Records that a queued block was written. Its copy stays in the RAM tier if it was there
+    /// before, and joins it if there is `room`.
     pub(super) fn stored(&mut self, id: &BlockId, physical: u64, room: bool) {
         let Some(block) = self.blocks.get_mut(id) else { return };
         block.on_disk = OnDisk::Stored;
@@ -174,8 +175,8 @@ impl BlockTable {
         self.ram.insert(*id, block.parent, copy.memory_len());
     }
 
-    /// Takes a block out of the RAM tier. The copy goes, unless the block is queued, and so does
-    /// the block if it is not for disk either.
+    /// Removes a block from the RAM tier. Its copy is dropped unless the block is queued. A block
+    /// that is neither queued nor stored is forgotten.
     pub(super) fn leave_ram(&mut self, id: &BlockId) {
         if !self.ram.contains(id) {
             return;
@@ -189,7 +190,8 @@ impl BlockTable {
         }
     }
 
-    /// A block is no longer on disk, nor on its way there. It goes, unless it is in the RAM tier.
+    /// Records that a block is neither on disk nor queued. It is forgotten unless it is in the RAM
+    /// tier.
     pub(super) fn leave_disk(&mut self, id: &BlockId) {
         self.disk_order.remove(id);
         if !self.ram.contains(id) {
@@ -210,9 +212,9 @@ impl BlockTable {
         self.ram.set_budget(bytes);
     }
 
-    // ---- choosing what goes ------------------------------------------------------------------
+    // ---- choosing what to evict ----------------------------------------------------------------
 
-    /// The next block to leave the RAM tier that `may_go` does not refuse.
+    /// Returns the next block to leave the RAM tier among those for which `may_go` is true.
     pub(super) fn ram_victim(
         &mut self,
         may_go: impl Fn(&BlockId, &Block) -> bool,
@@ -221,7 +223,7 @@ impl BlockTable {
         self.ram.victim(|id| blocks.get(id).is_some_and(|block| may_go(id, block)))
     }
 
-    /// The next stored block to be evicted that `may_go` does not refuse.
+    /// Returns the next stored block to evict among those for which `may_go` is true.
     pub(super) fn disk_victim(&mut self, may_go: impl Fn(&BlockId) -> bool) -> Option<BlockId> {
         let blocks = &self.blocks;
         self.disk_order.victim(|id| {

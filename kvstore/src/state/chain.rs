@@ -1,22 +1,22 @@
-//! The order of eviction, as a pure structure: least recently used first, a chain's suffix always
-//! before its prefix.
+//! The order of eviction, as a pure data structure: least recently used first, but a chain's suffix
+//! always before its prefix.
 //!
-//! Blocks form trees: a block's parent is the block before it. Only leaves may leave, so a chain
-//! shrinks from its end and what remains can still be used from its start; a prefix that many
-//! chains share goes after all of them. Blocks with `uses` on record are passed over, and lose half
-//! of them each time, before they go: a prefix that keeps being looked up outlives the suffixes of
-//! one-off requests even once it has become a leaf.
+//! Blocks form trees: a block's parent is the block before it. Only leaves can be evicted, so a
+//! chain shrinks from its end, its remaining prefix stays usable, and a prefix shared by many
+//! chains goes last. A leaf with recorded `uses` is passed over and loses half of them each time. A
+//! prefix that is looked up often therefore outlives the suffixes of one-off requests, even once it
+//! is a leaf.
 
 use crate::key::{BlockId, IdHash, Key};
 use std::collections::{BTreeSet, HashMap};
 
-/// More uses than this are not counted, which bounds how often one block is passed over.
+/// Limit on the counted uses, which bounds how often one block is passed over.
 const MAX_USES: u8 = 16;
 
 #[derive(Debug)]
 struct Node {
     parent: Option<Key>,
-    /// When it was last touched, in touches; no two nodes have the same.
+    /// The touch count at its last touch; no two nodes have the same.
     tick: u64,
     uses: u8,
     children: u32,
@@ -26,7 +26,7 @@ struct Node {
 #[derive(Debug, Default)]
 pub(crate) struct ChainLru {
     nodes: HashMap<BlockId, Node, IdHash>,
-    /// Children whose parent is not here, counted by parent.
+    /// Number of children by parent, for parents that are not in the set.
     orphans: HashMap<BlockId, u32, IdHash>,
     /// Nodes without children, by tick.
     leaves: BTreeSet<(u64, BlockId)>,
@@ -89,7 +89,7 @@ impl ChainLru {
         }
     }
 
-    /// Makes a block the most recently used, and counts a use when `used`.
+    /// Makes a block the most recently used. With `used`, also counts a use.
     pub(crate) fn touch(&mut self, id: &BlockId, used: bool) {
         self.tick += 1;
         let tick = self.tick;
@@ -104,9 +104,9 @@ impl ChainLru {
         }
     }
 
-    /// The next block to go that `may_go` does not refuse.
+    /// Returns the next block to evict among those for which `may_go` is true.
     pub(crate) fn victim(&mut self, may_go: impl Fn(&BlockId) -> bool) -> Option<BlockId> {
-        // Every turn halves the uses of some leaf, so this ends.
+        // Every iteration halves the uses of some leaf, so this ends.
         loop {
             let id = self.leaves.iter().map(|&(_, id)| id).find(&may_go)?;
             let node = self.nodes.get_mut(&id)?;
@@ -129,7 +129,7 @@ impl ChainLru {
         self.nodes.get(id).is_some_and(|node| node.children == 0)
     }
 
-    /// Lists a node among the leaves if it is one.
+    /// Adds a node to the leaves if it is one.
     fn file(&mut self, id: &BlockId) {
         let node = &self.nodes[id];
         if node.children == 0 {
@@ -213,7 +213,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, draining takes every block, children before parents, oldest first.
+        /// After any operations, draining yields every block, children before parents, oldest
+        /// first.
         #[test]
         fn draining_respects_the_tree(ops in prop::collection::vec((0u8..4, 0u8..12, 0u8..12), 0..80)) {
             let mut lru = ChainLru::default();

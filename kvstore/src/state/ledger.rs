@@ -1,12 +1,12 @@
-//! The books of the disk, as pure arithmetic: nothing is written that was not reserved here first,
-//! so the sum of everything under the root never passes the quota.
+//! Accounts for disk space, as pure arithmetic. Every write is reserved here first, so the sum of
+//! all files under the root never exceeds the quota.
 
 use std::collections::BTreeMap;
 
 /// One day, in seconds.
 const DAY_SECS: u64 = 24 * 60 * 60;
 
-/// What may not be passed.
+/// Limits on disk space and writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DiskLimits {
     pub(crate) quota: u64,
@@ -16,9 +16,9 @@ pub(crate) struct DiskLimits {
 /// Why a write may not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The root is full; anything may go to make room.
+    /// The quota is used up. Evicting any block helps.
     Quota,
-    /// Enough was written today.
+    /// The write budget of this day is used up.
     WriteBudget,
 }
 
@@ -32,20 +32,21 @@ struct Space {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     limits: DiskLimits,
-    /// What is on the medium under the root, all files.
+    /// Bytes of all files under the root.
     settled: u64,
-    /// What is being written.
+    /// Bytes of writes in progress.
     reserved: u64,
-    /// What of `settled` no indexed block has.
+    /// The part of `settled` that belongs to no indexed block.
     unindexed: u64,
-    /// Those that have bytes.
+    /// Namespaces that have bytes.
     spaces: BTreeMap<u32, Space>,
     day: u64,
     spent: u64,
 }
 
 impl Ledger {
-    /// Bytes of [`Owner::Unindexed`](crate::disk_usage::Owner) files; they are in the total as well.
+    /// Bytes of [`Owner::Unindexed`](crate::disk_usage::Owner) files. The total contains them as
+    /// well.
     pub(crate) fn unindexed_bytes(&self) -> u64 {
         self.unindexed
     }
@@ -74,17 +75,17 @@ impl Ledger {
         self.limits.quota
     }
 
-    /// Bytes on the medium under the root, in-flight writes included.
+    /// Bytes of all files under the root, writes in progress included.
     pub(crate) fn physical(&self) -> u64 {
         self.settled + self.reserved
     }
 
-    /// Bytes on the medium of one namespace.
+    /// Bytes of one namespace on the medium.
     pub(crate) fn space_physical(&self, space: u32) -> u64 {
         self.spaces.get(&space).map_or(0, |space| space.settled + space.reserved)
     }
 
-    /// Takes room for a write, in a namespace or (`None`) for the store's own files.
+    /// Reserves space for a write in a namespace or, with `None`, for the store's own files.
     pub(crate) fn reserve(
         &mut self,
         space: Option<u32>,
@@ -107,15 +108,16 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether `bytes` would fit once everything that may go is gone: all records, and `removable`
-    /// bytes besides. If not, nothing should go for them.
+    /// Returns whether `bytes` would fit after removing all records and `removable` further bytes.
+    /// If not, it is no use to evict anything for them.
     pub(crate) fn could_fit(&self, bytes: u64, removable: u64) -> bool {
         let records: u64 = self.spaces.values().map(|space| space.settled).sum();
         let fixed = self.physical().saturating_sub(records + removable);
         fixed.saturating_add(bytes) <= self.limits.quota
     }
 
-    /// Ends a write: of `reserved` bytes, `kept` are on the medium and `written` wore it.
+    /// Ends a write: of `reserved` bytes, `kept` are on the medium, and `written` count against the
+    /// day.
     pub(crate) fn settle(&mut self, space: Option<u32>, reserved: u64, kept: u64, written: u64) {
         debug_assert!(kept <= reserved, "a write took more than it reserved");
         self.reserved -= reserved;
@@ -129,7 +131,7 @@ impl Ledger {
         }
     }
 
-    /// Bytes were found on the medium.
+    /// Adds bytes that were found on the medium.
     pub(crate) fn found(&mut self, space: Option<u32>, bytes: u64) {
         self.settled += bytes;
         if let Some(space) = space {
@@ -137,7 +139,7 @@ impl Ledger {
         }
     }
 
-    /// Bytes are no longer on the medium.
+    /// Subtracts bytes that are no longer on the medium.
     pub(crate) fn gone(&mut self, space: Option<u32>, bytes: u64) {
         self.settled = self.settled.saturating_sub(bytes);
         if let Some(space) = space {
@@ -145,12 +147,12 @@ impl Ledger {
         }
     }
 
-    /// The day and the bytes written in it, to survive a restart.
+    /// The current day and the bytes written in it, kept across restarts.
     pub(crate) fn spent(&self) -> (u64, u64) {
         (self.day, self.spent)
     }
 
-    /// Takes over what an earlier process wrote in `day`.
+    /// Adds the bytes that an earlier process wrote in `day`.
     pub(crate) fn restore_spent(&mut self, day: u64, bytes: u64, now_secs: u64) {
         self.roll_day(now_secs);
         if day == self.day {
@@ -158,7 +160,7 @@ impl Ledger {
         }
     }
 
-    /// What may still be written today; `None` without a limit.
+    /// Bytes that may still be written today; `None` without a limit.
     pub(crate) fn write_budget_left(&self, now_secs: u64) -> Option<u64> {
         let spent = if now_secs / DAY_SECS == self.day { self.spent } else { 0 };
         self.limits.writes_per_day.map(|limit| limit.saturating_sub(spent))
@@ -166,14 +168,14 @@ impl Ledger {
 
     fn roll_day(&mut self, now_secs: u64) {
         let day = now_secs / DAY_SECS;
-        // A clock set back must not hand out a second budget.
+        // A clock that is set back must not give a second budget.
         if day > self.day {
             self.day = day;
             self.spent = 0;
         }
     }
 
-    /// Changes the bytes of a namespace, which is forgotten when it has none left.
+    /// Changes the bytes of a namespace, and forgets it when it has none left.
     fn change(&mut self, space: u32, change: impl FnOnce(&mut Space)) {
         let own = self.spaces.entry(space).or_default();
         change(own);
