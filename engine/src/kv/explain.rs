@@ -1,4 +1,4 @@
-//! Why a prompt was not reused further: what `omlxctl cache explain` tells.
+//! Explains why no longer prefix of a prompt was reused, for `omlxctl cache explain`.
 
 use std::collections::VecDeque;
 
@@ -8,29 +8,30 @@ use crate::kv::sequence::common_prefix;
 use crate::text::output::{LostThought, OutputFormat};
 use crate::text::tokenizer::Tokenizer;
 
-/// Prompts remembered.
+/// Number of prompts remembered.
 const MAX_PROMPTS: usize = 64;
-/// Tokens of all of them together, at most; four bytes each.
+/// Limit on the tokens of all remembered prompts together, at four bytes each.
 const MAX_TOKENS: usize = 4 << 20;
-/// Tokens shown before the first divergent one, and from it on.
+/// Number of tokens shown before the first divergent token, and from it on.
 const SHOWN_TOKENS: usize = 8;
 
-/// Why the part of a prompt that was computed had to be.
+/// Why a part of a prompt was not in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MissReason {
-    /// Nothing like it was seen since the start, and nothing is stored.
+    /// No similar prompt was seen since the start, and nothing is stored.
     Cold,
-    /// It was computed before, and its records are gone.
+    /// The part was computed before, but its records are gone.
     Evicted,
-    /// The prompt differs from the earlier one that starts most like it.
+    /// The prompt differs from the earlier prompt with the longest common prefix.
     Diverged,
-    /// It was computed before by a model of the same name with another content or layout.
+    /// A model of the same name, but with other content or another layout, computed the part
+    /// before.
     Layout,
     /// A record failed its checks.
     VerifyFailed,
     /// A record could not be read.
     LoadFailed,
-    /// It was computed before for another tenant.
+    /// The part was computed before for another tenant.
     Salt,
     /// The prompt is shorter than a block.
     TooShort,
@@ -49,7 +50,7 @@ impl MissReason {
         Self::TooShort,
     ];
 
-    /// The label in metrics.
+    /// The reason's label in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cold => "cold",
@@ -64,35 +65,35 @@ impl MissReason {
     }
 }
 
-/// Where a prompt leaves an earlier one.
+/// The position at which a prompt differs from an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Divergence {
     /// Position of the first token that differs.
     pub position: usize,
-    /// The block it lies in.
+    /// Index of the block that contains this position.
     pub block: usize,
-    /// A few tokens before it, the same in both.
+    /// A few tokens before it, which are the same in both prompts.
     pub before: Vec<u32>,
-    /// The earlier prompt from there; empty when it ended there.
+    /// The earlier prompt's tokens from there; empty when it ended there.
     pub earlier: Vec<u32>,
-    /// This prompt from there.
+    /// This prompt's tokens from there.
     pub now: Vec<u32>,
-    /// It lies before the first message of a user.
+    /// True when the position is before the first message of a user.
     pub is_in_head: bool,
 }
 
-/// Why two prompts differ, where that can be told for certain.
+/// The cause of a difference between two prompts, if it can be determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// What stands before the first message of a user: the system message, the tools, and what the
-    /// template writes beside them.
+    /// The text before the first message of a user changed: the system message, the tools, and the
+    /// text that the template adds to them.
     Head,
-    /// The earlier prompt goes on with a thought that this one lacks.
+    /// The earlier prompt continues with a reasoning text that this prompt lacks.
     Thought(LostThought),
 }
 
 impl Divergence {
-    /// Why they differ. `None`: for a reason that does not show here, such as another question.
+    /// The cause. `None` when it cannot be determined, for instance for a new question.
     pub fn cause(&self, tokenizer: &Tokenizer, format: &OutputFormat) -> Option<Cause> {
         if self.is_in_head {
             return Some(Cause::Head);
@@ -106,7 +107,7 @@ impl Divergence {
     }
 }
 
-/// What was reused of a prompt, and why not more.
+/// The reused part of a prompt, and why it is not longer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReuseReport {
     /// Tokens of the prompt.
@@ -115,18 +116,18 @@ pub struct ReuseReport {
     pub ram_tokens: usize,
     /// Tokens whose KV came from SSD.
     pub ssd_tokens: usize,
-    /// Whether an earlier turn's caches were continued.
+    /// Whether the KV cache of an earlier turn was continued.
     pub live: bool,
-    /// Tokens of a block.
+    /// Number of tokens in a block.
     pub block_tokens: usize,
-    /// Why not more; `None` when all that could be reused was.
+    /// Why no more was reused; `None` when everything that is reusable was reused.
     pub miss: Option<MissReason>,
-    /// Against the earlier prompt that starts most like this one.
+    /// The difference from the earlier prompt with the longest common prefix.
     pub divergence: Option<Divergence>,
 }
 
 impl ReuseReport {
-    /// Prompt tokens that were not computed.
+    /// The number of prompt tokens that were not computed.
     pub fn reused_tokens(&self) -> usize {
         self.ram_tokens + self.ssd_tokens
     }
@@ -140,25 +141,25 @@ struct Seen {
     tokens: Vec<u32>,
 }
 
-/// The sequences computed lately.
+/// The sequences that were computed recently.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     seen: VecDeque<Seen>,
     tokens: usize,
 }
 
-/// Whose prompt it is.
+/// The origin of a prompt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asker<'a> {
     pub(crate) model: &'a str,
     pub(crate) salt: &'a str,
     pub(crate) namespace: &'a Namespace,
-    /// What a user's message begins with; empty when that is not known.
+    /// The tokens that open a user's message; empty when unknown.
     pub(crate) user_opening: &'a [u32],
 }
 
 impl History {
-    /// Remembers a sequence. An earlier one that it continues is replaced.
+    /// Remembers a sequence. It replaces an earlier one that it continues.
     pub(crate) fn remember(&mut self, asker: Asker<'_>, tokens: &[u32]) {
         if tokens.len() > MAX_TOKENS {
             return;
@@ -180,7 +181,8 @@ impl History {
         }
     }
 
-    /// Fills in why `report` reused no more of `prompt`. `failed` is a record's own reason.
+    /// Sets in `report` why no more of `prompt` was reused. `failed` is the reason if a record
+    /// failed.
     pub(crate) fn explain(
         &self,
         asker: Asker<'_>,
@@ -221,7 +223,7 @@ impl History {
                 is_in_head: is_in_head(asker.user_opening, prompt, position),
             });
         }
-        // The last token is always computed, and a block is the grain of what is stored.
+        // The last token is always computed, and only whole blocks are stored.
         let reachable = prompt.len().saturating_sub(1);
         let all_of = |tokens: usize| reused + block > tokens.min(reachable);
         report.miss = match (failed, elsewhere) {
@@ -234,7 +236,7 @@ impl History {
                 Some(if seen.salt == asker.salt { MissReason::Layout } else { MissReason::Salt })
             }
             _ if common > 0 && !all_of(common) => Some(MissReason::Evicted),
-            // What is new at the end was never to be had.
+            // Tokens after the common prefix are new and cannot be cached.
             _ if reused > 0 && (ended || common == prompt.len()) => None,
             _ if common >= block || (common > 0 && reused > 0) => Some(MissReason::Diverged),
             _ if reused > 0 => None,
@@ -243,7 +245,7 @@ impl History {
     }
 }
 
-/// Whether `position` lies before the end of the first `opening`, which has to be there.
+/// Whether `position` is before the end of the first `opening`, which must occur in the prompt.
 fn is_in_head(opening: &[u32], prompt: &[u32], position: usize) -> bool {
     let mut first = prompt.windows(opening.len().max(1));
     first.position(|tokens| tokens == opening).is_some_and(|at| position < at + opening.len())

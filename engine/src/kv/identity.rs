@@ -1,24 +1,26 @@
-//! What a cached block is named after: everything that its content depends on, and nothing else.
+//! Names of cached blocks. A name covers everything that a block's content depends on, and nothing
+//! else.
 //!
-//! A namespace is a digest over the model's content and the layout of its KV; a block's key is a
-//! digest over its namespace, the key of the block before it, and its token ids. Two blocks of one
-//! key therefore hold the same numbers, whoever computed them and whenever.
+//! A namespace is a digest over the model's content and the layout of its KV cache. A block's key
+//! is a digest over its namespace, the key of the block before it, and its token ids. Two blocks
+//! with the same key therefore hold the same numbers, no matter when and for whom they were
+//! computed.
 
 use std::ops::Range;
 
 use kvstore::{Key, Namespace};
 
-/// Changes whenever the bytes of a record, or what a key covers, change their meaning.
+/// Change this whenever the bytes of a record, or the input of a key, change their meaning.
 const LAYOUT_VERSION: &[u8] = b"2";
 /// Separates our digests from every other use of BLAKE3.
 const CONTEXT: &str = "omlx 2026-11 kv cache namespace";
 
 /// The namespace of a model's KV.
 ///
-/// `model` digests the weights' content, the config, and the types computed in; `layout` encodes
-/// what the layers keep; `salt` keeps tenants apart. MLX's version is in it because another one may
-/// compute other low bits. Each field is labelled and its length written
-/// before it, so that no two lists of fields digest the same bytes.
+/// `model` digests the weights' content, the config and the compute types. `layout` encodes the
+/// slots of the layers. `salt` separates tenants. MLX's version is included because another version
+/// may compute different low bits. Each field is preceded by its label and length, so that two
+/// different lists of fields never digest the same bytes.
 pub(crate) fn namespace(model: &str, layout: &[u8], block_tokens: usize, salt: &str) -> Namespace {
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
     let mlx = crate::mlx::bridge::version();
@@ -38,18 +40,18 @@ pub(crate) fn namespace(model: &str, layout: &[u8], block_tokens: usize, salt: &
     Namespace(*hasher.finalize().as_bytes())
 }
 
-/// The keys of one sequence's records. Its full blocks form a chain; snapshots and windows hang on
-/// the blocks.
+/// The keys of one sequence's records. Its full blocks form a chain; snapshots and windows refer to
+/// the blocks as their parents.
 #[derive(Debug, Clone)]
 pub(crate) struct Chain {
     namespace: Namespace,
     block_tokens: usize,
-    /// Of each full block, in order.
+    /// The key of each full block, in order.
     keys: Vec<Key>,
 }
 
 impl Chain {
-    /// The chain of an empty sequence.
+    /// Makes the chain of an empty sequence.
     pub(crate) fn new(namespace: Namespace, block_tokens: usize) -> Self {
         Self { namespace, block_tokens, keys: Vec::new() }
     }
@@ -72,7 +74,7 @@ impl Chain {
         self.keys.truncate(tokens / self.block_tokens);
     }
 
-    /// Appends the keys of the blocks that `tokens`, the whole sequence, has full.
+    /// Appends the keys of the blocks that are full in `tokens`, the whole sequence.
     pub(crate) fn extend(&mut self, tokens: &[u32]) {
         let full = tokens.len() / self.block_tokens;
         for block in self.keys.len()..full {
@@ -83,12 +85,12 @@ impl Chain {
         }
     }
 
-    /// The block that everything at `position` hangs on: the last one that is full there.
+    /// The parent of a record at `position`: the last block that is full there.
     pub(crate) fn parent(&self, position: usize) -> Option<Key> {
         (position / self.block_tokens).checked_sub(1).map(|block| self.keys[block])
     }
 
-    /// The key of the windowed layers' part of a full block.
+    /// The key of the part of a full block that belongs to windowed layers.
     pub(crate) fn window_key(&self, block: usize) -> Key {
         let mut hasher = self.hasher("window", block + 1);
         hasher.update(b"");
@@ -103,8 +105,8 @@ impl Chain {
         Key(*hasher.finalize().as_bytes())
     }
 
-    /// The keys of all snapshots that may lie in block `block` of `tokens` at or before `limit`,
-    /// with their positions, the last one first.
+    /// The keys of all possible snapshots in block `block` of `tokens` at or before `limit`, with
+    /// their positions, the last position first.
     pub(crate) fn snapshot_keys(
         &self,
         tokens: &[u32],
@@ -125,7 +127,7 @@ impl Chain {
         keys
     }
 
-    /// A hasher that has taken everything before block `block`.
+    /// A hasher that has digested everything before block `block`.
     fn hasher(&self, label: &str, block: usize) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.namespace.0);
         hasher.update(&[label.len() as u8]).update(label.as_bytes());
@@ -137,8 +139,8 @@ impl Chain {
     }
 }
 
-/// What a record of the tokens `range` of a sequence is compared with on every hit: where it starts,
-/// and its token ids.
+/// Returns the witness of a record of the tokens `range`, which is compared on every hit: the start
+/// position and the token ids.
 pub(crate) fn witness(tokens: &[u32], range: &Range<usize>) -> Vec<u8> {
     let mut bytes = (range.start as u64).to_le_bytes().to_vec();
     bytes.extend(token_bytes(&tokens[range.clone()]));

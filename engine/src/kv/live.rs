@@ -1,5 +1,5 @@
-//! Sequences that stay in memory after their turn, so that the next turn continues them without
-//! reading anything.
+//! Sequences whose KV caches stay in memory after their turn, so that the next turn can continue
+//! them without a restore.
 
 use crate::kv::sequence::Checkpoint;
 use crate::kv::sequence::common_prefix;
@@ -18,21 +18,22 @@ pub(crate) struct Session {
     pub(crate) model: Rc<ModelReuse>,
     pub(crate) cache: SequenceCache,
     pub(crate) track: CachedSequence,
-    /// Tokens of its last prompt: what follows may be dropped by the next turn.
+    /// Number of tokens in its last prompt. The next turn may drop the tokens after them.
     pub(crate) prompt_tokens: usize,
     pub(crate) last_used: Instant,
-    /// Whether a snapshot at its end was handed to the store, or is not wanted.
+    /// Whether a snapshot at its end was stored or is not needed.
     pub(crate) is_saved: bool,
 }
 
 impl Session {
-    /// Memory it takes.
+    /// Bytes of its caches in memory.
     pub(crate) fn bytes(&self) -> usize {
         let checkpoints: usize = self.track.checkpoints.iter().map(Checkpoint::bytes).sum();
         self.cache.bytes() + checkpoints
     }
 
-    /// The longest prefix of `prompt`, at most `limit` tokens, that its caches can be taken to.
+    /// The longest prefix of `prompt`, of at most `limit` tokens, to which its caches can be
+    /// rewound.
     fn usable(&self, prompt: &[u32], limit: usize) -> usize {
         let tokens = &self.track.tokens;
         match common_prefix(tokens, prompt).min(limit) {
@@ -42,9 +43,9 @@ impl Session {
     }
 }
 
-/// The longest prefix, at most `common` tokens, that these caches can be taken back to.
+/// The longest prefix, of at most `common` tokens, to which these caches can be rewound.
 fn longest_rewind(cache: &SequenceCache, track: &CachedSequence, common: usize) -> usize {
-    // A windowed layer cannot go back to before what it still holds.
+    // A windowed layer cannot be rewound beyond the tokens that it still holds.
     let fits = |position: usize| {
         cache.slots.iter().all(|layer| match layer {
             Slot::Kv(kv) => {
@@ -61,7 +62,7 @@ fn longest_rewind(cache: &SequenceCache, track: &CachedSequence, common: usize) 
     if fits(common) { common } else { 0 }
 }
 
-/// A running sequence that another may branch off from.
+/// A running sequence from which another sequence may branch off.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Donor<'a> {
     pub(crate) cache: &'a SequenceCache,
@@ -69,17 +70,18 @@ pub(crate) struct Donor<'a> {
 }
 
 impl Donor<'_> {
-    /// The longest prefix of `prompt`, at most `limit` tokens, that it can give.
+    /// The longest prefix of `prompt`, of at most `limit` tokens, that it can share.
     pub(crate) fn usable(&self, namespace: &Namespace, prompt: &[u32], limit: usize) -> usize {
         if self.track.chain.namespace() != namespace {
             return 0;
         }
-        // Its caches may be ahead of its known tokens, and always move on: a state is usable only
-        // where it was kept.
+        // Its caches may be ahead of its known tokens, and they keep advancing: a recurrent state
+        // is usable only at its checkpoints.
         longest_rewind(self.cache, self.track, common_prefix(&self.track.tokens, prompt).min(limit))
     }
 
-    /// Caches that hold its first `tokens` tokens. Buffers are shared until one of the two writes.
+    /// Returns caches of its first `tokens` tokens. Buffers are shared until either sequence
+    /// writes.
     pub(crate) fn branch(&self, tokens: usize, expected: usize) -> (SequenceCache, CachedSequence) {
         let (mut cache, mut track) = (self.cache.fork(expected), self.track.clone());
         rewind(&mut cache, &mut track, tokens);
@@ -87,7 +89,7 @@ impl Donor<'_> {
     }
 }
 
-/// Caches taken back to `tokens` tokens. The caller has checked that this is possible.
+/// Rewinds caches to `tokens` tokens. The caller has checked that this is possible.
 fn rewind(cache: &mut SequenceCache, track: &mut CachedSequence, tokens: usize) {
     if tokens == cache.offset as usize {
         return;
@@ -105,14 +107,14 @@ fn rewind(cache: &mut SequenceCache, track: &mut CachedSequence, tokens: usize) 
     track.truncate(tokens);
 }
 
-/// The sessions, under one byte budget, least recently used first.
+/// All sessions under one byte budget, least recently used first.
 #[derive(Debug, Default)]
 pub(crate) struct LiveSessions {
     sessions: Vec<Session>,
 }
 
 impl LiveSessions {
-    /// The best session for a prompt: its index, and how many of its tokens can be used.
+    /// Finds the best session for a prompt. Returns its index and the number of usable tokens.
     pub(crate) fn find(
         &self,
         namespace: &Namespace,
@@ -125,8 +127,8 @@ impl LiveSessions {
         usable.filter(|(_, tokens)| *tokens > 0).max_by_key(|(_, tokens)| *tokens)
     }
 
-    /// Continues session `index` from its first `tokens` tokens. A session that the prompt goes on
-    /// with is taken; from one that only starts like it, the prompt branches off.
+    /// Continues session `index` from its first `tokens` tokens. If the prompt extends the session,
+    /// the session is taken; if they only share a prefix, the prompt branches off.
     pub(crate) fn continue_from(
         &mut self,
         index: usize,
@@ -155,7 +157,7 @@ impl LiveSessions {
         self.sessions.iter_mut()
     }
 
-    /// Bytes held by all sessions.
+    /// The bytes of all sessions.
     pub(crate) fn bytes(&self) -> usize {
         self.sessions.iter().map(Session::bytes).sum()
     }
@@ -171,7 +173,7 @@ impl LiveSessions {
         Some(self.sessions.remove(index))
     }
 
-    /// Removes the sessions of a model, or all.
+    /// Removes the sessions of one model, or with `None` all sessions.
     pub(crate) fn remove(&mut self, model: Option<ModelId>) -> Vec<Session> {
         let wanted = |session: &mut Session| model.is_none_or(|model| session.model.id == model);
         self.sessions.extract_if(.., wanted).collect()

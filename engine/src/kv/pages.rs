@@ -1,8 +1,8 @@
-//! Between a sequence's caches and the bytes of records.
+//! Converts between a sequence's caches and the bytes of records.
 //!
-//! A record is one part: layer after layer, keys before values, each [heads, tokens, dim] in the
-//! cache's own type; then, in a snapshot, the arrays of the recurrent layers. Everything else about
-//! it follows from the model, whose layout is part of the namespace.
+//! A record has one part. It contains, layer after layer, keys and then values, each [heads,
+//! tokens, dim] in the cache's dtype; a snapshot also contains the arrays of the recurrent layers.
+//! All other properties follow from the model, whose layout is part of the namespace.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use crate::kv::slots::{KvSlot, SequenceCache, Slot, SlotSpec, StateSlot};
 use crate::mlx::bridge::{PageBuffer, item_bytes, raw_bytes};
 use crate::sched::KvCost;
 
-/// What the layers of a model keep.
+/// The slots of a model's layers, with their shapes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Layout {
     layers: Vec<LayerLayout>,
@@ -27,7 +27,7 @@ enum LayerLayout {
     State(Vec<(Vec<i32>, Dtype)>),
 }
 
-/// The keys or the values of one token: `heads` rows of `dim` numbers.
+/// The keys or values of one token: `heads` rows of `dim` numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Rows {
     heads: usize,
@@ -45,22 +45,23 @@ impl Rows {
     }
 }
 
-/// Which of a sequence's tokens a record holds.
+/// The tokens of a sequence that a record holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// A full block, for the layers that attend to everything.
+    /// A full block of the layers that attend to all tokens.
     Block(Range<usize>),
-    /// A full block, for the layers with a window: what of it is inside the window at its end.
+    /// A full block of the windowed layers: the tokens that are inside the window at the block's
+    /// end.
     Window(Range<usize>),
-    /// Every layer at the range's end; the range starts where the last full block ends.
+    /// All layers at the range's end. The range starts where the last full block ends.
     Snapshot(Range<usize>),
 }
 
 impl Layout {
-    /// The layout of a model, read from its caches after any number of tokens.
+    /// Reads the layout of a model from its caches, which may hold any number of tokens but 0.
     ///
     /// # Errors
-    /// When a cache is still empty.
+    /// If a cache is still empty.
     pub(crate) fn of(cache: &SequenceCache) -> Result<Self> {
         let layers = cache.slots.iter().map(|layer| match layer {
             Slot::Kv(KvSlot { keys: Some(keys), values: Some(values), window, .. }) => {
@@ -77,14 +78,14 @@ impl Layout {
         Ok(Self { layers: layers.collect::<Result<_>>()? })
     }
 
-    /// Everything about it that a record's bytes depend on, as a namespace covers it: numbers in order,
-    /// as little-endian u64. What it says of a layout must never change, or every cache is lost.
+    /// Encodes everything that a record's bytes depend on, for the namespace: numbers in order, as
+    /// little-endian u64. The encoding of a given layout must never change, or every cache is lost.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![self.layers.len() as u64];
         for layer in &self.layers {
             match layer {
                 LayerLayout::Kv { window, keys, values } => {
-                    // No window is 0, which no window is.
+                    // 0 stands for no window, because no window has size 0.
                     out.extend([1, window.map_or(0, |window| window as u64)]);
                     for rows in [keys, values] {
                         out.extend([rows.heads as u64, rows.dim as u64, dtype_number(rows.dtype)]);
@@ -102,7 +103,7 @@ impl Layout {
         out.into_iter().flat_map(u64::to_le_bytes).collect()
     }
 
-    /// What a restore has to find.
+    /// Returns the records that a restore needs.
     pub(crate) fn needs(&self) -> Needs {
         let windows = self.layers.iter().filter_map(|layer| match layer {
             LayerLayout::Kv { window, .. } => *window,
@@ -112,14 +113,14 @@ impl Layout {
         Needs { look_back: windows.max().map_or(0, |window| window - 1), state }
     }
 
-    /// Whether some layer has a window.
+    /// Whether any layer has a window.
     pub(crate) fn has_windows(&self) -> bool {
         let windowed =
             |layer: &LayerLayout| matches!(layer, LayerLayout::Kv { window: Some(_), .. });
         self.layers.iter().any(windowed)
     }
 
-    /// What keys are kept in; `None` when no layer attends.
+    /// The dtype of stored keys and values; `None` when no layer attends.
     pub(crate) fn kv_dtype(&self) -> Option<Dtype> {
         self.layers.iter().find_map(|layer| match layer {
             LayerLayout::Kv { keys, .. } => Some(keys.dtype),
@@ -127,7 +128,7 @@ impl Layout {
         })
     }
 
-    /// What a sequence's caches take in memory.
+    /// The memory cost of a sequence's caches.
     pub(crate) fn cost(&self) -> KvCost {
         let mut cost = KvCost { fixed_bytes: self.state_bytes() as u64, ..KvCost::default() };
         for layer in &self.layers {
@@ -144,12 +145,12 @@ impl Layout {
         cost
     }
 
-    /// Bytes of the recurrent layers.
+    /// Bytes of the recurrent layers' states.
     pub(crate) fn state_bytes(&self) -> usize {
         self.bytes(&Extent::Snapshot(0..0))
     }
 
-    /// Bytes of one token in the layers that keep every token.
+    /// Bytes of one token in the layers that keep all tokens.
     pub(crate) fn token_bytes(&self) -> usize {
         self.bytes(&Extent::Block(0..1))
     }
@@ -165,7 +166,7 @@ impl Layout {
         self.pieces(extent).map(of_layer).sum()
     }
 
-    /// The layers in a record, with the tokens of each that it holds.
+    /// The layers in a record, each with its range of tokens.
     fn pieces(&self, extent: &Extent) -> impl Iterator<Item = (usize, Range<usize>)> {
         let (extent, layers) = (extent.clone(), self.layers.iter().enumerate());
         layers.filter_map(move |(index, layer)| {
@@ -186,8 +187,8 @@ impl Layout {
         })
     }
 
-    /// Whether the caches still hold all that the record wants. What lies before a window is
-    /// forgotten in time.
+    /// Whether the caches still hold everything that the record needs. Windowed layers drop old
+    /// tokens.
     pub(crate) fn covers(&self, cache: &SequenceCache, extent: &Extent) -> bool {
         self.pieces(extent).all(|(layer, tokens)| match &cache.slots[layer] {
             Slot::Kv(kv) => {
@@ -198,8 +199,8 @@ impl Layout {
         })
     }
 
-    /// Writes a record of evaluated caches into `out`, which has [`Self::bytes`]. `states` are those
-    /// of the recurrent layers at a snapshot's position.
+    /// Copies evaluated caches into `out`, the bytes of a record, of length [`Self::bytes`].
+    /// `states` are the states of the recurrent layers at a snapshot's position.
     pub(crate) fn gather(
         &self,
         cache: &SequenceCache,
@@ -276,18 +277,18 @@ fn gather_rows(rows: Rows, array: &Array, tokens: Range<usize>, out: &mut [u8]) 
     Ok(())
 }
 
-/// Caches under construction from records.
+/// Caches that are being rebuilt from records.
 #[derive(Debug)]
 pub(crate) struct Rebuild<'a> {
     layout: &'a Layout,
-    /// Tokens that the caches will hold.
+    /// Number of tokens that the caches will hold.
     tokens: usize,
     layers: Vec<LayerBuild>,
 }
 
 #[derive(Debug)]
 enum LayerBuild {
-    /// Buffers for the tokens from `base` on, `capacity` tokens long.
+    /// Buffers for `capacity` tokens, starting at token `base`.
     Kv {
         base: usize,
         capacity: usize,
@@ -298,7 +299,8 @@ enum LayerBuild {
 }
 
 impl<'a> Rebuild<'a> {
-    /// Room for `tokens` tokens, and for as many as `expected` where all tokens are kept.
+    /// Allocates buffers for `tokens` tokens, or for `expected` tokens in layers that keep all of
+    /// them.
     pub(crate) fn new(layout: &'a Layout, tokens: usize, expected: usize) -> Self {
         let layers = layout.layers.iter().map(|layer| match layer {
             LayerLayout::State(_) => LayerBuild::State(Vec::new()),
@@ -313,7 +315,7 @@ impl<'a> Rebuild<'a> {
         Self { layout, tokens, layers: layers.collect() }
     }
 
-    /// Copies a record into the caches. False when they are not as long as the record should be.
+    /// Copies a record into the caches. Returns false when its length is wrong.
     pub(crate) fn add_record(&mut self, extent: &Extent, bytes: &[u8]) -> Result<bool> {
         if bytes.len() != self.layout.bytes(extent) {
             return Ok(false);
@@ -350,7 +352,7 @@ impl<'a> Rebuild<'a> {
         Ok(true)
     }
 
-    /// The caches, complete.
+    /// Returns the finished caches.
     pub(crate) fn finish(self, kinds: &[SlotSpec], expected: usize) -> Result<SequenceCache> {
         let mut cache = SequenceCache::new(kinds, expected);
         cache.offset = self.tokens as i32;
@@ -384,19 +386,19 @@ impl<'a> Rebuild<'a> {
     }
 }
 
-/// A number of our own for each type that is kept, whatever MLX calls it.
+/// Our own number for each dtype of a cache, independent of MLX's numbers.
 fn dtype_number(dtype: Dtype) -> u64 {
     match dtype {
         Dtype::Float32 => 1,
         Dtype::Float16 => 2,
         Dtype::Bfloat16 => 3,
-        // No layer keeps another one; told apart by their size at least.
+        // No layer uses any other dtype; different sizes at least get different numbers.
         other => 100 + item_bytes(other) as u64,
     }
 }
 
-/// Copies the tokens `wanted` of `from`, which holds `tokens` as [heads, tokens, dim], into a buffer
-/// [heads, capacity, dim] whose first token is `base`.
+/// Copies the tokens `wanted` of `from`, which holds `tokens` as [heads, tokens, dim], into a
+/// buffer [heads, capacity, dim] whose first token is `base`.
 fn scatter(
     rows: Rows,
     from: &[u8],
@@ -423,7 +425,8 @@ mod tests {
         LayerLayout::Kv { window, keys: rows, values: rows }
     }
 
-    /// A changed encoding throws away every user's cache: it changes with `LAYOUT_VERSION` only.
+    /// A changed encoding invalidates every user's cache, so it may only change with
+    /// `LAYOUT_VERSION`.
     #[test]
     fn a_layout_is_encoded_as_it_always_was() {
         let state = vec![(vec![1, 3, 96], Dtype::Bfloat16), (vec![1, 4, 16, 16], Dtype::Float32)];

@@ -1,42 +1,42 @@
-//! Which stored records rebuild a sequence furthest: a pure function.
+//! Plans which stored records to read to rebuild the longest prefix; a pure function.
 
 use std::ops::Range;
 
-/// What a model's layers ask of a restore.
+/// The records that a model's layers need in a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Needs {
-    /// Tokens that every windowed layer together looks back, the newest one not counted; 0: no layer
-    /// has a window.
+    /// The largest number of tokens that a windowed layer looks back, not counting the newest
+    /// token; 0 when no layer has a window.
     pub(crate) look_back: usize,
-    /// Some layer keeps a recurrent state, which is usable at its exact position only.
+    /// Whether some layer has a recurrent state, which is usable only at its exact position.
     pub(crate) state: bool,
 }
 
-/// What is stored of a sequence.
+/// The stored records of a sequence.
 pub(crate) trait StoredBlocks {
-    /// Full blocks stored, from the first without a gap.
+    /// Number of full blocks stored, from the first without a gap.
     fn blocks(&self) -> usize;
-    /// Whether the windowed layers' part of a block is stored.
+    /// Whether the part of a block that belongs to windowed layers is stored.
     fn has_window(&self, block: usize) -> bool;
-    /// The last snapshot at a position from `from` to `limit`, both included, whose parent is
+    /// The last snapshot at a position from `from` to `limit`, both inclusive, whose parent is
     /// among the stored blocks.
     fn last_snapshot(&self, from: usize, limit: usize) -> Option<usize>;
 }
 
-/// What to restore.
+/// The records to restore.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Plan {
-    /// Tokens that the caches will hold; 0: nothing.
+    /// Number of tokens that the caches will hold; 0 when nothing can be restored.
     pub(crate) tokens: usize,
-    /// Full blocks to read; of the last one perhaps not all tokens are used.
+    /// Number of full blocks to read. The last one may be used only in part.
     pub(crate) blocks: usize,
-    /// Blocks whose windowed part is read.
+    /// The blocks whose windowed part is read.
     pub(crate) windows: Range<usize>,
-    /// Whether a snapshot at `tokens` is read.
+    /// Whether a snapshot at position `tokens` is read.
     pub(crate) snapshot: bool,
 }
 
-/// The longest boundary, at most `limit` tokens, at which every layer can be rebuilt.
+/// Finds the longest prefix of at most `limit` tokens for which every layer can be rebuilt.
 pub(crate) fn plan(
     needs: Needs,
     block_tokens: usize,
@@ -45,7 +45,7 @@ pub(crate) fn plan(
 ) -> Plan {
     let stored_tokens = stored.blocks() * block_tokens;
     let by_blocks = if needs.state { None } else { at_block(needs, block_tokens, limit, stored) };
-    // Without a state, a snapshot is worth reading only where the blocks end.
+    // Without recurrent states a snapshot is worth reading only after the end of the blocks.
     let from = if needs.state { 1 } else { stored_tokens.max(1) };
     let mut limit = limit.min(stored_tokens + block_tokens - 1);
     while from <= limit
@@ -64,7 +64,7 @@ pub(crate) fn plan(
     by_blocks.unwrap_or_default()
 }
 
-/// The longest boundary that full blocks alone rebuild.
+/// Finds the longest prefix that full blocks alone can rebuild.
 fn at_block(
     needs: Needs,
     block_tokens: usize,
@@ -73,7 +73,7 @@ fn at_block(
 ) -> Option<Plan> {
     let stored_blocks = stored.blocks();
     if needs.look_back == 0 {
-        // Any prefix of a block's keys and values will do.
+        // Any prefix of a block's keys and values is usable.
         let tokens = limit.min(stored_blocks * block_tokens);
         let blocks = tokens.div_ceil(block_tokens);
         return (tokens > 0).then_some(Plan { tokens, blocks, windows: 0..0, snapshot: false });
@@ -86,8 +86,8 @@ fn at_block(
     })
 }
 
-/// The full blocks whose windowed part is needed at `position`. What lies behind the last full block
-/// is in the snapshot.
+/// The full blocks whose windowed part is needed at `position`. The snapshot has the tokens after
+/// the last full block.
 fn window_blocks(needs: Needs, block_tokens: usize, position: usize) -> Range<usize> {
     let full = position / block_tokens;
     let first = position.saturating_sub(needs.look_back) / block_tokens;
@@ -119,7 +119,7 @@ mod tests {
         }
     }
 
-    /// By definition: whether every layer can be rebuilt at `position`.
+    /// Whether every layer can be rebuilt at `position`, straight from the definition.
     fn possible(needs: Needs, view: &StoreView, position: usize) -> bool {
         let size = view.block_tokens;
         let snapshot = view.snapshots.contains(&position) && position / size <= view.blocks;
@@ -140,7 +140,7 @@ mod tests {
         }
     }
 
-    /// A small generator, so that a failing case can be told by its seed.
+    /// A small generator, so that a seed identifies a failing case.
     fn random(seed: &mut u64) -> usize {
         *seed ^= *seed << 13;
         *seed ^= *seed >> 7;

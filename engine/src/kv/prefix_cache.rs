@@ -1,10 +1,11 @@
-//! Prefix reuse: what of a prompt was computed before is taken from a live session, from the RAM
-//! tier or from SSD, and only the rest is computed.
+//! Prefix reuse: cached tokens of a prompt are taken from a live session, from the RAM tier or from
+//! SSD, and only the other tokens are computed.
 //!
-//! The life of a sequence here: [`Reuse::restore_prefix`] finds the longest part of the prompt that can be
-//! had and returns caches that hold it; [`Reuse::store_full_blocks`] hands finished blocks and snapshots to the
-//! store as the sequence grows; [`Reuse::park`] keeps the caches for the next turn. Nothing here
-//! fails a request: what cannot be stored is not, and what cannot be restored is computed.
+//! The lifecycle of a sequence: [`Reuse::restore_prefix`] finds the longest cached prefix of the
+//! prompt and returns caches that hold it; [`Reuse::store_full_blocks`] hands finished blocks and
+//! snapshots to the store as the sequence grows; [`Reuse::park`] keeps the caches for the next
+//! turn. No error here fails a request: a block that cannot be stored is not cached, and one that
+//! cannot be restored is computed again.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,29 +24,29 @@ use crate::kv::sequence::{CachedSequence, Checkpoint, ModelReuse, Stop};
 use crate::kv::slots::SequenceCache;
 use crate::types::ModelId;
 
-/// A snapshot is worth its bytes when at least this many tokens lie between it and the last one.
+/// A snapshot is worth its bytes only if at least this many tokens lie between it and the last one.
 const MIN_SNAPSHOT_GAP: usize = 64;
-/// From so many tokens on, a snapshot is stored at once; until then it waits in memory, because the
-/// next turn will most likely bring a better one.
+/// If at least this many tokens lie between, a snapshot is stored at once. Otherwise it waits in
+/// memory, because the next turn will most likely produce a better one.
 const EAGER_SNAPSHOT_GAP: usize = 2048;
-/// Snapshots of one long prefill take at most one byte for this many bytes of KV.
+/// The snapshots of one long prefill take at most one byte for this many bytes of KV cache.
 const KV_BYTES_PER_SNAPSHOT_BYTE: usize = 4;
-/// Tokens between two snapshots of a long prefill, at least.
+/// Minimum number of tokens between two snapshots of a long prefill.
 const MIN_STRIDE: usize = 2048;
-/// How often a restore is planned anew after a record failed.
+/// How often a restore is planned again after a record failed.
 const RESTORE_ATTEMPTS: usize = 4;
-/// A session that rests this long is not about to be continued at once: what memory alone holds of
-/// it is handed to the store.
+/// A session that has been idle this long will probably not be continued soon, so the parts of it
+/// that are only in memory are handed to the store.
 const IDLE_SESSION: Duration = Duration::from_secs(30);
 
-/// How prefixes are reused.
+/// Configuration of prefix reuse.
 #[derive(Debug, Clone)]
 pub struct ReuseConfig {
-    /// Where blocks are kept; `None`: in live sessions only.
+    /// The store of blocks; `None` to cache in live sessions only.
     pub store: Option<Arc<Store>>,
-    /// Tokens of a block.
+    /// Number of tokens in a block.
     pub block_tokens: usize,
-    /// Memory that the caches of finished turns may take together, in bytes. 0: none is kept.
+    /// Limit in bytes on the caches of finished turns together. 0 keeps none.
     pub live_bytes: usize,
 }
 
@@ -55,17 +56,17 @@ impl Default for ReuseConfig {
     }
 }
 
-/// A sequence ready to go on.
+/// A sequence that is ready to continue.
 #[derive(Debug)]
 pub(crate) struct RestoredSequence {
     pub(crate) cache: SequenceCache,
     pub(crate) track: CachedSequence,
     pub(crate) report: ReuseReport,
-    /// How long finding and restoring took.
+    /// Time taken to find and restore the prefix.
     pub(crate) took: Duration,
 }
 
-/// The engine thread's part of the cache.
+/// The state of prefix reuse, owned by the engine thread.
 #[derive(Debug)]
 pub(crate) struct Reuse {
     config: ReuseConfig,
@@ -79,8 +80,8 @@ impl Reuse {
         Self { config, live: LiveSessions::default(), history: History::default() }
     }
 
-    /// Caches that hold as much of `prompt` as can be had, but never its last token, which must be
-    /// computed for its logits. `donors`: sequences that run.
+    /// Returns caches that hold the longest reusable prefix of `prompt`, but never its last token,
+    /// which must be computed for its logits. `donors` are the running sequences.
     pub(crate) fn restore_prefix(
         &mut self,
         model: &ModelReuse,
@@ -102,7 +103,7 @@ impl Reuse {
         let live = self.live.find(&namespace, prompt, limit);
         let donor = donors.iter().map(|donor| (donor, donor.usable(&namespace, prompt, limit)));
         let donor = donor.max_by_key(|(_, tokens)| *tokens);
-        // A session that ended is continued without a copy.
+        // A session that ended is preferred, because it can be continued without a copy.
         let donor = donor.filter(|(_, tokens)| *tokens > live.map_or(0, |(_, tokens)| tokens));
         let min_tokens = donor.map(|(_, tokens)| tokens).or(live.map(|(_, tokens)| tokens));
         let restored = self.restore(model, &chain, prompt, min_tokens.unwrap_or(0), &mut failed);
@@ -133,7 +134,7 @@ impl Reuse {
         let last_message = prompt[..limit].iter().rposition(|t| model.message_ends.contains(t));
         track.message_end = last_message.map(|at| at + 1);
         track.stops = self.stops(model, prompt, &track);
-        // What could not be stored in an earlier turn is tried again.
+        // Try again to store the blocks that could not be stored in an earlier turn.
         track.broken = false;
         let asker = asker(model, salt, &namespace);
         self.history.explain(asker, prompt, failed, &mut report);
@@ -141,9 +142,10 @@ impl Reuse {
         RestoredSequence { cache, track, report, took: started.elapsed() }
     }
 
-    /// Rebuilds caches from stored records, when they reach further than `min_tokens` tokens. All of the
-    /// planned records or none: after a failure the sequence starts from nothing again, with a plan
-    /// that knows the record is gone. Returns the tokens from RAM and from SSD as well.
+    /// Rebuilds caches from stored records when these reach further than `min_tokens` tokens. If
+    /// any of the planned records fails, none is used: the caches are rebuilt from scratch with a
+    /// new plan that omits the failed record. Also returns the number of tokens from RAM and from
+    /// SSD.
     fn restore(
         &self,
         model: &ModelReuse,
@@ -167,7 +169,7 @@ impl Reuse {
             match reader.read(model, &plan, prompt.len() + 1) {
                 Ok(restored) => return Some(restored),
                 Err(ReadFailure { key, reason }) => {
-                    // Whatever the reason: nobody must meet this record again.
+                    // Whatever the reason, remove the record, so that no later restore fails on it.
                     if let Some(key) = key {
                         store.invalidate(chain.namespace(), &key);
                     }
@@ -176,7 +178,7 @@ impl Reuse {
                         "a cached block could not be restored; computing it again"
                     );
                     *failed = Some(reason);
-                    // Without a record to blame, another plan would fail alike.
+                    // If no record is to blame, another plan would fail in the same way.
                     key?;
                 }
             }
@@ -184,8 +186,9 @@ impl Reuse {
         None
     }
 
-    /// Where prefill of `prompt` stops to keep the state of recurrent layers: behind the system
-    /// prompt, behind the last message, before the last token, and now and then in between.
+    /// The positions at which prefill of `prompt` stops to keep the state of recurrent layers:
+    /// after the system prompt, after the last message, before the last token, and at intervals in
+    /// between.
     fn stops(&self, model: &ModelReuse, prompt: &[u32], track: &CachedSequence) -> Vec<Stop> {
         if !track.needs.state {
             return Vec::new();
@@ -207,7 +210,7 @@ impl Reuse {
         positions.dedup();
         let mut saved = track.saved;
         let stops = positions.into_iter().map(|position| {
-            // Other conversations will begin with the same system prompt.
+            // Other conversations will share this system prompt.
             let shared = Some(position) == first_end && position >= self.config.block_tokens;
             let save = shared || position >= saved + EAGER_SNAPSHOT_GAP;
             saved = if save { position } else { saved };
@@ -216,7 +219,8 @@ impl Reuse {
         stops.collect()
     }
 
-    /// Hands over what the caches, which hold evaluated `track.tokens`, have full now.
+    /// Hands the new full blocks of the caches, which hold the evaluated `track.tokens`, to the
+    /// store.
     pub(crate) fn store_full_blocks(
         &self,
         model: &ModelReuse,
@@ -238,8 +242,8 @@ impl Reuse {
         Ok(())
     }
 
-    /// Whether the caches have a full block that was not handed over yet, or stand where their state
-    /// is to be kept.
+    /// Whether the caches have a full block that was not handed over yet, or are at a position at
+    /// which their state must be kept.
     pub(crate) fn has_blocks_to_store(&self, track: &CachedSequence) -> bool {
         let here = track.tokens.len();
         let has_block = self.config.store.is_some()
@@ -271,14 +275,14 @@ impl Reuse {
                 let extent = Extent::Window(range);
                 writer.put(Kind::Rotating, window, Some(key), &witness, &extent, &[])?;
             }
-            // Blocks behind a hole could never be reached.
+            // Blocks after a gap could never be reached.
             track.broken = !kept;
             track.stored_blocks += usize::from(kept);
         }
         Ok(())
     }
 
-    /// Hands over a snapshot of the caches as they were at a checkpoint, or are.
+    /// Hands over a snapshot of the caches at a checkpoint or at their current position.
     fn save_snapshot(
         &self,
         model: &ModelReuse,
@@ -304,7 +308,7 @@ impl Reuse {
         Ok(())
     }
 
-    /// Keeps the caches of a turn that is over, for the next one.
+    /// Keeps the caches of a finished turn for the next one.
     pub(crate) fn park(
         &mut self,
         model: Rc<ModelReuse>,
@@ -312,7 +316,7 @@ impl Reuse {
         mut track: CachedSequence,
         prompt_tokens: usize,
     ) -> Result<()> {
-        // A cancelled prefill or a pipelined step may have left them elsewhere.
+        // A cancelled prefill or a pipelined step may have moved the caches past the known tokens.
         if track.tokens.is_empty() || cache.offset as usize != track.tokens.len() {
             return Ok(());
         }
@@ -336,7 +340,7 @@ impl Reuse {
         Ok(())
     }
 
-    /// Stores what it can of a sequence that gives up its memory and will go on later.
+    /// Stores as much as possible of a preempted sequence, whose memory is about to be freed.
     pub(crate) fn swap_out(
         &mut self,
         model: Rc<ModelReuse>,
@@ -357,7 +361,7 @@ impl Reuse {
         self.evict(Session { model, cache, track, prompt_tokens, last_used, is_saved: false });
     }
 
-    /// Gives back so many bytes of live sessions, or all; the oldest go first.
+    /// Frees `bytes` of live sessions, or all of them. The oldest session goes first.
     pub(crate) fn shrink(&mut self, bytes: u64) {
         let target = (self.live.bytes() as u64).saturating_sub(bytes);
         while self.live.bytes() as u64 > target {
@@ -371,17 +375,17 @@ impl Reuse {
         self.live.remove(Some(model));
     }
 
-    /// Stores a session that memory has no room for. A dense model's last block, part full, would
-    /// cost more to write than to compute.
+    /// Stores a session that does not fit in memory. The last, partial block of a dense model is
+    /// skipped, because writing it would cost more than computing it again.
     fn evict(&self, mut session: Session) {
         if session.track.needs.state {
             self.save_ends(&mut session);
         }
     }
 
-    /// Stores what memory alone holds of a session, where it is worth it: the end of its last
-    /// message (of a plain prompt, all but its last token), which the next turn will surely repeat,
-    /// and its own end, which a next turn repeats if its template leaves answers as they were.
+    /// Stores the parts of a session that are only in memory, if worthwhile: the end of its last
+    /// message (for a plain prompt, all but its last token), which the next turn will repeat for
+    /// certain, and its end, which the next turn repeats if the template leaves answers unchanged.
     fn save_ends(&self, session: &mut Session) {
         let Session { model, cache, track, is_saved, prompt_tokens, .. } = session;
         if std::mem::replace(is_saved, true) {
@@ -404,8 +408,8 @@ impl Reuse {
         }
     }
 
-    /// Called when there is nothing else to do: hands over the ends of sessions that rest, or, with
-    /// `all`, of every session.
+    /// Called when the engine is idle: stores the ends of idle sessions or, with `all`, of every
+    /// session.
     pub(crate) fn flush_idle_sessions(&mut self, all: bool) {
         let mut live = std::mem::take(&mut self.live);
         for session in live.iter_mut() {
@@ -416,14 +420,14 @@ impl Reuse {
         self.live = live;
     }
 
-    /// Forgets the live sessions of a model that goes.
+    /// Forgets the live sessions of a model that is being unloaded.
     pub(crate) fn forget(&mut self, model: ModelId) {
         for mut session in self.live.remove(Some(model)) {
             self.save_ends(&mut session);
         }
     }
 
-    /// Drops what a sequence that came out wrong has stored.
+    /// Removes the stored records of a sequence whose results were wrong.
     pub(crate) fn distrust(&self, track: &CachedSequence) {
         let Some(store) = self.config.store.as_deref() else { return };
         if let Some(first) = track.chain.keys().first() {
@@ -431,12 +435,12 @@ impl Reuse {
         }
     }
 
-    /// Live sessions and the bytes that they hold.
+    /// The number of live sessions and their bytes.
     pub(crate) fn live_use(&self) -> (usize, usize) {
         (self.live.len(), self.live.bytes())
     }
 
-    /// Drops every live session, as `cache clear` asks.
+    /// Drops every live session, for `cache clear`.
     pub(crate) fn clear_live(&mut self) {
         self.live.remove(None);
     }

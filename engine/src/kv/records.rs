@@ -1,5 +1,5 @@
-//! The records of one sequence in the store: written from its caches, looked up, and read back into
-//! new caches.
+//! The records of one sequence in the store: writes them from its caches, looks them up, and reads
+//! them back into new caches.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::kv::plan::{Plan, StoredBlocks};
 use crate::kv::sequence::ModelReuse;
 use crate::kv::slots::{SequenceCache, StateSlot};
 
-/// Writes records of one sequence.
+/// Writes the records of one sequence.
 pub(crate) struct RecordWriter<'a> {
     pub(crate) store: &'a Store,
     pub(crate) model: &'a ModelReuse,
@@ -22,8 +22,8 @@ pub(crate) struct RecordWriter<'a> {
 }
 
 impl RecordWriter<'_> {
-    /// Hands a record over; true when the store has it, now or from before. `states` are the
-    /// recurrent states of a snapshot.
+    /// Hands a record to the store. Returns true when the store has it, now or already. `states`
+    /// are the recurrent states of a snapshot.
     pub(crate) fn put(
         &self,
         kind: Kind,
@@ -46,7 +46,7 @@ impl RecordWriter<'_> {
     }
 }
 
-/// What the store has of one prompt.
+/// The stored records of one prompt.
 pub(crate) struct StoreView<'a> {
     pub(crate) store: &'a Store,
     pub(crate) chain: &'a Chain,
@@ -77,7 +77,7 @@ impl StoredBlocks for StoreView<'_> {
     }
 }
 
-/// Why a plan could not be read, and the record that is to blame, if one is.
+/// Why a plan could not be read, and the failed record, if there is one.
 pub(crate) struct ReadFailure {
     pub(crate) key: Option<Key>,
     pub(crate) reason: MissReason,
@@ -105,7 +105,7 @@ impl RecordReader<'_> {
         let snapshot = plan.snapshot.then(|| self.chain.snapshot_key(self.prompt, plan.tokens));
         let wanted: Vec<Key> = keys.iter().chain(&windows).copied().chain(snapshot).collect();
         let _pin = self.store.pin(namespace, &wanted);
-        // Asked before the read-ahead, which makes RAM of what was on SSD.
+        // Checked before the read-ahead, which moves records from SSD to RAM.
         let in_ram = |key: &Key| match self.store.locate(namespace, key) {
             BlockLocation::Here(block) => block.in_ram,
             _ => false,
@@ -134,7 +134,7 @@ impl RecordReader<'_> {
         Ok((cache, plan.tokens - ssd_tokens, ssd_tokens))
     }
 
-    /// Copies one record into the caches under construction.
+    /// Copies one record into the caches that are being rebuilt.
     fn load(
         &self,
         rebuild: &mut Rebuild<'_>,
@@ -147,7 +147,7 @@ impl RecordReader<'_> {
         let guard: Guard =
             self.store.get(self.chain.namespace(), &key, &witness).map_err(|miss| match miss {
                 Miss::NotStored => failure(MissReason::Evicted),
-                // Nothing is wrong with the record.
+                // The record itself is fine.
                 Miss::NoMemory => ReadFailure { key: None, reason: MissReason::LoadFailed },
                 Miss::Io => failure(MissReason::LoadFailed),
                 _ => failure(MissReason::VerifyFailed),

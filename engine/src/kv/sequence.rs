@@ -1,4 +1,4 @@
-//! What a sequence's caches hold, and what the cache knows of its model.
+//! The contents of a sequence's caches, and the model properties that reuse needs.
 
 use crate::kv::identity;
 use crate::kv::identity::Chain;
@@ -13,24 +13,24 @@ use kvstore::Namespace;
 use mlx_rs::Dtype;
 use std::sync::Arc;
 
-/// The last states kept in memory beside a sequence's caches.
+/// Number of recent recurrent states kept in memory with a sequence's caches.
 const MAX_CHECKPOINTS: usize = 4;
 
-/// What reuse must know of a loaded model.
+/// The properties of a loaded model that reuse needs.
 #[derive(Debug)]
 pub(crate) struct ModelReuse {
     pub(crate) id: ModelId,
-    /// Its name, for people.
+    /// The model's name, for messages.
     pub(crate) name: String,
-    /// Digest of its content.
+    /// Digest of the model's content.
     pub(crate) digest: String,
     pub(crate) layout: Layout,
     pub(crate) kinds: Vec<SlotSpec>,
-    /// What keys and values are kept in, when not in the type that they are computed in.
+    /// Dtype of cached keys and values, if it differs from the compute dtype.
     pub(crate) kv_dtype: Option<Dtype>,
     /// Tokens that end a message.
     pub(crate) message_ends: Arc<[u32]>,
-    /// Tokens that a user's message begins with; empty when that is not known.
+    /// Tokens that open a user's message; empty when unknown.
     pub(crate) user_opening: Arc<[u32]>,
 }
 
@@ -40,15 +40,15 @@ impl ModelReuse {
     }
 }
 
-/// A position at which prefill stops for a moment to keep the state.
+/// A position at which prefill pauses to keep the recurrent state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stop {
     pub(crate) position: usize,
-    /// Hand it to the store, not only to memory.
+    /// Whether to store the state and not only keep it in memory.
     pub(crate) save: bool,
 }
 
-/// What a sequence's caches hold, and what of it is stored.
+/// The contents of a sequence's caches, and how much of them is stored.
 #[derive(Debug, Clone)]
 pub(crate) struct CachedSequence {
     pub(crate) chain: Chain,
@@ -57,20 +57,20 @@ pub(crate) struct CachedSequence {
     pub(crate) needs: Needs,
     pub(crate) checkpoints: Vec<Checkpoint>,
     pub(crate) salt: String,
-    /// Full blocks that need not be handed to the store any more.
+    /// Number of full blocks that are already handed to the store or need not be.
     pub(crate) stored_blocks: usize,
-    /// The next block could not be handed over, so that no later one can be either.
+    /// True when a block could not be handed over, so that no later block can be either.
     pub(crate) broken: bool,
-    /// Ahead of the caches, ascending.
+    /// Stops ahead of the caches, in ascending order.
     pub(crate) stops: Vec<Stop>,
-    /// The last position at which a snapshot is stored, or that needs none.
+    /// The last position at which a snapshot is stored or not needed.
     pub(crate) saved: usize,
-    /// Where the last message of the prompt ends: what the next turn will surely repeat.
+    /// The end of the prompt's last message, up to which the next turn will repeat it for certain.
     pub(crate) message_end: Option<usize>,
 }
 
 impl CachedSequence {
-    /// Where the chunk that begins at `from` has to end at the latest.
+    /// The latest position at which the chunk that begins at `from` must end.
     pub(crate) fn next_stop(&self, from: usize) -> Option<usize> {
         self.stops.iter().map(|stop| stop.position).find(|&position| position > from)
     }
@@ -86,7 +86,7 @@ impl CachedSequence {
     pub(crate) fn remember(&mut self, checkpoint: Checkpoint) {
         self.checkpoints.retain(|old| old.position != checkpoint.position);
         if self.checkpoints.len() >= MAX_CHECKPOINTS {
-            // The first one, behind the system prompt, is what other conversations share.
+            // Keep the first one, after the system prompt, which other conversations share.
             self.checkpoints.remove(1);
         }
         self.checkpoints.push(checkpoint);
@@ -110,31 +110,31 @@ impl CachedSequence {
     }
 }
 
-/// The recurrent layers of a sequence at an earlier position.
+/// The states of a sequence's recurrent layers at an earlier position.
 #[derive(Debug, Clone)]
 pub(crate) struct Checkpoint {
     pub(crate) position: usize,
-    /// One per recurrent layer, in order.
+    /// One state per recurrent layer, in order.
     pub(crate) states: Vec<StateSlot>,
 }
 
 impl Checkpoint {
-    /// The state of the caches as they stand.
+    /// Keeps the current state of the caches.
     pub(crate) fn of(cache: &SequenceCache) -> Self {
         let states = cache.slots.iter().filter_map(|layer| match layer {
-            // A copy that fails leaves what is shared: that costs memory, nothing else.
+            // If the copy fails, the shared arrays stay in use, which only costs memory.
             Slot::State(state) => Some(state.detached().unwrap_or_else(|_| state.clone())),
             Slot::Kv(_) => None,
         });
         Self { position: cache.offset as usize, states: states.collect() }
     }
 
-    /// A position of caches that keep every token.
+    /// A position in caches that keep all tokens and have no state.
     pub(crate) fn without_state(position: usize) -> Self {
         Self { position, states: Vec::new() }
     }
 
-    /// One per recurrent layer, in order.
+    /// One state per recurrent layer, in order.
     pub(crate) fn states(&self) -> &[StateSlot] {
         &self.states
     }
@@ -144,7 +144,7 @@ impl Checkpoint {
     }
 }
 
-/// Length of what two sequences start with alike.
+/// The length of the common prefix of two sequences.
 pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

@@ -1,5 +1,5 @@
-//! What a sequence keeps in each slot of a model: keys and values of an attention layer, or the state
-//! of a recurrent one.
+//! The cache slots of a sequence: keys and values of an attention layer, or the state of a
+//! recurrent layer.
 
 use std::rc::Rc;
 
@@ -10,32 +10,32 @@ use mlx_rs::{Array, Dtype};
 
 use crate::mlx::bridge::{slice, slice_update};
 
-/// Capacity grows by at least this many tokens at a time.
+/// Minimum number of tokens by which capacity grows.
 const GROW_TOKENS: i32 = 256;
 
-/// A sliding layer keeps this many tokens more than its window needs when it forgets, so that it can
-/// still be taken back by a few tokens.
+/// Number of tokens that a sliding layer keeps beyond its window when it drops old ones, so that it
+/// can still be rewound by a few tokens.
 const SLACK_TOKENS: i32 = 16;
 
-/// What a model keeps in one slot of a sequence.
+/// The type of one cache slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SlotSpec {
-    /// Keys and values of all tokens, or of the last `window` ones, the newest included.
+    /// Keys and values of all tokens, or of the last `window` tokens, the newest included.
     Kv { window: Option<i32> },
     /// A state of fixed size.
     State,
 }
 
-/// The slots of one sequence. Between steps every slot has seen the same tokens.
+/// All slots of one sequence. Between steps every slot has seen the same tokens.
 #[derive(Debug)]
 pub(crate) struct SequenceCache {
     /// In the order of the model's [`SlotSpec`]s.
     pub(crate) slots: Vec<Slot>,
-    /// Tokens seen, which is the position of the next one.
+    /// Number of tokens seen, which is the position of the next one.
     pub(crate) offset: i32,
-    /// Tokens that the next growth makes room for at least.
+    /// Minimum number of tokens for which the next growth allocates.
     expected: i32,
-    /// What keys and values are kept in; `None`: in the type that they are computed in.
+    /// Dtype of cached keys and values; `None` for the compute dtype.
     kv_dtype: Option<Dtype>,
 }
 
@@ -52,16 +52,16 @@ pub(crate) enum Slot {
 pub(crate) struct KvSlot {
     pub(crate) keys: Option<Array>,
     pub(crate) values: Option<Array>,
-    /// How far back a token sees, itself included; `None`: all the way.
+    /// Number of tokens that a token attends to, itself included; `None` for all.
     pub(crate) window: Option<i32>,
     /// The position of the first token in the buffers; 0 without a window.
     pub(crate) base: i32,
 }
 
-/// The state of one recurrent layer after the tokens seen. The layer's own code says which arrays
-/// these are; there are none before the first token. Sequences that decode together share arrays, one
-/// row each, for as long as they stay together. An array here is never written to, so that a clone of
-/// the slot is a snapshot; it may still wait for evaluation.
+/// The state of one recurrent layer after the tokens seen. The layer's code defines its arrays;
+/// there are none before the first token. Sequences that decode together share arrays, with one row
+/// each, for as long as they stay together. These arrays are never written to, so a clone of the
+/// slot is a snapshot; they may be unevaluated.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StateSlot {
     /// [B, ..] each.
@@ -70,22 +70,22 @@ pub(crate) struct StateSlot {
 }
 
 impl StateSlot {
-    /// The state of one sequence alone: arrays of [1, ..].
+    /// The state of a single sequence: arrays of [1, ..].
     pub(crate) fn new(arrays: Vec<Array>) -> Self {
         Self { arrays: arrays.into(), row: 0 }
     }
 
-    /// Whether no token was seen yet.
+    /// True before the first token.
     pub(crate) fn is_empty(&self) -> bool {
         self.arrays.is_empty()
     }
 
-    /// How many sequences share the arrays.
+    /// Number of sequences that share the arrays.
     fn rows(&self) -> i32 {
         self.arrays.first().map_or(1, |array| array.shape()[0])
     }
 
-    /// The sequence's own arrays, [1, ..] each: views where others share them.
+    /// The sequence's own arrays, [1, ..] each. They are views if the arrays are shared.
     pub(crate) fn arrays(&self) -> Result<Vec<Array>> {
         if self.rows() == 1 {
             return Ok(self.arrays.to_vec());
@@ -99,8 +99,8 @@ impl StateSlot {
         own.collect()
     }
 
-    /// The arrays of several sequences as one, [B, ..] each: those that they share, where they are just
-    /// the sequences that share them, in that order.
+    /// Joins the arrays of several sequences into [B, ..] each. If exactly these sequences already
+    /// share arrays in this order, returns those.
     pub(crate) fn join(slots: &[&StateSlot]) -> Result<Vec<Array>> {
         let [first, others @ ..] = slots else { return Ok(Vec::new()) };
         let together = first.rows() as usize == slots.len()
@@ -126,12 +126,12 @@ impl StateSlot {
         (0..).map(move |row| StateSlot { arrays: Rc::clone(&arrays), row })
     }
 
-    /// Memory of the sequence's own row.
+    /// Bytes of the sequence's own row.
     pub(crate) fn bytes(&self) -> usize {
         self.arrays.iter().map(Array::nbytes).sum::<usize>() / self.rows() as usize
     }
 
-    /// The state by itself, copied out of arrays that others share, so that it does not keep theirs in
+    /// Copies the state out of shared arrays, so that it does not keep the other sequences' rows in
     /// memory.
     pub(crate) fn detached(&self) -> Result<Self> {
         if self.rows() == 1 {
@@ -155,23 +155,23 @@ impl SequenceCache {
         Self { slots, offset: 0, expected: expected as i32, kv_dtype: None }
     }
 
-    /// The same, keeping keys and values in this type.
+    /// Sets the dtype in which keys and values are cached.
     pub(crate) fn keeping(self, kv_dtype: Option<Dtype>) -> Self {
         Self { kv_dtype, ..self }
     }
 
-    /// Tokens that a buffer for `tokens` tokens has room for.
+    /// The capacity, in tokens, of a buffer for `tokens` tokens.
     pub(crate) fn capacity_for(tokens: usize) -> usize {
         tokens.max(1).next_multiple_of(GROW_TOKENS as usize)
     }
 
-    /// Tokens that a sliding layer's buffer has room for at most, while chunks are no longer than
-    /// those of 256 tokens that capacity grows by.
+    /// The maximum capacity, in tokens, of a sliding layer's buffer while chunks have at most 256
+    /// tokens, the number by which capacity grows.
     pub(crate) fn window_capacity(window: usize) -> usize {
         (window - 1 + (SLACK_TOKENS + GROW_TOKENS) as usize).next_multiple_of(GROW_TOKENS as usize)
     }
 
-    /// The bytes of its arrays in memory.
+    /// The bytes of the caches' arrays in memory.
     pub(crate) fn bytes(&self) -> usize {
         let bytes = |slot: &Slot| match slot {
             Slot::Kv(kv) => kv.keys.iter().chain(&kv.values).map(Array::nbytes).sum(),
@@ -180,7 +180,7 @@ impl SequenceCache {
         self.slots.iter().map(bytes).sum()
     }
 
-    /// Copies states out of arrays that other sequences share, for a sequence that decodes no more.
+    /// Copies states out of shared arrays, for a sequence that no longer decodes.
     pub(crate) fn detach(&mut self) -> Result<()> {
         for slot in &mut self.slots {
             if let Slot::State(state) = slot {
@@ -190,21 +190,21 @@ impl SequenceCache {
         Ok(())
     }
 
-    /// Another sequence of the same tokens. Buffers are shared until one of the two writes, which
-    /// copies them.
+    /// Returns caches for another sequence with the same tokens. Buffers are shared until one of
+    /// the two writes, which copies them.
     pub(crate) fn fork(&self, expected: usize) -> Self {
         Self { slots: self.slots.clone(), expected: expected as i32, ..*self }
     }
 
-    /// Tells how many tokens the sequence will reach.
+    /// Sets the number of tokens that the sequence is expected to reach.
     pub(crate) fn expect(&mut self, tokens: usize) {
         self.expected = tokens as i32;
     }
 
-    /// Adds a slot's keys and values ([1, kv_heads, T, head_dim]) behind the tokens seen; returns
-    /// all that the slot holds, [1, kv_heads, S, head_dim] with the new tokens last, in the type of
-    /// the new ones. S is `offset + T`, in one with a window `window - 1 + T` at most.
-    /// `offset` moves only when the step is complete.
+    /// Appends keys and values ([1, kv_heads, T, head_dim]) to a slot. Returns all keys and values
+    /// of the slot, [1, kv_heads, S, head_dim], the new tokens last, in the dtype of the new ones.
+    /// S is `offset + T`, or with a window at most `window - 1 + T`. `offset` changes only when the
+    /// step is complete.
     pub(crate) fn update(
         &mut self,
         slot: usize,
@@ -219,8 +219,8 @@ impl SequenceCache {
         };
         let new = (keys.as_dtype(kept)?, values.as_dtype(kept)?);
         let (all_keys, all_values) = cache.update(&new.0, &new.1, self.offset, self.expected)?;
-        // The new tokens too are seen as they are kept: a prompt computed in parts, or restored,
-        // comes out as one computed at once.
+        // Attention also sees the new tokens in the cached dtype. Therefore a prompt that is
+        // computed in chunks, or restored, gives the same result as one computed at once.
         Ok((all_keys.as_dtype(keys.dtype())?, all_values.as_dtype(values.dtype())?))
     }
 
@@ -232,7 +232,7 @@ impl SequenceCache {
         }
     }
 
-    /// Every array, to be evaluated with a step that asks for no logits.
+    /// All arrays, which must be evaluated with a step that computes no logits.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.slots.iter().flat_map(|slot| {
             let (first, second): (&[Array], &[Array]) = match slot {
@@ -260,14 +260,14 @@ impl KvSlot {
         let fit = if len + length <= capacity {
             Fit { dropped: 0, kept: len, capacity }
         } else {
-            // Growing copies what is kept anyway: the moment to forget.
+            // Growing copies the buffer anyway, so old tokens are dropped now.
             let useful = self.window.map_or(i32::MAX, |w| (w - 1).saturating_add(SLACK_TOKENS));
             let kept = len.min(useful);
             let wanted = (kept + length).max(expected.min(useful));
             Fit { dropped: len - kept, kept, capacity: round_up(wanted) }
         };
-        // The first new token looks back this far. Older tokens are there by chance: the result must
-        // not depend on them, not even in its last bits.
+        // The first new token looks back this far. Older tokens may still be in the buffer, but the
+        // result must not depend on them, not even in its last bits.
         let from = self.window.map_or(0, |window| (fit.kept - (window - 1)).max(0));
         let views = (
             append(&mut self.keys, keys, fit, from)?,
@@ -281,11 +281,11 @@ impl KvSlot {
 /// How new tokens fit into a buffer.
 #[derive(Debug, Clone, Copy)]
 struct Fit {
-    /// Tokens to forget from the front.
+    /// Number of tokens to drop from the front.
     dropped: i32,
-    /// Tokens that stay.
+    /// Number of tokens that stay.
     kept: i32,
-    /// Tokens that the buffer has room for in the end.
+    /// The resulting capacity in tokens.
     capacity: i32,
 }
 
@@ -293,7 +293,7 @@ fn round_up(tokens: i32) -> i32 {
     (tokens + GROW_TOKENS - 1) / GROW_TOKENS * GROW_TOKENS
 }
 
-/// Writes `new` behind what `buffer` holds; returns the filled part from token `from` on.
+/// Appends `new` to `buffer`. Returns the filled part from token `from` on.
 fn append(buffer: &mut Option<Array>, new: &Array, fit: Fit, from: i32) -> Result<Array> {
     let [batch, heads, length, dim] = *new.shape() else {
         return Err(Exception::custom(format!("KV of shape {:?}", new.shape())));
@@ -304,7 +304,7 @@ fn append(buffer: &mut Option<Array>, new: &Array, fit: Fit, from: i32) -> Resul
         old => grow(old, [batch, heads, dim], new.dtype(), fit)?,
     };
     let filled = slice_update(&roomy, new, &[0, 0, fit.kept, 0], &[batch, heads, end, dim])?;
-    // The old handle goes before evaluation, so that MLX can write in place.
+    // Drop the old handle before evaluation, so that MLX can write in place.
     drop(roomy);
     let view = slice(&filled, &[0, 0, from, 0], &[batch, heads, end, dim])?;
     *buffer = Some(filled);
@@ -334,12 +334,12 @@ mod tests {
         }
     }
 
-    /// Tokens `from..to`, each with two components that tell its position.
+    /// Tokens `from..to`, each with two components that encode its position.
     fn positions(from: i32, to: i32) -> Vec<f32> {
         (from..to).flat_map(|at| [at as f32, -at as f32]).collect()
     }
 
-    /// Appends `length` tokens; returns the keys, after comparing the values with them.
+    /// Appends `length` tokens. Returns the keys after comparing them with the values.
     fn append_tokens(cache: &mut SequenceCache, length: i32) -> Vec<f32> {
         let (from, to) = (cache.offset, cache.offset + length);
         let array = Array::from_slice(&positions(from, to), &[1, 1, length, 2]);

@@ -1,4 +1,4 @@
-//! What every family must do, on the small fixtures.
+//! Tests that every family must pass, on the small fixtures.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::runtime::files::ModelFiles;
 use crate::weights::Weights;
 use omlx_tests::fixtures::Case;
 
-/// One segment of a step: a cache, its tokens, and whether logits are wanted.
+/// One segment of a step: a cache, its tokens, and whether logits are requested.
 type Part<'a> = (&'a mut SequenceCache, &'a [u32], bool);
 
 fn load_case(name: &str) -> Box<dyn CausalLm> {
@@ -34,7 +34,7 @@ fn load_folder(dir: &Path) -> Box<dyn CausalLm> {
     load(&folder.config_file(), &mut weights).unwrap()
 }
 
-/// Runs a step; returns one row of logits for each part that wants them.
+/// Runs a step. Returns one row of logits for each part that requests them.
 fn run(model: &dyn CausalLm, parts: Vec<Part<'_>>) -> Vec<Vec<f32>> {
     run_on(model, parts, Backend::current())
 }
@@ -93,7 +93,7 @@ fn a_segment_does_not_depend_on_the_others() {
 #[test]
 fn a_cloned_state_is_a_snapshot() {
     crate::mlx::bridge::init().unwrap();
-    // Its last layer is a recurrent one, and its middle one attends.
+    // Its last layer is recurrent, and a middle layer attends.
     let model = load_case("qwen3_5-flat-tied-f32");
     let mut cache = SequenceCache::new(&model.slots(), 1);
     run(model.as_ref(), vec![(&mut cache, &[10, 11, 12], false)]);
@@ -121,7 +121,7 @@ fn limits_and_ends_are_read_from_a_nested_config() {
     case.config.insert("eos_token_id".into(), json!(79));
     let folder = read(&case);
     assert_eq!((folder.context_tokens, folder.vocab_tokens), (1234, 384));
-    // The fixtures' generation_config.json names others, and wins over ordinary tokens.
+    // The fixtures' generation_config.json names others; it overrides ordinary tokens.
     assert_eq!(*folder.eos, [0, 3]);
     case.config.insert("eos_token_id".into(), json!([79, 5]));
     assert_eq!(*read(&case).eos, [0, 3, 5], "5 is an added token");
@@ -130,7 +130,7 @@ fn limits_and_ends_are_read_from_a_nested_config() {
     std::fs::write(dir.path().join("generation_config.json"), "{}").unwrap();
     let folder = ModelFiles::read(dir.path()).unwrap();
     assert!([77, 78, 79].iter().all(|id| folder.eos.contains(id)), "{:?}", folder.eos);
-    // Its linear scaling by 4 is in the number already.
+    // The result includes its linear scaling by 4.
     assert_eq!(read(&Case::named("gemma3-linear-f32")).context_tokens, 256);
     assert_eq!(read(&Case::named("llama-linear-f32")).context_tokens, 1024);
 }
@@ -204,7 +204,7 @@ fn a_nested_config_lies_over_the_top_and_over_defaults() {
     assert_eq!(Value::Object(text), wanted);
 }
 
-/// The ways of Metal and of the CPU, as far as this machine has them.
+/// The Metal and CPU backends, as far as this machine has them.
 fn backends() -> [Backend; 2] {
     [Backend::CPU, Backend { kernels: crate::mlx::bridge::metal_is_available(), ..Backend::METAL }]
 }
@@ -217,7 +217,7 @@ fn decode_operations(model: &dyn CausalLm, rows: usize, backend: Backend) -> Vec
         let tokens: Vec<u32> = (0..70 + 3 * row as u32).map(|i| 10 + i * 37 % 350).collect();
         run_on(model, vec![(cache, &tokens, false)], backend);
     }
-    // The second step finds the rows together.
+    // In the second step the rows already share their states.
     for _ in 0..2 {
         for cache in &caches {
             mlx_rs::transforms::eval(cache.arrays()).unwrap();
@@ -235,7 +235,8 @@ fn decode_operations(model: &dyn CausalLm, rows: usize, backend: Backend) -> Vec
     unreachable!("two steps")
 }
 
-/// How many operations one row's attention takes: it writes its keys and values, and reads all it has.
+/// Number of operations in one row's attention: it writes its keys and values and reads all of
+/// them.
 fn attention_operations(backend: Backend) -> usize {
     let (heads, kv_heads, dim) = (4, 2, 16);
     let noise = |heads: i32, length: i32| {
@@ -303,7 +304,7 @@ fn a_decoding_row_has_the_same_bits_alone_and_beside_others() {
             let mut together: Vec<SequenceCache> = (0..5).map(prefilled).collect();
             let mut alone: Vec<SequenceCache> = (0..5).map(prefilled).collect();
             for step in 0..6 {
-                // Rows leave and come back: their states part and join again.
+                // Rows leave and return, so their states are split and joined again.
                 let present: Vec<usize> =
                     (0..5).filter(|row| step < 2 || row % 2 == step % 2).collect();
                 let tokens: Vec<[u32; 1]> = present.iter().map(|&row| feed(row, step)).collect();
