@@ -1,12 +1,12 @@
-//! What may be told of a panic.
+//! The part of a panic's message that is safe to log.
 
 use std::any::Any;
 
-/// Longest text that is told.
+/// Limit on the length of the text.
 const MAX_CHARS: usize = 200;
 
-/// A panic's text, for logs and errors. One that stands in the code is told whole. One that was put
-/// together may quote what it choked on, a prompt for one: it is told up to the quotation.
+/// Returns a panic's message for logs and errors. A literal message is returned whole. A formatted
+/// message may quote data such as a prompt, so it is cut before the quotation.
 pub fn panic_text(payload: &(dyn Any + Send)) -> String {
     if let Some(literal) = payload.downcast_ref::<&'static str>() {
         return (*literal).to_owned();

@@ -1,18 +1,18 @@
-//! Which requests run, and what each step computes.
+//! Decides which requests run and what each step computes.
 //!
-//! A pure core: requests, budgets and the clock go in, decisions come out. It holds no array, takes
-//! no lock and reads no clock, so that a simulation can drive it through years of arrivals. The
-//! engine thread asks for a [`Decision`], carries it out, and says what came of it.
+//! A pure core: its inputs are requests, budgets and the time, and its outputs are decisions. It
+//! holds no array, takes no lock and reads no clock, so a simulation can run it through years of
+//! arrivals. The engine thread requests a [`Decision`], carries it out, and reports the result.
 //!
-//! - **Admission** is first come, first served within a tenant (an API key), and goes to the tenant
-//!   with the fewest running rows. A request that does not fit into memory now may be overtaken, but
-//!   only so many times.
-//! - **A step** is one token for every row that decodes, and at most one chunk of one prompt. While
-//!   others decode, the chunk is cut so that the step takes no longer than the stall allowed.
-//! - **Among prompts** the one with the least left to compute goes first. After a while, every fourth
+//! - **Admission** is first come, first served within a tenant (an API key). The tenant with the
+//!   fewest running rows is next. Other requests may overtake one that does not fit in memory now,
+//!   but only a limited number of times.
+//! - **A step** is one token for every decoding row, and at most one chunk of one prompt. While
+//!   other rows decode, the chunk is limited so that the step stays within the allowed stall.
+//! - **Among prompts** the one with the fewest tokens left goes first. After a while, every fourth
 //!   chunk goes to the one that has waited longest.
-//! - **Memory** is reserved before it is used. When a row cannot grow, whatever can be given back is;
-//!   then the youngest row is put back into the queue, to be resumed later.
+//! - **Memory** is reserved before it is used. If a row cannot grow, everything kept for later is
+//!   freed; then the youngest row is put back into the queue, to be resumed later.
 
 mod cost;
 mod memory;
@@ -27,71 +27,73 @@ use cost::CostModel;
 pub(crate) use cost::StepCost;
 pub(crate) use memory::{KvCost, Memory};
 
-/// Names a request from its arrival to its end.
+/// Identifies a request from its arrival to its end.
 pub(crate) type RowId = u64;
 
-/// Who a request belongs to, for fairness.
+/// Identifies the owner of a request, for fairness.
 pub(crate) type Tenant = u64;
 
-/// Others may be admitted before a request that does not fit now, but no more than this many.
+/// Limit on the requests that may overtake one that does not fit in memory.
 const MAX_OVERTAKEN: u32 = 32;
-/// Where prompts contend for long, one of so many chunks goes to the one that has waited longest.
+/// If prompts wait for long, one in this many chunks goes to the one that has waited longest.
 const OLDEST_CHUNK: u32 = 4;
-/// Before that, so many chunks may go to shorter prompts: a short question is not held up by a long
-/// prompt even where a chunk is a token or two. Chunks of the one that waited earn this again.
+/// Number of chunks that may go to shorter prompts before that rule applies. A short question is
+/// then not delayed by a long prompt, even if a chunk is only a token or two. Chunks of the prompt
+/// that waited refill this number.
 const SHORT_CHUNKS: u32 = 100;
-/// How long a request that does not fit waits for others to give memory back when nothing runs.
+/// How long a request waits for memory when no request runs.
 const ROOM_WAIT: Duration = Duration::from_secs(20);
-/// A row's reservation grows by so many tokens at a time.
+/// A row's reservation grows by this many tokens at a time.
 pub(crate) const GROW_TOKENS: usize = 256;
 
-/// What bounds a step.
+/// Limits on a step.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Limits {
-    /// Rows at once.
+    /// Maximum number of rows.
     pub(crate) max_batch: usize,
-    /// Prompt tokens in a step.
+    /// Maximum number of prompt tokens.
     pub(crate) prefill_chunk: usize,
-    /// How long a step may take while rows decode; `None`: twice what it takes without a prompt.
+    /// Maximum duration while rows decode; `None`: twice that of a step without a prompt.
     pub(crate) decode_stall: Option<Duration>,
 }
 
-/// What the scheduler must know of a request.
+/// The facts about a request that the scheduler needs.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SchedRequest {
     pub(crate) tenant: Tenant,
     /// Rows of different models never share a step.
     pub(crate) model: u64,
-    /// Tokens to compute before the first new one: the prompt, and after a preemption what was
-    /// generated too.
+    /// Number of tokens to compute before the first new one: the prompt, and after a preemption
+    /// also the generated tokens.
     pub(crate) tokens: usize,
-    /// New tokens that may still come.
+    /// Number of tokens that may still be generated.
     pub(crate) left: usize,
-    /// When it fails if it has not ended.
+    /// The time at which the request fails if it has not ended.
     pub(crate) deadline: Option<Duration>,
-    /// Memory that its caches take.
+    /// The memory cost of its caches.
     pub(crate) cost: KvCost,
-    /// It computes alone, because a step that it was part of failed.
+    /// It computes alone, because a step with it and other rows failed.
     pub(crate) solo: bool,
 }
 
-/// What to do next.
+/// The engine's next action.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Decision {
-    /// The request's deadline has passed: it ends now.
+    /// End the request, because its deadline has passed.
     Expire(RowId),
-    /// The request starts; [`Scheduler::started`] says how much of it was reused.
+    /// Start the request. [`Scheduler::started`] then reports its reused tokens.
     Admit(RowId),
-    /// Memory is short by so many bytes: give back what is kept for later, then tell the new
-    /// [`Memory`]. Asked once for each shortage.
+    /// Free this many bytes of memory kept for later, then report the new [`Memory`]. Each shortage
+    /// is reported once.
     Reclaim(u64),
-    /// The row goes back into the queue, its KV into the cache.
+    /// Put the row back into the queue and its KV cache into the store.
     Preempt(RowId),
-    /// The request does not fit, though nothing else runs and there was time to make room.
+    /// Reject the request: it does not fit although no other request runs and time passed to free
+    /// memory.
     Refuse(RowId),
-    /// Compute.
+    /// Compute this step.
     Step(StepPlan),
-    /// Nothing can be done until something arrives or changes.
+    /// Wait until a request arrives or the state changes.
     Wait,
 }
 
@@ -99,28 +101,29 @@ pub(crate) enum Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StepPlan {
     pub(crate) model: u64,
-    /// One token each, oldest first.
+    /// Rows that decode one token each, oldest first.
     pub(crate) decode: Vec<RowId>,
-    /// At most so many tokens of this row's prompt.
+    /// The row with a prompt chunk, and the chunk's maximum number of tokens.
     pub(crate) prefill: Option<(RowId, usize)>,
 }
 
 #[derive(Debug, Clone)]
 struct Entry {
     asking: SchedRequest,
-    /// Ids grow with arrival, but a preempted request keeps its own place.
+    /// Number of requests that overtook this one. Ids grow with arrival, but a preempted request
+    /// keeps its id and so its position.
     overtaken: u32,
     state: State,
 }
 
-/// A prompt that is to be computed, or its rest.
+/// A prompt, or the remaining part of one, that must be computed.
 #[derive(Debug, Clone, Copy)]
 struct Prompt {
     id: RowId,
     computed: usize,
     left: usize,
     passed: u32,
-    /// It was passed over for long enough.
+    /// It has been passed over for long enough.
     is_overdue: bool,
 }
 
@@ -128,17 +131,17 @@ struct Prompt {
 enum State {
     Waiting,
     Running {
-        /// Tokens in its caches.
+        /// Number of tokens in its caches.
         computed: usize,
-        /// Of these, so many before it decodes.
+        /// Number of tokens that must be in the caches before it decodes.
         target: usize,
-        /// Tokens that memory is reserved for.
+        /// Number of tokens for which memory is reserved.
         reserved: usize,
-        /// Its reader has no room: it pauses.
+        /// Its reader is behind, so it pauses.
         blocked: bool,
-        /// What it may say next is not known yet: it pauses.
+        /// Its token mask is not ready, so it pauses.
         held: bool,
-        /// Chunks that went to others since it had one.
+        /// Number of chunks that went to other prompts since it had one.
         passed: u32,
     },
 }
@@ -151,17 +154,17 @@ pub(crate) struct Scheduler {
     memory: Memory,
     /// Bytes reserved by running rows.
     reserved: u64,
-    /// A shortage that was told and not answered yet, so that it is not told twice.
+    /// A shortage that was reported and is not resolved yet, so that it is not reported again.
     told: Option<u64>,
-    /// Nobody could be admitted, and nothing that this depends on has changed since.
+    /// No request could be admitted, and nothing that this depends on has changed since then.
     is_settled: bool,
-    /// Since when nothing runs and what waits does not fit.
+    /// Since when no request runs and the waiting ones do not fit.
     stuck_since: Option<Duration>,
     costs: CostModel,
-    /// Time that each model computed, since it had work.
+    /// Compute time of each model since it had work.
     turns: BTreeMap<u64, Duration>,
     chunks: u32,
-    /// Chunks that may still pass over the prompt that has waited longest.
+    /// Number of chunks that may still pass over the prompt that has waited longest.
     may_pass: u32,
 }
 
@@ -187,7 +190,7 @@ impl Scheduler {
         }
     }
 
-    /// A request arrives, or comes back after a preemption under its old id.
+    /// Adds a request, or a preempted request under its old id.
     pub(crate) fn arrive(&mut self, id: RowId, asking: SchedRequest) {
         self.is_settled = false;
         let old = self.leave(id);
@@ -195,7 +198,7 @@ impl Scheduler {
         self.entries.insert(id, Entry { asking, overtaken, state: State::Waiting });
     }
 
-    /// The request is over, however it ended.
+    /// Removes a request, however it ended.
     pub(crate) fn end(&mut self, id: RowId) {
         self.leave(id);
     }
@@ -210,7 +213,7 @@ impl Scheduler {
         Some(entry)
     }
 
-    /// An admitted request has caches that hold `computed` tokens already.
+    /// Records that an admitted request has caches with `computed` tokens.
     pub(crate) fn started(&mut self, id: RowId, computed: usize) {
         self.is_settled = false;
         if let Some(State::Running { computed: now, .. }) = self.state_mut(id) {
@@ -218,13 +221,13 @@ impl Scheduler {
         }
     }
 
-    /// A step with `tokens` of the row's tokens is under way; with its last prompt token or later
-    /// ones a new token comes.
+    /// Records that a step computes `tokens` of the row's tokens. From the last prompt token on,
+    /// each step yields a new token.
     pub(crate) fn computing(&mut self, id: RowId, tokens: usize) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let State::Running { computed, target, passed, .. } = &mut entry.state else { return };
         if *computed < *target {
-            // Who waits for this prompt may start.
+            // Requests that wait for this prompt may start.
             self.is_settled = false;
         }
         *computed += tokens;
@@ -234,35 +237,35 @@ impl Scheduler {
         }
     }
 
-    /// Whether the row's reader has no room.
+    /// Sets whether the row's reader is behind.
     pub(crate) fn set_blocked(&mut self, id: RowId, is_blocked: bool) {
         if let Some(State::Running { blocked, .. }) = self.state_mut(id) {
             *blocked = is_blocked;
         }
     }
 
-    /// Whether it is not known yet what the row may say next.
+    /// Sets whether the row waits for its token mask.
     pub(crate) fn set_held(&mut self, id: RowId, is_held: bool) {
         if let Some(State::Running { held, .. }) = self.state_mut(id) {
             *held = is_held;
         }
     }
 
-    /// The row computes with others again.
+    /// Lets the row compute with others again.
     pub(crate) fn trust(&mut self, id: RowId) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.asking.solo = false;
         }
     }
 
-    /// How long a step took.
+    /// Records how long a step took.
     pub(crate) fn observe(&mut self, model: u64, cost: StepCost) {
         self.costs.observe(model, cost);
         let least = self.turns.values().min().copied().unwrap_or_default();
         *self.turns.entry(model).or_insert(least) += cost.duration;
     }
 
-    /// What is used beside the rows, and what may be used in all.
+    /// Sets the memory used by everything but rows, and the limits.
     pub(crate) fn set_memory(&mut self, memory: Memory) {
         if memory != self.memory {
             self.is_settled = false;
@@ -271,7 +274,7 @@ impl Scheduler {
         self.memory = memory;
     }
 
-    /// What steps of other models took is forgotten.
+    /// Keeps the step costs only of models for which `is_loaded` is true.
     pub(crate) fn keep_costs(&mut self, is_loaded: impl Fn(u64) -> bool) {
         self.costs.keep(is_loaded);
     }
@@ -281,7 +284,7 @@ impl Scheduler {
         self.reserved
     }
 
-    /// Requests that run, and that wait.
+    /// The numbers of running and waiting requests.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let running = self.running().count();
         (running, self.entries.len() - running)
@@ -301,9 +304,9 @@ impl Scheduler {
         self.entries.iter().filter(move |(_, entry)| waiting(entry)).map(|(id, entry)| (*id, entry))
     }
 
-    /// What to do now. `may_start`: whether a waiting request may start, as far as the engine is
-    /// concerned. Its answer changes only when a request comes or goes, or a prompt gets on: until then
-    /// it is not asked again.
+    /// Returns the next decision. `may_start` tells whether the engine allows a waiting request to
+    /// start. Its answer may change only when a request arrives or ends, or when a prompt
+    /// progresses; it is not called again before that.
     pub(crate) fn next(
         &mut self,
         now: Duration,
@@ -335,7 +338,7 @@ impl Scheduler {
         decision
     }
 
-    /// Reserves what the running rows' next tokens need.
+    /// Reserves memory for the running rows' next tokens.
     fn grow(&mut self) -> Option<Decision> {
         let mut short = None;
         let alone = self.running().count() == 1;
@@ -365,14 +368,14 @@ impl Scheduler {
         }
         let youngest = self.running().map(|(id, _)| id).max()?;
         if alone {
-            // Its length was checked against the whole budget: what is in its way is memory that
-            // others hold for a while. It waits for it in the queue.
+            // Its length was checked against the whole budget, so other rows hold the missing
+            // memory for now. It waits in the queue until they free it.
             return Some(Decision::Preempt(id));
         }
         Some(Decision::Preempt(youngest))
     }
 
-    /// Starts the request whose turn it is, if there is a place and memory for it.
+    /// Starts the next waiting request if there is a free row and memory for it.
     fn admit(&mut self, may_start: &mut dyn FnMut(RowId) -> bool) -> Option<Decision> {
         if self.is_settled {
             return None;
@@ -395,11 +398,11 @@ impl Scheduler {
             .waiting()
             .map(|(id, entry)| (rows.get(&entry.asking.tenant).copied().unwrap_or(0), id))
             .collect();
-        // One that was overtaken for too long goes before all others, and nobody overtakes it.
+        // A request that was overtaken too often goes first, and no other request overtakes it.
         let exhausted = |id: &RowId| self.entries[id].overtaken >= MAX_OVERTAKEN;
         order.sort_unstable_by_key(|&(rows, id)| (!exhausted(&id), rows, id));
         let mut overtaken: Vec<RowId> = Vec::new();
-        // Requests of a tenant that are held back stay in their order.
+        // Within a tenant, requests behind one that is held back keep their order.
         let mut held: BTreeSet<Tenant> = BTreeSet::new();
         for (_, id) in order {
             let entry = &self.entries[&id];
@@ -444,7 +447,7 @@ impl Scheduler {
         }
     }
 
-    /// The next step: of the model that has computed least.
+    /// Plans the next step for the model with the least compute time.
     fn step(&mut self) -> Decision {
         let mut models: BTreeSet<u64> = BTreeSet::new();
         for (_, entry) in self.running() {
@@ -475,7 +478,7 @@ impl Scheduler {
         Decision::Step(StepPlan { model, decode, prefill })
     }
 
-    /// The prompt with the least to compute, or the one that has waited longest.
+    /// The prompt with the fewest tokens left, or the one that has waited longest.
     fn pick_prefill(&self, rows: &[(RowId, &Entry)]) -> Option<Prompt> {
         let prompts = rows.iter().filter_map(|(id, entry)| match entry.state {
             State::Running { computed, passed, .. } if entry.prompt_left() > 0 => Some(Prompt {
@@ -493,7 +496,8 @@ impl Scheduler {
         Some(if is_overdue { Prompt { is_overdue, ..oldest } } else { shortest })
     }
 
-    /// The chosen prompt has a chunk, the others of its model do not.
+    /// Records that the chosen prompt has a chunk and that the model's other prompts were passed
+    /// over.
     fn pass_over(&mut self, model: u64, chosen: &Prompt) {
         self.chunks = self.chunks.wrapping_add(1);
         let mut passes = false;
@@ -514,22 +518,22 @@ impl Scheduler {
         };
     }
 
-    /// Tokens of a prompt, behind `depth` of it, that a step may hold beside so many rows that decode.
+    /// The size of a prompt chunk after `depth` tokens, for a step with `decoding` decoding rows.
     fn chunk(&self, model: u64, decoding: usize, depth: usize) -> usize {
         let most = self.memory.chunk(self.limits.prefill_chunk);
         if decoding == 0 {
             return most;
         }
         let fits = self.costs.chunk(model, decoding, depth, self.limits.decode_stall);
-        // A fraction is rounded up in as many of four chunks as it has quarters.
+        // A fraction is rounded up in a matching share of every four chunks.
         let quarter = f64::from(self.chunks % 4) / 4.0;
         ((fits + quarter) as usize).min(most)
     }
 }
 
 impl SchedRequest {
-    /// Tokens to reserve memory for when `needed` are needed: with room to decode, but no more than
-    /// can come.
+    /// Number of tokens to reserve memory for when `needed` are needed: with space to decode, but
+    /// no more than the request can use.
     fn reservation(&self, needed: usize) -> usize {
         let most = needed.max(self.tokens + self.left);
         needed.next_multiple_of(GROW_TOKENS).min(most)
@@ -537,7 +541,7 @@ impl SchedRequest {
 }
 
 impl Entry {
-    /// Tokens to compute before the row decodes.
+    /// Number of tokens to compute before the row decodes.
     fn prompt_left(&self) -> usize {
         match self.state {
             State::Running { computed, target, .. } => target.saturating_sub(computed),

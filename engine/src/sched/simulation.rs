@@ -1,10 +1,10 @@
-//! Years of arrivals in a second: the scheduler drives an engine made of counters.
+//! Simulates years of arrivals in a second: the scheduler drives an engine made of counters.
 
 use std::collections::BTreeMap;
 
 use super::*;
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
     Done,
@@ -13,7 +13,7 @@ enum Outcome {
     Refused,
 }
 
-/// A small generator of its own, so that a seed means the same for ever.
+/// A small generator, whose results for a given seed never change.
 struct Random(u64);
 
 impl Random {
@@ -34,15 +34,15 @@ impl Random {
     }
 }
 
-/// A request as its client knows it.
+/// A request, as seen by its client.
 struct Client {
     asking: SchedRequest,
     arrival: Duration,
-    /// When it goes away.
+    /// When the client disconnects.
     leaves: Option<Duration>,
     outcome: Option<Outcome>,
     generated: usize,
-    /// Tokens in its caches, while it runs.
+    /// Number of tokens in its caches while it runs.
     cached: Option<usize>,
     preempted: usize,
     started: Option<Duration>,
@@ -52,7 +52,7 @@ struct World {
     random: Random,
     scheduler: Scheduler,
     memory: Memory,
-    /// Part of the used memory that can be given back.
+    /// The part of the used memory that can be freed.
     reclaimable: u64,
     clients: BTreeMap<RowId, Client>,
     now: Duration,
@@ -141,7 +141,7 @@ impl World {
         self.scheduler.end(id);
     }
 
-    /// Those who come and go by now.
+    /// Adds and removes the clients that are due.
     fn arrivals_and_departures(&mut self, arrived: &mut RowId) {
         while let Some(client) = self.clients.get(arrived)
             && client.arrival <= self.now
@@ -190,7 +190,7 @@ impl World {
             let client = self.clients.get_mut(&id).unwrap();
             client.generated += 1;
             client.asking.left -= 1;
-            // Some end by themselves.
+            // Some requests end early on their own.
             if client.asking.left == 0 || self.random.chance(1) {
                 self.end(id, Outcome::Done);
             }
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    /// A reader failed_steps behind; all others catch up.
+    /// Blocks one reader and unblocks all others.
     fn toggle_a_reader(&mut self) {
         let running: Vec<RowId> = self.scheduler.running().map(|(id, _)| id).collect();
         running.iter().for_each(|id| self.scheduler.set_blocked(*id, false));
@@ -225,7 +225,7 @@ impl World {
         assert_eq!(reserved, self.scheduler.reserved_bytes(), "memory leaks");
     }
 
-    /// Runs to the end; returns how often a row was preempted.
+    /// Runs to the end. Returns the number of preemptions.
     fn run(mut self) -> usize {
         let mut arrived = 0;
         let mut decisions = 0u64;
@@ -255,7 +255,7 @@ impl World {
                     let client = self.clients.get_mut(&id).unwrap();
                     client.cached = None;
                     client.preempted += 1;
-                    // What was generated is computed again.
+                    // The generated tokens are computed again.
                     client.asking.tokens += std::mem::take(&mut client.generated);
                     let asking = client.asking.clone();
                     self.scheduler.arrive(id, asking);
@@ -271,7 +271,7 @@ impl World {
         assert!(self.scheduler.entries.is_empty());
         for (id, client) in &self.clients {
             let outcome = client.outcome.unwrap();
-            // Each fits when it is alone.
+            // Each request fits when it is alone.
             assert_ne!(outcome, Outcome::Refused, "request {id}");
             assert!(
                 outcome != Outcome::Expired || client.asking.deadline.is_some(),
@@ -301,7 +301,7 @@ fn sched_request(tenant: Tenant, tokens: usize, left: usize) -> SchedRequest {
     SchedRequest { tenant, model: 0, tokens, left, deadline: None, cost, solo: false }
 }
 
-/// Admits all that can be; returns their ids.
+/// Admits all requests that can be admitted. Returns their ids.
 fn admit(scheduler: &mut Scheduler) -> Vec<RowId> {
     let mut admitted = Vec::new();
     while let Some(Decision::Admit(id)) = scheduler.admit(&mut |_| true) {
@@ -423,7 +423,7 @@ fn who_waits_is_asked_again_only_when_something_changed() {
         }
         asked.get() - before
     };
-    // Each chunk of the prompt may be what they wait for.
+    // Each chunk of the prompt may contain the prefix that they wait for.
     for _ in 0..4 {
         assert_eq!(next(&mut scheduler), 100);
     }
