@@ -3,26 +3,27 @@
 use super::emit::Emitter;
 use super::json::{Scanner, Step, whole_value};
 
-/// Reads a call object, a character at a time. The call is announced when its name is known to be a
-/// tool's and its arguments begin; from then on they are handed on as they come.
+/// Reads a call object, one character at a time. The call is started when its name is known to be a
+/// tool's and its arguments begin; from then on the arguments are forwarded as they arrive.
 ///
 /// `parameters` is another name for `arguments`. Arguments may be absent or null (then they are
-/// empty), may come before the name, and may be an object written as a string. Other members are
-/// read over.
+/// empty), may come before the name, and may be an object inside a string. Other members are
+/// skipped.
 #[derive(Debug, Clone)]
 pub(super) struct CallObject {
     place: Place,
     scanner: Scanner,
-    /// What was read of the key or value under way.
+    /// The part of the current key or value that was read.
     text: String,
     name: Option<String>,
     /// Arguments that came before the name.
     early: Option<String>,
-    /// The call was announced.
+    /// The call was started.
     begun: bool,
     /// Its arguments are complete.
     complete: bool,
-    /// A name and, under this key, arguments must be there, and nothing but an id and a type besides.
+    /// If set, a name and, under this key, arguments are required, and only an id and a type are
+    /// allowed besides.
     strict: Option<&'static str>,
 }
 
@@ -57,22 +58,22 @@ impl CallObject {
         }
     }
 
-    /// Whether the call was announced, so that it cannot be taken back.
+    /// Whether the call was started, so that it cannot be taken back.
     pub(super) fn begun(&self) -> bool {
         self.begun
     }
 
-    /// Whether the arguments were handed on in full.
+    /// Whether all arguments were forwarded.
     pub(super) fn complete(&self) -> bool {
         self.complete
     }
 
-    /// Whether what comes next belongs to a string.
+    /// Whether the next character belongs to a string.
     pub(super) fn in_text(&self) -> bool {
         matches!(self.place, Place::Key | Place::Value(_)) && self.scanner.in_text()
     }
 
-    /// Closes what is open of the arguments, where nothing but brackets is missing.
+    /// Closes open brackets of the arguments, if only brackets are missing.
     pub(super) fn close(&mut self, out: &mut Emitter) {
         if self.begun && self.place == Place::Value(Member::Arguments) {
             self.complete = self.scanner.close_all(&mut self.text);
@@ -80,7 +81,7 @@ impl CallObject {
         }
     }
 
-    /// Reads `c`: `More`, `Done` or `Invalid`.
+    /// Reads `c`. Returns `More`, `Done` or `Invalid`.
     pub(super) fn push(&mut self, c: char, out: &mut Emitter) -> Step {
         let space = matches!(c, ' ' | '\t' | '\n' | '\r');
         match (self.place, c) {
@@ -110,7 +111,7 @@ impl CallObject {
         Step::More
     }
 
-    /// What the key that was read stands for. `None`: it is none of a call's.
+    /// The member of a call that the key stands for. `None`: another member.
     fn member(&self) -> Option<Member> {
         let wants_arguments = self.early.is_none() && !self.begun;
         let key = self.text.trim_matches('"');
@@ -150,7 +151,7 @@ impl CallObject {
         }
     }
 
-    /// An arguments object of a known function goes out as it comes.
+    /// Forwards the arguments object of a known function as it arrives.
     fn hand_on(&mut self, out: &mut Emitter) {
         if !self.begun && self.text.starts_with('{') {
             let Some(name) = &self.name else { return };
@@ -163,7 +164,7 @@ impl CallObject {
         }
     }
 
-    /// A value is complete. False when the object can be no call.
+    /// Handles a complete value. Returns false when the object cannot be a call.
     fn value_read(&mut self, member: Member, out: &mut Emitter) -> bool {
         match member {
             Member::Other => {}
@@ -201,7 +202,7 @@ impl CallObject {
     }
 }
 
-/// The arguments that a value which was read whole stands for.
+/// The arguments object of a value that was read completely.
 pub(super) fn as_object(text: &str) -> Option<String> {
     match text.as_bytes().first()? {
         b'{' => Some(text.to_owned()),

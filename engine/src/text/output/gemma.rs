@@ -1,10 +1,10 @@
-//! Gemma's calls: `<|tool_call>call:NAME{key:<|"|>text<|"|>,other:[1,true]}<tool_call|>`, where a
-//! marker stands for quotes, so that nothing in a text needs escaping. FunctionGemma writes the same
+//! Gemma's calls: `<|tool_call>call:NAME{key:<|"|>text<|"|>,other:[1,true]}<tool_call|>`. A marker
+//! takes the place of quotes, so that texts need no escaping. FunctionGemma uses the same format
 //! with other markers.
 //!
-//! What models write instead is read too: JSON's quotes, `=` for `:`, words without quotes where a text
-//! may be, parentheses around the arguments, an object in them, and call objects of other formats. The
-//! closing marker closes the brackets that were left open.
+//! Common mistakes of models are accepted too: JSON's quotes, `=` for `:`, words without quotes
+//! where a text is allowed, parentheses around the arguments, an object inside them, and call
+//! objects of other formats. The closing marker closes brackets that were left open.
 
 use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
@@ -13,7 +13,7 @@ use super::json_calls::JsonCalls;
 use super::part::Progress;
 use crate::text::stop::overlap;
 
-/// A name, key, number or word that is longer is none.
+/// Limit on a name, key, number or word. A longer one is invalid.
 const MAX_WORD_BYTES: usize = 1024;
 const START: Marker = Marker::spelled("call:");
 
@@ -24,16 +24,16 @@ pub(super) struct Gemma {
     quote: Marker,
     close: Marker,
     place: Place,
-    /// The containers that are open: `}` or `]`, as they will be closed.
+    /// The open containers, each as its closing character `}` or `]`.
     stack: Vec<char>,
-    /// Nothing was read yet in the innermost one.
+    /// Nothing was read yet in the innermost container.
     is_first: bool,
     function: String,
-    /// The parameter under way.
+    /// The current parameter.
     key: String,
-    /// Parentheses stand around an object.
+    /// An object is enclosed in parentheses.
     wrapped: bool,
-    /// A text or key in JSON's quotes.
+    /// The scanner for a text or key in JSON's quotes.
     scanner: Scanner,
     objects: JsonCalls,
 }
@@ -43,7 +43,7 @@ enum Place {
     Start,
     /// In call objects of another format.
     Objects,
-    /// In the name, which begins at this byte of what was seen.
+    /// In the name, which begins at this byte of the seen text.
     Name(usize),
     /// Before a key or the end of an object.
     Key,
@@ -55,7 +55,7 @@ enum Place {
     Text {
         key: bool,
     },
-    /// The same, in JSON's quotes.
+    /// In a text, a key or a value in JSON's quotes.
     Quoted {
         key: bool,
     },
@@ -109,7 +109,7 @@ impl Gemma {
             return Some(Progress::More);
         }
         match (input.stands(&START), input.stands(&self.open)) {
-            // Written twice.
+            // The marker was written twice.
             (_, Stands::Yes(length)) => {
                 input.skip(length);
                 None
@@ -138,7 +138,7 @@ impl Gemma {
         let inner = ahead[1..].trim_start();
         let (length, end) = match number {
             0 => (1, '}'),
-            // Whether an object stands in the parentheses is known with the next character only.
+            // Only the next character shows whether the parentheses contain an object.
             1 if inner.is_empty() && !input.ended => return Some(Progress::More),
             1 if inner.starts_with('{') => (ahead.len() - inner.len() + 1, '}'),
             1 => (1, ')'),
@@ -159,7 +159,7 @@ impl Gemma {
         self.go(Place::Key)
     }
 
-    /// One step between the texts of the arguments.
+    /// Does one step of the arguments, outside texts.
     fn within(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         input.skip_whitespace();
         input.take();
@@ -178,7 +178,7 @@ impl Gemma {
             _ => {}
         }
         match input.stands(&self.close) {
-            // All is there but the brackets.
+            // Only the brackets are missing.
             Stands::Yes(_) if matches!(self.place, Place::Key | Place::After) => {
                 while let Some(end) = self.stack.pop() {
                     out.arguments(bracket(end));
@@ -228,7 +228,7 @@ impl Gemma {
         }
     }
 
-    /// A bare key, number or word, which ends where a mark of structure stands.
+    /// Reads a bare key, number or word, which ends at a structural character.
     fn word(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         let ahead = input.ahead();
         let is_key = self.place == Place::Key;
@@ -258,7 +258,7 @@ impl Gemma {
         self.go(if is_key { Place::Colon } else { Place::After })
     }
 
-    /// A text that stands without quotes, where a parameter may be text.
+    /// Reads a text without quotes, where a parameter may be text.
     fn bare_text(&self, word: &str, rest: &str, out: &Emitter) -> Option<String> {
         let may_be = match self.stack.len() {
             1 => out.tools().kinds(&self.function, &self.key).may_be_text(),
@@ -328,7 +328,7 @@ impl Gemma {
         }
     }
 
-    /// A text or key in JSON's quotes, with JSON's escapes.
+    /// Reads a text or key in JSON's quotes, with JSON's escapes.
     fn quoted(&mut self, key: bool, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         let mut text = String::new();
         let mut step = Step::More;
@@ -394,13 +394,13 @@ impl Gemma {
         }
     }
 
-    /// More text is needed; at the end of the answer there is none.
+    /// Waits for more text. At the end of the answer, ends the call.
     fn wait(&self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         if !input.ended {
             return Some(Progress::More);
         }
         if input.cut {
-            // What is under way is not text.
+            // The incomplete part is not returned as text.
             input.skip(input.ahead().len());
             input.take();
         }
@@ -408,7 +408,7 @@ impl Gemma {
     }
 }
 
-/// The closing marker of `length` bytes stands in a text that has no end.
+/// Handles the closing marker of `length` bytes inside a text without an end.
 fn closed_within(length: usize, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
     input.skip(length);
     input.take();
@@ -416,14 +416,14 @@ fn closed_within(length: usize, input: &mut Input, out: &mut Emitter) -> Option<
     Some(Progress::Done)
 }
 
-/// The announced call does not go on. What is ahead is text.
+/// Cuts off the started call. The text ahead is plain text.
 fn broken(input: &mut Input, out: &mut Emitter) -> Option<Progress> {
     input.rewind();
     out.cut();
     Some(Progress::Done)
 }
 
-/// How a container that ends so in the call ends in JSON.
+/// The JSON bracket for a container that ends with this character in the call.
 fn bracket(end: char) -> &'static str {
     if end == ']' { "]" } else { "}" }
 }

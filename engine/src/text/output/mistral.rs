@@ -1,5 +1,5 @@
-//! Mistral's calls: `[TOOL_CALLS]NAME[ARGS]{..}` one after the other, with `[CALL_ID]ID` before the
-//! arguments or without `[ARGS]` in some versions; in older ones an array of call objects.
+//! Mistral's calls: `[TOOL_CALLS]NAME[ARGS]{..}`, repeated. Some versions write `[CALL_ID]ID`
+//! before the arguments or omit `[ARGS]`; older ones write an array of call objects.
 
 use super::arguments::{Arguments, Handed};
 use super::emit::Emitter;
@@ -7,10 +7,10 @@ use super::input::{Input, Marker, Sought, Stands};
 use super::json_calls::JsonCalls;
 use super::part::Progress;
 
-/// A name that is longer is none.
+/// Limit on a name. A longer one is invalid.
 const MAX_NAME_BYTES: usize = 1024;
 
-/// Reads what follows `[TOOL_CALLS]`.
+/// Reads the text after `[TOOL_CALLS]`.
 #[derive(Debug, Clone)]
 pub(super) struct Mistral {
     open: Marker,
@@ -23,7 +23,7 @@ pub(super) struct Mistral {
 enum Place {
     Start,
     Array(JsonCalls),
-    /// In the name, which begins at this byte of what was seen.
+    /// In the name, which begins at this byte of the seen text.
     Name(usize),
     /// In the call's id.
     Id(String),
@@ -83,7 +83,7 @@ impl Mistral {
             return Some(Progress::More);
         }
         match (input.stands(&self.open), input.peek()) {
-            // Written twice.
+            // The marker was written twice.
             (Stands::Yes(length), _) => {
                 input.skip(length);
                 None
@@ -119,7 +119,7 @@ impl Mistral {
         self.go(Place::Before(name))
     }
 
-    /// Over the call's id: the client gets one of ours.
+    /// Skips the call's id: the client gets one that we generate.
     fn id(&mut self, name: String, input: &mut Input) -> Option<Progress> {
         match input.seek(&[self.args]) {
             Sought::Marker(_, length) => {
@@ -134,7 +134,7 @@ impl Mistral {
         }
     }
 
-    /// Before the arguments; where `may_end`, there may be none.
+    /// Before the arguments. With `may_end` there may be none.
     fn before(
         &mut self,
         name: String,

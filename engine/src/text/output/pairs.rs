@@ -1,5 +1,5 @@
-//! Calls written as a name and parameters one by one, whose values are not JSON but plain text:
-//! Qwen3-Coder and its heirs, MiniMax M2, GLM 4.5 and later, DeepSeek V3.2.
+//! Calls with a name and separate parameters, whose values are plain text and not JSON: Qwen3-Coder
+//! and its successors, MiniMax M2, GLM 4.5 and later, DeepSeek V3.2.
 //!
 //! ```text
 //! Qwen     <tool_call>\n<function=NAME>\n<parameter=KEY>\nVALUE\n</parameter>\n</function>\n</tool_call>
@@ -9,12 +9,12 @@
 //! ```
 //! (where `DSML:` stands for `\u{ff5c}DSML\u{ff5c}`).
 //!
-//! What a value is follows from the tool's schema; DeepSeek's `string="false"` marks JSON. A string goes
-//! out as it comes; anything else when its end is there.
+//! The tool's schema determines the type of a value; DeepSeek's `string="false"` marks JSON. A
+//! string is returned as it arrives, any other value when it is complete.
 //!
-//! Models leave tags out and misspell them. A value also ends where the opener of a parameter follows
-//! that the schema names and the call does not have yet, at the start of a line; where its end is
-//! misspelt; and where the end of the calls follows and nothing after it. See [`super::tags`].
+//! Models omit and misspell tags. A value therefore also ends before the opener of a parameter at
+//! the start of a line, if the schema names that parameter and the call does not have it yet; at a
+//! misspelt end; and before the end of the calls if nothing follows it. See [`super::tags`].
 
 use super::arguments::{Arguments, Handed};
 use super::emit::Emitter;
@@ -26,7 +26,8 @@ use super::part::Progress;
 use super::tags::{self, End};
 use crate::text::output::layout::MAX_NAME_BYTES;
 
-/// After a key in quotes: whether its value is text. What follows is `true"` or `false"`.
+/// The text after a key in quotes that tells whether its value is text; `true"` or `false"`
+/// follows.
 const IS_TEXT: [&str; 2] = ["\" string=\"", "' string='"];
 
 /// Reads calls, after the opening marker.
@@ -35,7 +36,7 @@ pub(super) struct Pairs {
     layout: Layout,
     place: Place,
     function: String,
-    /// The parameters that the call has.
+    /// The parameters that the call has so far.
     keys: Vec<String>,
 }
 
@@ -43,11 +44,11 @@ pub(super) struct Pairs {
 enum Place {
     /// Before a function, or the end of the calls.
     Function,
-    /// In its name, which begins at this byte of what was seen.
+    /// In a name, which begins at this byte of the seen text.
     Name(usize),
     /// Before a parameter, or the end of the function.
     Parameter,
-    /// In a key, which begins at this byte of what was seen.
+    /// In a key, which begins at this byte of the seen text.
     Key(usize),
     /// Between key and value.
     ValueStart(String),
@@ -55,23 +56,23 @@ enum Place {
     Value(Value),
     /// In arguments that are written as one JSON object.
     Json(Arguments),
-    /// After those.
+    /// After such arguments.
     AfterJson,
     /// In calls that are written as JSON objects.
     Objects(JsonCalls),
-    /// After the end of the calls, which may come twice or before other ends.
+    /// After the end of the calls, which may be repeated or followed by other ends.
     Closed,
 }
 
-/// A value under way.
+/// A value that is being read.
 #[derive(Debug, Clone)]
 struct Value {
     kinds: Kinds,
-    /// What came of a value that is not handed on before its end.
+    /// The text so far, for a value that is not forwarded before its end.
     text: String,
-    /// A line break at the beginning is still to be dropped.
+    /// A line break at the beginning must still be dropped.
     at_start: bool,
-    /// Its begin was handed on.
+    /// Its beginning was forwarded.
     begun: bool,
 }
 
@@ -102,7 +103,7 @@ impl Pairs {
                     match arguments.read(&[self.layout.close], &[], input, out) {
                         Handed::More => Some(Progress::More),
                         Handed::Whole => self.go(Place::AfterJson),
-                        // It was cut by the end of the calls.
+                        // The end of the calls cut it off.
                         Handed::Broken
                             if matches!(input.stands(&self.layout.close), Stands::Yes(_)) =>
                         {
@@ -151,7 +152,7 @@ impl Pairs {
                 input.skip(length);
                 self.go(Place::Name(input.seen().len()))
             }
-            // Written twice.
+            // The marker was written twice.
             (_, Stands::Yes(length), _) if !any => {
                 input.skip(length);
                 None
@@ -168,7 +169,7 @@ impl Pairs {
                 self.go(Place::Objects(JsonCalls::new(Some((open, close)))))
             }
             _ if name.is_none() && !any => self.go(Place::Name(input.seen().len())),
-            // Calls were read, and their closing marker was left out.
+            // Calls were read, and their closing marker is missing.
             _ if any => Some(Progress::Done),
             _ => Some(Progress::NotACall),
         }
@@ -182,11 +183,11 @@ impl Pairs {
             None => vec![line, key.0, close, Marker::spelled("{")],
         };
         let sought = input.seek(&ends);
-        // Quotes belong to some versions of the format and not to others.
+        // Some versions of the format have quotes here and others do not.
         let name = input.seen()[from..].trim().trim_matches(['"', '\'']).to_owned();
         let has_end = around.is_some();
         match sought {
-            // A name that is all there is.
+            // Only the name is there.
             Sought::Nothing if has_end || !input.ended || input.cut => {
                 let hopeless = input.ended || name.len() > MAX_NAME_BYTES;
                 return Some(if hopeless { Progress::NotACall } else { Progress::More });
@@ -212,7 +213,7 @@ impl Pairs {
             return Some(Progress::More);
         }
         if input.ended && input.ahead().is_empty() {
-            // What was asked for is there; only the end was not said.
+            // All required parameters are there; only the end is missing.
             return if input.cut { self.cut(input, out) } else { self.complete(0, input, out) };
         }
         let Layout { open, name, function_end, close, .. } = self.layout;
@@ -247,14 +248,14 @@ impl Pairs {
         }
     }
 
-    /// Something else where a parameter or an end should stand.
+    /// Handles unexpected text in the place of a parameter or an end.
     fn stray(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         if self.keys.is_empty() && input.peek() == Some('{') {
             input.take();
             return self.go(Place::Json(Arguments::announced()));
         }
         match tags::closing(&self.layout, input) {
-            // One end too many, or misspelt.
+            // An extra or misspelt end.
             Stands::Yes(length) => {
                 input.skip(length);
                 input.take();
@@ -265,7 +266,7 @@ impl Pairs {
         }
     }
 
-    /// The call is whole; its end has `length` bytes.
+    /// Completes the call, whose end has `length` bytes.
     fn complete(
         &mut self,
         length: usize,
@@ -279,7 +280,8 @@ impl Pairs {
         Some(Progress::Done)
     }
 
-    /// The call does not go on; what is ahead is text, but for a tag that the answer's length cut.
+    /// Cuts off the call. The text ahead is plain text, except for a tag that was truncated at the
+    /// end of the answer.
     fn cut(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         let in_key = matches!(self.place, Place::Key(_));
         input.rewind();
@@ -306,7 +308,7 @@ impl Pairs {
                 input.take();
                 self.go(Place::ValueStart(key))
             }
-            // Its end was left out, unless it is about to come.
+            // The end is missing, unless it is about to arrive.
             Sought::Marker(..) if tags::past_space(end, input) == Stands::Maybe => {
                 Some(Progress::More)
             }
@@ -329,7 +331,7 @@ impl Pairs {
         out: &mut Emitter,
     ) -> Option<Progress> {
         if let Some(open) = self.layout.value {
-            // A misspelt end of the key may stand before it, too.
+            // A misspelt end of the key may come before it, too.
             let strays = [self.layout.key.1, open];
             if !input.skip_whitespace() {
                 return Some(Progress::More);
@@ -344,7 +346,7 @@ impl Pairs {
                     }
                 }
                 Stands::Maybe => return Some(Progress::More),
-                // It was left out.
+                // The marker is missing.
                 Stands::No => {}
             }
         }
@@ -382,8 +384,8 @@ impl Pairs {
         let (end, found) = tags::seek_end(&self.layout, known, input, out.tools());
         let is_over = input.ended && found == End::Nothing;
         let before = &input.seen()[..end];
-        // A line break before the end belongs to it; whether it does is not known yet, or
-        // depends on the format.
+        // A line break before the end is not part of the value. Whether it is before the end is
+        // unknown yet or depends on the format.
         let kept = match found {
             _ if is_over && input.cut => end - self.layout.cut_marker(before),
             _ if is_over => end,
@@ -404,7 +406,7 @@ impl Pairs {
                 self.go(Place::Parameter)
             }
             End::Maybe | End::Nothing => {
-                // What stands before it is certain.
+                // The text before it is certain.
                 value.push(&input.take_to(kept), out);
                 if is_over && input.cut {
                     input.take();
@@ -481,7 +483,7 @@ impl Value {
         }
     }
 
-    /// It has no end; what there is of it is handed on as it stands.
+    /// Ends a value without an end marker. The available part is forwarded as it is.
     fn break_off(&self, out: &mut Emitter) {
         out.arguments(&self.text);
     }

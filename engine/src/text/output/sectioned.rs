@@ -1,5 +1,4 @@
-//! Calls in a section, each with its name and its arguments between markers of their own: DeepSeek
-//! and Kimi K2.
+//! Calls in a section, each with markers around its name and its arguments: DeepSeek and Kimi K2.
 //!
 //! ```text
 //! DeepSeek V3.1   <calls begin><call begin>NAME<sep>{..}<call end>..<calls end>
@@ -13,11 +12,11 @@ use super::input::{Input, Marker, Sought, Stands};
 use super::json_calls::fence;
 use super::part::Progress;
 
-/// A name that is longer is none.
+/// Limit on a name. A longer one is invalid.
 const MAX_NAME_BYTES: usize = 1024;
-/// What DeepSeek V3 writes where V3.1 has the name.
+/// The word that DeepSeek V3 writes in the place of V3.1's name.
 const KIND: &str = "function";
-/// What stands around DeepSeek V3's arguments.
+/// The marker around DeepSeek V3's arguments.
 const FENCE: &str = "```";
 
 /// The markers of a section.
@@ -41,7 +40,7 @@ impl Markers {
 pub(super) struct Sectioned {
     markers: Markers,
     place: Place,
-    /// A call was announced.
+    /// A call was started.
     any: bool,
 }
 
@@ -49,9 +48,9 @@ pub(super) struct Sectioned {
 enum Place {
     /// Before a call, or the end of the section.
     Between,
-    /// In what stands before the separator, which begins at this byte of what was seen.
+    /// In the text before the separator, which begins at this byte of the seen text.
     Head(usize),
-    /// In the line with the name, DeepSeek V3's.
+    /// In the line with DeepSeek V3's name.
     NameLine(usize),
     /// Before the arguments.
     Before(String),
@@ -83,7 +82,7 @@ impl Sectioned {
                     match arguments.read(&[call_end, close], &[call], input, out) {
                         Handed::More => Some(Progress::More),
                         Handed::Whole => self.go(Place::After),
-                        // It was cut by the end of the call.
+                        // The end of the call cut it off.
                         Handed::Broken
                             if [call_end, close]
                                 .iter()
@@ -124,7 +123,7 @@ impl Sectioned {
                 input.take();
                 Some(Progress::Done)
             }
-            // Written twice.
+            // The marker was written twice.
             (_, _, Stands::Yes(length), _) if !self.any => {
                 input.skip(length);
                 None
@@ -143,16 +142,16 @@ impl Sectioned {
                 }
                 Some(Progress::More)
             }
-            // The end of the section was left out.
+            // The end of the section is missing.
             _ if self.any => Some(Progress::Done),
-            // What begins a call was left out.
+            // The marker that begins a call is missing.
             _ => self.go(Place::Head(input.seen().len())),
         }
     }
 
     fn head(&mut self, from: usize, input: &mut Input) -> Option<Progress> {
         let Markers { separator, call_end, close, .. } = self.markers;
-        // What separates the two may have been left out.
+        // The separator may be missing.
         let ends = [separator, call_end, close, Marker::spelled("{"), Marker::spelled(FENCE)];
         let sought = input.seek(&ends);
         let head = &input.seen()[from..];
@@ -167,7 +166,7 @@ impl Sectioned {
         let head = head.trim();
         let next = input.peek_after(length);
         if head == KIND && number == 0 && next != Some('{') {
-            // Whether the name follows is known with the next character only.
+            // Only the next character shows whether the name follows.
             if next.is_none() && !input.ended {
                 return Some(Progress::More);
             }
@@ -211,7 +210,7 @@ impl Sectioned {
         }
         match (input.peek(), input.stands(&self.markers.call_end)) {
             (Some('{'), _) => {}
-            // No arguments at all.
+            // The call has no arguments.
             (_, Stands::Yes(_)) => {
                 input.take();
                 out.start(name);
@@ -248,13 +247,13 @@ impl Sectioned {
                 input.rewind();
                 Some(Progress::More)
             }
-            // The end of the call was left out.
+            // The end of the call is missing.
             _ => self.go(Place::Between),
         }
     }
 }
 
-/// No end of a name yet.
+/// Ends the reader if the name is too long.
 fn too_long(head: &str, input: &Input) -> Option<Progress> {
     let hopeless = input.ended || head.len() > MAX_NAME_BYTES;
     Some(if hopeless { Progress::NotACall } else { Progress::More })
