@@ -1,7 +1,7 @@
-//! The one way into the `tokenizers` library: on a thread of its own, with its panics caught and its time bounded.
-//! A model folder chooses the patterns that the library runs and a request the text, so that a call may panic,
-//! and may take longer than anybody waits. A thread cannot be ended from outside: what is too slow is left
-//! behind, and whoever started it says so and starts no more.
+//! The only access to the `tokenizers` library: each call runs on its own thread, its panics are
+//! caught, and its time is limited. A model folder chooses the patterns and a request the text, so
+//! a call may panic, or take longer than any client waits. A thread cannot be ended from outside: a
+//! call that is too slow is abandoned, and its caller reports it and starts no further call.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 
 use crate::panic_text;
 
-/// How often it is looked whether anybody still waits for a call.
+/// How often to check whether a call is still wanted.
 const POLL: Duration = Duration::from_millis(20);
-/// The stack of a call. Oniguruma compiles nested patterns by recursion.
+/// Stack size of a call. Oniguruma compiles nested patterns by recursion.
 const STACK_BYTES: usize = 16 << 20;
 
-/// Why a call gave nothing.
+/// Why a call returned no result.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It panicked; with what may be told of that.
+    /// It panicked, with the part of the message that is safe to log.
     Panic(String),
-    /// It did not end in time, and may be running still.
+    /// It did not end in time, and may still be running.
     TooSlow,
-    /// Nobody waits for it any more.
+    /// No request waits for it any more.
     Unwanted,
-    /// The system gave no thread.
+    /// The system could not start a thread.
     NoThread(String),
 }
 
@@ -37,7 +37,7 @@ pub(super) fn run<T: Send + 'static>(
     let (sender, receiver) = sync_channel(1);
     let work = move || {
         let outcome = catch_unwind(AssertUnwindSafe(call));
-        // An error says that nobody waits any more.
+        // An error means that the caller does not wait any more.
         let _ = sender.send(outcome.map_err(|panic| panic_text(&*panic)));
     };
     let thread = std::thread::Builder::new().name("tokenizer".into()).stack_size(STACK_BYTES);
@@ -54,14 +54,14 @@ pub(super) fn run<T: Send + 'static>(
     }
 }
 
-/// A number of places, each taken by one at a time.
+/// A semaphore: a fixed number of permits.
 #[derive(Debug)]
 pub(super) struct Places {
     free: Mutex<usize>,
     given_back: Condvar,
 }
 
-/// A place that is taken, until it is dropped.
+/// A permit, returned when dropped.
 #[derive(Debug)]
 pub(super) struct Place<P: std::ops::Deref<Target = Places>>(P);
 
@@ -70,7 +70,7 @@ impl Places {
         Self { free: Mutex::new(free), given_back: Condvar::new() }
     }
 
-    /// Waits for a place.
+    /// Waits for a permit.
     pub(super) fn take<P: std::ops::Deref<Target = Places>>(
         places: P,
         deadline: Instant,

@@ -1,4 +1,4 @@
-//! Every limit of a tokenizer.json, and what a token adds for every kind of decoder.
+//! Tests every limit of a tokenizer.json, and the bytes of a token for every kind of decoder.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::error::TokenizeError;
 use crate::text::detokenize::Detokenizer;
 
-/// A tokenizer.json of words, with some of its fields replaced.
+/// A tokenizer.json of words, with some fields replaced.
 fn file(fields: &Value) -> Value {
     let vocab = json!({"a": 0, "b": 1, "c": 2, "?": 3});
     let mut file = json!({
@@ -75,7 +75,7 @@ fn a_vocabulary_at_its_limits() {
     };
     check_limit(word, limits::WORD_CHARS, "\"max_input_chars_per_word\"");
 
-    // So many that the library would take minutes: what is counted is told by the check alone.
+    // So many that the library would take minutes, so only the check counts them.
     let counted = |tokens: u64, merges: u64| {
         let vocab: Vec<String> = (0..tokens).map(|id| format!("\"{id}\":0")).collect();
         let merges = vec!["0"; merges as usize].join(",");
@@ -112,7 +112,7 @@ fn the_text_of_a_vocabulary_at_its_limit() {
             json!({"type": "Replace", "pattern": {"String": "a"}, "content": "b".repeat(64)});
         let text = file(&json!({ "decoder": decoder })).to_string();
         let file = checks::File::read(text.as_bytes()).unwrap();
-        // A token of the largest kind, as often as it fits.
+        // A token of the maximum size, as often as it fits.
         let piece = "a".repeat(limits::TOKEN_BYTES as usize);
         Table::new(&file, tokens as u32, |_| Some(piece.clone()), soon())
     };
@@ -231,7 +231,7 @@ fn the_tokens_around_a_text_at_their_limit() {
     assert!(read(repeats).unwrap_err().contains("repeats the text"));
 }
 
-/// Tokens of every kind that a decoder treats apart.
+/// Tokens of every kind that decoders treat differently.
 const PIECES: [&str; 27] = [
     "a",
     "b",
@@ -285,7 +285,7 @@ fn with_decoder(decoder: &Value, normalizer: &Value) -> Tokenizer {
     read(json!({"decoder": decoder, "model": model, "added_tokens": added, "normalizer": normalizer})).unwrap()
 }
 
-/// What every token adds is what the library's decoder gives for it in the middle of a text.
+/// Checks that every token's bytes equal the library's decoding in the middle of a text.
 fn check_every_token(tokenizer: &Tokenizer, before: u32, after: u32) {
     let library = &tokenizer.inner.library;
     let mut known = 0;
@@ -297,7 +297,7 @@ fn check_every_token(tokenizer: &Tokenizer, before: u32, after: u32) {
         let ids = [before, id, after];
         let expected = library.decode(&ids, false).unwrap();
         assert_eq!(tokenizer.decode(&ids, false), expected, "{id}: {:?}", library.id_to_token(id));
-        // The text of a stream is the same bytes.
+        // A stream gives the same bytes.
         let markers: Arc<[u32]> = [id].into();
         let stream = |markers: Arc<[u32]>| {
             let mut stream = Detokenizer::going_on(tokenizer.clone(), markers);
@@ -334,7 +334,7 @@ fn every_token_is_what_it_adds() {
         sequence(&[&replace, &fallback, &fuse]),
         sequence(&[&fallback, &fuse, &replace]),
         sequence(&[&regex, &fuse]),
-        // The library panics where it strips the end of an empty token.
+        // The library panics when it strips the end of an empty token.
         sequence(&[
             &json!({"type": "Replace", "pattern": {"String": "</w>"}, "content": "w"}),
             &ends,
@@ -352,7 +352,7 @@ fn every_token_is_what_it_adds() {
         json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": false}),
     ] {
         for normalizer in [&Value::Null, &byte_level] {
-            // The last two pieces are plain in every decoder.
+            // The last two pieces are plain text in every decoder.
             check_every_token(&with_decoder(&decoder, normalizer), 25, 26);
         }
     }
@@ -370,12 +370,13 @@ fn a_text_loses_what_its_first_token_does() {
     };
     assert_eq!(text(Detokenizer::new(tokenizer.clone(), Arc::new([]))), "a a");
     assert_eq!(text(Detokenizer::going_on(tokenizer.clone(), Arc::new([]))), " a a");
-    // Only one of three spaces, as the library does.
+    // Only one of three spaces is dropped, as in the library.
     assert_eq!(tokenizer.decode(&[5, 0], false), "  a");
     assert_eq!(tokenizer.inner.library.decode(&[5, 0], false).unwrap(), "  a");
 }
 
-/// `OMLX_TOKENIZERS`: a folder of published tokenizers, at any depth. The test says nothing without it.
+/// `OMLX_TOKENIZERS`: a folder of published tokenizers, at any depth. Without it the test does
+/// nothing.
 #[test]
 fn every_token_of_published_tokenizers_is_what_it_adds() {
     let Some(folder) = std::env::var_os("OMLX_TOKENIZERS") else { return };
@@ -395,7 +396,7 @@ fn every_token_of_published_tokenizers_is_what_it_adds() {
     assert!(found > 0, "no tokenizer.json in OMLX_TOKENIZERS");
 }
 
-/// Texts come back from their tokens, as a whole and as a stream.
+/// Checks that texts are restored from their tokens, as a whole and as a stream.
 fn check_texts(tokenizer: &Tokenizer) {
     for text in [
         "Hello world",
@@ -414,7 +415,7 @@ fn check_texts(tokenizer: &Tokenizer) {
 #[test]
 fn a_panic_at_load_names_the_library_and_the_file() {
     let temp = tempfile::tempdir().unwrap();
-    // The library reads this table past its end.
+    // The library reads beyond the end of this table.
     let precompiled = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
     let bad = file(&json!({ "normalizer": precompiled })).to_string();
     std::fs::write(temp.path().join("tokenizer.json"), bad).unwrap();
@@ -544,7 +545,7 @@ fn an_abandoned_text_ends() {
     assert_eq!(ended, Err(TokenizeError::Unwanted));
 }
 
-/// `OMLX_FUZZ_SECS`: for so long instead of a thousand cases.
+/// `OMLX_FUZZ_SECS`: the time to run, instead of a thousand cases.
 #[test]
 fn any_tokenizer_and_any_text_end_well() {
     use rand_chacha::ChaCha8Rng;
