@@ -14,8 +14,8 @@ pub fn panic_text(payload: &(dyn Any + Send)) -> String {
     let Some(text) = payload.downcast_ref::<String>() else { return "unknown panic".to_owned() };
     // Such as "called `Result::unwrap()` on an `Err` value: ...".
     let text = text.strip_prefix("called `").unwrap_or(text);
-    let told = text.split(['"', '`', '\'']).next().unwrap_or_default();
-    told.trim_end().chars().take(MAX_CHARS).collect()
+    let safe = text.split(['"', '`', '\'']).next().unwrap_or_default();
+    safe.trim_end().chars().take(MAX_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -25,25 +25,25 @@ mod tests {
 
     use super::*;
 
-    fn told(run: impl FnOnce() + UnwindSafe) -> String {
+    fn text_of(run: impl FnOnce() + UnwindSafe) -> String {
         panic_text(&*catch_unwind(run).expect_err("it panics"))
     }
 
     #[test]
     #[expect(clippy::unnecessary_literal_unwrap, reason = "it shall panic")]
-    fn a_panic_does_not_tell_what_it_choked_on() {
+    fn a_panic_text_does_not_quote_its_input() {
         let prompt = || black_box(String::from("a secr\u{e9}t prompt"));
-        let cut = told(move || drop(prompt()[..7].to_owned()));
-        let value = told(move || Err::<(), String>(prompt()).expect("it"));
-        let unwrapped = told(move || Err::<(), _>(prompt()).unwrap());
-        let named = told(move || panic!("no model {:?}", prompt()));
-        for told in [&cut, &value, &unwrapped, &named] {
-            assert!(!told.contains("secr") && !told.contains("prompt"), "{told}");
+        let cut = text_of(move || drop(prompt()[..7].to_owned()));
+        let value = text_of(move || Err::<(), String>(prompt()).expect("it"));
+        let unwrapped = text_of(move || Err::<(), _>(prompt()).unwrap());
+        let named = text_of(move || panic!("no model {:?}", prompt()));
+        for text in [&cut, &value, &unwrapped, &named] {
+            assert!(!text.contains("secr") && !text.contains("prompt"), "{text}");
         }
         assert!(cut.contains("char boundary"), "{cut}");
         assert_eq!((value.as_str(), unwrapped.as_str()), ("it:", "Result::unwrap()"));
         assert_eq!(named, "no model");
-        assert_eq!(told(|| panic!("it is 'so'")), "it is 'so'");
-        assert_eq!(told(|| panic!("{} of 3", black_box(5))), "5 of 3");
+        assert_eq!(text_of(|| panic!("it is 'so'")), "it is 'so'");
+        assert_eq!(text_of(|| panic!("{} of 3", black_box(5))), "5 of 3");
     }
 }

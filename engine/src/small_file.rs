@@ -122,7 +122,7 @@ mod tests {
     }
 
     /// Whether `path` is read, refused as a link out of its folder, or treated as missing.
-    fn told(path: &Path) -> &'static str {
+    fn outcome(path: &Path) -> &'static str {
         match read(path, 100) {
             Ok(Some(_)) => "read",
             Ok(None) => "absent",
@@ -170,12 +170,12 @@ mod tests {
             ("own/below", "absent"),
             ("additional_chat_templates/x", "refused"),
         ] {
-            assert_eq!(told(&at("model").join(name)), wanted, "{name}");
+            assert_eq!(outcome(&at("model").join(name)), wanted, "{name}");
         }
         // A link to the whole folder is its owner's choice and does not change the checks inside.
         symlink(at("model"), at("linked")).expect("linked");
-        assert_eq!(told(&at("linked/own")), "read");
-        assert_eq!(told(&at("linked/relative")), "refused");
+        assert_eq!(outcome(&at("linked/own")), "read");
+        assert_eq!(outcome(&at("linked/relative")), "refused");
     }
 
     #[test]
@@ -200,13 +200,13 @@ mod tests {
             ("below", "../../blobs/deeper/f00d", "refused"),
         ] {
             symlink(target, snapshot.join(name)).expect("linked");
-            assert_eq!(told(&snapshot.join(name)), wanted, "{name}");
+            assert_eq!(outcome(&snapshot.join(name)), wanted, "{name}");
         }
         symlink(&snapshot, at("linked")).expect("linked");
-        assert_eq!(told(&at("linked/config.json")), "read");
+        assert_eq!(outcome(&at("linked/config.json")), "read");
         // If the blobs folder is itself a link, it counts as another folder.
         std::fs::rename(at("models--a--b/blobs"), at("moved")).expect("moved");
         symlink(at("moved"), at("models--a--b/blobs")).expect("linked");
-        assert_eq!(told(&snapshot.join("config.json")), "refused");
+        assert_eq!(outcome(&snapshot.join("config.json")), "refused");
     }
 }

@@ -121,7 +121,7 @@ fn readers_writer_and_evictor_together() {
 
 /// Two readers want the same cold block: one reads it, and the other waits for that read.
 #[test]
-fn one_read_serves_all_who_wait() {
+fn one_read_serves_all_waiting_readers() {
     let body = || {
         let (_disk, store) = store();
         let store = Arc::new(store);

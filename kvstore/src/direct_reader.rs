@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_directly_is_read_through_the_cache() {
+    fn unaligned_reads_go_through_the_cache() {
         let (_dir, bytes, file) = file(WINDOW + 5000);
         let whole = DirectReader::new(file, &Arc::new(Windows::default())).unwrap();
         // No disk reads directly into memory at an odd address.
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_used_again_and_few_are_kept() {
+    fn windows_are_reused_and_few_are_kept() {
         let (dir, bytes, _file) = file(5000);
         let windows = Arc::new(Windows::default());
         let open = || {

@@ -169,7 +169,7 @@ mod tests {
     use crate::stats::DropReason;
 
     #[test]
-    fn namespaces_that_hold_nothing_do_not_add_up() {
+    fn empty_namespaces_do_not_accumulate() {
         let mut state = State::new(&StoreConfig::new("/none", 1 << 30));
         let name = |n: u32| {
             let mut bytes = [0; 32];

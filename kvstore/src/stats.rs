@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn histograms_put_observations_under_the_first_bound_that_holds_them() {
+    fn histograms_use_the_first_bound_that_fits() {
         let mut counters = Counters::default();
         counters.wrote(1 << 20, Duration::from_micros(50));
         counters.wrote((1 << 20) + 1, Duration::from_secs(100));

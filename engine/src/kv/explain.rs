@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_the_first_user_is_the_head() {
+    fn text_before_the_first_user_is_the_head() {
         let prompt = [numbers(0, 10), USER.to_vec(), numbers(10, 20), USER.to_vec()].concat();
         let is_in_head = |position: usize| {
             let mut earlier = prompt.clone();

@@ -135,8 +135,8 @@ impl LiveSessions {
         tokens: usize,
         expected: usize,
     ) -> (SequenceCache, CachedSequence) {
-        let goes_on = tokens + 1 >= self.sessions[index].prompt_tokens;
-        let (mut cache, mut track) = if goes_on {
+        let extends = tokens + 1 >= self.sessions[index].prompt_tokens;
+        let (mut cache, mut track) = if extends {
             let session = self.sessions.remove(index);
             (session.cache, session.track)
         } else {

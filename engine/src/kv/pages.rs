@@ -428,7 +428,7 @@ mod tests {
     /// A changed encoding invalidates every user's cache, so it may only change with
     /// `LAYOUT_VERSION`.
     #[test]
-    fn a_layout_is_encoded_as_it_always_was() {
+    fn the_encoding_of_a_layout_never_changes() {
         let state = vec![(vec![1, 3, 96], Dtype::Bfloat16), (vec![1, 4, 16, 16], Dtype::Float32)];
         let layout = Layout {
             layers: vec![

@@ -354,7 +354,7 @@ impl Reuse {
         track.stops.clear();
         track.chain.extend(&track.tokens);
         if let Err(error) = self.store_blocks(&model, &cache, &mut track) {
-            tracing::warn!(error = error.what(), "a preempted row's KV was not stored");
+            tracing::warn!(error = error.what(), "a preempted row's KV cache was not stored");
             return;
         }
         let last_used = Instant::now();

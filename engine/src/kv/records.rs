@@ -162,6 +162,6 @@ impl RecordReader<'_> {
 }
 
 fn not_a_record(error: mlx_rs::error::Exception) -> ReadFailure {
-    tracing::debug!(error = error.what(), "MLX did not take a restored cache");
+    tracing::debug!(error = error.what(), "MLX rejected a restored KV cache");
     ReadFailure { key: None, reason: MissReason::LoadFailed }
 }

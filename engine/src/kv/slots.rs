@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn expected_tokens_are_made_room_for_at_once() {
+    fn buffers_are_allocated_for_the_expected_tokens() {
         crate::mlx::bridge::init().unwrap();
         let mut cache = SequenceCache::new(&[SlotSpec::Kv { window: None }], 1000);
         append_tokens(&mut cache, 1);

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_sees_the_same_wherever_the_keys_begin() {
+    fn a_window_gives_the_same_result_wherever_the_keys_begin() {
         crate::mlx::bridge::init().unwrap();
         let attend = Sdpa { scale: 0.5, window: Some(10) };
         let mut masks = Masks::new(Backend::current());

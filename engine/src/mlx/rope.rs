@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_named() {
+    fn invalid_scalings_are_named() {
         let build = |scaling: Value| Rope::new(16, 1e4, false, scaling.as_object(), 32);
         assert!(build(json!({"type": "longrope"})).unwrap_err().contains("longrope"));
         assert!(build(json!({"type": "linear", "factor": 0})).unwrap_err().contains("factor"));

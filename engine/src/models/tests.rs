@@ -188,7 +188,7 @@ fn layer_types_win_over_intervals() {
 }
 
 #[test]
-fn a_nested_config_lies_over_the_top_and_over_defaults() {
+fn a_nested_config_overrides_the_top_level_and_defaults() {
     let fields = json!({
         "model_type": "gemma3", "eos_token_id": 1, "vocab_size": 10, "head_dim": 8,
         "text_config": {

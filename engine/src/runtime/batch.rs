@@ -84,8 +84,8 @@ pub(crate) fn build(
         let sequence =
             sequence.as_mut().ok_or_else(|| Exception::custom("the row has no caches"))?;
         match (*part, sequence.next) {
-            (Part::Decode, Next::InFlight(place)) => {
-                lazy.push(place as u32);
+            (Part::Decode, Next::InFlight(index)) => {
+                lazy.push(index as u32);
                 sequence.has_unread_token = true;
                 lengths.push((1, true));
             }
@@ -125,8 +125,10 @@ pub(crate) fn build(
         if let (true, Some(sequence), Some(sampler)) = (*wants, &mut row.sequence, &mut row.sampler)
         {
             let allowed = match &row.constraint {
-                Some(MaskState::Here(constraint)) => constraint.allowed(),
-                Some(MaskState::Away) => return Err(Exception::custom("a row waits for its mask")),
+                Some(MaskState::Ready(constraint)) => constraint.allowed(),
+                Some(MaskState::Pending) => {
+                    return Err(Exception::custom("a row waits for its mask"));
+                }
                 None => None,
             };
             sampler.constrain(allowed);
@@ -162,7 +164,7 @@ pub(crate) fn build(
 fn rank(row: &Row, part: Part) -> (usize, usize) {
     match (part, row.sequence.as_ref().map(|sequence| sequence.next)) {
         (Part::Prompt { .. }, _) => (2, 0),
-        (_, Some(Next::InFlight(place))) => (0, place),
+        (_, Some(Next::InFlight(index))) => (0, index),
         _ => (1, 0),
     }
 }
@@ -180,7 +182,7 @@ fn tokens(in_flight: Option<&Array>, lazy: &[u32], known: &[u32]) -> Result<Arra
         return Ok(token_array(known));
     };
     let count = lazy.len() as i32;
-    let in_order = lazy.iter().enumerate().all(|(at, &place)| at == place as usize);
+    let in_order = lazy.iter().enumerate().all(|(at, &index)| at == index as usize);
     let fed = if in_order && in_flight.shape() == [count] {
         in_flight.reshape(&[1, count])?
     } else {

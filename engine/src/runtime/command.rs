@@ -21,7 +21,7 @@ pub(crate) enum Command {
         id: ModelId,
         name: String,
         folder: Arc<ModelFiles>,
-        held: UnloadNotifier,
+        notifier: UnloadNotifier,
         reply: LoadReply,
     },
     Submit(Box<Job>),
@@ -45,15 +45,15 @@ pub(crate) struct Job {
     pub(crate) last: mpsc::OwnedPermit<RowEvent>,
     pub(crate) phase: Arc<PhaseCell>,
     pub(crate) submitted: Instant,
-    pub(crate) place: AdmissionPermit,
+    pub(crate) permit: AdmissionPermit,
 }
 
 impl Job {
     /// Ends the request with an error.
     pub(crate) fn fail(self: Box<Self>, error: GenerateError) {
-        let Self { last, place, .. } = *self;
+        let Self { last, permit, .. } = *self;
         // Free the permit first, because the reader of the error may submit again at once.
-        drop(place);
+        drop(permit);
         last.send(RowEvent::Failed(error));
     }
 }
@@ -68,7 +68,7 @@ pub(crate) struct UnloadNotifier {
 impl UnloadNotifier {
     /// Also returns the receiver, which completes when the weights are gone.
     pub(crate) fn new() -> (Self, oneshot::Receiver<()>) {
-        let (held, gone) = oneshot::channel();
-        (Self { _end: held }, gone)
+        let (notifier, gone) = oneshot::channel();
+        (Self { _end: notifier }, gone)
     }
 }

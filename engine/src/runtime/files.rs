@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_users_message_begins_behind_the_end_of_the_one_before() {
+    fn a_users_message_begins_after_the_end_of_the_previous_one() {
         let tokenizer = include_bytes!("../../../tests/fixtures/tokenizer.json");
         let tokenizer = Tokenizer::from_json(tokenizer).unwrap();
         let (start, end) = (tokenizer.token_id("<|im_start|>"), tokenizer.token_id("<|im_end|>"));

@@ -58,7 +58,7 @@ pub struct GenerateRequest {
     /// The answer continues a text that the prompt began, so its first word keeps its leading
     /// space. An answer with a grammar keeps it as well, because the grammar covers every byte of a
     /// token.
-    pub goes_on: bool,
+    pub continues_prompt: bool,
 }
 
 impl GenerateRequest {
@@ -154,8 +154,8 @@ impl Generation {
         phase: Arc<PhaseCell>,
     ) -> Self {
         let parser = request.parser.clone().unwrap_or_else(OutputParser::plain);
-        let detokenizer = if request.goes_on || request.grammar.is_some() {
-            Detokenizer::going_on(tokenizer, parser.markers())
+        let detokenizer = if request.continues_prompt || request.grammar.is_some() {
+            Detokenizer::continuing(tokenizer, parser.markers())
         } else {
             Detokenizer::new(tokenizer, parser.markers())
         };

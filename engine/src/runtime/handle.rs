@@ -85,7 +85,7 @@ impl Engine {
     ) -> Result<Model, LoadError> {
         let started = Instant::now();
         let (reply, outcome) = oneshot::channel();
-        let (held, gone) = UnloadNotifier::new();
+        let (notifier, gone) = UnloadNotifier::new();
         let id = ModelId(self.link.next_model.fetch_add(1, Ordering::Relaxed));
         let (dir, name) = (dir.to_owned(), name.to_owned());
         let label = name.clone();
@@ -103,7 +103,7 @@ impl Engine {
                 Err(error) => return drop(reply.send(Err(error))),
             };
             // If the engine has ended, dropping the reply answers the call.
-            let _ = commands.send(Command::Load { id, name: label, folder, held, reply });
+            let _ = commands.send(Command::Load { id, name: label, folder, notifier, reply });
         };
         std::thread::Builder::new()
             .name("load".into())

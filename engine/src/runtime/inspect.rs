@@ -119,7 +119,7 @@ mod tests {
     use crate::EngineConfig;
 
     #[test]
-    fn what_is_told_beforehand_is_what_loading_finds() {
+    fn inspection_agrees_with_loading() {
         let engine = Engine::start(EngineConfig::default()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for name in [
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_is_told() {
+    fn models_that_cannot_run_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         for (damage, what) in [

@@ -52,7 +52,7 @@ impl EngineLink {
     ) -> Result<Generation, SubmitError> {
         let EngineLink { status, commands, max_batch, max_queue, .. } = self;
         let full = SubmitError::QueueFull { waiting: *max_queue };
-        let Some(place) = AdmissionPermit::take(status, max_batch + max_queue) else {
+        let Some(permit) = AdmissionPermit::take(status, max_batch + max_queue) else {
             return Err(full);
         };
         let (events, receiver) = mpsc::channel(TOKEN_CHANNEL);
@@ -63,7 +63,7 @@ impl EngineLink {
         let generation = Generation::new(receiver, &request, tokenizer, eos, Arc::clone(&phase));
         let constraint = request.grammar.as_ref().map(Grammar::begin).map(Box::new);
         let submitted = Instant::now();
-        let job = Job { model, request, constraint, events, last, phase, submitted, place };
+        let job = Job { model, request, constraint, events, last, phase, submitted, permit };
         status.waiting.fetch_add(1, Ordering::Relaxed);
         let refused = match commands.try_send(Command::Submit(Box::new(job))) {
             Ok(()) => return Ok(generation),

@@ -34,7 +34,7 @@ pub(crate) struct Loaded {
     pub(crate) cost: KvCost,
     // Dropped after the weights, in this order.
     _clear: ClearCache,
-    _held: UnloadNotifier,
+    _notifier: UnloadNotifier,
 }
 
 /// Returns the memory that MLX keeps for reuse to the system when dropped.
@@ -76,7 +76,7 @@ impl Loaded {
         id: ModelId,
         name: String,
         folder: &ModelFiles,
-        held: UnloadNotifier,
+        notifier: UnloadNotifier,
         compute: ComputeDtype,
         room: WeightBudget,
     ) -> Result<(Self, ModelInfo, KvCost), LoadError> {
@@ -90,7 +90,7 @@ impl Loaded {
                 model = name,
                 stored = stored.map(dtype_name),
                 computed = dtype_name(dtype),
-                "widened: MLX's CPU backend is slow in 16 bits; models.compute_dtype = \"stored\" keeps them"
+                "16-bit weights are slow on MLX's CPU backend and were converted; models.compute_dtype = \"stored\" keeps them"
             );
         }
         let text = |tensor: &str| text_model::is_text(&weights, tensor);
@@ -101,12 +101,12 @@ impl Loaded {
         }
         let architecture = models::load(&config, &mut weights)?;
         for name in weights.unused() {
-            tracing::debug!(tensor = name, "not used by this architecture");
+            tracing::debug!(tensor = name, "this tensor is not used by the model");
         }
         let mut digest = blake3::Hasher::new();
         digest.update(weights.digest().as_bytes());
         digest.update(serde_json::to_string(&folder.config).unwrap_or_default().as_bytes());
-        let (dtype, layout) = try_out(architecture.as_ref(), &weights, folder)?;
+        let (dtype, layout) = warm_up(architecture.as_ref(), &weights, folder)?;
         // The same model computed in two dtypes has different KV caches.
         digest.update(dtype.as_bytes());
         let digest = digest.finalize().to_hex().to_string();
@@ -132,7 +132,7 @@ impl Loaded {
             reuse,
             cost: cost.clone(),
             _clear: ClearCache,
-            _held: held,
+            _notifier: notifier,
         };
         let info = ModelInfo {
             architecture: models::architecture(&config)?.to_owned(),
@@ -164,7 +164,7 @@ fn forward(
 
 /// Computes one token, to find errors that only a run can find before any client waits for an
 /// answer. Returns the name of the resulting dtype, and the layout of the caches.
-fn try_out(
+fn warm_up(
     architecture: &dyn CausalLm,
     weights: &Weights,
     folder: &ModelFiles,

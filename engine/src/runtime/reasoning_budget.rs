@@ -46,7 +46,7 @@ mod tests {
         ThinkingBudget { tokens: 2, is_open: false, open: Some(1), close: 2 };
 
     #[test]
-    fn thoughts_end_after_so_many_tokens() {
+    fn reasoning_ends_after_its_budget() {
         let mut thoughts = ReasoningBudget::new(BUDGET);
         assert_eq!(thoughts.forced(), None);
         let seen: Vec<_> = [9, 1, 9, 9, 2, 9, 1, 2]
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_of_nothing_ends_them_at_once() {
+    fn a_zero_budget_ends_reasoning_at_once() {
         let thoughts = ReasoningBudget::new(ThinkingBudget { tokens: 0, is_open: true, ..BUDGET });
         assert_eq!(thoughts.forced(), Some(2));
         let closed = ReasoningBudget::new(ThinkingBudget { is_open: true, open: None, ..BUDGET });

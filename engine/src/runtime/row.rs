@@ -81,7 +81,7 @@ struct Outbox {
 impl Row {
     pub(crate) fn new(mut job: Box<Job>, model: Rc<Loaded>) -> Self {
         Self {
-            constraint: job.constraint.take().map(MaskState::Here),
+            constraint: job.constraint.take().map(MaskState::Ready),
             thoughts: job.request.thinking_budget().map(ReasoningBudget::new),
             job,
             model,

@@ -182,23 +182,23 @@ enum SamplingKind {
 /// logits: [R, vocab], adjusted. Returns the tokens, [R] of u32.
 fn choose(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Array> {
     let vocab = logits.shape()[1];
-    let ways: Vec<SamplingKind> = samplers.iter().map(|sampler| sampler.way(vocab)).collect();
-    if ways.iter().all(|way| *way == ways[0]) {
-        return sample_group(logits, ways[0], samplers);
+    let kinds: Vec<SamplingKind> = samplers.iter().map(|sampler| sampler.kind(vocab)).collect();
+    if kinds.iter().all(|kind| *kind == kinds[0]) {
+        return sample_group(logits, kinds[0], samplers);
     }
-    let mut order: Vec<usize> = (0..ways.len()).collect();
-    order.sort_by_key(|&row| (ways[row], row));
+    let mut order: Vec<usize> = (0..kinds.len()).collect();
+    order.sort_by_key(|&row| (kinds[row], row));
     let indices = |rows: &[usize]| {
         let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
         Array::from_slice(&rows, &[rows.len() as i32])
     };
     let mut chosen = Vec::new();
-    for group in order.chunk_by(|&a, &b| ways[a] == ways[b]) {
+    for group in order.chunk_by(|&a, &b| kinds[a] == kinds[b]) {
         let rows = take_axis(logits, indices(group), 0)?;
         // The rows of a group ascend, so one pass over the samplers finds them in order.
         let members = samplers.iter_mut().enumerate().filter(|(row, _)| group.contains(row));
         let mut members: Vec<&mut Sampler> = members.map(|(_, sampler)| &mut **sampler).collect();
-        chosen.push(sample_group(&rows, ways[group[0]], &mut members)?);
+        chosen.push(sample_group(&rows, kinds[group[0]], &mut members)?);
     }
     let mut back = vec![0; order.len()];
     order.iter().enumerate().for_each(|(at, &row)| back[row] = at);
@@ -206,8 +206,12 @@ fn choose(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Array> {
 }
 
 /// Samples all rows with the same kind. logits: [G, vocab]. Returns [G] of u32.
-fn sample_group(logits: &Array, way: SamplingKind, samplers: &mut [&mut Sampler]) -> Result<Array> {
-    if way == SamplingKind::Greedy {
+fn sample_group(
+    logits: &Array,
+    kind: SamplingKind,
+    samplers: &mut [&mut Sampler],
+) -> Result<Array> {
+    if kind == SamplingKind::Greedy {
         return argmax_axis(logits, 1, false);
     }
     let column = |value: &dyn Fn(&Sampler) -> f32| {
@@ -219,7 +223,7 @@ fn sample_group(logits: &Array, way: SamplingKind, samplers: &mut [&mut Sampler]
     let draws: Vec<f32> = samplers.iter_mut().map(|sampler| sampler.draw()).collect();
     let draws = Array::from_slice(&draws, &[draws.len() as i32, 1]);
     let probs = softmax_axis(scaled, 1, true)?;
-    let SamplingKind::Filtered { top_k, by_top_p, by_min_p } = way else {
+    let SamplingKind::Filtered { top_k, by_top_p, by_min_p } = kind else {
         return inverse_cdf(&probs, &draws);
     };
     let (order, mut sorted) = top_k_of(&probs, top_k as i32)?;
@@ -235,9 +239,9 @@ fn sample_group(logits: &Array, way: SamplingKind, samplers: &mut [&mut Sampler]
         let keep = sorted.ge(multiply(first, min_p)?)?;
         sorted = multiply(&sorted, keep.as_dtype(Dtype::Float32)?)?;
     }
-    let places = inverse_cdf(&sorted, &draws)?;
-    let rows = places.shape()[0];
-    take_along_axis(order, places.reshape(&[rows, 1])?, 1)?.reshape(&[rows])
+    let indices = inverse_cdf(&sorted, &draws)?;
+    let rows = indices.shape()[0];
+    take_along_axis(order, indices.reshape(&[rows, 1])?, 1)?.reshape(&[rows])
 }
 
 /// The sampler of one request.
@@ -327,7 +331,7 @@ impl Sampler {
     }
 
     /// The kind of sampling for adjusted logits.
-    fn way(&self, vocab: i32) -> SamplingKind {
+    fn kind(&self, vocab: i32) -> SamplingKind {
         let SamplingParams { temperature, top_p, top_k, min_p, .. } = self.params;
         let (by_top_p, by_min_p) = (top_p < 1.0, min_p > 0.0);
         let vocab = vocab as usize;

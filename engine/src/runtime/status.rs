@@ -23,7 +23,7 @@ pub(crate) struct Status {
     pub(crate) stopping: AtomicBool,
     pub(crate) running: AtomicUsize,
     /// Number of requests that were submitted and have not ended: see [`AdmissionPermit`].
-    places: AtomicUsize,
+    permits: AtomicUsize,
     pub(crate) live_sessions: AtomicUsize,
     pub(crate) live_bytes: AtomicUsize,
     /// Incremented by the submitter and decremented by the engine thread.
@@ -55,7 +55,7 @@ impl Status {
             running: AtomicUsize::new(0),
             live_sessions: AtomicUsize::new(0),
             live_bytes: AtomicUsize::new(0),
-            places: AtomicUsize::new(0),
+            permits: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             preemptions: AtomicU64::new(0),
             reserved_bytes: AtomicU64::new(0),
@@ -126,14 +126,14 @@ pub(crate) struct AdmissionPermit(Arc<Status>);
 impl AdmissionPermit {
     /// Returns `None` when `limit` permits are taken.
     pub(crate) fn take(status: &Arc<Status>, limit: usize) -> Option<Self> {
-        let one_more = |places: usize| (places < limit).then_some(places + 1);
-        status.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        let one_more = |permits: usize| (permits < limit).then_some(permits + 1);
+        status.permits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(Self(Arc::clone(status)))
     }
 }
 
 impl Drop for AdmissionPermit {
     fn drop(&mut self) {
-        self.0.places.fetch_sub(1, Ordering::Relaxed);
+        self.0.permits.fetch_sub(1, Ordering::Relaxed);
     }
 }

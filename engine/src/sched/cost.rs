@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_cut_to_the_stall() {
+    fn a_chunk_is_limited_by_the_stall() {
         let mut costs = CostModel::default();
         assert_eq!(costs.chunk(1, 1, 0, None), FIRST_CHUNK, "nothing is known");
         for _ in 0..50 {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_gets_on_where_small_chunks_are_dear() {
+    fn a_prompt_progresses_when_small_chunks_are_expensive() {
         assert_eq!(settled(2.0, None, |tokens| 2.0 * tokens), 1.0, "cheap steps, dear tokens");
         assert_eq!(settled(10.0, None, |tokens| 0.1 * tokens), 100.0, "twice the step");
         // Every chunk reads the same memory, as after a long context.
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_costs_what_it_did_as_far_into_a_prompt() {
+    fn a_token_costs_the_same_at_the_same_depth() {
         let mut costs = CostModel::default();
         (0..50).for_each(|_| costs.observe(1, step(1, 0, 10)));
         for depth in (0..50_000).step_by(20) {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn models_that_are_gone_are_forgotten() {
+    fn unloaded_models_are_forgotten() {
         let mut costs = CostModel::default();
         for model in 0..1000 {
             costs.observe(model, step(1, 0, 10));

@@ -109,7 +109,7 @@ pub(crate) struct StepPlan {
 
 #[derive(Debug, Clone)]
 struct Entry {
-    asking: SchedRequest,
+    request: SchedRequest,
     /// Number of requests that overtook this one. Ids grow with arrival, but a preempted request
     /// keeps its id and so its position.
     overtaken: u32,
@@ -140,7 +140,7 @@ enum State {
         /// Its reader is behind, so it pauses.
         blocked: bool,
         /// Its token mask is not ready, so it pauses.
-        held: bool,
+        awaits_mask: bool,
         /// Number of chunks that went to other prompts since it had one.
         passed: u32,
     },
@@ -155,7 +155,7 @@ pub(crate) struct Scheduler {
     /// Bytes reserved by running rows.
     reserved: u64,
     /// A shortage that was reported and is not resolved yet, so that it is not reported again.
-    told: Option<u64>,
+    reported_shortage: Option<u64>,
     /// No request could be admitted, and nothing that this depends on has changed since then.
     is_settled: bool,
     /// Since when no request runs and the waiting ones do not fit.
@@ -165,7 +165,7 @@ pub(crate) struct Scheduler {
     turns: BTreeMap<u64, Duration>,
     chunks: u32,
     /// Number of chunks that may still pass over the prompt that has waited longest.
-    may_pass: u32,
+    passes_left: u32,
 }
 
 impl Scheduler {
@@ -180,22 +180,22 @@ impl Scheduler {
             entries: BTreeMap::new(),
             memory,
             reserved: 0,
-            told: None,
+            reported_shortage: None,
             is_settled: false,
             stuck_since: None,
             costs: CostModel::default(),
             turns: BTreeMap::new(),
             chunks: 0,
-            may_pass: SHORT_CHUNKS,
+            passes_left: SHORT_CHUNKS,
         }
     }
 
     /// Adds a request, or a preempted request under its old id.
-    pub(crate) fn arrive(&mut self, id: RowId, asking: SchedRequest) {
+    pub(crate) fn arrive(&mut self, id: RowId, request: SchedRequest) {
         self.is_settled = false;
         let old = self.leave(id);
         let overtaken = old.map_or(0, |entry| entry.overtaken);
-        self.entries.insert(id, Entry { asking, overtaken, state: State::Waiting });
+        self.entries.insert(id, Entry { request, overtaken, state: State::Waiting });
     }
 
     /// Removes a request, however it ended.
@@ -207,8 +207,8 @@ impl Scheduler {
         let entry = self.entries.remove(&id)?;
         self.is_settled = false;
         if let State::Running { reserved, .. } = entry.state {
-            self.reserved -= entry.asking.cost.bytes(reserved);
-            self.told = None;
+            self.reserved -= entry.request.cost.bytes(reserved);
+            self.reported_shortage = None;
         }
         Some(entry)
     }
@@ -233,7 +233,7 @@ impl Scheduler {
         *computed += tokens;
         *passed = 0;
         if *computed >= *target {
-            entry.asking.left = entry.asking.left.saturating_sub(1);
+            entry.request.left = entry.request.left.saturating_sub(1);
         }
     }
 
@@ -245,16 +245,16 @@ impl Scheduler {
     }
 
     /// Sets whether the row waits for its token mask.
-    pub(crate) fn set_held(&mut self, id: RowId, is_held: bool) {
-        if let Some(State::Running { held, .. }) = self.state_mut(id) {
-            *held = is_held;
+    pub(crate) fn set_awaits_mask(&mut self, id: RowId, awaits: bool) {
+        if let Some(State::Running { awaits_mask, .. }) = self.state_mut(id) {
+            *awaits_mask = awaits;
         }
     }
 
     /// Lets the row compute with others again.
     pub(crate) fn trust(&mut self, id: RowId) {
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.asking.solo = false;
+            entry.request.solo = false;
         }
     }
 
@@ -269,7 +269,7 @@ impl Scheduler {
     pub(crate) fn set_memory(&mut self, memory: Memory) {
         if memory != self.memory {
             self.is_settled = false;
-            self.told = None;
+            self.reported_shortage = None;
         }
         self.memory = memory;
     }
@@ -312,7 +312,7 @@ impl Scheduler {
         now: Duration,
         may_start: &mut dyn FnMut(RowId) -> bool,
     ) -> Decision {
-        let late = |entry: &Entry| entry.asking.deadline.is_some_and(|deadline| deadline <= now);
+        let late = |entry: &Entry| entry.request.deadline.is_some_and(|deadline| deadline <= now);
         if let Some((&id, _)) = self.entries.iter().find(|(_, entry)| late(entry)) {
             return Decision::Expire(id);
         }
@@ -347,11 +347,11 @@ impl Scheduler {
                 continue;
             };
             let needed = (*computed).max(*target) + 1;
-            if needed <= *reserved || entry.asking.left == 0 {
+            if needed <= *reserved || entry.request.left == 0 {
                 continue;
             }
-            let wanted = entry.asking.reservation(needed);
-            let more = entry.asking.cost.bytes(wanted) - entry.asking.cost.bytes(*reserved);
+            let wanted = entry.request.reservation(needed);
+            let more = entry.request.cost.bytes(wanted) - entry.request.cost.bytes(*reserved);
             let free = self.memory.free_bytes(self.reserved, alone);
             if more <= free {
                 self.reserved += more;
@@ -362,8 +362,8 @@ impl Scheduler {
             }
         }
         let (id, bytes) = short?;
-        if self.told.is_none_or(|told| told < bytes) {
-            self.told = Some(bytes);
+        if self.reported_shortage.is_none_or(|reported| reported < bytes) {
+            self.reported_shortage = Some(bytes);
             return Some(Decision::Reclaim(bytes));
         }
         let youngest = self.running().map(|(id, _)| id).max()?;
@@ -392,28 +392,28 @@ impl Scheduler {
         }
         let mut rows: BTreeMap<Tenant, usize> = BTreeMap::new();
         for (_, entry) in self.running() {
-            *rows.entry(entry.asking.tenant).or_default() += 1;
+            *rows.entry(entry.request.tenant).or_default() += 1;
         }
         let mut order: Vec<(usize, RowId)> = self
             .waiting()
-            .map(|(id, entry)| (rows.get(&entry.asking.tenant).copied().unwrap_or(0), id))
+            .map(|(id, entry)| (rows.get(&entry.request.tenant).copied().unwrap_or(0), id))
             .collect();
         // A request that was overtaken too often goes first, and no other request overtakes it.
         let exhausted = |id: &RowId| self.entries[id].overtaken >= MAX_OVERTAKEN;
         order.sort_unstable_by_key(|&(rows, id)| (!exhausted(&id), rows, id));
         let mut overtaken: Vec<RowId> = Vec::new();
         // Within a tenant, requests behind one that is held back keep their order.
-        let mut held: BTreeSet<Tenant> = BTreeSet::new();
+        let mut held_back: BTreeSet<Tenant> = BTreeSet::new();
         for (_, id) in order {
             let entry = &self.entries[&id];
             if !may_start(id) {
                 continue;
             }
-            if held.contains(&entry.asking.tenant) {
+            if held_back.contains(&entry.request.tenant) {
                 continue;
             }
-            let tokens = entry.asking.reservation(entry.asking.tokens + 1);
-            let bytes = entry.asking.cost.bytes(tokens);
+            let tokens = entry.request.reservation(entry.request.tokens + 1);
+            let bytes = entry.request.cost.bytes(tokens);
             let free = self.memory.free_bytes(self.reserved, running == 0);
             if bytes <= free {
                 self.begin(id, tokens, bytes);
@@ -424,14 +424,14 @@ impl Scheduler {
                 }
                 return Some(Decision::Admit(id));
             }
-            if self.told.is_none_or(|told| told < bytes - free) {
-                self.told = Some(bytes - free);
+            if self.reported_shortage.is_none_or(|reported| reported < bytes - free) {
+                self.reported_shortage = Some(bytes - free);
                 return Some(Decision::Reclaim(bytes - free));
             }
             if entry.overtaken >= MAX_OVERTAKEN {
                 return None;
             }
-            held.insert(entry.asking.tenant);
+            held_back.insert(entry.request.tenant);
             overtaken.push(id);
         }
         None
@@ -440,10 +440,10 @@ impl Scheduler {
     fn begin(&mut self, id: RowId, reserved: usize, bytes: u64) {
         self.reserved += bytes;
         if let Some(entry) = self.entries.get_mut(&id) {
-            let target = entry.asking.tokens;
-            let (blocked, held) = (false, false);
+            let target = entry.request.tokens;
+            let (blocked, awaits_mask) = (false, false);
             entry.state =
-                State::Running { computed: 0, target, reserved, blocked, held, passed: 0 };
+                State::Running { computed: 0, target, reserved, blocked, awaits_mask, passed: 0 };
         }
     }
 
@@ -452,17 +452,17 @@ impl Scheduler {
         let mut models: BTreeSet<u64> = BTreeSet::new();
         for (_, entry) in self.running() {
             if entry.has_work() {
-                models.insert(entry.asking.model);
+                models.insert(entry.request.model);
             }
         }
         self.turns.retain(|model, _| models.contains(model));
         let turns = &self.turns;
         let turn = |model: &&u64| turns.get(model).copied().unwrap_or_default();
         let Some(&model) = models.iter().min_by_key(turn) else { return Decision::Wait };
-        let of_model = |(_, entry): &(RowId, &Entry)| entry.asking.model == model;
+        let of_model = |(_, entry): &(RowId, &Entry)| entry.request.model == model;
         let rows: Vec<(RowId, &Entry)> =
             self.running().filter(of_model).filter(|(_, entry)| entry.has_work()).collect();
-        if let Some((id, entry)) = rows.iter().find(|(_, entry)| entry.asking.solo) {
+        if let Some((id, entry)) = rows.iter().find(|(_, entry)| entry.request.solo) {
             let (decode, prefill) = match entry.prompt_left() {
                 0 => (vec![*id], None),
                 _ => (Vec::new(), Some((*id, self.limits.prefill_chunk))),
@@ -492,7 +492,7 @@ impl Scheduler {
         });
         let shortest = prompts.clone().min_by_key(|prompt| (prompt.left, prompt.id))?;
         let oldest = prompts.max_by_key(|prompt| (prompt.passed, Reverse(prompt.id)))?;
-        let is_overdue = self.may_pass == 0 && oldest.passed + 1 >= OLDEST_CHUNK;
+        let is_overdue = self.passes_left == 0 && oldest.passed + 1 >= OLDEST_CHUNK;
         Some(if is_overdue { Prompt { is_overdue, ..oldest } } else { shortest })
     }
 
@@ -502,7 +502,7 @@ impl Scheduler {
         self.chunks = self.chunks.wrapping_add(1);
         let mut passes = false;
         for (&id, entry) in &mut self.entries {
-            let is_prompt = entry.asking.model == model && entry.prompt_left() > 0;
+            let is_prompt = entry.request.model == model && entry.prompt_left() > 0;
             if let State::Running { passed, .. } = &mut entry.state
                 && is_prompt
                 && id != chosen.id
@@ -511,10 +511,10 @@ impl Scheduler {
                 *passed = passed.saturating_add(1);
             }
         }
-        self.may_pass = if passes {
-            self.may_pass.saturating_sub(1)
+        self.passes_left = if passes {
+            self.passes_left.saturating_sub(1)
         } else {
-            (self.may_pass + OLDEST_CHUNK - 1).min(SHORT_CHUNKS)
+            (self.passes_left + OLDEST_CHUNK - 1).min(SHORT_CHUNKS)
         };
     }
 
@@ -552,7 +552,9 @@ impl Entry {
     /// Whether the row can be part of a step.
     fn has_work(&self) -> bool {
         match self.state {
-            State::Running { blocked, held, .. } => !blocked && !held && self.asking.left > 0,
+            State::Running { blocked, awaits_mask, .. } => {
+                !blocked && !awaits_mask && self.request.left > 0
+            }
             State::Waiting => false,
         }
     }

@@ -36,7 +36,7 @@ impl Random {
 
 /// A request, as seen by its client.
 struct Client {
-    asking: SchedRequest,
+    request: SchedRequest,
     arrival: Duration,
     /// When the client disconnects.
     leaves: Option<Duration>,
@@ -105,7 +105,7 @@ impl World {
             let many = if random.chance(30) { 2500 } else { 100 };
             let left = 1 + random.below(many) as usize;
             let tokens = (1 + random.below(long) as usize).min(most.saturating_sub(left));
-            let asking = SchedRequest {
+            let request = SchedRequest {
                 tenant: random.below(4),
                 model: random.below(2),
                 tokens: tokens.max(1),
@@ -120,7 +120,7 @@ impl World {
             self.clients.insert(
                 id,
                 Client {
-                    asking,
+                    request,
                     arrival: at,
                     leaves,
                     outcome: None,
@@ -146,7 +146,7 @@ impl World {
         while let Some(client) = self.clients.get(arrived)
             && client.arrival <= self.now
         {
-            self.scheduler.arrive(*arrived, client.asking.clone());
+            self.scheduler.arrive(*arrived, client.request.clone());
             *arrived += 1;
         }
         let gone = |(id, client): (&RowId, &Client)| {
@@ -171,7 +171,7 @@ impl World {
             assert!((1..=self.limits.prefill_chunk).contains(&most));
             let client = self.clients.get_mut(&id).unwrap();
             let cached = client.cached.as_mut().expect("it runs");
-            let target = client.asking.tokens;
+            let target = client.request.tokens;
             depth = *cached;
             prompt_tokens = most.min(target - *cached);
             assert!(prompt_tokens > 0);
@@ -189,9 +189,9 @@ impl World {
         for id in given {
             let client = self.clients.get_mut(&id).unwrap();
             client.generated += 1;
-            client.asking.left -= 1;
+            client.request.left -= 1;
             // Some requests end early on their own.
-            if client.asking.left == 0 || self.random.chance(1) {
+            if client.request.left == 0 || self.random.chance(1) {
                 self.end(id, Outcome::Done);
             }
         }
@@ -220,7 +220,7 @@ impl World {
             let State::Running { reserved: tokens, .. } = entry.state else { unreachable!() };
             let cached = self.clients[&id].cached.expect("it runs");
             assert!(cached <= tokens, "row {id} holds {cached} tokens with room for {tokens}");
-            reserved += entry.asking.cost.bytes(tokens);
+            reserved += entry.request.cost.bytes(tokens);
         }
         assert_eq!(reserved, self.scheduler.reserved_bytes(), "memory leaks");
     }
@@ -240,7 +240,7 @@ impl World {
                 Decision::Admit(id) => {
                     let reused = self.random.below(100) as usize;
                     let client = self.clients.get_mut(&id).unwrap();
-                    let reused = reused.min(client.asking.tokens - 1);
+                    let reused = reused.min(client.request.tokens - 1);
                     client.cached = Some(reused);
                     client.started.get_or_insert(self.now);
                     self.scheduler.started(id, reused);
@@ -256,9 +256,9 @@ impl World {
                     client.cached = None;
                     client.preempted += 1;
                     // The generated tokens are computed again.
-                    client.asking.tokens += std::mem::take(&mut client.generated);
-                    let asking = client.asking.clone();
-                    self.scheduler.arrive(id, asking);
+                    client.request.tokens += std::mem::take(&mut client.generated);
+                    let request = client.request.clone();
+                    self.scheduler.arrive(id, request);
                 }
                 Decision::Step(plan) => self.step(&plan),
                 Decision::Wait => {
@@ -274,7 +274,7 @@ impl World {
             // Each request fits when it is alone.
             assert_ne!(outcome, Outcome::Refused, "request {id}");
             assert!(
-                outcome != Outcome::Expired || client.asking.deadline.is_some(),
+                outcome != Outcome::Expired || client.request.deadline.is_some(),
                 "request {id}"
             );
         }
@@ -312,7 +312,7 @@ fn admit(scheduler: &mut Scheduler) -> Vec<RowId> {
 }
 
 #[test]
-fn a_key_with_many_requests_does_not_keep_another_out() {
+fn a_tenant_with_many_requests_does_not_block_another() {
     let mut scheduler = Scheduler::new(limits(), roomy());
     (0..10).for_each(|id| scheduler.arrive(id, sched_request(1, 10, 5)));
     (10..12).for_each(|id| scheduler.arrive(id, sched_request(2, 10, 5)));
@@ -323,7 +323,7 @@ fn a_key_with_many_requests_does_not_keep_another_out() {
 }
 
 #[test]
-fn a_short_prompt_goes_before_a_long_one_that_still_gets_on() {
+fn a_short_prompt_goes_before_a_long_one_that_still_progresses() {
     let mut scheduler = Scheduler::new(limits(), roomy());
     let chunk = |scheduler: &mut Scheduler| {
         let Decision::Step(plan) = scheduler.step() else { panic!("there is work") };
@@ -346,7 +346,7 @@ fn a_short_prompt_goes_before_a_long_one_that_still_gets_on() {
 }
 
 #[test]
-fn a_row_that_fell_with_others_computes_alone_until_it_is_trusted() {
+fn a_row_of_a_failed_step_computes_alone_until_it_is_trusted() {
     let mut scheduler = Scheduler::new(limits(), roomy());
     scheduler.arrive(0, sched_request(1, 10, 5));
     scheduler.arrive(1, SchedRequest { solo: true, ..sched_request(1, 10, 5) });
@@ -365,7 +365,7 @@ fn a_row_that_fell_with_others_computes_alone_until_it_is_trusted() {
 }
 
 #[test]
-fn one_that_does_not_fit_is_overtaken_only_so_often() {
+fn a_request_that_does_not_fit_is_overtaken_a_limited_number_of_times() {
     let memory = Memory { budget_bytes: 2048, ..roomy() };
     let mut scheduler = Scheduler::new(limits(), memory);
     scheduler.arrive(0, sched_request(1, 200, 1));
@@ -400,7 +400,7 @@ fn bytes_and_tokens_are_each_others_inverse() {
 }
 
 #[test]
-fn who_waits_is_asked_again_only_when_something_changed() {
+fn waiting_requests_are_checked_again_only_after_a_change() {
     let mut scheduler = Scheduler::new(Limits { max_batch: 4, ..limits() }, roomy());
     scheduler.arrive(0, sched_request(1, 1000, 1000));
     assert_eq!(admit(&mut scheduler), [0]);

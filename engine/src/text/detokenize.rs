@@ -35,7 +35,7 @@ impl Detokenizer {
     }
 
     /// Detokenizes the continuation of another text.
-    pub(crate) fn going_on(tokenizer: Tokenizer, markers: Arc<[u32]>) -> Self {
+    pub(crate) fn continuing(tokenizer: Tokenizer, markers: Arc<[u32]>) -> Self {
         Self { at_start: false, ..Self::new(tokenizer, markers) }
     }
 

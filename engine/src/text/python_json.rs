@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_python_reads_is_read() {
+    fn json_that_python_accepts_is_accepted() {
         let wanted =
             json!({"a": "NaN", "b": [1, "Infinity", "-Infinity"], "c": "NaN \\\"Infinity"});
         let text = r#"{"a": NaN, "b": [1,Infinity,-Infinity], "c": "NaN \\\"Infinity"}"#;
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_python_refuses_is_refused_with_its_line() {
+    fn json_that_python_rejects_is_rejected_with_its_line() {
         for (text, words) in [
             ("{\"a\": 1,\n}", "line 2"),
             ("{\"a\": NaN,\n \"b\": [1,]}", "line 2"),

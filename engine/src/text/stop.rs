@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_which_one_it_was() {
+    fn reports_the_stop_string_that_was_found() {
         let mut matcher = StopMatcher::new(vec!["b".to_owned(), String::new(), "ab".to_owned()]);
         assert_eq!(
             (matcher.push("xa", &[]), matcher.found()),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn holds_back_no_more_than_it_must() {
+    fn holds_back_only_a_possible_stop_string() {
         let mut matcher = StopMatcher::new(vec!["END".to_owned()]);
         assert_eq!(matcher.push("text E", &[]), Stopped::Send("text ".to_owned()));
         assert_eq!(matcher.push("A", &[]), Stopped::Send("EA".to_owned()));

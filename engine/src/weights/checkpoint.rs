@@ -67,7 +67,7 @@ impl Weights {
         }
         for path in spare {
             if let Err(error) = weights.add_file(path) {
-                tracing::warn!(%error, "a file beside the model's weights is left out");
+                tracing::warn!(%error, "ignoring an additional weight file");
             }
         }
         Ok(weights)
@@ -126,7 +126,7 @@ impl Weights {
         }
         if repeated > 0 {
             let file = path.file_name().unwrap_or_default().to_string_lossy();
-            tracing::warn!(%file, repeated, "tensors are in two files; the first file's are taken");
+            tracing::warn!(%file, repeated, "tensors are in two files; those of the first file are used");
         }
         if self.tensors.len() > before || metadata.tensors().is_empty() {
             self.digest.update(&file_bytes.to_le_bytes()).update(&length).update(&header);

@@ -178,7 +178,7 @@ mod tests {
     }
 
     /// The needed files, then the spare ones after a `|`.
-    fn told(names: &[&str], index: Option<&str>) -> String {
+    fn chosen(names: &[&str], index: Option<&str>) -> String {
         let chosen = choose_weight_files(names.iter().copied(), index.map(str::as_bytes));
         match chosen {
             Ok(WeightFiles { needed, spare }) => {
@@ -214,12 +214,12 @@ mod tests {
             ),
             (&["model.gguf", ".hidden.safetensors"], None, "None"),
         ] {
-            assert_eq!(told(names, index), wanted, "{names:?}, {index:?}");
+            assert_eq!(chosen(names, index), wanted, "{names:?}, {index:?}");
         }
     }
 
     #[test]
-    fn other_sets_of_files_are_read_behind_the_first() {
+    fn other_sets_of_files_are_spare() {
         let both = index(&[ONE, TWO]);
         for (names, index, wanted) in [
             (
@@ -238,7 +238,7 @@ mod tests {
             (&["model-b.safetensors", WHOLE], None, "model model-b"),
             (&["b.safetensors", "a.safetensors"], None, "a b"),
         ] {
-            assert_eq!(told(names, index), wanted, "{names:?}, {index:?}");
+            assert_eq!(chosen(names, index), wanted, "{names:?}, {index:?}");
         }
     }
 }

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_is_named() {
+    fn unsupported_quantizations_are_named() {
         assert!(parse(r#"{"quantization": {"bits": 7}}"#).unwrap_err().contains("bits\" is 7"));
         assert!(parse(r#"{"quantization": {"mode": "mxfp4"}}"#).unwrap_err().contains("mode"));
         assert!(

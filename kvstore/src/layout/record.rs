@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_is_never_guessed_at() {
+    fn a_later_version_is_rejected() {
         let mut bytes = sample().encode().unwrap();
         bytes[8] = 2;
         let sum = header_checksum(&bytes[..FIXED_LEN + 4 * PART_ENTRY_LEN + 4]);

@@ -94,7 +94,7 @@ pub fn system_log(severity: Severity, line: &str) {
 }
 
 #[test]
-fn a_line_for_the_system_may_hold_anything() {
+fn a_system_log_line_may_contain_any_text() {
     system_log(Severity::Warning, "a test of omlx: %s %n \0 \u{e9}");
     assert!(StayAwake::now().is_granted() || cfg!(target_vendor = "apple"));
 }

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_block_stays_and_so_does_what_is_above_it() {
+    fn a_refused_block_and_its_ancestors_stay() {
         let mut lru = ChainLru::default();
         chain(&mut lru, None, &[1, 2]);
         assert_eq!(lru.victim(|leaf| *leaf != id(2)), None);

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_should_go_for_what_cannot_fit() {
+    fn nothing_is_evicted_for_bytes_that_cannot_fit() {
         let mut ledger = ledger();
         ledger.found(None, 50);
         ledger.found(Some(0), 40);

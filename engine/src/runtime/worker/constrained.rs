@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{BLOCKED_POLL, Worker};
 use crate::error::GenerateError;
 use crate::sched::RowId;
-use crate::text::grammar::{MaskState, Moved};
+use crate::text::grammar::{Advanced, MaskState};
 use crate::types::FinishReason;
 
 /// How long other rows wait for a row's mask, so that all of them share a step.
@@ -25,8 +25,8 @@ impl Worker {
         if in_flight.is_some_and(|step| step.built.outputs.iter().any(constrained)) {
             self.drain();
         }
-        while let Some(moved) = self.masks.next(PATIENCE) {
-            self.moved(moved);
+        while let Some(advanced) = self.masks.next(PATIENCE) {
+            self.advanced(advanced);
         }
     }
 
@@ -34,32 +34,34 @@ impl Worker {
     pub(super) fn await_mask(&mut self) {
         self.status.alive();
         // A command that arrives meanwhile waits no longer than this.
-        if let Some(moved) = self.masks.wait(BLOCKED_POLL) {
-            self.moved(moved);
+        if let Some(advanced) = self.masks.wait(BLOCKED_POLL) {
+            self.advanced(advanced);
         }
     }
 
     /// Advances the row's grammar by a token of its answer that does not end it.
     pub(super) fn constrain(&mut self, id: RowId, token: u32) {
-        let Some(held) = self.rows.get_mut(&id).and_then(|row| row.constraint.as_mut()) else {
+        let Some(state) = self.rows.get_mut(&id).and_then(|row| row.constraint.as_mut()) else {
             return;
         };
-        let MaskState::Here(constraint) = std::mem::replace(held, MaskState::Away) else { return };
-        self.scheduler.set_held(id, true);
+        let MaskState::Ready(constraint) = std::mem::replace(state, MaskState::Pending) else {
+            return;
+        };
+        self.scheduler.set_awaits_mask(id, true);
         if let Err(error) = self.masks.push(id, constraint, token) {
             self.end_early(id, Some(GenerateError::Grammar(error.to_string())));
         }
     }
 
-    fn moved(&mut self, Moved { row: id, outcome, took }: Moved) {
+    fn advanced(&mut self, Advanced { row: id, outcome, took }: Advanced) {
         // The row may have ended meanwhile.
         let Some(row) = self.rows.get_mut(&id) else { return };
         self.config.observer.masked(&row.model.reuse.name, took);
         match outcome {
             Ok(constraint) if constraint.is_at_end() => self.complete(id, FinishReason::Stop),
             Ok(constraint) => {
-                row.constraint = Some(MaskState::Here(constraint));
-                self.scheduler.set_held(id, false);
+                row.constraint = Some(MaskState::Ready(constraint));
+                self.scheduler.set_awaits_mask(id, false);
             }
             Err(error) => self.end_early(id, Some(GenerateError::Grammar(error.to_string()))),
         }

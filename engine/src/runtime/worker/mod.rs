@@ -250,9 +250,9 @@ impl Worker {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Load { id, name, folder, held, reply } => {
+            Command::Load { id, name, folder, notifier, reply } => {
                 self.drain();
-                self.load(id, name, folder, held, reply);
+                self.load(id, name, folder, notifier, reply);
             }
             Command::Submit(job) => self.arrive(job),
             Command::Unload(id) => {
@@ -270,7 +270,7 @@ impl Worker {
     fn unload(&mut self, id: ModelId) {
         let Some(model) = self.models.remove(&id) else { return };
         let reuse = &mut self.reuse;
-        guarded("forgetting a model's KV", || reuse.forget(id));
+        guarded("dropping a model's KV caches", || reuse.forget(id));
         // A request that still runs keeps the weights until it ends.
         drop(model);
         self.forget_costs();
@@ -296,7 +296,7 @@ impl Worker {
         id: ModelId,
         name: String,
         folder: Arc<ModelFiles>,
-        held: UnloadNotifier,
+        notifier: UnloadNotifier,
         reply: LoadReply,
     ) {
         if reply.is_closed() {
@@ -316,7 +316,7 @@ impl Worker {
                 what: error.what().to_owned(),
             })?;
             self.overlap = bridge::metal_is_available();
-            Loaded::load(id, name, &folder, held, self.config.compute_dtype, room)
+            Loaded::load(id, name, &folder, notifier, self.config.compute_dtype, room)
         }));
         self.status.loading.store(false, Ordering::Relaxed);
         self.status.alive();
@@ -364,9 +364,9 @@ impl Worker {
         let row = Row::new(job, Rc::clone(model));
         let id = self.next_row;
         self.next_row += 1;
-        let asking = self.sched_request(&row, false);
+        let request = self.sched_request(&row, false);
         self.rows.insert(id, row);
-        self.scheduler.arrive(id, asking);
+        self.scheduler.arrive(id, request);
     }
 
     fn sched_request(&mut self, row: &Row, solo: bool) -> SchedRequest {
@@ -467,15 +467,18 @@ impl Worker {
         let error = match begun {
             Ok(Ok((namespace, reused))) => {
                 self.status.note_namespace(&row.model.reuse.name, namespace);
-                let held = matches!(row.constraint, Some(MaskState::Away));
+                let awaits = matches!(row.constraint, Some(MaskState::Pending));
                 self.rows.insert(id, row);
                 self.scheduler.started(id, reused);
-                self.scheduler.set_held(id, held);
+                self.scheduler.set_awaits_mask(id, awaits);
                 return self.note_live();
             }
             Ok(Err(error)) => GenerateError::Mlx(error.what().to_owned()),
             Err(panic) => {
-                tracing::error!(panic = panic_text(&*panic), "restoring a prompt's KV panicked");
+                tracing::error!(
+                    panic = panic_text(&*panic),
+                    "restoring a prompt's KV cache panicked"
+                );
                 GenerateError::Internal
             }
         };
@@ -514,10 +517,11 @@ impl Worker {
         let Sequence { cache, track, .. } = sequence;
         let (model, prompt_tokens) = (Rc::clone(&row.model.reuse), row.job.request.prompt.len());
         let reuse = &mut self.reuse;
-        let kept =
-            guarded("keeping a turn's KV", || reuse.park(model, cache, track, prompt_tokens));
+        let kept = guarded("keeping a finished turn's KV cache", || {
+            reuse.park(model, cache, track, prompt_tokens)
+        });
         if let Some(Err(error)) = kept {
-            tracing::warn!(error = error.what(), "a turn's KV was not kept");
+            tracing::warn!(error = error.what(), "a finished turn's KV cache was not kept");
         }
         self.note_live();
     }
@@ -527,7 +531,7 @@ impl Worker {
         self.drain();
         let before = self.account.used_bytes();
         let reuse = &mut self.reuse;
-        guarded("giving back KV", || reuse.shrink(bytes));
+        guarded("freeing kept KV caches", || reuse.shrink(bytes));
         self.note_live();
         let mut given = before.saturating_sub(self.account.used_bytes());
         if given < bytes {
@@ -553,7 +557,7 @@ impl Worker {
             let (model, prompt_tokens) =
                 (Rc::clone(&row.model.reuse), row.job.request.prompt.len());
             let reuse = &mut self.reuse;
-            guarded("saving a preempted row's KV", || {
+            guarded("saving a preempted row's KV cache", || {
                 reuse.swap_out(model, cache, track, prompt_tokens)
             });
             self.status.preemptions.fetch_add(1, Ordering::Relaxed);
@@ -566,9 +570,9 @@ impl Worker {
         row.sequence = None;
         self.status.waiting.fetch_add(1, Ordering::Relaxed);
         row.job.phase.set(RowPhase::Queued);
-        let asking = self.sched_request(&row, solo);
+        let request = self.sched_request(&row, solo);
         self.rows.insert(id, row);
-        self.scheduler.arrive(id, asking);
+        self.scheduler.arrive(id, request);
     }
 }
 

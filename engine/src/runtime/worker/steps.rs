@@ -56,12 +56,12 @@ impl Worker {
                 continue;
             }
             let reuse = &self.reuse;
-            let stored_blocks = guarded("storing a block of KV", || {
+            let stored_blocks = guarded("storing a KV block", || {
                 reuse.store_full_blocks(&model.reuse, cache, track)
             });
             // A block that cannot be stored does not fail the request.
             if let Some(Err(error)) = stored_blocks {
-                tracing::warn!(error = error.what(), "a block of KV was not stored");
+                tracing::warn!(error = error.what(), "a KV block was not stored");
             }
         }
     }
@@ -168,11 +168,11 @@ impl Worker {
                 idle,
             },
         );
-        self.rest_a_while(duration);
+        self.pause_for_duty_cycle(duration);
     }
 
     /// Pauses for the fraction of time that the duty cycle leaves to other programs.
-    fn rest_a_while(&mut self, computed: Duration) {
+    fn pause_for_duty_cycle(&mut self, computed: Duration) {
         let share = self.config.duty_cycle.clamp(0.05, 1.0);
         if share < 1.0 {
             std::thread::sleep(computed.mul_f64((1.0 - share) / share).min(MAX_DUTY_PAUSE));
@@ -202,13 +202,13 @@ impl Worker {
         let alone = rows.len() == 1;
         let tokens = sampled.tokens.as_slice::<u32>();
         let is_nan = sampled.is_nan.as_ref().map(|is_nan| is_nan.as_slice::<bool>());
-        for (place, &id) in outputs.iter().enumerate() {
+        for (index, &id) in outputs.iter().enumerate() {
             let Some(row) = self.rows.get_mut(&id) else { continue };
-            if is_nan.is_some_and(|is_nan| is_nan[place]) {
+            if is_nan.is_some_and(|is_nan| is_nan[index]) {
                 self.not_a_number(id);
                 continue;
             }
-            let logprobs = sampled.logprobs[place].as_ref().map(read_logprobs).transpose();
+            let logprobs = sampled.logprobs[index].as_ref().map(read_logprobs).transpose();
             let logprobs = match logprobs {
                 Ok(logprobs) => logprobs,
                 Err(error) => {
@@ -219,13 +219,13 @@ impl Worker {
             if alone {
                 self.scheduler.trust(id);
             }
-            match row.take(tokens[place], logprobs) {
+            match row.take(tokens[index], logprobs) {
                 Some(finish) => self.complete(id, finish),
                 None => {
                     if !row.flush() {
                         self.scheduler.set_blocked(id, true);
                     }
-                    self.constrain(id, tokens[place]);
+                    self.constrain(id, tokens[index]);
                 }
             }
         }

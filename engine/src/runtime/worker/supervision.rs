@@ -15,11 +15,11 @@ pub(crate) fn supervise(mut worker: Worker, status: &Status) {
     let why = panic_text(&*panic);
     tracing::error!(
         panic = why,
-        "the engine's thread ended by a panic; nothing is computed any more"
+        "the engine's thread ended by a panic; no further request is computed"
     );
     status.fail(why);
-    guarded("telling those who wait for the engine", || worker.abandon());
-    guarded("letting go of what the engine held", || drop(worker));
+    guarded("failing the pending requests", || worker.abandon());
+    guarded("dropping the engine's state", || drop(worker));
 }
 
 impl Worker {

@@ -89,7 +89,7 @@ impl Observer for Panics {
 }
 
 #[tokio::test]
-async fn a_panic_of_the_thread_fails_everybody_and_is_told() {
+async fn a_panic_of_the_thread_fails_all_requests_and_is_reported() {
     let observer = Arc::new(Panics::default());
     let config = EngineConfig { observer, max_batch: 2, ..EngineConfig::default() };
     let engine = Engine::start(config).unwrap();
@@ -104,8 +104,8 @@ async fn a_panic_of_the_thread_fails_everybody_and_is_told() {
     let third = model.generate(request((10..15).collect(), 100)).unwrap();
     for running in [first, second, third] {
         let (_, end) = run(running).await;
-        let told = [GenerateError::Internal, GenerateError::ShuttingDown].map(Event::Failed);
-        assert!(told.contains(&end), "{end:?}");
+        let expected = [GenerateError::Internal, GenerateError::ShuttingDown].map(Event::Failed);
+        assert!(expected.contains(&end), "{end:?}");
     }
     assert!(engine.failed().await.contains("the observer fails"));
     assert!(engine.progress().failed);
@@ -184,9 +184,9 @@ fn host_time_of_a_token_at_eight_rows() {
     for id in 0..ROWS as u64 {
         let (tenant, cost) = (id % 3, cost.clone());
         let (tokens, left) = (1000, 1 << 30);
-        let asking =
+        let sched_request =
             SchedRequest { tenant, model: 0, tokens, left, deadline: None, cost, solo: false };
-        scheduler.arrive(id, asking);
+        scheduler.arrive(id, sched_request);
     }
     let params = |row: usize| SamplingParams {
         temperature: [0.0, 0.7][row % 2],

@@ -18,14 +18,14 @@ const THREADS: usize = 2;
 #[derive(Debug)]
 pub(crate) enum MaskState {
     /// The allowed tokens are known.
-    Here(Box<Constraint>),
+    Ready(Box<Constraint>),
     /// The allowed tokens are being computed.
-    Away,
+    Pending,
 }
 
 /// A constraint that was advanced.
 #[derive(Debug)]
-pub(crate) struct Moved {
+pub(crate) struct Advanced {
     pub(crate) row: RowId,
     pub(crate) outcome: Result<Box<Constraint>, GrammarError>,
     /// The computation time.
@@ -43,9 +43,9 @@ struct Work {
 /// is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Masks {
-    threads: Option<(Sender<Work>, Receiver<Moved>)>,
+    threads: Option<(Sender<Work>, Receiver<Advanced>)>,
     /// When each row's constraint was handed to a thread.
-    away: BTreeMap<RowId, Instant>,
+    pending: BTreeMap<RowId, Instant>,
 }
 
 impl Masks {
@@ -66,55 +66,55 @@ impl Masks {
         }
         let (work, _) = self.threads.as_ref().ok_or_else(gone)?;
         work.send(Work { row, constraint, token }).map_err(|_| gone())?;
-        self.away.insert(row, Instant::now());
+        self.pending.insert(row, Instant::now());
         Ok(())
     }
 
     /// Whether any constraint is being advanced.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.away.is_empty()
+        !self.pending.is_empty()
     }
 
     /// Returns a finished constraint. Waits for one while any has been in work for less than
     /// `patience`.
-    pub(crate) fn next(&mut self, patience: Duration) -> Option<Moved> {
-        let youngest = self.away.values().max()?;
+    pub(crate) fn next(&mut self, patience: Duration) -> Option<Advanced> {
+        let youngest = self.pending.values().max()?;
         let left = patience.saturating_sub(youngest.elapsed());
         self.wait(left)
     }
 
     /// Waits for a finished constraint for at most `timeout`.
-    pub(crate) fn wait(&mut self, timeout: Duration) -> Option<Moved> {
-        let (_, moved) = self.threads.as_ref()?;
-        let moved = moved.recv_timeout(timeout).ok()?;
-        self.away.remove(&moved.row);
-        Some(moved)
+    pub(crate) fn wait(&mut self, timeout: Duration) -> Option<Advanced> {
+        let (_, advanced) = self.threads.as_ref()?;
+        let advanced = advanced.recv_timeout(timeout).ok()?;
+        self.pending.remove(&advanced.row);
+        Some(advanced)
     }
 }
 
-fn start() -> std::io::Result<(Sender<Work>, Receiver<Moved>)> {
+fn start() -> std::io::Result<(Sender<Work>, Receiver<Advanced>)> {
     let (work, works) = channel::<Work>();
-    let (back, moved) = channel::<Moved>();
+    let (back, advanced) = channel::<Advanced>();
     let works = Arc::new(Mutex::new(works));
     for _ in 0..THREADS {
         let (works, back) = (Arc::clone(&works), back.clone());
         let run = move || {
             while let Ok(work) = take(&works) {
-                if back.send(move_on(work)).is_err() {
+                if back.send(advance(work)).is_err() {
                     break;
                 }
             }
         };
         std::thread::Builder::new().name("masks".into()).stack_size(STACK_BYTES).spawn(run)?;
     }
-    Ok((work, moved))
+    Ok((work, advanced))
 }
 
 fn take(works: &Mutex<Receiver<Work>>) -> Result<Work, std::sync::mpsc::RecvError> {
     works.lock().unwrap_or_else(PoisonError::into_inner).recv()
 }
 
-fn move_on(Work { row, mut constraint, token }: Work) -> Moved {
+fn advance(Work { row, mut constraint, token }: Work) -> Advanced {
     let begin = Instant::now();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         #[cfg(test)]
@@ -122,7 +122,7 @@ fn move_on(Work { row, mut constraint, token }: Work) -> Moved {
         constraint.push(token).map(|()| constraint)
     }));
     let outcome = outcome.unwrap_or_else(|_| Err(GrammarError::Internal("a panic".to_owned())));
-    Moved { row, outcome, took: begin.elapsed() }
+    Advanced { row, outcome, took: begin.elapsed() }
 }
 
 /// Fault injection.

@@ -27,7 +27,7 @@ pub(crate) use constraint::Constraint;
 pub use error::GrammarError;
 #[cfg(test)]
 pub(crate) use masks::faults;
-pub(crate) use masks::{MaskState, Masks, Moved};
+pub(crate) use masks::{Advanced, MaskState, Masks};
 pub use pattern::Pattern;
 pub use schema::{FORMATS as SCHEMA_FORMATS, KEYWORDS as SCHEMA_KEYWORDS, Keyword, Treatment};
 pub(crate) use vocabulary::TokenTrie;

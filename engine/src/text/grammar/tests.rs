@@ -251,7 +251,7 @@ fn a_token_that_is_not_allowed_is_an_error() {
 }
 
 #[test]
-fn what_cannot_be_enforced_is_refused_in_words() {
+fn unenforceable_keywords_are_rejected_with_a_reason() {
     for (pattern, words) in [
         (schema(json!({"type": "array", "uniqueItems": true})), "uniqueItems"),
         (schema(json!({"not": {"required": ["a"]}})), "not"),
@@ -280,7 +280,7 @@ fn what_cannot_be_enforced_is_refused_in_words() {
 }
 
 #[test]
-fn what_a_client_says_about_compiling_goes() {
+fn compile_options_of_a_client_are_ignored() {
     let guidance = json!({"x-guidance": {"whitespace_pattern": "x*"}, "type": "null"});
     let grammar = compile(&schema(guidance)).unwrap();
     assert!(accepts(&SMALL, &grammar, "null") && !accepts(&SMALL, &grammar, "xnull"));

@@ -11,7 +11,7 @@ use super::json::{Scanner, Step, whole_value};
 /// skipped.
 #[derive(Debug, Clone)]
 pub(super) struct CallObject {
-    place: Place,
+    state: State,
     scanner: Scanner,
     /// The part of the current key or value that was read.
     text: String,
@@ -28,7 +28,7 @@ pub(super) struct CallObject {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum State {
     Open,
     KeyOrEnd,
     Key,
@@ -48,7 +48,7 @@ impl CallObject {
     pub(super) fn new(strict: Option<&'static str>) -> Self {
         Self {
             strict,
-            place: Place::Open,
+            state: State::Open,
             scanner: Scanner::new(),
             text: String::new(),
             name: None,
@@ -70,12 +70,12 @@ impl CallObject {
 
     /// Whether the next character belongs to a string.
     pub(super) fn in_text(&self) -> bool {
-        matches!(self.place, Place::Key | Place::Value(_)) && self.scanner.in_text()
+        matches!(self.state, State::Key | State::Value(_)) && self.scanner.in_text()
     }
 
     /// Closes open brackets of the arguments, if only brackets are missing.
     pub(super) fn close(&mut self, out: &mut Emitter) {
-        if self.begun && self.place == Place::Value(Member::Arguments) {
+        if self.begun && self.state == State::Value(Member::Arguments) {
             self.complete = self.scanner.close_all(&mut self.text);
             self.hand_on(out);
         }
@@ -84,30 +84,30 @@ impl CallObject {
     /// Reads `c`. Returns `More`, `Done` or `Invalid`.
     pub(super) fn push(&mut self, c: char, out: &mut Emitter) -> Step {
         let space = matches!(c, ' ' | '\t' | '\n' | '\r');
-        match (self.place, c) {
-            (Place::Key | Place::Value(_), _) => self.scan(c, out),
+        match (self.state, c) {
+            (State::Key | State::Value(_), _) => self.scan(c, out),
             _ if space => Step::More,
-            (Place::Open, '{') => self.go(Place::KeyOrEnd),
-            (Place::Colon, ':') => match self.member() {
-                Some(member) => self.go(Place::Value(member)),
+            (State::Open, '{') => self.go(State::KeyOrEnd),
+            (State::Colon, ':') => match self.member() {
+                Some(member) => self.go(State::Value(member)),
                 None => Step::Invalid,
             },
-            (Place::CommaOrEnd, ',') => self.go(Place::KeyOrEnd),
-            (Place::KeyOrEnd | Place::CommaOrEnd, '}') => self.end(out),
-            (Place::KeyOrEnd, '"' | '\'') => {
-                self.go(Place::Key);
+            (State::CommaOrEnd, ',') => self.go(State::KeyOrEnd),
+            (State::KeyOrEnd | State::CommaOrEnd, '}') => self.end(out),
+            (State::KeyOrEnd, '"' | '\'') => {
+                self.go(State::Key);
                 self.scan(c, out)
             }
             _ => Step::Invalid,
         }
     }
 
-    fn go(&mut self, place: Place) -> Step {
-        if matches!(place, Place::Key | Place::Value(_)) {
+    fn go(&mut self, state: State) -> Step {
+        if matches!(state, State::Key | State::Value(_)) {
             self.scanner = Scanner::new();
             self.text.clear();
         }
-        self.place = place;
+        self.state = state;
         Step::More
     }
 
@@ -132,20 +132,20 @@ impl CallObject {
         if step == Step::Invalid {
             return step;
         }
-        if self.place == Place::Value(Member::Arguments) {
+        if self.state == State::Value(Member::Arguments) {
             self.hand_on(out);
         }
-        match (step, self.place) {
+        match (step, self.state) {
             (Step::More, _) => Step::More,
-            (_, Place::Value(member)) => {
+            (_, State::Value(member)) => {
                 if !self.value_read(member, out) {
                     return Step::Invalid;
                 }
-                self.place = Place::CommaOrEnd;
+                self.state = State::CommaOrEnd;
                 if step == Step::DoneBefore { self.push(c, out) } else { Step::More }
             }
             _ => {
-                self.place = Place::Colon;
+                self.state = State::Colon;
                 Step::More
             }
         }

@@ -23,7 +23,7 @@ pub(super) struct Gemma {
     open: Marker,
     quote: Marker,
     close: Marker,
-    place: Place,
+    state: State,
     /// The open containers, each as its closing character `}` or `]`.
     stack: Vec<char>,
     /// Nothing was read yet in the innermost container.
@@ -39,7 +39,7 @@ pub(super) struct Gemma {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum State {
     Start,
     /// In call objects of another format.
     Objects,
@@ -71,7 +71,7 @@ impl Gemma {
             open,
             quote,
             close,
-            place: Place::Start,
+            state: State::Start,
             stack: Vec::new(),
             is_first: true,
             function: String::new(),
@@ -84,14 +84,14 @@ impl Gemma {
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
-            let progress = match self.place {
-                Place::Start => self.start(input),
-                Place::Name(from) => self.name(from, input, out),
-                Place::Objects => return self.objects.read(input, out),
-                Place::Text { key } => self.text(key, input, out),
-                Place::Quoted { key } => self.quoted(key, input, out),
-                Place::End => self.end(input),
-                Place::Key | Place::Colon | Place::Value | Place::After => self.within(input, out),
+            let progress = match self.state {
+                State::Start => self.start(input),
+                State::Name(from) => self.name(from, input, out),
+                State::Objects => return self.objects.read(input, out),
+                State::Text { key } => self.text(key, input, out),
+                State::Quoted { key } => self.quoted(key, input, out),
+                State::End => self.end(input),
+                State::Key | State::Colon | State::Value | State::After => self.within(input, out),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -99,8 +99,8 @@ impl Gemma {
         }
     }
 
-    fn go(&mut self, place: Place) -> Option<Progress> {
-        self.place = place;
+    fn go(&mut self, state: State) -> Option<Progress> {
+        self.state = state;
         None
     }
 
@@ -116,11 +116,11 @@ impl Gemma {
             }
             (Stands::Yes(length), _) => {
                 input.skip(length);
-                self.go(Place::Name(input.seen().len()))
+                self.go(State::Name(input.seen().len()))
             }
             (Stands::Maybe, _) | (_, Stands::Maybe) => Some(Progress::More),
-            _ if matches!(input.peek(), Some('{' | '[')) => self.go(Place::Objects),
-            _ => self.go(Place::Name(input.seen().len())),
+            _ if matches!(input.peek(), Some('{' | '[')) => self.go(State::Objects),
+            _ => self.go(State::Name(input.seen().len())),
         }
     }
 
@@ -152,11 +152,11 @@ impl Gemma {
         if number == 2 {
             out.arguments("{}");
             out.end();
-            return self.go(Place::End);
+            return self.go(State::End);
         }
         out.arguments("{");
         self.stack.push(end);
-        self.go(Place::Key)
+        self.go(State::Key)
     }
 
     /// Does one step of the arguments, outside texts.
@@ -164,66 +164,66 @@ impl Gemma {
         input.skip_whitespace();
         input.take();
         match input.stands(&self.quote) {
-            Stands::Yes(length) if matches!(self.place, Place::Key | Place::Value) => {
+            Stands::Yes(length) if matches!(self.state, State::Key | State::Value) => {
                 input.skip(length);
                 input.take();
                 self.comma(out);
                 out.arguments("\"");
-                if self.place == Place::Key {
+                if self.state == State::Key {
                     self.key.clear();
                 }
-                return self.go(Place::Text { key: self.place == Place::Key });
+                return self.go(State::Text { key: self.state == State::Key });
             }
             Stands::Maybe => return self.wait(input, out),
             _ => {}
         }
         match input.stands(&self.close) {
             // Only the brackets are missing.
-            Stands::Yes(_) if matches!(self.place, Place::Key | Place::After) => {
+            Stands::Yes(_) if matches!(self.state, State::Key | State::After) => {
                 while let Some(end) = self.stack.pop() {
                     out.arguments(bracket(end));
                 }
                 out.end();
-                return self.go(Place::End);
+                return self.go(State::End);
             }
             Stands::Maybe => return self.wait(input, out),
             _ => {}
         }
         let Some(c) = input.peek() else { return self.wait(input, out) };
-        match (self.place, c) {
-            (Place::Key, '}' | ')') | (Place::Value, ']') | (Place::After, '}' | ']' | ')') => {
+        match (self.state, c) {
+            (State::Key, '}' | ')') | (State::Value, ']') | (State::After, '}' | ']' | ')') => {
                 self.close_container(c, input, out)
             }
-            (Place::Key | Place::Value, '"' | '\'') => {
+            (State::Key | State::Value, '"' | '\'') => {
                 self.comma(out);
                 self.scanner = Scanner::new();
                 self.key.clear();
-                self.go(Place::Quoted { key: self.place == Place::Key })
+                self.go(State::Quoted { key: self.state == State::Key })
             }
-            (Place::Colon, ':' | '=') => {
+            (State::Colon, ':' | '=') => {
                 input.skip(1);
                 input.take();
                 out.arguments(": ");
                 self.is_first = true;
-                self.go(Place::Value)
+                self.go(State::Value)
             }
-            (Place::After, ',') => {
+            (State::After, ',') => {
                 input.skip(1);
                 input.take();
                 self.is_first = false;
                 let in_object = self.stack.last() != Some(&']');
-                self.go(if in_object { Place::Key } else { Place::Value })
+                self.go(if in_object { State::Key } else { State::Value })
             }
-            (Place::Value, '{' | '[') if self.stack.len() < MAX_DEPTH => {
+            (State::Value, '{' | '[') if self.stack.len() < MAX_DEPTH => {
                 input.skip(1);
                 input.take();
                 self.comma(out);
                 out.arguments(if c == '{' { "{" } else { "[" });
                 self.stack.push(if c == '{' { '}' } else { ']' });
                 self.is_first = true;
-                self.go(if c == '{' { Place::Key } else { Place::Value })
+                self.go(if c == '{' { State::Key } else { State::Value })
             }
-            (Place::Key | Place::Value, _) => self.word(input, out),
+            (State::Key | State::Value, _) => self.word(input, out),
             _ => broken(input, out),
         }
     }
@@ -231,7 +231,7 @@ impl Gemma {
     /// Reads a bare key, number or word, which ends at a structural character.
     fn word(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         let ahead = input.ahead();
-        let is_key = self.place == Place::Key;
+        let is_key = self.state == State::Key;
         let end = if is_key {
             ahead.find([':', '='])
         } else {
@@ -255,7 +255,7 @@ impl Gemma {
         input.take();
         self.comma(out);
         out.arguments(&text);
-        self.go(if is_key { Place::Colon } else { Place::After })
+        self.go(if is_key { State::Colon } else { State::After })
     }
 
     /// Reads a text without quotes, where a parameter may be text.
@@ -288,9 +288,9 @@ impl Gemma {
         out.arguments(bracket(c));
         if self.stack.is_empty() {
             out.end();
-            return self.go(Place::End);
+            return self.go(State::End);
         }
-        self.go(Place::After)
+        self.go(State::After)
     }
 
     fn text(&mut self, key: bool, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
@@ -322,7 +322,7 @@ impl Gemma {
                 input.skip(length);
                 input.take();
                 out.arguments("\"");
-                self.go(if key { Place::Colon } else { Place::After })
+                self.go(if key { State::Colon } else { State::After })
             }
             Sought::Nothing => self.wait(input, out),
         }
@@ -364,7 +364,7 @@ impl Gemma {
                 if key {
                     self.key = serde_json::from_str(&self.key).unwrap_or_default();
                 }
-                self.go(if key { Place::Colon } else { Place::After })
+                self.go(if key { State::Colon } else { State::After })
             }
             Step::DoneBefore | Step::Invalid => broken(input, out),
         }

@@ -42,11 +42,11 @@ impl Markers {
 #[derive(Debug, Clone)]
 pub(super) struct Harmony {
     markers: Markers,
-    place: Place,
+    state: State,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum State {
     /// Before a message's text.
     Header,
     /// In a message.
@@ -65,22 +65,22 @@ enum Call {
 
 impl Harmony {
     pub(super) fn new(markers: Markers) -> Self {
-        Self { markers, place: Place::Header }
+        Self { markers, state: State::Header }
     }
 
     pub(super) fn is_thinking(&self) -> bool {
-        matches!(self.place, Place::Body { thinking: true })
+        matches!(self.state, State::Body { thinking: true })
     }
 
     /// Reads the available text.
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) {
-        while match &mut self.place {
-            Place::Header => self.header(input, out),
-            Place::Body { thinking } => {
+        while match &mut self.state {
+            State::Header => self.header(input, out),
+            State::Body { thinking } => {
                 let thinking = *thinking;
                 self.body(thinking, input, out)
             }
-            Place::Call(_) => self.call(input, out),
+            State::Call(_) => self.call(input, out),
         } {}
     }
 
@@ -91,7 +91,7 @@ impl Harmony {
                 Stands::Maybe => return false,
                 // Without a header everything is text.
                 Stands::No => {
-                    self.place = Place::Body { thinking: false };
+                    self.state = State::Body { thinking: false };
                     return !input.ahead().is_empty();
                 }
             }
@@ -104,7 +104,7 @@ impl Harmony {
                 let header = input.take_to(length);
                 input.skip(marker);
                 input.take();
-                self.place = self.message(&header, out);
+                self.state = self.message(&header, out);
                 return true;
             }
             // The marker before the body is missing.
@@ -114,7 +114,7 @@ impl Harmony {
         }
         if length > MAX_HEADER_BYTES {
             input.rewind();
-            self.place = Place::Body { thinking: false };
+            self.state = State::Body { thinking: false };
             // Otherwise it would be taken for the start of the next message.
             out.text(&input.take_first());
             return true;
@@ -127,13 +127,13 @@ impl Harmony {
         let body = self.header_words(input.seen());
         let header = input.take_to(body);
         input.rewind();
-        self.place = self.message(&header, out);
+        self.state = self.message(&header, out);
         // A header that was cut off has no meaning.
         let is_over = input.ended && input.ahead().is_empty();
-        if is_over && !matches!(self.place, Place::Call(_)) {
-            self.place = Place::Body { thinking: false };
+        if is_over && !matches!(self.state, State::Call(_)) {
+            self.state = State::Body { thinking: false };
         }
-        !input.ahead().is_empty() || matches!(self.place, Place::Call(_))
+        !input.ahead().is_empty() || matches!(self.state, State::Call(_))
     }
 
     /// The number of bytes of `text` that can be a header: markers and the words after them.
@@ -169,7 +169,7 @@ impl Harmony {
     }
 
     /// The kind of message that has this header.
-    fn message(&self, header: &str, out: &Emitter) -> Place {
+    fn message(&self, header: &str, out: &Emitter) -> State {
         let word = |text: &str| {
             let end = text.find(|c: char| c.is_whitespace() || c == '<').unwrap_or(text.len());
             text[..end].to_owned()
@@ -180,11 +180,11 @@ impl Harmony {
         let name = recipient.strip_prefix(NAMESPACE).filter(|name| out.offers(name));
         let name = name.unwrap_or(&recipient);
         if out.offers(name) {
-            return Place::Call(Call::Before(name.to_owned()));
+            return State::Call(Call::Before(name.to_owned()));
         }
         let thinking =
             after(self.markers.channel.text).is_some_and(|channel| channel == "analysis");
-        Place::Body { thinking }
+        State::Body { thinking }
     }
 
     fn body(&mut self, thinking: bool, input: &mut Input, out: &mut Emitter) -> bool {
@@ -199,7 +199,7 @@ impl Harmony {
     }
 
     fn call(&mut self, input: &mut Input, out: &mut Emitter) -> bool {
-        let Place::Call(call) = &mut self.place else { return false };
+        let State::Call(call) = &mut self.state else { return false };
         match call {
             Call::Before(name) => {
                 if !input.skip_whitespace() {
@@ -235,7 +235,7 @@ impl Harmony {
                     true
                 }
                 Handed::Broken => {
-                    self.place = Place::Body { thinking: false };
+                    self.state = State::Body { thinking: false };
                     true
                 }
             },
@@ -266,12 +266,12 @@ impl Harmony {
                 out.start(name);
                 out.arguments(&arguments);
                 out.end();
-                self.place = Place::Call(Call::Rest);
+                self.state = State::Call(Call::Rest);
                 return true;
             }
         }
         input.rewind();
-        self.place = Place::Body { thinking: false };
+        self.state = State::Body { thinking: false };
         true
     }
 
@@ -288,7 +288,7 @@ impl Harmony {
             input.skip(length);
             input.take();
         }
-        self.place = Place::Header;
+        self.state = State::Header;
         true
     }
 }

@@ -18,14 +18,14 @@ const FENCE: &str = "```";
 pub(super) struct JsonCalls {
     /// The markers before the calls and after them.
     around: Option<(Marker, Marker)>,
-    place: Place,
+    state: State,
     in_array: bool,
     /// If set, an object is a call only if it has a name and arguments under this key.
     strict: Option<&'static str>,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum State {
     Before,
     Object(Box<CallObject>),
     Between,
@@ -35,7 +35,7 @@ enum Place {
 
 impl JsonCalls {
     pub(super) fn new(around: Option<(Marker, Marker)>) -> Self {
-        Self { around, place: Place::Before, in_array: false, strict: None }
+        Self { around, state: State::Before, in_array: false, strict: None }
     }
 
     /// Reads objects without an opening marker, which are calls only if they have nothing unusual.
@@ -50,11 +50,11 @@ impl JsonCalls {
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
-            let progress = match &mut self.place {
-                Place::Before => self.before(input),
-                Place::Object(_) => self.object(input, out),
-                Place::Between => self.between(input),
-                Place::Closed => self.closed(input),
+            let progress = match &mut self.state {
+                State::Before => self.before(input),
+                State::Object(_) => self.object(input, out),
+                State::Between => self.between(input),
+                State::Closed => self.closed(input),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -73,7 +73,7 @@ impl JsonCalls {
                 return None;
             }
             Some('{') => {
-                self.place = Place::Object(Box::new(CallObject::new(self.strict)));
+                self.state = State::Object(Box::new(CallObject::new(self.strict)));
                 return None;
             }
             _ => {}
@@ -95,7 +95,7 @@ impl JsonCalls {
     }
 
     fn object(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let Place::Object(object) = &mut self.place else { return None };
+        let State::Object(object) = &mut self.state else { return None };
         while let Some(c) = input.peek() {
             // The closing marker also closes brackets that were left open.
             let closes = match &self.around {
@@ -126,7 +126,7 @@ impl JsonCalls {
                     input.skip(c.len_utf8());
                     input.take();
                     out.end();
-                    self.place = Place::Between;
+                    self.state = State::Between;
                     return None;
                 }
                 Step::DoneBefore | Step::Invalid => return self.broken(input, out),
@@ -143,7 +143,7 @@ impl JsonCalls {
 
     /// Ends an object that does not continue. A started call is complete or cut off.
     fn broken(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let Place::Object(object) = &self.place else { return None };
+        let State::Object(object) = &self.state else { return None };
         if !object.begun() {
             return Some(Progress::NotACall);
         }
@@ -154,7 +154,7 @@ impl JsonCalls {
             return Some(Progress::Done);
         }
         out.end();
-        self.place = Place::Between;
+        self.state = State::Between;
         None
     }
 
@@ -173,7 +173,7 @@ impl JsonCalls {
                 (Stands::Yes(length), ..) => {
                     input.skip(length);
                     input.take();
-                    self.place = Place::Closed;
+                    self.state = State::Closed;
                     return None;
                 }
                 (_, Stands::Yes(length), _) => {
@@ -202,11 +202,11 @@ impl JsonCalls {
             }
             Some(',' | ';') => {
                 input.skip(1);
-                self.place = Place::Before;
+                self.state = State::Before;
                 None
             }
             Some('{') => {
-                self.place = Place::Before;
+                self.state = State::Before;
                 None
             }
             _ => Some(Progress::Done),

@@ -17,7 +17,7 @@ pub enum LostThought {
 struct Thought {
     is_empty: bool,
     /// Text follows its end.
-    goes_on: bool,
+    continues: bool,
 }
 
 impl OutputFormat {
@@ -37,7 +37,7 @@ impl OutputFormat {
                 Some(rest) => (true, rest.trim_start()),
                 None => (false, rest),
             };
-            Some(Thought { is_empty, goes_on: !rest.is_empty() })
+            Some(Thought { is_empty, continues: !rest.is_empty() })
         };
         let (was, is) = ([before, earlier].concat(), [before, now].concat());
         // At the difference a reasoning section begins or has just begun: only space is in between.
@@ -47,12 +47,12 @@ impl OutputFormat {
             let label = if was[body..].starts_with(label) { label.len() } else { 0 };
             blank(before.len(), at) && blank(body + label, before.len())
         })?;
-        let lost = thought(&was[begins..]).filter(|thought| thought.goes_on)?;
+        let lost = thought(&was[begins..]).filter(|thought| thought.continues)?;
         let left = is[begins.min(before.len())..].trim_start();
         let lacks = match thought(left) {
             // An empty section at the end of a prompt starts the answer and is not the rest of a
             // removed one.
-            Some(left) => left.is_empty && left.goes_on && !lost.is_empty,
+            Some(left) => left.is_empty && left.continues && !lost.is_empty,
             None => !left.is_empty() && !open.starts_with(left),
         };
         let kind = if lost.is_empty { LostThought::Empty } else { LostThought::Written };
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thought_that_is_left_out_is_seen() {
+    fn omitted_reasoning_is_detected() {
         const QWEN: &str = "<think></think>";
         let turn = "?<|im_end|>\n<|im_start|>assistant\n";
         let opened = "assistant\n<think>\n";
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn other_differences_are_no_lost_thoughts() {
+    fn other_differences_are_not_lost_reasoning() {
         const QWEN: &str = "<think></think>";
         let turn = "?<|im_end|>\n<|im_start|>assistant\n";
         for (before, earlier, now) in [

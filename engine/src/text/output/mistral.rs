@@ -16,11 +16,11 @@ pub(super) struct Mistral {
     open: Marker,
     args: Marker,
     id: Marker,
-    place: Place,
+    state: State,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum State {
     Start,
     Array(JsonCalls),
     /// In the name, which begins at this byte of the seen text.
@@ -36,31 +36,31 @@ enum Place {
 impl Mistral {
     /// `open`: `[TOOL_CALLS]`; `args`: `[ARGS]`; `id`: `[CALL_ID]`.
     pub(super) fn new(open: Marker, args: Marker, id: Marker) -> Self {
-        Self { open, args, id, place: Place::Start }
+        Self { open, args, id, state: State::Start }
     }
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
-            let progress = match &mut self.place {
-                Place::Start => self.start(input),
-                Place::Array(array) => return array.read(input, out),
-                Place::Name(from) => {
+            let progress = match &mut self.state {
+                State::Start => self.start(input),
+                State::Array(array) => return array.read(input, out),
+                State::Name(from) => {
                     let from = *from;
                     self.name(from, input, out)
                 }
-                Place::Id(name) => {
+                State::Id(name) => {
                     let name = std::mem::take(name);
                     self.id(name, input)
                 }
-                Place::Before(name) => {
+                State::Before(name) => {
                     let name = std::mem::take(name);
                     self.before(name, false, input, out)
                 }
-                Place::BeforeOrEnd(name) => {
+                State::BeforeOrEnd(name) => {
                     let name = std::mem::take(name);
                     self.before(name, true, input, out)
                 }
-                Place::Arguments(arguments) => {
+                State::Arguments(arguments) => {
                     Some(match arguments.read(&[], &[self.open], input, out) {
                         Handed::More => Progress::More,
                         Handed::Whole | Handed::Broken => Progress::Done,
@@ -73,8 +73,8 @@ impl Mistral {
         }
     }
 
-    fn go(&mut self, place: Place) -> Option<Progress> {
-        self.place = place;
+    fn go(&mut self, state: State) -> Option<Progress> {
+        self.state = state;
         None
     }
 
@@ -89,8 +89,8 @@ impl Mistral {
                 None
             }
             (Stands::Maybe, _) => Some(Progress::More),
-            (_, Some('[' | '{')) => self.go(Place::Array(JsonCalls::new(None))),
-            _ => self.go(Place::Name(input.seen().len())),
+            (_, Some('[' | '{')) => self.go(State::Array(JsonCalls::new(None))),
+            _ => self.go(State::Name(input.seen().len())),
         }
     }
 
@@ -108,15 +108,15 @@ impl Mistral {
         match number {
             0 => {
                 input.skip(length);
-                return self.go(Place::BeforeOrEnd(name));
+                return self.go(State::BeforeOrEnd(name));
             }
             1 => {
                 input.skip(length);
-                return self.go(Place::Id(name));
+                return self.go(State::Id(name));
             }
             _ => {}
         }
-        self.go(Place::Before(name))
+        self.go(State::Before(name))
     }
 
     /// Skips the call's id: the client gets one that we generate.
@@ -124,11 +124,11 @@ impl Mistral {
         match input.seek(&[self.args]) {
             Sought::Marker(_, length) => {
                 input.skip(length);
-                self.go(Place::BeforeOrEnd(name))
+                self.go(State::BeforeOrEnd(name))
             }
             Sought::Nothing if input.ended => Some(Progress::NotACall),
             Sought::Nothing => {
-                self.place = Place::Id(name);
+                self.state = State::Id(name);
                 Some(Progress::More)
             }
         }
@@ -145,8 +145,8 @@ impl Mistral {
         let blank = !input.skip_whitespace();
         let next = if may_end { input.stands(&self.open) } else { Stands::No };
         if blank || next == Stands::Maybe {
-            let place = if may_end { Place::BeforeOrEnd } else { Place::Before };
-            self.place = place(name);
+            let state = if may_end { State::BeforeOrEnd } else { State::Before };
+            self.state = state(name);
             return Some(Progress::More);
         }
         let ended = input.ahead().is_empty() && !input.cut;
@@ -161,6 +161,6 @@ impl Mistral {
             return Some(Progress::NotACall);
         }
         let arguments = Arguments::begin(&name, input, out);
-        self.go(Place::Arguments(arguments))
+        self.go(State::Arguments(arguments))
     }
 }

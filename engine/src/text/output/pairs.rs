@@ -34,14 +34,14 @@ const IS_TEXT: [&str; 2] = ["\" string=\"", "' string='"];
 #[derive(Debug, Clone)]
 pub(super) struct Pairs {
     layout: Layout,
-    place: Place,
+    state: State,
     function: String,
     /// The parameters that the call has so far.
     keys: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum State {
     /// Before a function, or the end of the calls.
     Function,
     /// In a name, which begins at this byte of the seen text.
@@ -78,42 +78,42 @@ struct Value {
 
 impl Pairs {
     pub(super) fn new(layout: Layout) -> Self {
-        Self { layout, place: Place::Function, function: String::new(), keys: Vec::new() }
+        Self { layout, state: State::Function, function: String::new(), keys: Vec::new() }
     }
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
-            let progress = match &mut self.place {
-                Place::Function => self.function(input),
-                Place::Name(from) => {
+            let progress = match &mut self.state {
+                State::Function => self.function(input),
+                State::Name(from) => {
                     let from = *from;
                     self.name(from, input, out)
                 }
-                Place::Parameter => self.parameter(input, out),
-                Place::Key(from) => {
+                State::Parameter => self.parameter(input, out),
+                State::Key(from) => {
                     let from = *from;
                     self.key(from, input, out)
                 }
-                Place::ValueStart(key) => {
+                State::ValueStart(key) => {
                     let key = key.clone();
                     self.value_start(key, input, out)
                 }
-                Place::Value(_) => self.value(input, out),
-                Place::Json(arguments) => {
+                State::Value(_) => self.value(input, out),
+                State::Json(arguments) => {
                     match arguments.read(&[self.layout.close], &[], input, out) {
                         Handed::More => Some(Progress::More),
-                        Handed::Whole => self.go(Place::AfterJson),
+                        Handed::Whole => self.go(State::AfterJson),
                         // The end of the calls cut it off.
                         Handed::Broken
                             if matches!(input.stands(&self.layout.close), Stands::Yes(_)) =>
                         {
-                            self.go(Place::AfterJson)
+                            self.go(State::AfterJson)
                         }
                         Handed::Broken => Some(Progress::Done),
                     }
                 }
-                Place::AfterJson => self.after_json(input),
-                Place::Objects(objects) => {
+                State::AfterJson => self.after_json(input),
+                State::Objects(objects) => {
                     let progress = objects.read(input, out);
                     match objects.functions().filter(|_| progress == Progress::Functions) {
                         None => return progress,
@@ -123,7 +123,7 @@ impl Pairs {
                         }
                     }
                 }
-                Place::Closed => self.closed(input),
+                State::Closed => self.closed(input),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -131,8 +131,8 @@ impl Pairs {
         }
     }
 
-    fn go(&mut self, place: Place) -> Option<Progress> {
-        self.place = place;
+    fn go(&mut self, state: State) -> Option<Progress> {
+        self.state = state;
         None
     }
 
@@ -150,7 +150,7 @@ impl Pairs {
         match (named, again, closes) {
             (Stands::Yes(length), ..) => {
                 input.skip(length);
-                self.go(Place::Name(input.seen().len()))
+                self.go(State::Name(input.seen().len()))
             }
             // The marker was written twice.
             (_, Stands::Yes(length), _) if !any => {
@@ -160,15 +160,15 @@ impl Pairs {
             (.., Stands::Yes(length)) if any => {
                 input.skip(length);
                 input.take();
-                self.go(Place::Closed)
+                self.go(State::Closed)
             }
             (Stands::Maybe, ..) | (_, Stands::Maybe, _) | (.., Stands::Maybe) => {
                 Some(Progress::More)
             }
             _ if !any && matches!(input.peek(), Some('{' | '[')) => {
-                self.go(Place::Objects(JsonCalls::new(Some((open, close)))))
+                self.go(State::Objects(JsonCalls::new(Some((open, close)))))
             }
-            _ if name.is_none() && !any => self.go(Place::Name(input.seen().len())),
+            _ if name.is_none() && !any => self.go(State::Name(input.seen().len())),
             // Calls were read, and their closing marker is missing.
             _ if any => Some(Progress::Done),
             _ => Some(Progress::NotACall),
@@ -205,7 +205,7 @@ impl Pairs {
         out.start(&name);
         self.function = name;
         self.keys.clear();
-        self.go(Place::Parameter)
+        self.go(State::Parameter)
     }
 
     fn parameter(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
@@ -226,19 +226,19 @@ impl Pairs {
         match (end, closes, next, key) {
             (Stands::Yes(length), ..) => {
                 self.complete(length, input, out);
-                self.go(Place::Function)
+                self.go(State::Function)
             }
             (_, Stands::Yes(length), ..) => {
                 self.complete(length, input, out);
-                self.go(Place::Closed)
+                self.go(State::Closed)
             }
             (_, _, Stands::Yes(_), _) => {
                 self.complete(0, input, out);
-                self.go(Place::Function)
+                self.go(State::Function)
             }
             (.., Stands::Yes(length)) => {
                 input.skip(length);
-                self.go(Place::Key(input.seen().len()))
+                self.go(State::Key(input.seen().len()))
             }
             (Stands::Maybe, ..)
             | (_, Stands::Maybe, ..)
@@ -252,7 +252,7 @@ impl Pairs {
     fn stray(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         if self.keys.is_empty() && input.peek() == Some('{') {
             input.take();
-            return self.go(Place::Json(Arguments::announced()));
+            return self.go(State::Json(Arguments::announced()));
         }
         match tags::closing(&self.layout, input) {
             // An extra or misspelt end.
@@ -283,7 +283,7 @@ impl Pairs {
     /// Cuts off the call. The text ahead is plain text, except for a tag that was truncated at the
     /// end of the answer.
     fn cut(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let in_key = matches!(self.place, Place::Key(_));
+        let in_key = matches!(self.state, State::Key(_));
         input.rewind();
         if input.is_tag_cut() || (input.ended && input.cut && in_key) {
             input.skip(input.ahead().len());
@@ -306,7 +306,7 @@ impl Pairs {
             Sought::Marker(0, length) => {
                 input.skip(length);
                 input.take();
-                self.go(Place::ValueStart(key))
+                self.go(State::ValueStart(key))
             }
             // The end is missing, unless it is about to arrive.
             Sought::Marker(..) if tags::past_space(end, input) == Stands::Maybe => {
@@ -317,7 +317,7 @@ impl Pairs {
                     input.skip(length);
                 }
                 input.take();
-                self.go(Place::ValueStart(key))
+                self.go(State::ValueStart(key))
             }
             Sought::Nothing if !input.ended => Some(Progress::More),
             _ => self.cut(input, out),
@@ -365,11 +365,11 @@ impl Pairs {
             out.arguments("\"");
         }
         let at_start = self.layout.lines;
-        self.go(Place::Value(Value { kinds, text: String::new(), at_start, begun: false }))
+        self.go(State::Value(Value { kinds, text: String::new(), at_start, begun: false }))
     }
 
     fn value(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let Place::Value(value) = &mut self.place else { return None };
+        let State::Value(value) = &mut self.state else { return None };
         if value.at_start {
             match input.peek() {
                 Some('\n') => input.skip(1),
@@ -403,7 +403,7 @@ impl Pairs {
                 input.take();
                 value.push(&text, out);
                 value.finish(out);
-                self.go(Place::Parameter)
+                self.go(State::Parameter)
             }
             End::Maybe | End::Nothing => {
                 // The text before it is certain.
@@ -438,7 +438,7 @@ impl Pairs {
                 input.rewind();
                 Some(Progress::More)
             }
-            _ => self.go(Place::Function),
+            _ => self.go(State::Function),
         }
     }
 }

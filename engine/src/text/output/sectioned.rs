@@ -39,13 +39,13 @@ impl Markers {
 #[derive(Debug, Clone)]
 pub(super) struct Sectioned {
     markers: Markers,
-    place: Place,
+    state: State,
     /// A call was started.
     any: bool,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum State {
     /// Before a call, or the end of the section.
     Between,
     /// In the text before the separator, which begins at this byte of the seen text.
@@ -61,39 +61,39 @@ enum Place {
 
 impl Sectioned {
     pub(super) fn new(markers: Markers) -> Self {
-        Self { markers, place: Place::Between, any: false }
+        Self { markers, state: State::Between, any: false }
     }
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
-            let progress = match &mut self.place {
-                Place::Between => self.between(input),
-                Place::Head(from) => {
+            let progress = match &mut self.state {
+                State::Between => self.between(input),
+                State::Head(from) => {
                     let from = *from;
                     self.head(from, input)
                 }
-                Place::NameLine(from) => {
+                State::NameLine(from) => {
                     let from = *from;
                     self.name_line(from, input)
                 }
-                Place::Before(_) => self.before(input, out),
-                Place::Arguments(arguments) => {
+                State::Before(_) => self.before(input, out),
+                State::Arguments(arguments) => {
                     let Markers { call, call_end, close, .. } = self.markers;
                     match arguments.read(&[call_end, close], &[call], input, out) {
                         Handed::More => Some(Progress::More),
-                        Handed::Whole => self.go(Place::After),
+                        Handed::Whole => self.go(State::After),
                         // The end of the call cut it off.
                         Handed::Broken
                             if [call_end, close]
                                 .iter()
                                 .any(|end| matches!(input.stands(end), Stands::Yes(_))) =>
                         {
-                            self.go(Place::After)
+                            self.go(State::After)
                         }
                         Handed::Broken => Some(Progress::Done),
                     }
                 }
-                Place::After => self.after(input),
+                State::After => self.after(input),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -101,8 +101,8 @@ impl Sectioned {
         }
     }
 
-    fn go(&mut self, place: Place) -> Option<Progress> {
-        self.place = place;
+    fn go(&mut self, state: State) -> Option<Progress> {
+        self.state = state;
         None
     }
 
@@ -116,7 +116,7 @@ impl Sectioned {
         match (call, close, again, end) {
             (Stands::Yes(length), ..) => {
                 input.skip(length);
-                self.go(Place::Head(input.seen().len()))
+                self.go(State::Head(input.seen().len()))
             }
             (_, Stands::Yes(length), ..) if self.any => {
                 input.skip(length);
@@ -145,7 +145,7 @@ impl Sectioned {
             // The end of the section is missing.
             _ if self.any => Some(Progress::Done),
             // The marker that begins a call is missing.
-            _ => self.go(Place::Head(input.seen().len())),
+            _ => self.go(State::Head(input.seen().len())),
         }
     }
 
@@ -171,7 +171,7 @@ impl Sectioned {
                 return Some(Progress::More);
             }
             input.skip(length);
-            return self.go(Place::NameLine(input.seen().len()));
+            return self.go(State::NameLine(input.seen().len()));
         }
         // Kimi: functions.NAME:NUMBER
         let name = head.strip_prefix("functions.").unwrap_or(head);
@@ -180,7 +180,7 @@ impl Sectioned {
         });
         let name = numbered.map_or(name, |(name, _)| name).to_owned();
         input.skip(length);
-        self.go(Place::Before(name))
+        self.go(State::Before(name))
     }
 
     fn name_line(&mut self, from: usize, input: &mut Input) -> Option<Progress> {
@@ -189,11 +189,11 @@ impl Sectioned {
         };
         let name = input.seen()[from..].trim().to_owned();
         input.skip(length);
-        self.go(Place::Before(name))
+        self.go(State::Before(name))
     }
 
     fn before(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let Place::Before(name) = &self.place else { return None };
+        let State::Before(name) = &self.state else { return None };
         if !out.offers(name) {
             return Some(Progress::NotACall);
         }
@@ -217,14 +217,14 @@ impl Sectioned {
                 out.arguments("{}");
                 out.end();
                 self.any = true;
-                return self.go(Place::After);
+                return self.go(State::After);
             }
             (_, Stands::Maybe) => return Some(Progress::More),
             _ => return Some(Progress::NotACall),
         }
         let arguments = Arguments::begin(name, input, out);
         self.any = true;
-        self.go(Place::Arguments(arguments))
+        self.go(State::Arguments(arguments))
     }
 
     fn after(&mut self, input: &mut Input) -> Option<Progress> {
@@ -236,7 +236,7 @@ impl Sectioned {
             (Stands::Yes(length), _) => {
                 input.skip(length);
                 input.take();
-                self.go(Place::Between)
+                self.go(State::Between)
             }
             (_, Stands::Yes(length)) => {
                 input.skip(length);
@@ -248,7 +248,7 @@ impl Sectioned {
                 Some(Progress::More)
             }
             // The end of the call is missing.
-            _ => self.go(Place::Between),
+            _ => self.go(State::Between),
         }
     }
 }

@@ -99,7 +99,7 @@ impl<P: Parser> Trial<P> {
             None => false,
         };
         let after = self.said.trim();
-        let goes_on = match &self.kind {
+        let continues = match &self.kind {
             Kind::Thoughts => self.parser.is_followed(),
             Kind::Whole { end } => !end.starts_with(after),
         };
@@ -108,7 +108,7 @@ impl<P: Parser> Trial<P> {
                 Kind::Thoughts => !after.is_empty(),
                 Kind::Whole { end } => end != after,
             };
-        match (has_call, goes_on || self.parser.is_cut() || is_cut_after) {
+        match (has_call, continues || self.parser.is_cut() || is_cut_after) {
             (_, true) => Verdict::NoCalls,
             (true, false) if ended => Verdict::Calls,
             (false, false) if ended => Verdict::NoCalls,

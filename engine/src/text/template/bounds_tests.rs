@@ -185,7 +185,7 @@ fn values_at_their_depth() {
 }
 
 #[test]
-fn values_get_deep_in_no_other_way() {
+fn values_cannot_get_deep_in_another_way() {
     for source in [
         "{% macro m(x) %}{{ m([x]) }}{% endmacro %}{{ m(1) }}",
         "{% macro m(x) %}{{ m([[[[[x]]]]]) }}{% endmacro %}{{ m(1) }}",
@@ -240,7 +240,7 @@ fn values_get_deep_in_no_other_way() {
 }
 
 #[test]
-fn what_is_huge_only_in_other_hands_costs_fuel() {
+fn values_that_others_expand_cost_fuel() {
     // A list of 10^12 numbers that uses the memory of four.
     let huge = "([[[[1] * 1000] * 1000] * 1000] * 1000)";
     for use_of in [
@@ -341,7 +341,7 @@ fn a_rendering_at_its_deadline() {
 }
 
 #[test]
-fn what_is_scanned_or_cut_costs_fuel_first() {
+fn scanning_and_splitting_cost_fuel_first() {
     for (text, uses) in [
         (
             "'ab' * 5000000",

@@ -177,7 +177,7 @@ impl ChatTemplate {
                 let compiled = environment.add_template_owned(name, guarded);
                 compiled.map_err(|error| format!("{error:#}"))
             };
-            stack::on_its_own(compile)
+            stack::on_own_thread(compile)
                 .and_then(|compiled| compiled)
                 .map_err(|what| (at, format!("the chat template does not parse: {what}")))?;
         }
@@ -212,7 +212,7 @@ impl ChatTemplate {
             clock::set(deadline);
             self.render_here(inputs)
         };
-        let rendered = stack::on_its_own(|| match start() {
+        let rendered = stack::on_own_thread(|| match start() {
             // A template for tools only, such as Hermes 2 Pro's, loops over them without checking
             // whether there are any.
             Err(TemplateError::Failed(what)) if inputs.tools.is_none() => {
@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_users_message_begins_with_is_asked_of_the_template() {
+    fn the_opening_of_a_users_message_comes_from_the_template() {
         let opening = |source: &str| {
             let named = vec![(DEFAULT_NAME.to_owned(), source.to_owned())];
             ChatTemplate::new(named, Map::new()).unwrap().user_opening()

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_what_the_template_makes_of_them() {
+    fn arguments_have_the_form_that_the_template_renders() {
         let with = |arguments: &str| {
             let calls = "{% for c in m.tool_calls or [] %}{{ c.function.name }} ";
             takes(&format!(

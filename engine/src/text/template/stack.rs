@@ -14,7 +14,7 @@ pub(super) const STACK_BYTES: usize = 64 << 20;
 ///
 /// # Errors
 /// Describes the failure: the thread could not be started, or it panicked.
-pub(super) fn on_its_own<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, String> {
+pub(super) fn on_own_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, String> {
     on_stack(STACK_BYTES, run)
 }
 

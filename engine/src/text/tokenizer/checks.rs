@@ -93,7 +93,7 @@ impl File {
     }
 
     /// An upper bound on the ids: those of the vocabulary, and of added tokens after it.
-    pub(super) fn most_ids(&self) -> u32 {
+    pub(super) fn max_ids(&self) -> u32 {
         let Vocab { tokens, largest_id, .. } = self.model.vocab;
         (largest_id.max(tokens as u64) + self.added_tokens.len() as u64 + 1) as u32
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokenizers::tokenizer::{Model as _, PreTokenizer as _};
 use tokenizers::{OffsetReferential, OffsetType};
 
-use super::guard::{self, Fault, Place, Places};
+use super::guard::{self, Fault, Permit, Semaphore};
 use super::{Inner, Tokenizer};
 use crate::error::TokenizeError;
 use crate::limits;
@@ -38,7 +38,7 @@ const MEMORY_BYTES_A_BYTE: u64 = 100;
 const MOST_CONTEXT_TOKENS: usize = 1 << 26;
 
 /// Long texts are encoded one at a time, across all models.
-static LONG_TEXT: Places = Places::new(1);
+static LONG_TEXT: Semaphore = Semaphore::new(1);
 /// Memory of the text that holds [`LONG_TEXT`].
 static LONG_TEXT_BYTES: AtomicU64 = AtomicU64::new(0);
 
@@ -56,7 +56,7 @@ struct Job<'a> {
 }
 
 /// A call's permit, which it keeps when it is abandoned.
-type OwnPlace = Place<Arc<Places>>;
+type OwnedPermit = Permit<Arc<Semaphore>>;
 
 impl Tokenizer {
     /// Returns the token ids of `text`. `add_special_tokens` adds the model's tokens around a text
@@ -107,14 +107,15 @@ impl Job<'_> {
         let Job { inner, deadline, wanted, most_tokens } = *self;
         inner.check_free()?;
         let most_bytes = limits::PROMPT_TEXT_BYTES.max(most_tokens * TEXT_BYTES_A_TOKEN);
-        let place = Places::take(Arc::clone(&inner.places), deadline, wanted).map_err(fault)?;
+        let permit =
+            Semaphore::take(Arc::clone(&inner.permits), deadline, wanted).map_err(fault)?;
         let start: Arc<str> = text[..text.floor_char_boundary(most_bytes)].into();
         if text.len() <= uncounted_bytes(inner.text_growth) {
-            return self.call(place, move |inner, _| inner.encode(&start, add_special_tokens))?.1;
+            return self.call(permit, move |inner, _| inner.encode(&start, add_special_tokens))?.1;
         }
         let counting = Arc::clone(&start);
-        let (place, counted) =
-            self.call(place, move |inner, is_over| inner.count(&counting, most_tokens, is_over))?;
+        let (permit, counted) =
+            self.call(permit, move |inner, is_over| inner.count(&counting, most_tokens, is_over))?;
         let (tokens, normalized_bytes) = counted?;
         if text.len() > most_bytes && tokens > most_tokens {
             return Err(TokenizeError::TooManyTokens { tokens, most_tokens });
@@ -125,29 +126,29 @@ impl Job<'_> {
         }
         // The waiting thread takes it and not the encoding one, so an abandoned call blocks no
         // other.
-        let _turn = Places::take(&LONG_TEXT, deadline, wanted).map_err(fault)?;
+        let _permit = Semaphore::take(&LONG_TEXT, deadline, wanted).map_err(fault)?;
         let _taken = Taken::new(normalized_bytes as u64 * MEMORY_BYTES_A_BYTE);
-        self.call(place, move |inner, _| inner.encode(&start, add_special_tokens))?.1
+        self.call(permit, move |inner, _| inner.encode(&start, add_special_tokens))?.1
     }
 
     fn call<T: Send + 'static>(
         &self,
-        place: OwnPlace,
+        permit: OwnedPermit,
         call: impl FnOnce(&Inner, &AtomicBool) -> T + Send + 'static,
-    ) -> Result<(OwnPlace, T), TokenizeError> {
+    ) -> Result<(OwnedPermit, T), TokenizeError> {
         let is_over = Arc::new(AtomicBool::new(false));
         let running = Arc::downgrade(&is_over);
-        let told = Arc::clone(&is_over);
+        let over_flag = Arc::clone(&is_over);
         let inner = Arc::clone(self.inner);
         let outcome = guard::run(self.deadline, self.wanted, move || {
             let result = call(&inner, &is_over);
-            (place, result)
+            (permit, result)
         });
-        told.store(true, Ordering::Relaxed);
-        drop(told);
+        over_flag.store(true, Ordering::Relaxed);
+        drop(over_flag);
         outcome.map_err(|reason| {
             if reason == Fault::TooSlow {
-                self.inner.leave_behind(running);
+                self.inner.abandon(running);
             }
             fault(reason)
         })
@@ -157,18 +158,18 @@ impl Job<'_> {
 impl Inner {
     /// Rejects a text while an earlier one that took too long is still in progress.
     fn check_free(&self) -> Result<(), TokenizeError> {
-        let mut left_behind = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner);
-        left_behind.retain(|call| call.strong_count() > 0);
-        if left_behind.is_empty() { Ok(()) } else { Err(TokenizeError::TooSlow) }
+        let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
+        abandoned.retain(|call| call.strong_count() > 0);
+        if abandoned.is_empty() { Ok(()) } else { Err(TokenizeError::TooSlow) }
     }
 
-    fn leave_behind(&self, call: Weak<AtomicBool>) {
+    fn abandon(&self, call: Weak<AtomicBool>) {
         tracing::error!(
             path = %self.path.display(),
             "the tokenizer did not end in {} s; it refuses other texts until it does",
             limits::ENCODE_SECS
         );
-        self.left_behind.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(call);
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizeError> {

@@ -132,7 +132,7 @@ pub fn tokenizer(bytes: &[u8]) {
 /// Checks that a stream gives the same text as decoding all tokens at once.
 fn check_stream(tokenizer: &Tokenizer, ids: &[u32]) {
     let shown: Vec<u32> = ids.iter().copied().filter(|id| !tokenizer.is_special(*id)).collect();
-    let mut stream = Detokenizer::going_on(tokenizer.clone(), Arc::new([]));
+    let mut stream = Detokenizer::continuing(tokenizer.clone(), Arc::new([]));
     let pieces: String = ids.iter().map(|id| stream.push(*id).text).collect();
     let bytes: Vec<u8> = shown.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect();
     assert_eq!(pieces + &stream.finish(), String::from_utf8_lossy(&bytes));

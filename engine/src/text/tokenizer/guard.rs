@@ -56,27 +56,27 @@ pub(super) fn run<T: Send + 'static>(
 
 /// A semaphore: a fixed number of permits.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Semaphore {
     free: Mutex<usize>,
-    given_back: Condvar,
+    released: Condvar,
 }
 
 /// A permit, returned when dropped.
 #[derive(Debug)]
-pub(super) struct Place<P: std::ops::Deref<Target = Places>>(P);
+pub(super) struct Permit<P: std::ops::Deref<Target = Semaphore>>(P);
 
-impl Places {
+impl Semaphore {
     pub(super) const fn new(free: usize) -> Self {
-        Self { free: Mutex::new(free), given_back: Condvar::new() }
+        Self { free: Mutex::new(free), released: Condvar::new() }
     }
 
     /// Waits for a permit.
-    pub(super) fn take<P: std::ops::Deref<Target = Places>>(
-        places: P,
+    pub(super) fn take<P: std::ops::Deref<Target = Semaphore>>(
+        semaphore: P,
         deadline: Instant,
         wanted: &dyn Fn() -> bool,
-    ) -> Result<Place<P>, Fault> {
-        let mut free = places.free();
+    ) -> Result<Permit<P>, Fault> {
+        let mut free = semaphore.free();
         while *free == 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if !wanted() {
@@ -85,12 +85,12 @@ impl Places {
             if left.is_zero() {
                 return Err(Fault::TooSlow);
             }
-            let waited = places.given_back.wait_timeout(free, left.min(POLL));
+            let waited = semaphore.released.wait_timeout(free, left.min(POLL));
             free = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         *free -= 1;
         drop(free);
-        Ok(Place(places))
+        Ok(Permit(semaphore))
     }
 
     fn free(&self) -> MutexGuard<'_, usize> {
@@ -98,10 +98,10 @@ impl Places {
     }
 }
 
-impl<P: std::ops::Deref<Target = Places>> Drop for Place<P> {
+impl<P: std::ops::Deref<Target = Semaphore>> Drop for Permit<P> {
     fn drop(&mut self) {
         *self.0.free() += 1;
-        self.0.given_back.notify_one();
+        self.0.released.notify_one();
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_told() {
+    fn a_panic_is_reported() {
         assert_eq!(
             run(soon(), &|| true, || panic!("a pattern")),
             Err::<(), _>(Fault::Panic("a pattern".into()))
@@ -143,15 +143,15 @@ mod tests {
 
     #[test]
     fn no_more_than_so_many_are_encoded_at_once() {
-        let places = Arc::new(Places::new(crate::limits::ENCODES_AT_ONCE));
-        let take = || Places::take(places.clone(), Instant::now(), &|| true);
+        let semaphore = Arc::new(Semaphore::new(crate::limits::ENCODES_AT_ONCE));
+        let take = || Semaphore::take(semaphore.clone(), Instant::now(), &|| true);
         let mut taken: Vec<_> =
             (0..crate::limits::ENCODES_AT_ONCE).map(|_| take().unwrap()).collect();
         assert_eq!(take().unwrap_err(), Fault::TooSlow);
-        let unwanted = Places::take(places.clone(), soon(), &|| false);
+        let unwanted = Semaphore::take(semaphore.clone(), soon(), &|| false);
         assert_eq!(unwanted.unwrap_err(), Fault::Unwanted);
         let waiting = {
-            let places = places.clone();
+            let semaphore = semaphore.clone();
             let asked = Arc::new(AtomicUsize::new(0));
             let count = asked.clone();
             let thread = std::thread::spawn(move || {
@@ -159,7 +159,7 @@ mod tests {
                     count.fetch_add(1, Ordering::Relaxed);
                     true
                 };
-                Places::take(places, soon(), &wanted).map(drop)
+                Semaphore::take(semaphore, soon(), &wanted).map(drop)
             });
             while asked.load(Ordering::Relaxed) == 0 {
                 std::thread::yield_now();

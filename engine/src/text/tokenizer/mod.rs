@@ -24,7 +24,7 @@ use crate::error::LoadError;
 use crate::limits;
 use crate::small_file;
 pub(crate) use encode::bytes_in_use;
-use guard::{Fault, Places};
+use guard::{Fault, Semaphore};
 use table::Table;
 #[cfg(test)]
 pub(crate) use table::byte_of_level;
@@ -42,9 +42,9 @@ struct Inner {
     text_growth: u64,
     /// The path of tokenizer.json, for logs.
     path: PathBuf,
-    places: Arc<Places>,
+    permits: Arc<Semaphore>,
     /// Abandoned calls that took too long, for as long as they run.
-    left_behind: Mutex<Vec<Weak<AtomicBool>>>,
+    abandoned: Mutex<Vec<Weak<AtomicBool>>>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -74,7 +74,7 @@ impl Tokenizer {
 
     fn guarded(path: PathBuf, text: Vec<u8>) -> Result<Self, String> {
         let too_slow = || format!("reading it takes more than {} s", limits::TOKENIZER_LOAD_SECS);
-        if left_behind(&path, None) {
+        if abandoned(&path, None) {
             return Err(format!("{}, and has not ended since", too_slow()));
         }
         let running = Arc::new(());
@@ -92,7 +92,7 @@ impl Tokenizer {
                 }
                 Fault::NoThread(what) => format!("the system gave no thread to read it: {what}"),
                 Fault::TooSlow | Fault::Unwanted => {
-                    left_behind(&path, Some(watched));
+                    abandoned(&path, Some(watched));
                     too_slow()
                 }
             })
@@ -175,7 +175,7 @@ impl Tokenizer {
 }
 
 /// Whether an abandoned thread is still reading a file. `more` adds another such thread.
-fn left_behind(path: &Path, more: Option<Weak<()>>) -> bool {
+fn abandoned(path: &Path, more: Option<Weak<()>>) -> bool {
     static LEFT_BEHIND: Mutex<Vec<(PathBuf, Weak<()>)>> = Mutex::new(Vec::new());
     let mut all = LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner);
     all.retain(|(_, thread)| thread.strong_count() > 0);
@@ -200,12 +200,12 @@ impl Inner {
         let _ = library.with_truncation(None);
         library.with_padding(None);
         Ok(Self {
-            table: Table::new(&file, file.most_ids(), |id| library.id_to_token(id), deadline)?,
+            table: Table::new(&file, file.max_ids(), |id| library.id_to_token(id), deadline)?,
             text_growth: file.text_growth()?,
             library,
             path,
-            places: Arc::new(Places::new(limits::ENCODES_AT_ONCE)),
-            left_behind: Mutex::default(),
+            permits: Arc::new(Semaphore::new(limits::ENCODES_AT_ONCE)),
+            abandoned: Mutex::default(),
         })
     }
 }

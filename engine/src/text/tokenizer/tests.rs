@@ -34,8 +34,8 @@ fn check_limit(make: impl Fn(u64) -> Value, limit: u64, what: &str) {
         panic!("at the limit: {error}");
     }
     let error = read(make(limit + 1)).expect_err("one past the limit");
-    let told = format!("{what} is {}, and at most {limit} is taken", limit + 1);
-    assert_eq!(error, told);
+    let expected = format!("{what} is {}, and at most {limit} is taken", limit + 1);
+    assert_eq!(error, expected);
 }
 
 fn added(content: &str) -> Value {
@@ -300,7 +300,7 @@ fn check_every_token(tokenizer: &Tokenizer, before: u32, after: u32) {
         // A stream gives the same bytes.
         let markers: Arc<[u32]> = [id].into();
         let stream = |markers: Arc<[u32]>| {
-            let mut stream = Detokenizer::going_on(tokenizer.clone(), markers);
+            let mut stream = Detokenizer::continuing(tokenizer.clone(), markers);
             let first = stream.push(id);
             (first.text + &stream.finish(), first.marker)
         };
@@ -316,7 +316,7 @@ fn check_every_token(tokenizer: &Tokenizer, before: u32, after: u32) {
 }
 
 #[test]
-fn every_token_is_what_it_adds() {
+fn every_token_has_the_bytes_that_the_library_decodes() {
     let replace = json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "});
     let regex = json!({"type": "Replace", "pattern": {"Regex": "\u{2581}+|x"}, "content": "-"});
     let (fallback, fuse) = (json!({"type": "ByteFallback"}), json!({"type": "Fuse"}));
@@ -369,7 +369,7 @@ fn a_text_loses_what_its_first_token_does() {
         pieces.concat() + &stream.finish()
     };
     assert_eq!(text(Detokenizer::new(tokenizer.clone(), Arc::new([]))), "a a");
-    assert_eq!(text(Detokenizer::going_on(tokenizer.clone(), Arc::new([]))), " a a");
+    assert_eq!(text(Detokenizer::continuing(tokenizer.clone(), Arc::new([]))), " a a");
     // Only one of three spaces is dropped, as in the library.
     assert_eq!(tokenizer.decode(&[5, 0], false), "  a");
     assert_eq!(tokenizer.inner.library.decode(&[5, 0], false).unwrap(), "  a");
@@ -378,7 +378,7 @@ fn a_text_loses_what_its_first_token_does() {
 /// `OMLX_TOKENIZERS`: a folder of published tokenizers, at any depth. Without it the test does
 /// nothing.
 #[test]
-fn every_token_of_published_tokenizers_is_what_it_adds() {
+fn tokens_of_published_tokenizers_have_the_bytes_that_the_library_decodes() {
     let Some(folder) = std::env::var_os("OMLX_TOKENIZERS") else { return };
     let mut open = vec![PathBuf::from(folder)];
     let mut found = 0;
@@ -428,13 +428,13 @@ fn a_panic_at_load_names_the_library_and_the_file() {
 fn a_file_that_is_still_read_is_not_read_again() {
     let (slow, other) = (Path::new("slow/tokenizer.json"), Path::new("other/tokenizer.json"));
     let running = Arc::new(());
-    assert!(left_behind(slow, Some(Arc::downgrade(&running))));
+    assert!(abandoned(slow, Some(Arc::downgrade(&running))));
     let error =
         Tokenizer::guarded(slow.to_owned(), file(&json!({})).to_string().into()).unwrap_err();
     assert!(error.contains("has not ended since"), "{error}");
-    assert!(!left_behind(other, None));
+    assert!(!abandoned(other, None));
     drop(running);
-    assert!(!left_behind(slow, None));
+    assert!(!abandoned(slow, None));
 
     let text = file(&json!({"decoder": {"type": "Fuse"}})).to_string();
     let checked = checks::File::read(text.as_bytes()).unwrap();
@@ -483,10 +483,10 @@ fn a_pattern_that_gives_up_is_a_refusal() {
 }
 
 #[test]
-fn what_is_left_behind_refuses_others_until_it_is_done() {
+fn an_abandoned_call_blocks_others_until_it_ends() {
     let tokenizer = read(json!({})).unwrap();
     let running = Arc::new(AtomicBool::new(false));
-    tokenizer.inner.left_behind.lock().unwrap().push(Arc::downgrade(&running));
+    tokenizer.inner.abandoned.lock().unwrap().push(Arc::downgrade(&running));
     assert_eq!(tokenizer.encode("a", false), Err(TokenizeError::TooSlow));
     drop(running);
     assert_eq!(tokenizer.encode("a", false), Ok(vec![0]));

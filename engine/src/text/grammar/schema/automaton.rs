@@ -158,16 +158,16 @@ fn symbols() -> Vec<(u32, u32)> {
 struct Graph {
     accepts: Vec<bool>,
     /// The ranges of characters that lead from each state to another.
-    ways: Vec<HashMap<usize, Vec<(u32, u32)>>>,
+    transitions: Vec<HashMap<usize, Vec<(u32, u32)>>>,
 }
 
 impl Graph {
     fn of(machine: &mut Regex) -> Option<Self> {
         let symbols = symbols();
         let mut states = vec![machine.initial_state()];
-        let mut graph = Self { accepts: Vec::new(), ways: Vec::new() };
-        while let Some(&state) = states.get(graph.ways.len()) {
-            let mut ways: HashMap<usize, Vec<(u32, u32)>> = HashMap::new();
+        let mut graph = Self { accepts: Vec::new(), transitions: Vec::new() };
+        while let Some(&state) = states.get(graph.transitions.len()) {
+            let mut transitions: HashMap<usize, Vec<(u32, u32)>> = HashMap::new();
             for &(first, last) in &symbols {
                 let mut next = |code: u32| {
                     let c = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
@@ -186,13 +186,13 @@ impl Graph {
                     states.push(next[0]);
                     states.len() - 1
                 });
-                ways.entry(to).or_default().push((first, last));
+                transitions.entry(to).or_default().push((first, last));
             }
             if states.len() > STATES {
                 return None;
             }
             graph.accepts.push(machine.is_accepting(state));
-            graph.ways.push(ways);
+            graph.transitions.push(transitions);
         }
         Some(graph)
     }
@@ -200,50 +200,52 @@ impl Graph {
     /// Converts the automaton to an expression: removes one state after the other, and each time
     /// writes the paths through it as an expression.
     fn regex(self) -> Option<String> {
-        let (begin, end) = (self.ways.len(), self.ways.len() + 1);
-        let mut ways: HashMap<(usize, usize), String> = HashMap::new();
-        for (from, to) in self.ways.iter().enumerate() {
+        let (begin, end) = (self.transitions.len(), self.transitions.len() + 1);
+        let mut transitions: HashMap<(usize, usize), String> = HashMap::new();
+        for (from, to) in self.transitions.iter().enumerate() {
             for (to, ranges) in to {
-                ways.insert((from, *to), class(ranges));
+                transitions.insert((from, *to), class(ranges));
             }
         }
-        ways.insert((begin, 0), String::new());
+        transitions.insert((begin, 0), String::new());
         for (state, _) in self.accepts.iter().enumerate().filter(|(_, accepts)| **accepts) {
-            ways.insert((state, end), String::new());
+            transitions.insert((state, end), String::new());
         }
         let mut left: Vec<usize> = (0..begin).collect();
         while !left.is_empty() {
             let cost = |state: usize| {
-                let into = ways.keys().filter(|(_, to)| *to == state).count();
-                into * ways.keys().filter(|(from, _)| *from == state).count()
+                let into = transitions.keys().filter(|(_, to)| *to == state).count();
+                into * transitions.keys().filter(|(from, _)| *from == state).count()
             };
             let at = (0..left.len()).min_by_key(|at| cost(left[*at]))?;
-            take_out(left.swap_remove(at), &mut ways);
-            if ways.values().map(String::len).sum::<usize>() > WRITTEN_BYTES {
+            take_out(left.swap_remove(at), &mut transitions);
+            if transitions.values().map(String::len).sum::<usize>() > WRITTEN_BYTES {
                 return None;
             }
         }
-        ways.remove(&(begin, end))
+        transitions.remove(&(begin, end))
     }
 }
 
-fn take_out(state: usize, ways: &mut HashMap<(usize, usize), String>) {
-    let around = match ways.remove(&(state, state)) {
+fn take_out(state: usize, transitions: &mut HashMap<(usize, usize), String>) {
+    let around = match transitions.remove(&(state, state)) {
         Some(text) => format!("(?:{text})*"),
         None => String::new(),
     };
     let mut taken = |is_in: bool| {
         let here = |(from, to): &(usize, usize)| if is_in { *to == state } else { *from == state };
-        let mut keys: Vec<(usize, usize)> = ways.keys().copied().filter(here).collect();
+        let mut keys: Vec<(usize, usize)> = transitions.keys().copied().filter(here).collect();
         keys.sort_unstable();
-        keys.into_iter().filter_map(|key| Some((key, ways.remove(&key)?))).collect::<Vec<_>>()
+        keys.into_iter()
+            .filter_map(|key| Some((key, transitions.remove(&key)?)))
+            .collect::<Vec<_>>()
     };
     let (into, out) = (taken(true), taken(false));
     for ((from, _), head) in &into {
         for ((_, to), tail) in &out {
             let through = format!("{}{around}{}", grouped(head), grouped(tail));
-            let way = ways.entry((*from, *to));
-            way.and_modify(|text| *text = format!("{text}|{through}")).or_insert(through);
+            let path = transitions.entry((*from, *to));
+            path.and_modify(|text| *text = format!("{text}|{through}")).or_insert(through);
         }
     }
 }

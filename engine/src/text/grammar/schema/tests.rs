@@ -19,7 +19,7 @@ fn without_places(schema: &mut Value) {
 }
 
 #[test]
-fn what_restricts_nothing_is_taken_out() {
+fn keywords_without_effect_are_removed() {
     for neutral in [
         json!({"propertyNames": {"type": "string"}}),
         json!({"propertyNames": {"description": "any"}}),
@@ -98,7 +98,7 @@ fn a_refusal_names_keyword_and_place() {
 }
 
 #[test]
-fn what_cannot_be_enforced_is_overlooked_where_that_is_asked() {
+fn unenforceable_keywords_are_ignored_on_request() {
     let schema = json!({"type": "array", "uniqueItems": true, "items": {
         "oneOf": [{"type": "integer"}, {"type": "number"}], "if": {"type": "null"}, "then": false}});
     let made = prepare(&schema, false).unwrap();
@@ -130,7 +130,7 @@ fn selections_at_their_limit() {
 }
 
 #[test]
-fn what_cannot_be_completed_is_left_out() {
+fn parts_that_cannot_be_completed_are_removed() {
     let endless =
         json!({"type": "object", "required": ["n"], "properties": {"n": {"$ref": "#/$defs/n"}}});
     let definitions = json!({"n": endless});
