@@ -5,9 +5,9 @@
 //! index/snapshot-G, log-G    the index, generation G
 //! blocks/NAMESPACE/X/KEY     published records; X is the key's first digit
 //! tmp/N                      records being written
-//! damaged/NAMESPACE.KEY      records that failed their checks; the first to go for room
 //! damaged/NAMESPACE.KEY      records that failed their checks; removed first to free space
 //! foreign/N.NAME             unknown files found in the store; counted, never deleted
+//! ```
 
 use crate::key::{Key, Namespace};
 use crate::layout::index::Role;

@@ -147,9 +147,9 @@ pub(crate) fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> 
 }
 
 /// All tokens that end an answer: those of generation_config.json, or else of config.json, and
-/// those of tokenizer_config.json. If generation_config.json exists, a token that only config.json
-/// names counts only if it is a special token: configs may contain class defaults such as 2, which
-/// is an ordinary word in some vocabularies.
+/// those of tokenizer_config.json. If generation_config.json names any, a token that only
+/// config.json names counts only if it is an added token: configs may contain class defaults such
+/// as 2, which is an ordinary word in some vocabularies.
 fn eos_tokens(
     configs: [&Map<String, Value>; 2],
     generation: &Map<String, Value>,

@@ -188,7 +188,7 @@ fn is_leaf(value: &Value, object: &DynObject) -> bool {
     value.downcast_object_ref::<Namespace>().is_some() || object.type_name().ends_with(MACRO)
 }
 
-/// Checks the key of a lookup in a dict or a list.
+/// Checks and charges for the key of a lookup in a dict or a list.
 fn key(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     Walk { state, weighs: true, bare: false }.settled(value)
 }
