@@ -1,12 +1,12 @@
-//! Runs language models on MLX: loads them, tokenizes, schedules, generates.
+//! Runs language models on MLX: loads them, tokenizes, schedules and generates.
 //!
-//! The shape of the crate: [`Engine`] owns one plain OS thread on which every MLX array lives and
-//! dies. [`Engine::load`] gives a [`Model`], a cheap handle that holds what needs no MLX (tokenizer,
-//! chat template, sampling defaults, limits). [`Model::generate`] queues a [`GenerateRequest`] and
-//! gives a [`Generation`], a stream of [`Event`]s; dropping it cancels the request within one decode
-//! step or one prefill chunk.
+//! The structure of the crate: [`Engine`] owns one OS thread, and every MLX array lives on it.
+//! [`Engine::load`] returns a [`Model`], a cheap handle with everything that needs no MLX
+//! (tokenizer, chat template, sampling defaults, limits). [`Model::generate`] queues a
+//! [`GenerateRequest`] and returns a [`Generation`], a stream of [`Event`]s. Dropping the stream
+//! cancels the request within one decode step or one prefill chunk.
 //!
-//! This crate knows nothing of HTTP, sockets or configuration files.
+//! This crate does not deal with HTTP, sockets or configuration files.
 
 mod error;
 mod kv;

@@ -1,10 +1,11 @@
-//! The named limits of everything that a model folder, a request or a configuration controls.
+//! The named limits on everything that a model folder, a request or a configuration controls.
 //!
-//! Each limit is one constant, declared by [`limits!`](macro@crate::limits) with what it bounds, what happens past
-//! it, and the test that tries it at the limit and one past it. `docs/security.md` shows them as a table, which
-//! `omlxd/tests/limits_page.rs` makes from [`ALL`].
+//! Each limit is one constant, declared by [`limits!`](macro@crate::limits) with what it bounds,
+//! what happens past it, and the test that tries it at the limit and one past it.
+//! `docs/security.md` shows the limits as a table, which `omlxd/tests/limits_page.rs` generates
+//! from [`ALL`].
 
-/// Who chooses the thing that a limit bounds.
+/// The source of the value that a limit bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ControlledBy {
     /// A file of a model folder.
@@ -15,12 +16,12 @@ pub enum ControlledBy {
     Configuration,
 }
 
-/// What a limit counts.
+/// The unit of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes of memory or of a file.
     Bytes,
-    /// Things: tokens, tools, keys.
+    /// A number of items, such as tokens, tools or keys.
     Count,
     /// Levels of nesting.
     Levels,
@@ -35,13 +36,13 @@ pub enum Unit {
 pub struct Limit {
     /// The constant's name.
     pub name: &'static str,
-    /// What it bounds: the constant's documentation.
+    /// What it bounds, from the constant's doc comment.
     pub bounds: &'static str,
-    /// Who chooses what it bounds.
+    /// The source of the bounded value.
     pub controlled_by: ControlledBy,
     /// The largest value that is accepted.
     pub value: u64,
-    /// What `value` counts.
+    /// The unit of `value`.
     pub unit: Unit,
     /// What happens past it.
     pub past_it: &'static str,

@@ -1,5 +1,5 @@
-//! Opening the files of a model folder, which is not trusted: a file may be larger than memory, be no
-//! file at all and never end, or be a link to a file that is none of the model's.
+//! Opens the files of a model folder, which is not trusted: a file may be larger than memory, may
+//! be a pipe that never ends, or may be a link to a file outside the model.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 
 use crate::error::LoadError;
 
-/// The only folder within a model folder that files are read from.
+/// The only subfolder of a model folder from which files are read.
 const INNER_FOLDER: &str = "additional_chat_templates";
 
-/// Reads a file of at most `max_bytes`; `None` when there is none.
+/// Reads a file of at most `max_bytes`. Returns `None` if it does not exist.
 ///
 /// # Errors
-/// When it is larger, is no regular file, lies outside the model folder, or cannot be read.
+/// If it is larger, is not a regular file, is outside the model folder, or cannot be read.
 pub(crate) fn read(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, LoadError> {
     let Some(file) = open(path)? else { return Ok(None) };
     let mut bytes = Vec::new();
-    // One more, so that what grows while it is read is noticed as well.
+    // One more byte, so that a file that grows meanwhile is noticed.
     file.take(max_bytes + 1)
         .read_to_end(&mut bytes)
         .map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
@@ -28,10 +28,10 @@ pub(crate) fn read(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, LoadE
     Ok(Some(bytes))
 }
 
-/// The same as text.
+/// Reads a file as text.
 ///
 /// # Errors
-/// As [`read`], and when it is not UTF-8.
+/// The same as [`read`], and if it is not UTF-8.
 pub(crate) fn read_text(path: &Path, max_bytes: u64) -> Result<Option<String>, LoadError> {
     let text = read(path, max_bytes)?.map(String::from_utf8).transpose();
     text.map_err(|_| LoadError::Invalid {
@@ -40,14 +40,15 @@ pub(crate) fn read_text(path: &Path, max_bytes: u64) -> Result<Option<String>, L
     })
 }
 
-/// Opens a regular file of a model folder; `None` when there is none.
+/// Opens a regular file of a model folder. Returns `None` if it does not exist.
 ///
-/// A link is followed to a file of the same folder, and from a snapshot of the hub's cache to a blob of
-/// the same repository. The folder itself may be a link: that one its owner made.
+/// A link is followed if it leads to a file of the same folder or, in a snapshot of the Hugging
+/// Face cache, to a blob of the same repository. The folder itself may be a link, which its owner
+/// made.
 ///
 /// # Errors
-/// When it is something else (opening a pipe would wait for ever), leads out of the folder, or cannot be
-/// opened.
+/// If it is not a regular file (opening a pipe would wait for ever), is outside the folder, or
+/// cannot be opened.
 pub(crate) fn open(path: &Path) -> Result<Option<File>, LoadError> {
     let io = |source| LoadError::Io { path: path.to_owned(), source };
     let invalid = |what: &str| LoadError::Invalid { path: path.to_owned(), what: what.to_owned() };
@@ -80,8 +81,8 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Whether `folder` is `<repository>/snapshots/<revision>` of the hub's cache and `file` lies directly in
-/// `<repository>/blobs`. Both are free of links.
+/// Whether `folder` is `<repository>/snapshots/<revision>` of the Hugging Face cache and `file` is
+/// directly in `<repository>/blobs`. Both paths must be free of links.
 fn is_blob_of(folder: &Path, file: &Path) -> bool {
     let blobs = |folder: &Path| -> Option<PathBuf> {
         let snapshots = folder.parent()?;
@@ -120,8 +121,8 @@ mod tests {
         refused(&at("bytes"), "not UTF-8");
     }
 
-    /// Whether `path` is read, refused as a link out of its folder, or taken as absent.
-    fn told(path: &Path) -> &'static str {
+    /// Whether `path` is read, refused as a link out of its folder, or treated as missing.
+    fn outcome(path: &Path) -> &'static str {
         match read(path, 100) {
             Ok(Some(_)) => "read",
             Ok(None) => "absent",
@@ -169,12 +170,12 @@ mod tests {
             ("own/below", "absent"),
             ("additional_chat_templates/x", "refused"),
         ] {
-            assert_eq!(told(&at("model").join(name)), wanted, "{name}");
+            assert_eq!(outcome(&at("model").join(name)), wanted, "{name}");
         }
-        // The whole folder as a link is its owner's choice, and changes nothing within.
+        // A link to the whole folder is its owner's choice and does not change the checks inside.
         symlink(at("model"), at("linked")).expect("linked");
-        assert_eq!(told(&at("linked/own")), "read");
-        assert_eq!(told(&at("linked/relative")), "refused");
+        assert_eq!(outcome(&at("linked/own")), "read");
+        assert_eq!(outcome(&at("linked/relative")), "refused");
     }
 
     #[test]
@@ -199,13 +200,13 @@ mod tests {
             ("below", "../../blobs/deeper/f00d", "refused"),
         ] {
             symlink(target, snapshot.join(name)).expect("linked");
-            assert_eq!(told(&snapshot.join(name)), wanted, "{name}");
+            assert_eq!(outcome(&snapshot.join(name)), wanted, "{name}");
         }
         symlink(&snapshot, at("linked")).expect("linked");
-        assert_eq!(told(&at("linked/config.json")), "read");
-        // Blobs that are a link themselves are some other folder.
+        assert_eq!(outcome(&at("linked/config.json")), "read");
+        // If the blobs folder is itself a link, it counts as another folder.
         std::fs::rename(at("models--a--b/blobs"), at("moved")).expect("moved");
         symlink(at("moved"), at("models--a--b/blobs")).expect("linked");
-        assert_eq!(told(&snapshot.join("config.json")), "refused");
+        assert_eq!(outcome(&snapshot.join("config.json")), "refused");
     }
 }

@@ -1,25 +1,25 @@
-//! Plain data that several floors of the engine share.
+//! Plain data types that several layers of the engine share.
 
 use std::time::Duration;
 
 use mlx_rs::Dtype;
 
-/// A piece of an answer's text, with the tokens in it that structure the answer. It never ends inside a
-/// UTF-8 sequence or inside what may become a stop string.
+/// A piece of an answer's text, with the positions of its marker tokens. It never ends inside a
+/// UTF-8 sequence or inside a possible stop string.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MarkedText {
     /// The text; may be empty.
     pub text: String,
-    /// Where in `text` markers stand, in order. None is ever cut in two.
+    /// Positions of the markers in `text`, in order. A marker is never split between pieces.
     pub marks: Vec<Mark>,
 }
 
 /// A marker in a text: a token that structures an answer, such as `<tool_call>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    /// Its first byte.
+    /// Offset of its first byte.
     pub start: usize,
-    /// After its last byte.
+    /// Offset after its last byte.
     pub end: usize,
     /// The token.
     pub id: u32,
@@ -30,14 +30,14 @@ pub struct Mark {
 pub struct TokenOutput {
     /// Its id.
     pub id: u32,
-    /// Present when the request asked for log probabilities.
+    /// Set when the request asked for log probabilities.
     pub logprobs: Option<TokenLogprobs>,
 }
 
 /// Natural log probabilities from the unmodified logits (before penalties, bias and temperature).
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprobs {
-    /// Of the sampled token.
+    /// That of the sampled token.
     pub chosen: f32,
     /// The likeliest tokens, likeliest first.
     pub top: Vec<TokenLogprob>,
@@ -74,23 +74,23 @@ pub struct Usage {
     pub cached_tokens_ssd: usize,
 }
 
-/// Where the time of one request went.
+/// The time that one request spent in each phase.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// Submitted to first scheduled.
+    /// From submission to the first scheduling.
     pub queue: Duration,
-    /// KV restored from the cache.
+    /// Restoring the KV cache.
     pub restore: Duration,
-    /// First scheduled to the first token sampled.
+    /// From the first scheduling to the first sampled token.
     pub prefill: Duration,
-    /// First token to last.
+    /// From the first token to the last.
     pub decode: Duration,
 }
 
-/// How far a request is.
+/// The phase of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowPhase {
-    /// It waits for its turn.
+    /// It is waiting.
     Queued,
     /// Its prompt is being computed.
     Prefill,
@@ -98,42 +98,42 @@ pub enum RowPhase {
     Decode,
 }
 
-/// What a request allows.
+/// The limit on a request's reasoning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThinkingBudget {
-    /// Most tokens of thoughts; markers do not count.
+    /// Maximum number of reasoning tokens. Markers do not count.
     pub tokens: usize,
-    /// Whether the answer begins in thoughts, which the prompt opened.
+    /// Whether the answer starts inside reasoning that the prompt opened.
     pub is_open: bool,
-    /// The token that opens thoughts.
+    /// The token that opens reasoning.
     pub open: Option<u32>,
-    /// The token that ends them.
+    /// The token that ends reasoning.
     pub close: u32,
 }
 
-/// What a model computes in that is stored in bf16 or f16, packed or not.
+/// The compute dtype of models whose weights are stored in bf16 or f16, packed or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ComputeDtype {
-    /// The stored type on Metal; float32 on MLX's CPU backend, where it is far faster.
+    /// The stored dtype on Metal; float32 on MLX's CPU backend, where it is much faster.
     #[default]
     Auto,
-    /// The stored type.
+    /// The stored dtype.
     Stored,
 }
 
-/// Names a loaded model between the handle and the engine thread.
+/// Identifies a loaded model between the handle and the engine thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ModelId(pub(crate) u64);
 
-/// What a model's keys and values are kept in, in memory and on disk.
+/// The dtype in which a model's keys and values are cached, in memory and on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvDtype {
-    /// The type that they are computed in.
+    /// The compute dtype.
     #[default]
     Computed,
-    /// 16 bits, 11 of them precise; beyond 65504 there is nothing.
+    /// 16 bits with 11 bits of precision; the largest value is 65504.
     Float16,
-    /// 16 bits, 8 of them precise.
+    /// 16 bits with 8 bits of precision.
     Bfloat16,
     /// 32 bits.
     Float32,
@@ -150,28 +150,28 @@ impl KvDtype {
     }
 }
 
-/// What a model is and needs.
+/// Facts about a loaded model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
     /// `model_type` of config.json.
     pub architecture: String,
-    /// Weights counted one by one, packed ones as what they unpack to.
+    /// Number of weights; packed weights are counted unpacked.
     pub parameters: u64,
     /// Bytes of the weights in memory.
     pub weight_bytes: u64,
-    /// The most tokens of a prompt and its answer together.
+    /// Limit on prompt and answer together, in tokens.
     pub context_tokens: usize,
-    /// Token ids run from 0 to this, exclusive.
+    /// Size of the vocabulary: valid token ids are smaller.
     pub vocab_tokens: usize,
-    /// The model-wide packing, when there is one.
+    /// The model-wide quantization, if there is one.
     pub quantization: Option<Quantization>,
-    /// What the layers compute in, such as `float32`.
+    /// The compute dtype of the layers, such as `float32`.
     pub dtype: String,
-    /// What keys and values are kept in.
+    /// The dtype of cached keys and values.
     pub kv_dtype: String,
     /// Hex digest over the config and the weight files' headers and sizes.
     pub digest: String,
-    /// How long loading took.
+    /// Time taken to load it.
     pub load_time: Duration,
 }
 

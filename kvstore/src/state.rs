@@ -1,10 +1,10 @@
-//! What the store knows and decides, without any I/O: which blocks there are and in which tier,
-//! what goes when room is needed, what waits to be done. One mutex guards it; it is never held
-//! during I/O.
+//! The store's knowledge and decisions, without any I/O: which blocks exist and in which tier,
+//! which blocks are evicted to free space, which work is waiting. One mutex guards it and is never
+//! held during I/O.
 //!
-//! Each part (the table of blocks, the queues, the ledger, and so on) owns its data and says which
-//! invariants it keeps; only its own methods change it. A step that concerns several parts is a
-//! method of [`State`]: `put.rs`, `find.rs`, `evict.rs` and `adopt.rs` have them.
+//! Each part (the table of blocks, the queues, the ledger, and so on) owns its data and documents
+//! its invariants; only its own methods change it. Operations on several parts are methods of
+//! [`State`] in `put.rs`, `find.rs`, `evict.rs` and `adopt.rs`.
 
 pub(crate) mod activity;
 mod adopt;
@@ -49,7 +49,7 @@ pub(crate) struct State {
     pub(crate) reads: ReadQueue,
     pub(crate) pins: Pins,
     evictions: EvictionLog,
-    /// The memory of the RAM tier, of the queue of saves, and of bytes lent to callers.
+    /// The memory of the RAM tier, of the write queue, and of bytes lent to callers.
     pub(crate) gauge: Arc<MemoryGauge>,
     pub(crate) counters: Counters,
     pub(crate) activity: Activity,
@@ -76,12 +76,12 @@ impl State {
 
     // ---- names -------------------------------------------------------------------------------
 
-    /// The number of a namespace, if the store knows it.
+    /// Returns the number of a namespace if the store knows it.
     pub(crate) fn find_space(&self, namespace: &Namespace) -> Option<u32> {
         self.namespaces.number(namespace)
     }
 
-    /// The number of a namespace, which it gets now if it has none.
+    /// Returns the number of a namespace, which is added if it is new.
     pub(crate) fn space(&mut self, namespace: &Namespace) -> u32 {
         if let Some(space) = self.namespaces.number(namespace) {
             return space;
@@ -93,8 +93,8 @@ impl State {
         self.namespaces.add(namespace)
     }
 
-    /// Forgets the namespaces that hold nothing in any tier or queue. Clients invent namespaces, so
-    /// their number has no limit.
+    /// Forgets the namespaces with no block in any tier or queue. Without this their number would
+    /// have no limit, because clients choose them.
     pub(crate) fn forget_empty_spaces(&mut self) {
         let mut used: BTreeSet<u32> = self.blocks.iter().map(|(id, _)| id.space).collect();
         used.extend(self.pins.spaces());
@@ -107,7 +107,7 @@ impl State {
         self.evictions.retain(|id| namespaces.knows(id.space));
     }
 
-    /// The namespace of a block; `None` when it was forgotten, and the block with it.
+    /// Returns the namespace of a block, or `None` when namespace and block were forgotten.
     pub(crate) fn namespace(&self, id: &BlockId) -> Option<Namespace> {
         self.namespaces.name(id.space)
     }
@@ -116,20 +116,20 @@ impl State {
         Some(BlockId { space: self.find_space(namespace)?, key: *key })
     }
 
-    // ---- what there is to do, and to tell ----------------------------------------------------
+    // ---- waiting work, and what happened to blocks ---------------------------------------------
 
-    /// Why a block is not here, as far as that is remembered.
+    /// Returns why a block is missing, if the store remembers it.
     pub(crate) fn departure(&self, id: &BlockId) -> Option<Departure> {
         self.evictions.why(id)
     }
 
-    /// True while the writer has something to do now.
+    /// True while the writer has work to do now.
     pub(crate) fn writer_has_work(&self) -> bool {
         let may_save = self.activity.has_scanned() && !self.saves.is_empty();
         may_save || self.activity.is_scanning() || !self.deletes.is_empty()
     }
 
-    /// True when nothing is queued or under way.
+    /// True when no work is queued or in progress.
     pub(crate) fn is_settled(&self) -> bool {
         let is_waiting = !self.saves.is_empty() || !self.reads.is_empty() || self.writer_has_work();
         let is_running =
@@ -137,12 +137,12 @@ impl State {
         !is_waiting && !is_running
     }
 
-    /// The number of pieces of waiting work: reads, removals, saves.
+    /// The number of waiting reads, removals and saves.
     pub(crate) fn queue_depth(&self) -> [u64; 3] {
         [self.reads.len() as u64, self.deletes.len() as u64, self.saves.len() as u64]
     }
 
-    /// Bytes of the waiting work: reads, removals, saves.
+    /// The bytes of waiting reads, removals and saves.
     pub(crate) fn queue_bytes(&self) -> [u64; 3] {
         let len = |id: &BlockId| self.blocks.get(id).map_or(0, |block| block.file_len);
         [self.reads.ids().map(len).sum(), self.deletes.bytes(), self.saves.bytes()]
@@ -169,7 +169,7 @@ mod tests {
     use crate::stats::DropReason;
 
     #[test]
-    fn namespaces_that_hold_nothing_do_not_add_up() {
+    fn empty_namespaces_do_not_accumulate() {
         let mut state = State::new(&StoreConfig::new("/none", 1 << 30));
         let name = |n: u32| {
             let mut bytes = [0; 32];

@@ -1,5 +1,5 @@
-//! The KV cache of the engine: what a sequence keeps of its tokens, how that becomes records, and what
-//! of a prompt is found again.
+//! The engine's KV cache: the caches of running sequences, their records in the store, and the
+//! reuse of prompt prefixes.
 
 mod explain;
 mod identity;

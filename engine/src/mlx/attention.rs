@@ -1,4 +1,4 @@
-//! Attention over a cache.
+//! Attention over the KV cache.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,23 +12,23 @@ use crate::error::Result;
 use crate::mlx::backend::Backend;
 use crate::mlx::bridge::slice;
 
-/// On the CPU backend, up to so many scores, the number of operations is what attention costs, not what is
-/// in them.
+/// On the CPU backend, up to this number of scores, the cost of attention is the number of
+/// operations and not their size.
 const FEW_SCORES: i64 = 2000;
 
-/// How a layer attends: scaled dot-product attention over the keys that its slot holds.
+/// A layer's scaled dot-product attention over the keys and values of its slot.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sdpa {
-    /// Multiplies the scores; 1 / sqrt(head_dim) as a rule.
+    /// Factor for the scores, usually 1 / sqrt(head_dim).
     pub(crate) scale: f32,
-    /// Each token sees this many tokens back, itself included; `None`: all of them.
+    /// Number of tokens that each token attends to, itself included; `None` for all.
     pub(crate) window: Option<i32>,
 }
 
 impl Sdpa {
-    /// q: [1, heads, T, head_dim]; k, v: [1, kv_heads, S, head_dim] of which the last T are the
-    /// queries' own (or, when `last_only`, q is the last token alone). Only distances count: with a
-    /// window, the keys may begin anywhere before it. Returns q's shape.
+    /// q: [1, heads, T, head_dim]; k, v: [1, kv_heads, S, head_dim], of which the last T belong to
+    /// the queries (with `last_only`, q is the last token alone). Only distances matter: with a
+    /// window, the keys may start at any token before it. Returns q's shape.
     pub(crate) fn forward(
         &self,
         q: &Array,
@@ -41,7 +41,7 @@ impl Sdpa {
             return Err(mlx_rs::error::Exception::custom("keys must have four axes"));
         };
         let window = self.window.filter(|&window| window < held);
-        // A single token sees all that is in its window: what is not is cut off, not masked.
+        // For a single token, keys outside the window are cut off instead of masked.
         let (k, v, window) = match (length, window) {
             (1, Some(window)) => {
                 let cut = |a| slice(a, &[0, 0, held - window, 0], &[batch, heads, held, dim]);
@@ -64,13 +64,13 @@ impl Sdpa {
         }
     }
 
-    /// Whether decoding rows go through [`Self::decode_row`].
+    /// Whether decoding rows use [`Self::decode_row`].
     pub(crate) fn decodes_unfused(q: &Array, masks: &Masks) -> bool {
         q.dtype() == Dtype::Float32 && !masks.backend.fused_attention
     }
 
-    /// Queries of one token each, [D, heads, 1, dim], as [`Self::decode_row`] takes them: scaled,
-    /// [D, kv_heads, heads / kv_heads, dim].
+    /// Prepares queries of one token each, [D, heads, 1, dim], for [`Self::decode_row`]: scaled,
+    /// and as [D, kv_heads, heads / kv_heads, dim].
     pub(crate) fn decode_queries(&self, q: &Array, kv_heads: i32) -> Result<Array> {
         let [rows, heads, _, dim] = *q.shape() else {
             return Err(mlx_rs::error::Exception::custom("queries must have four axes"));
@@ -79,9 +79,9 @@ impl Sdpa {
         scaled.reshape(&[rows, kv_heads, heads / kv_heads, dim])
     }
 
-    /// One token of one row in float32 on the CPU backend, where the number of operations is what little
-    /// work costs. q: [1, kv_heads, shared, dim] of [`Self::decode_queries`]; k, v: [1, kv_heads, S, dim].
-    /// Returns q's shape.
+    /// Attention of one token of one row in float32 on the CPU backend, where the number of
+    /// operations dominates when there is little work. q: [1, kv_heads, shared, dim] from
+    /// [`Self::decode_queries`]; k, v: [1, kv_heads, S, dim]. Returns q's shape.
     pub(crate) fn decode_row(&self, q: &Array, k: &Array, v: &Array) -> Result<Array> {
         let [batch, heads, held, dim] = *k.shape() else {
             return Err(mlx_rs::error::Exception::custom("keys must have four axes"));
@@ -103,8 +103,8 @@ impl Sdpa {
         matmul(&weights, v)?.divide(weights.sum_axis(-1, true)?)
     }
 
-    /// The same in float32 on the CPU backend, whose exponential takes three times as long as its power,
-    /// and most of the time that a long prompt takes.
+    /// The same for several tokens in float32 on the CPU backend. Its exponential takes three times
+    /// as long as its power, and most of the time of a long prompt.
     fn unfused_sdpa(
         &self,
         q: &Array,
@@ -116,7 +116,7 @@ impl Sdpa {
         let (&[batch, heads, length, dim], &[_, kv_heads, held, _]) = (q.shape(), k.shape()) else {
             return Err(mlx_rs::error::Exception::custom("queries must have four axes"));
         };
-        // The queries that share a key head are rows of one product.
+        // The queries that share a key head are the rows of one product.
         let shared = heads / kv_heads;
         let q = q.multiply(Array::from_f32(self.scale * LOG2_E))?;
         let q = q.reshape(&[batch, kv_heads, shared * length, dim])?;
@@ -133,22 +133,22 @@ impl Sdpa {
     }
 }
 
-/// The masks of a step: layers and segments of one shape share one, and with it its memory.
+/// The masks of a step. Layers and segments with the same shape share one mask and its memory.
 #[derive(Debug)]
 pub(crate) struct Masks {
     backend: Backend,
-    /// By (T, S, window).
+    /// Masks by (T, S, window).
     window: HashMap<[i32; 3], Array>,
     additive: HashMap<[i32; 3], Array>,
 }
 
 impl Masks {
-    /// No masks yet. `backend` says how the attention over them is computed.
+    /// Starts without masks. `backend` selects how attention is computed.
     pub(crate) fn new(backend: Backend) -> Self {
         Self { backend, window: HashMap::new(), additive: HashMap::new() }
     }
 
-    /// See [`window_mask`].
+    /// Returns the mask of [`window_mask`].
     fn window(&mut self, length: i32, held: i32, window: i32) -> Result<Array> {
         match self.window.entry([length, held, window]) {
             Entry::Occupied(made) => Ok(made.get().clone()),
@@ -156,7 +156,7 @@ impl Masks {
         }
     }
 
-    /// See [`additive_causal_mask`].
+    /// Returns the mask of [`additive_causal_mask`].
     fn additive_causal(&mut self, length: i32, held: i32, window: i32) -> Array {
         let made = self.additive.entry([length, held, window]);
         made.or_insert_with(|| additive_causal_mask(length, held, window)).clone()
@@ -165,12 +165,12 @@ impl Masks {
 
 /// q: [1, heads, T, head_dim], over `held` keys.
 fn has_few_scores(q: &Array, held: i32) -> bool {
-    // 64 heads, chunks of 256 tokens and a context of 200,000 are more than an i32 holds.
+    // 64 heads, chunks of 256 tokens and a context of 200,000 exceed an i32.
     let [heads, length] = [q.shape()[1], q.shape()[2]].map(i64::from);
     heads * length * i64::from(held) <= FEW_SCORES
 }
 
-/// [T, S] of booleans: query `held - length + i` sees key `j` when `0 <= query - j < window`.
+/// [T, S] of booleans: query `held - length + i` attends to key `j` when `0 <= query - j < window`.
 fn window_mask(length: i32, held: i32, window: i32) -> Result<Array> {
     let queries = arange::<_, i32>(held - length, held, None)?.reshape(&[length, 1])?;
     let keys = arange::<_, i32>(0, held, None)?.reshape(&[1, held])?;
@@ -180,7 +180,7 @@ fn window_mask(length: i32, held: i32, window: i32) -> Result<Array> {
 
 /// [T, S]: minus infinity where [`window_mask`] is false, else zero.
 fn additive_causal_mask(length: i32, held: i32, window: i32) -> Array {
-    // Chunks of 4,096 tokens over 1,000,000 are more than an i32 counts.
+    // Chunks of 4,096 tokens over 1,000,000 keys exceed an i32.
     let mut mask = vec![0.0_f32; length as usize * held as usize];
     for (query, row) in (held - length..).zip(mask.chunks_exact_mut(held as usize)) {
         row[..(query + 1 - window).max(0) as usize].fill(f32::NEG_INFINITY);
@@ -199,7 +199,7 @@ mod tests {
         Array::from_iter(values.map(f32::sin), &[1, 1, to - from, 4])
     }
 
-    /// Attention by its definition, one query at a time over the keys of its window.
+    /// Attention computed from its definition, one query at a time over the keys of its window.
     fn by_definition(attend: Sdpa, from: i32, to: i32) -> Vec<f32> {
         let whole = Sdpa { window: None, ..attend };
         let rows = (from..to).flat_map(|at| {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_sees_the_same_wherever_the_keys_begin() {
+    fn a_window_gives_the_same_result_wherever_the_keys_begin() {
         crate::mlx::bridge::init().unwrap();
         let attend = Sdpa { scale: 0.5, window: Some(10) };
         let mut masks = Masks::new(Backend::current());
@@ -249,7 +249,7 @@ mod tests {
             }
         }
         let made = masks.window.len() + masks.additive.len();
-        // With few scores the fused attention masks what is ahead by itself.
+        // With few scores, the fused attention applies the causal mask itself.
         assert_eq!(made, if masks.backend.fused_attention { 2 } else { 3 }, "{masks:?}");
     }
 
@@ -263,7 +263,8 @@ mod tests {
         assert!(!has_few_scores(&queries(256), 262_144));
     }
 
-    /// Shared key heads, prompts and single tokens, with a window and without: what MLX computes.
+    /// The products equal MLX's fused attention for shared key heads, prompts and single tokens,
+    /// with and without a window.
     #[test]
     fn products_are_what_the_fused_attention_computes() {
         crate::mlx::bridge::init().unwrap();

@@ -1,14 +1,14 @@
-//! Which way computations go that MLX offers in two.
+//! Selects between alternative implementations of a computation.
 
 use crate::mlx::bridge::metal_is_available;
 
-/// The choices that depend on the device. A value, so that tests run both ways on any machine: MLX
-/// computes its fused operations on the CPU too.
+/// Choices that depend on the device. They are a value, so that tests can run both alternatives on
+/// any machine: MLX computes its fused operations on the CPU too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Backend {
-    /// Rotary positions come from MLX's fused call, not from a table that the layers share.
+    /// Use MLX's fused rotary embedding, and not a table that the layers share.
     pub(crate) fused_rope: bool,
-    /// Attention in float32 always goes through MLX's fused call.
+    /// Always use MLX's fused attention for float32.
     pub(crate) fused_attention: bool,
     /// The Metal kernels of this crate can run.
     pub(crate) kernels: bool,

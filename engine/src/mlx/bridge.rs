@@ -1,7 +1,7 @@
-//! The few MLX calls that mlx-rs does not wrap, and the only unsafe code of this crate.
+//! The few MLX calls that mlx-rs does not wrap. This file has the only unsafe code of the crate.
 //!
-//! Every function relies on mlx-rs having installed its error handler, which it does at its first
-//! operation: [`init`] makes sure of it on the engine thread before anything else runs.
+//! Every function relies on mlx-rs's error handler, which mlx-rs installs at its first operation.
+//! [`init`] ensures this on the engine thread before anything else runs.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::OnceCell;
@@ -12,19 +12,19 @@ use crate::error::Result;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype, Stream};
 
-/// Metal adopts memory without a copy when pointer and length are multiples of this.
+/// Metal uses memory without a copy when pointer and length are multiples of this.
 pub(crate) const PAGE: usize = 16 * 1024;
 
-/// Freed memory that MLX may keep for reuse on Metal, where new buffers are dear. Steps of one model
-/// reuse the same sizes, so that more would be held for nothing.
+/// Limit on freed memory that MLX keeps for reuse on Metal, where new buffers are expensive. The
+/// steps of a model reuse the same sizes, so a higher limit would not help.
 const METAL_CACHE_BYTES: usize = 1 << 30;
-/// The same on the CPU backend, where a new buffer costs little more than its page faults.
+/// The same limit on the CPU backend, where a new buffer costs little more than its page faults.
 const CPU_CACHE_BYTES: usize = 32 << 20;
 
-/// Sets MLX's limits, and with the first call installs mlx-rs's error handler: without it, mlx-c ends
+/// Sets MLX's limits. The first call also installs mlx-rs's error handler: without it, mlx-c ends
 /// the process at the first error.
 pub(crate) fn init() -> Result<()> {
-    // Nothing may go wrong before this first call of mlx-rs.
+    // No call before this one may fail, because it installs the error handler.
     mlx_rs::memory::set_cache_limit(CPU_CACHE_BYTES)?;
     if metal_is_available() {
         mlx_rs::memory::set_cache_limit(METAL_CACHE_BYTES)?;
@@ -32,15 +32,16 @@ pub(crate) fn init() -> Result<()> {
     Ok(())
 }
 
-/// Freed memory that MLX may keep.
+/// Limit on freed memory that MLX keeps for reuse.
 pub(crate) fn cache_limit_bytes() -> u64 {
     if metal_is_available() { METAL_CACHE_BYTES as u64 } else { CPU_CACHE_BYTES as u64 }
 }
 
-/// Has macOS keep up to `wanted_bytes` of MLX's memory wired, weights before all: without it, what
-/// rested for a while is compressed or paged out, and the next request waits for it. 0 lets go of it
-/// all. More than Metal recommends would be refused, and take from everybody else. Returns what is set
-/// now: 0 where there is no Metal, and where macOS refuses (before 15 it wires nothing).
+/// Makes macOS keep up to `wanted_bytes` of MLX's memory wired, the weights first. Otherwise memory
+/// that was idle for a while is compressed or paged out, and the next request waits for it. 0
+/// unwires everything. More than Metal's recommendation would be refused and would take memory from
+/// other programs. Returns the new limit: 0 where there is no Metal, and where macOS refuses
+/// (before version 15 it wires nothing).
 pub(crate) fn set_wired_limit(wanted_bytes: u64) -> u64 {
     if !metal_is_available() {
         return 0;
@@ -49,11 +50,11 @@ pub(crate) fn set_wired_limit(wanted_bytes: u64) -> u64 {
     mlx_rs::memory::set_wired_limit(limit as usize).map_or(0, |_| limit)
 }
 
-/// What Metal recommends a process to hold at most; 0 when it does not say.
+/// Metal's recommended limit on a process's memory; 0 when it does not report one.
 fn recommended_bytes() -> u64 {
     let mut bytes = 0;
-    // SAFETY: device and info are made here and freed once; the key ends with a NUL; `bytes` outlives
-    // the call that writes it.
+    // SAFETY: device and info are made here and freed once. The key ends with a NUL. `bytes`
+    // outlives the call that writes it.
     unsafe {
         let gpu = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_GPU, 0);
         let mut info = mlx_sys::mlx_device_info_new();
@@ -69,17 +70,17 @@ fn recommended_bytes() -> u64 {
     bytes as u64
 }
 
-/// Whether arrays live on a Metal device. On Linux MLX runs on its CPU backend.
+/// Whether arrays are on a Metal device. On Linux MLX uses its CPU backend.
 pub fn metal_is_available() -> bool {
     let mut available = false;
-    // SAFETY: writes one bool through a valid pointer.
+    // SAFETY: the call writes one bool through a valid pointer.
     let status = unsafe { mlx_sys::mlx_metal_is_available(&raw mut available) };
     status == 0 && available
 }
 
 /// MLX's version, such as `0.32.2`.
 pub fn version() -> String {
-    // SAFETY: the string is made here, filled by MLX, read while it is alive, and freed once; MLX
+    // SAFETY: the string is made here, filled by MLX, read while it is alive, and freed once. MLX
     // ends it with a NUL.
     unsafe {
         let mut text = mlx_sys::mlx_string_new();
@@ -95,10 +96,10 @@ pub fn version() -> String {
     }
 }
 
-/// The bytes of an array, evaluated first. It must lie in memory row after row without gaps.
+/// The bytes of an array, which is evaluated first. The array must be row-contiguous.
 ///
 /// # Errors
-/// When it does not, or cannot be evaluated.
+/// If it is not row-contiguous or cannot be evaluated.
 pub(crate) fn raw_bytes(a: &Array) -> Result<&[u8]> {
     a.eval()?;
     let mut expected = 1;
@@ -111,9 +112,9 @@ pub(crate) fn raw_bytes(a: &Array) -> Result<&[u8]> {
     if a.size() == 0 {
         return Ok(&[]);
     }
-    // SAFETY: the array is evaluated, and its `nbytes` bytes follow each other from its data
-    // pointer, as the strides say. The slice borrows the array, which keeps the buffer alive; nothing
-    // writes to a buffer that has another owner than the writing operation.
+    // SAFETY: the array is evaluated, and its strides say that its `nbytes` bytes are contiguous
+    // from its data pointer. The slice borrows the array, which keeps the buffer alive. No
+    // operation writes to a buffer that has another owner.
     unsafe {
         let data = mlx_sys::mlx_array_data_uint8(a.as_ptr());
         if data.is_null() {
@@ -128,8 +129,8 @@ pub(crate) fn slice(a: &Array, start: &[i32], stop: &[i32]) -> Result<Array> {
     slice_or_update(a, None, start, stop)
 }
 
-/// `a` with `a[start..stop]` replaced by `update`. MLX writes in place when nobody else holds `a`'s
-/// buffer by the time it is evaluated.
+/// `a` with `a[start..stop]` replaced by `update`. MLX writes in place if no other array holds
+/// `a`'s buffer when it is evaluated.
 pub(crate) fn slice_update(
     a: &Array,
     update: &Array,
@@ -150,7 +151,7 @@ fn slice_or_update(
     let stream = Stream::thread_local_or_default();
     let (a_ptr, stream_ptr) = (a.as_ptr(), stream.as_ptr());
     let (start_ptr, stop_ptr, strides_ptr) = (start.as_ptr(), stop.as_ptr(), strides.as_ptr());
-    // SAFETY: the three vectors hold `dims` entries each, the handles are alive across the call,
+    // SAFETY: the three vectors have `dims` entries each, the handles stay alive during the call,
     // and a handle that MLX filled in is owned by the Array made from it.
     unsafe {
         let mut out = mlx_sys::mlx_array_new();
@@ -184,8 +185,9 @@ fn slice_or_update(
     }
 }
 
-/// The gated delta rule on Metal, over the inputs of [`crate::mlx::gated_delta::Inputs`] in the order of
-/// its fields and the state. Returns y and the new state. Not run yet: it needs a Mac.
+/// The gated delta rule on Metal. Its inputs are the fields of [`crate::mlx::gated_delta::Inputs`]
+/// in order, then the state. Returns y and the new state. This has not been run yet, because it
+/// needs a Mac.
 pub(crate) fn gated_delta_kernel(inputs: [&Array; 6]) -> Result<(Array, Array)> {
     use mlx_rs::fast::{MetalKernelApplyOptions, MetalKernelOutput, TemplateArg};
 
@@ -226,8 +228,8 @@ pub(crate) fn gated_delta_kernel(inputs: [&Array; 6]) -> Result<(Array, Array)> 
         }
         let kernel = kernel.get().ok_or_else(wrong)?;
         let grid = (32, dv, batch * heads);
-        // SAFETY: the shapes were checked above; every index of the source lies within them, each
-        // output element is written by one thread, inputs are only read, and they are made
+        // SAFETY: the shapes were checked above. Every source index is within them, each output
+        // element is written by one thread, and the inputs are only read and are made
         // row-contiguous.
         unsafe { kernel.apply(&inputs, &outputs, grid, (32, dv.min(4), 1), options) }
     })?;
@@ -238,7 +240,7 @@ pub(crate) fn gated_delta_kernel(inputs: [&Array; 6]) -> Result<(Array, Array)> 
 }
 
 thread_local! {
-    /// Made at its first use: MLX parses its names and source then.
+    /// Created at first use, when MLX parses its names and source.
     static DELTA_KERNEL: OnceCell<mlx_rs::fast::MetalKernel> = const { OnceCell::new() };
 }
 
@@ -260,22 +262,22 @@ fn check_axes(a: &Array, start: &[i32], stop: &[i32]) -> Result<()> {
 }
 
 /// # Safety
-/// `handle` must be one that MLX returned with `status`, owned by the caller.
+/// `handle` must be a handle that MLX returned with `status`, owned by the caller.
 unsafe fn owned(
     handle: mlx_sys::mlx_array,
     status: i32,
     what: impl FnOnce() -> String,
 ) -> Result<Array> {
     if status == 0 {
-        // SAFETY: MLX filled the handle and ownership passes to the Array.
+        // SAFETY: MLX filled the handle, and ownership passes to the Array.
         return Ok(unsafe { Array::from_ptr(handle) });
     }
-    // SAFETY: a handle that was not filled is still ours to free.
+    // SAFETY: a handle that was not filled must still be freed by us.
     unsafe { mlx_sys::mlx_array_free(handle) };
     Err(Exception::custom(format!("{} failed", what())))
 }
 
-/// Zeroed memory, aligned to [`PAGE`] and padded to whole pages, that MLX can adopt.
+/// Zeroed memory, aligned to [`PAGE`] and padded to whole pages, that MLX can use without a copy.
 #[derive(Debug)]
 pub(crate) struct PageBuffer {
     data: NonNull<u8>,
@@ -283,11 +285,11 @@ pub(crate) struct PageBuffer {
     layout: Layout,
 }
 
-// SAFETY: plain memory owned by the buffer alone.
+// SAFETY: the buffer is the only owner of plain memory.
 unsafe impl Send for PageBuffer {}
 
 impl PageBuffer {
-    /// `len` bytes of zeros.
+    /// Allocates `len` bytes of zeros.
     pub(crate) fn zeroed(len: usize) -> PageBuffer {
         let padded = len.max(1).next_multiple_of(PAGE);
         let layout = Layout::from_size_align(padded, PAGE).expect("a buffer under isize::MAX");
@@ -297,16 +299,16 @@ impl PageBuffer {
         PageBuffer { data, len, layout }
     }
 
-    /// The bytes, to be filled.
+    /// The bytes, for the caller to fill.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: `len` bytes were allocated and initialised, and we hold the only reference.
         unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
     }
 
-    /// An array over this memory: adopted on Metal where MLX can, copied otherwise.
+    /// Makes an array of this memory, without a copy on Metal if possible, else by copying.
     ///
     /// # Errors
-    /// When `shape` and `dtype` do not describe exactly these bytes.
+    /// If `shape` and `dtype` do not describe exactly these bytes.
     pub(crate) fn into_array(self, shape: &[i32], dtype: Dtype) -> Result<Array> {
         let bytes = shape.iter().map(|&n| n as usize).product::<usize>() * item_bytes(dtype);
         if bytes != self.len {
@@ -318,7 +320,7 @@ impl PageBuffer {
         let data = self.data.as_ptr().cast::<c_void>();
         let payload = Box::into_raw(Box::new(self)).cast::<c_void>();
         // SAFETY: data holds `bytes` bytes, checked above. MLX calls `drop_page_buffer` with the
-        // payload exactly once, when it no longer needs the memory (at once, if it copies).
+        // payload exactly once, when it no longer needs the memory (immediately, if it copies).
         unsafe {
             let handle = mlx_sys::mlx_array_new_data_managed_payload(
                 data,
@@ -336,14 +338,14 @@ impl PageBuffer {
 
 impl Drop for PageBuffer {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, freed once.
+        // SAFETY: the memory was allocated with this layout and is freed once.
         unsafe { dealloc(self.data.as_ptr(), self.layout) }
     }
 }
 
-/// MLX's callback for a buffer it no longer needs.
+/// MLX calls this for a buffer that it no longer needs.
 unsafe extern "C" fn drop_page_buffer(payload: *mut c_void) {
-    // SAFETY: the payload is the box leaked in `into_array`, handed back once.
+    // SAFETY: the payload is the box leaked in `into_array`, and it is returned once.
     drop(unsafe { Box::from_raw(payload.cast::<PageBuffer>()) });
 }
 
@@ -357,12 +359,14 @@ pub(crate) fn item_bytes(dtype: Dtype) -> usize {
     }
 }
 
-/// The operations that computing these arrays takes, by name, as MLX draws its graph.
+/// The names of the operations needed to compute these arrays, taken from MLX's drawing of its
+/// graph.
 #[cfg(test)]
 pub(crate) fn operations(outputs: &[Array]) -> Vec<String> {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     let path = std::ffi::CString::new(file.path().to_str().expect("UTF-8")).expect("no NUL");
-    // SAFETY: the path ends with a NUL; what is made here is freed once, and alive across the calls.
+    // SAFETY: the path ends with a NUL. Everything made here is freed once and alive during the
+    // calls.
     unsafe {
         let out = mlx_sys::fopen(path.as_ptr(), c"w".as_ptr());
         assert!(!out.is_null());

@@ -1,15 +1,15 @@
 //! The gated delta rule (Gated DeltaNet, arXiv 2412.06464), in float32.
 //!
-//! Each head keeps a matrix S of [Dv, Dk]. A token lets it decay by g, asks it for what it recalls
-//! under the key, and writes the difference to the value back, scaled by beta:
+//! Each head keeps a matrix S of [Dv, Dk]. For each token, S decays by g, is read at the token's
+//! key, and is updated with the difference between the value and that read, scaled by beta:
 //!
 //! ```text
 //! S <- g S;   delta = beta (v - S k);   S <- S + delta k^T;   y = S q
 //! ```
 //!
-//! Three implementations: one token in plain operations; blocks of tokens by matrix products, for
-//! prefill without Metal; and a Metal kernel that walks all tokens. The kernel has not been run yet:
-//! it needs a Mac, where its test below is not skipped.
+//! There are three implementations: one token in plain operations; blocks of tokens by matrix
+//! products, for prefill without Metal; and a Metal kernel that processes all tokens. The kernel
+//! has not been run yet: it needs a Mac, where its test below is not skipped.
 
 use crate::error::Result;
 use mlx_rs::linalg::tri_inv;
@@ -21,11 +21,11 @@ use mlx_rs::{Array, Dtype, Stream, with_stream};
 
 use crate::mlx::bridge::{gated_delta_kernel, slice};
 
-/// Tokens of a block: within one, the work is matrix products; from one to the next goes the state.
+/// Number of tokens in a block. Work in a block is matrix products; the state links the blocks.
 const BLOCK_TOKENS: i32 = 64;
 
-/// What tokens bring, `Hv` being a multiple of `Hk`: T tokens of one sequence, or one token of each of
-/// B sequences.
+/// The inputs of T tokens of one sequence, or of one token of each of B sequences. `Hv` is a
+/// multiple of `Hk`.
 #[derive(Debug)]
 pub(crate) struct Inputs {
     /// [B, T, Hk, Dk], scaled.
@@ -40,7 +40,7 @@ pub(crate) struct Inputs {
     pub(crate) beta: Array,
 }
 
-/// [sequences, tokens, key heads, value heads, Dk, Dv]
+/// The sizes [sequences, tokens, key heads, value heads, Dk, Dv].
 type Sizes = [i32; 6];
 
 impl Inputs {
@@ -58,11 +58,12 @@ impl Inputs {
     }
 }
 
-/// Runs the rule from `state` ([B, Hv, Dv, Dk], float32; `None`: zeros), by the Metal kernel where
-/// `has_kernels`. Returns y, [B, T, Hv, Dv] in v's dtype, and the state after the last token.
+/// Applies the rule from `state` ([B, Hv, Dv, Dk], float32; `None` for zeros), with the Metal
+/// kernel if `has_kernels`. Returns y, [B, T, Hv, Dv] in v's dtype, and the state after the last
+/// token.
 ///
 /// # Errors
-/// When both B and T are more than 1.
+/// If both B and T are greater than 1.
 pub(crate) fn gated_delta(
     inputs: &Inputs,
     state: Option<&Array>,
@@ -92,7 +93,7 @@ pub(crate) fn gated_delta(
     }
 }
 
-/// T = 1, for any number of sequences.
+/// Applies the rule for T = 1 and any number of sequences.
 fn one_token(
     inputs: &Inputs,
     state: &Array,
@@ -115,20 +116,20 @@ fn one_token(
     Ok((y, state.reshape(&[batch, heads, dv, dk])?))
 }
 
-/// Blocks of at most [`BLOCK_TOKENS`]. With G the logarithm of the decay from a block's beginning to
-/// a token, the deltas of a block solve a triangular system:
+/// Applies the rule in blocks of at most [`BLOCK_TOKENS`] tokens. With G as the logarithm of the
+/// decay from a block's start to a token, the deltas of a block solve a triangular system:
 ///
 /// ```text
 /// delta_t = beta_t (v_t - exp(G_t) S k_t - sum over i < t of exp(G_t - G_i) (k_t . k_i) delta_i)
 /// ```
 ///
-/// Everything but the terms in S is computed for all blocks at once.
+/// All terms without S are computed for all blocks at once.
 fn in_blocks(inputs: &Inputs, state: &Array, sizes: Sizes) -> Result<(Array, Array)> {
     let [_, tokens, key_heads, heads, dk, dv] = sizes;
     let group = heads / key_heads;
     let length = tokens.min(BLOCK_TOKENS);
     let count = (tokens + length - 1) / length;
-    // Tokens of zeros fill the last block up: no decay, and nothing is written.
+    // The last block is padded with tokens of zeros, which neither decay nor write.
     let blocks = |a: &Array, heads: i32, group: i32, dim: i32| -> Result<Array> {
         let a = a.as_dtype(Dtype::Float32)?.reshape(&[tokens, heads, group, dim])?;
         let filled =
@@ -183,9 +184,9 @@ fn in_blocks(inputs: &Inputs, state: &Array, sizes: Sizes) -> Result<(Array, Arr
     Ok((y.as_dtype(inputs.v.dtype())?, state.reshape(&[1, heads, dv, dk])?))
 }
 
-/// [.., L, L]: how much of what token i wrote is left at token t, 0 for i > t. Each is the
-/// exponential of a sum of the tokens' own logarithms and not of a difference of long sums, which a
-/// single strong decay would drown in rounding.
+/// [.., L, L]: the fraction of token i's write that is left at token t; 0 for i > t. Each entry is
+/// the exponential of a sum over the tokens' own logarithms. A difference of two long sums would
+/// lose its precision after a single strong decay.
 fn decays(log_decay: &Array, length: i32) -> Result<Array> {
     let after = tri::<bool>(length, None, Some(-1))?; // token j comes after token i
     let sums = select(after, log_decay, Array::from_f32(0.0))?.cumsum(3, false, true)?;
@@ -231,12 +232,12 @@ mod tests {
         (0..count).map(|_| next()).collect()
     }
 
-    /// How strongly the tokens decay: [`Decay::Reset`] has tokens that forget everything.
+    /// The strength of the decay. With [`Decay::Reset`], some tokens forget everything.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Decay {
         Weak,
         Reset,
-        /// All keys the same, nothing decays: the hardest triangular system.
+        /// All keys are equal and nothing decays: the hardest triangular system.
         Repeated,
     }
 
@@ -300,7 +301,7 @@ mod tests {
         a.contiguous().unwrap().as_slice::<f32>().to_vec()
     }
 
-    /// The rule by its definition, in float64: y and the state.
+    /// The rule computed from its definition in float64. Returns y and the state.
     fn by_definition(inputs: &Inputs) -> (Vec<f64>, Vec<f64>) {
         let [_, tokens, key_heads, heads, dk, dv] = inputs.sizes().unwrap().map(|n| n as usize);
         let double = |a: &Array| read(a).into_iter().map(f64::from).collect::<Vec<_>>();

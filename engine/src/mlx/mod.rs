@@ -1,4 +1,4 @@
-//! MLX as this crate uses it: the calls that mlx-rs lacks, and computations without weights.
+//! Access to MLX: the calls that mlx-rs lacks, and computations without weights.
 
 pub(crate) mod attention;
 pub(crate) mod backend;

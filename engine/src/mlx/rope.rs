@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::mlx::bridge::slice;
 
-/// The kind of a rope scaling, under its older or its newer key. An explicit null says nothing.
+/// The type of a rope scaling, under its older or newer key. An explicit null counts as absent.
 pub(crate) fn rope_type(scaling: &Map<String, Value>) -> Option<&Value> {
     let given = |key| scaling.get(key).filter(|kind: &&Value| !kind.is_null() && **kind != "");
     given("type").or_else(|| given("rope_type"))
@@ -25,15 +25,15 @@ pub(crate) struct Rope {
     traditional: bool,
     base: f32,
     scale: f32,
-    /// Wavelengths divided by 2 pi, one per pair, when they do not follow from `base`.
+    /// Wavelengths divided by 2 pi, one per pair, if they do not follow from `base`.
     freqs: Option<Array>,
-    /// Multiplies the rotated components (yarn's attention temperature).
+    /// Factor for the rotated components (yarn's attention temperature).
     magnitude: f32,
     dynamic: Option<Dynamic>,
 }
 
-/// Dynamic NTK: beyond `max_positions` the base grows with the position, each token rotated as it
-/// would be if it were decoded alone. So the result does not depend on how a prompt is chunked.
+/// Dynamic NTK: beyond `max_positions` the base grows with the position. Each token is rotated as
+/// if it were decoded alone, so the result does not depend on how a prompt is split into chunks.
 #[derive(Debug, Clone, Copy)]
 struct Dynamic {
     factor: f32,
@@ -41,10 +41,11 @@ struct Dynamic {
 }
 
 impl Rope {
-    /// From config.json's `rope_theta` and `rope_scaling` (or `rope_parameters`, which holds both).
+    /// Reads `rope_theta` and `rope_scaling` of config.json (or `rope_parameters`, which holds
+    /// both).
     ///
     /// # Errors
-    /// A sentence naming the field.
+    /// A sentence that names the field.
     pub(crate) fn new(
         dims: i32,
         theta: f32,
@@ -90,7 +91,7 @@ impl Rope {
         }
     }
 
-    /// x: [1, heads, T, head_dim] at positions `offset..offset + T`; returns the same shape.
+    /// x: [1, heads, T, head_dim] at positions `offset..offset + T`. Returns the same shape.
     pub(crate) fn apply(&self, x: &Array, offset: i32) -> Result<Array> {
         let length = x.shape()[2];
         let x = &self.magnify(x)?;
@@ -102,14 +103,14 @@ impl Rope {
         }
     }
 
-    /// x: [D, heads, 1, head_dim], row d at position `offsets[d]`; `array` holds the same numbers.
-    /// Returns the same shape.
+    /// x: [D, heads, 1, head_dim], with row d at position `offsets[d]`; `array` holds the same
+    /// offsets. Returns the same shape.
     pub(crate) fn apply_rows(&self, x: &Array, offsets: &[i32], array: &Array) -> Result<Array> {
         if let &[offset] = offsets {
             return self.apply(x, offset);
         }
         if self.dynamic.is_some_and(|d| offsets.iter().any(|&at| at >= d.max_positions)) {
-            // Rows beyond the trained length have each their own base.
+            // Each row beyond the trained length has its own base.
             let rows = split_equal(x, offsets.len() as i32, 0)?;
             let rows = rows.iter().zip(offsets).map(|(row, &offset)| self.apply(row, offset));
             return concatenate(&rows.collect::<Result<Vec<_>>>()?, 0);
@@ -138,7 +139,7 @@ impl Rope {
         concatenate(&[multiply(turned, factor)?, rest], 3)
     }
 
-    /// The base of a token beyond the trained length, with dynamic scaling.
+    /// The base of a token beyond the trained length under dynamic scaling.
     fn grown_base(&self, position: i32) -> Option<f32> {
         let dynamic = self.dynamic.filter(|dynamic| position >= dynamic.max_positions)?;
         let grown = dynamic.factor * (position + 1) as f32 / dynamic.max_positions as f32
@@ -147,7 +148,7 @@ impl Rope {
         Some(self.base * grown.powf(dims / (dims - 2.0)))
     }
 
-    /// Tokens up to the trained length share the plain base; each one beyond has its own.
+    /// Tokens up to the trained length share the plain base; each later token has its own.
     fn apply_dynamic(&self, x: &Array, offset: i32, dynamic: Dynamic) -> Result<Array> {
         let [batch, heads, length, head_dim] = *x.shape() else {
             return self.rotate(x, self.base, offset);
@@ -165,10 +166,10 @@ impl Rope {
         concatenate(&parts, 2)
     }
 
-    /// The cosines and sines that every layer of a step shares, for backends without a fused
-    /// rotary kernel: [T, 1, head_dim] each, with the first half of the sines negated. `None` where
-    /// the fused call must be used: another dtype than float32 (the fused fallback rounds its angles
-    /// to the dtype, and parity with it matters more than speed) and neighbour pairs.
+    /// The cosines and sines that all layers of a step share, for backends without a fused rotary
+    /// kernel: [T, 1, head_dim] each, with the first half of the sines negated. `None` where the
+    /// fused call must be used: for neighbour pairs, and for any dtype but float32 (the fused
+    /// fallback rounds its angles to the dtype, and parity with it matters more than speed).
     pub(crate) fn table(&self, positions: &[i32], head_dim: i32, dtype: Dtype) -> Option<Table> {
         if self.traditional || dtype != Dtype::Float32 {
             return None;
@@ -208,8 +209,8 @@ impl Rope {
     }
 }
 
-/// Up to this many tokens, swapping the halves of a head by a gather, which is one operation, is
-/// faster than by three copies.
+/// Up to this many tokens, swapping the halves of a head by a single gather is faster than by three
+/// copies.
 const GATHERED_ROWS: usize = 16;
 
 /// The rotations of a step's tokens. See [`Rope::table`].
@@ -217,14 +218,14 @@ const GATHERED_ROWS: usize = 16;
 pub(crate) struct Table {
     cos: Array,
     sin: Array,
-    /// Components of a head that are rotated.
+    /// Number of rotated components in a head.
     dims: i32,
-    /// The order of components that swaps the halves, for steps of few tokens.
+    /// The order of components that swaps the halves, for steps with few tokens.
     swap: Option<Array>,
 }
 
 impl Table {
-    /// x: [1, T, heads, head_dim], T being the table's; returns the same shape.
+    /// x: [1, T, heads, head_dim], where T is the table's. Returns the same shape.
     pub(crate) fn apply(&self, x: &Array) -> Result<Array> {
         let swapped = match &self.swap {
             Some(swap) => take_axis(x, swap, 3)?,
@@ -234,8 +235,8 @@ impl Table {
     }
 }
 
-/// x: [1, T, heads, head_dim]; returns it with the two halves of each head's first `dims` components
-/// exchanged.
+/// x: [1, T, heads, head_dim]. Returns x with the two halves of each head's first `dims` components
+/// swapped.
 fn swap_halves(x: &Array, dims: i32) -> Result<Array> {
     let [batch, length, heads, head_dim] = *x.shape() else { return Ok(x.clone()) };
     let part = |from, to| slice(x, &[0, 0, 0, from], &[batch, length, heads, to]);
@@ -266,12 +267,13 @@ fn freqs_array(freqs: &[f64]) -> Array {
     Array::from_slice(&freqs, &[freqs.len() as i32])
 }
 
-/// Wavelengths over 2 pi: `theta^(2i / dims)`.
+/// Wavelengths divided by 2 pi: `theta^(2i / dims)`.
 fn plain_freqs(dims: i32, theta: f64) -> impl Iterator<Item = f64> {
     (0..dims / 2).map(move |i| theta.powf(f64::from(2 * i) / f64::from(dims)))
 }
 
-/// Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between blended.
+/// Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those in between
+/// blended.
 fn llama3_freqs(dims: i32, theta: f64, scaling: &Map<String, Value>) -> Result<Vec<f64>, String> {
     let factor = f64::from(factor(scaling)?);
     let low = number(scaling, "low_freq_factor").unwrap_or(1.0);
@@ -294,7 +296,7 @@ fn llama3_freqs(dims: i32, theta: f64, scaling: &Map<String, Value>) -> Result<V
     Ok(plain_freqs(dims, theta).map(stretch).collect())
 }
 
-/// YaRN: (frequencies, magnitude).
+/// YaRN. Returns (frequencies, magnitude).
 fn yarn(dims: i32, theta: f64, scaling: &Map<String, Value>) -> Result<(Vec<f64>, f32), String> {
     let factor = f64::from(factor(scaling)?);
     let trained = number(scaling, "original_max_position_embeddings").unwrap_or(4096.0);
@@ -307,7 +309,7 @@ fn yarn(dims: i32, theta: f64, scaling: &Map<String, Value>) -> Result<(Vec<f64>
     let low = correction(beta_fast).floor().max(0.0);
     let mut high = correction(beta_slow).ceil().min(f64::from(dims - 1));
     if low == high {
-        high += 0.001; // no division by zero
+        high += 0.001; // avoids a division by zero
     }
     let freqs = plain_freqs(dims, theta).enumerate().map(|(i, extrapolated)| {
         let interpolated = factor * extrapolated;
@@ -385,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_named() {
+    fn invalid_scalings_are_named() {
         let build = |scaling: Value| Rope::new(16, 1e4, false, scaling.as_object(), 32);
         assert!(build(json!({"type": "longrope"})).unwrap_err().contains("longrope"));
         assert!(build(json!({"type": "linear", "factor": 0})).unwrap_err().contains("factor"));

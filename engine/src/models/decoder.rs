@@ -1,4 +1,4 @@
-//! The decoder that every family here is: embeddings, a stack of blocks, a norm and an output head.
+//! The decoder that all families share: embeddings, a stack of blocks, a norm and an output head.
 
 use std::fmt;
 
@@ -12,52 +12,52 @@ use crate::models::nn::{RmsNorm, TokenHead};
 use crate::weights::Weights;
 use crate::weights::text_model::{head_path, root};
 
-/// One layer of a decoder: something that mixes tokens, and something that is done to each.
+/// One layer of a decoder: a mixer across tokens, then a feed-forward layer on each token.
 pub(crate) trait Block: fmt::Debug {
-    /// What the mixer keeps of a sequence; `None`: nothing.
+    /// The cache slot of the mixer; `None` if it needs none.
     fn slot(&self) -> Option<SlotSpec>;
 
-    /// x: [1, T, hidden] of all segments; `slot`: the block's own. Returns what the mixer makes of the
-    /// tokens that go on, [1, R, hidden]; `None` when none does.
+    /// x: [1, T, hidden] of all segments; `slot`: the block's slot. Returns the mixer's output for
+    /// the kept tokens, [1, R, hidden]; `None` when no token is kept.
     fn mix(&self, x: &Array, slot: usize, step: &mut Forward<'_>) -> Result<Option<Array>>;
 
-    /// The rest of the block. x, the residual stream before the mixer, and `mixed`: [1, R, hidden].
-    /// Returns the same shape.
+    /// The part of the block after the mixer. x is the residual stream before the mixer; x and
+    /// `mixed` are [1, R, hidden]. Returns the same shape.
     fn feed(&self, x: &Array, mixed: &Array) -> Result<Array>;
 }
 
-/// What the ends of a decoder need of a config.
+/// The config values for the embeddings, final norm and output head.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DecoderShape {
     pub(crate) vocab: i32,
     pub(crate) hidden: i32,
     pub(crate) layers: i32,
-    /// `None`: the embeddings serve as the head when the checkpoint has no other.
+    /// `None`: tied if the checkpoint has no separate head.
     pub(crate) tied_embeddings: Option<bool>,
-    /// Multiplies the embeddings.
+    /// Factor for the embeddings.
     pub(crate) embed_scale: Option<f32>,
-    /// Bends the logits: cap * tanh(logits / cap).
+    /// Softcap of the logits: cap * tanh(logits / cap).
     pub(crate) logit_softcap: Option<f32>,
 }
 
-/// A decoder of blocks of one kind.
+/// A decoder whose blocks are all of type `B`.
 #[derive(Debug)]
 pub(crate) struct Decoder<B> {
     tokens: TokenHead,
     embed_scale: Option<f32>,
     blocks: Vec<B>,
-    /// The slot of each block; the number of slots where it has none.
+    /// The slot of each block; the number of slots for a block without one.
     slots: Vec<usize>,
     norm: RmsNorm,
     logit_softcap: Option<f32>,
 }
 
 impl<B: Block + 'static> Decoder<B> {
-    /// Loads the ends, and each block by `block(weights, path, layer)`. `norm(weights, path)` loads the
-    /// final norm.
+    /// Loads embeddings and head, each block by `block(weights, path, layer)`, and the final norm
+    /// by `norm(weights, path)`.
     ///
     /// # Errors
-    /// When a tensor is absent or has another shape.
+    /// If a tensor is missing or has another shape.
     pub(crate) fn load(
         weights: &mut Weights,
         shape: DecoderShape,
@@ -87,16 +87,16 @@ impl<B: Block + 'static> Decoder<B> {
         }))
     }
 
-    /// tokens: [1, T]; returns [1, T, hidden].
+    /// tokens: [1, T]. Returns [1, T, hidden].
     fn embed(&self, tokens: &Array) -> Result<Array> {
         let x = self.tokens.embed(tokens)?;
         let Some(scale) = self.embed_scale else { return Ok(x) };
-        // The factor was rounded to bfloat16 in training, whatever the weights are stored in.
+        // In training the factor was rounded to bfloat16, whatever dtype the weights are stored in.
         let scale = Array::from_f32(scale).as_dtype(Dtype::Bfloat16)?;
         multiply(&x, scale.as_dtype(x.dtype())?)
     }
 
-    /// x: [1, R, hidden]; returns [1, R, vocab].
+    /// x: [1, R, hidden]. Returns [1, R, vocab].
     fn logits(&self, x: &Array) -> Result<Array> {
         let logits = self.tokens.logits(&self.norm.forward(x)?)?;
         let Some(cap) = self.logit_softcap else { return Ok(logits) };
@@ -110,7 +110,8 @@ impl<B: Block + 'static> CausalLm for Decoder<B> {
         let mut x = Some(self.embed(tokens)?); // [1, T, hidden]
         for (index, block) in self.blocks.iter().enumerate() {
             if index + 1 == self.blocks.len() {
-                // Behind the last layer's slot only the tokens that want logits go on.
+                // After the last layer's mixer only the tokens that need logits are computed
+                // further.
                 step.keep_outputs_only();
             }
             let Some(before) = x else { break };

@@ -1,5 +1,5 @@
-//! The gated delta net layer of the qwen3_5 families: a causal convolution over the last few tokens,
-//! then the rule of `gated_delta.rs`, then a gated norm.
+//! The gated delta net layer of the qwen3_5 families: a causal convolution over the last few
+//! tokens, the rule of `gated_delta.rs`, and a gated norm.
 
 use crate::error::Result;
 use mlx_rs::ops::{concatenate, conv1d, exp, logaddexp, multiply, negative, sigmoid, zeros_dtype};
@@ -17,11 +17,11 @@ use crate::weights::config::ConfigFile;
 /// Added to the squared length of queries and keys before they are scaled to length 1.
 const UNIT_EPS: f32 = 1e-6;
 
-/// What a config says about these layers.
+/// The config values for these layers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeltaShape {
     pub(crate) hidden: i32,
-    /// Tokens that the convolution sees.
+    /// Number of tokens that the convolution covers.
     pub(crate) kernel: i32,
     pub(crate) key_heads: i32,
     /// A multiple of `key_heads`.
@@ -54,7 +54,7 @@ impl DeltaShape {
         Ok(())
     }
 
-    /// Queries, keys and values of a token together.
+    /// Channels of the queries, keys and values of a token together.
     fn channels(&self) -> i32 {
         2 * self.key_heads * self.key_dim + self.heads * self.value_dim
     }
@@ -63,7 +63,7 @@ impl DeltaShape {
 /// A gated delta net.
 #[derive(Debug)]
 pub(crate) struct DeltaNet {
-    /// Queries, keys and values together; the output gate; beta; the decay.
+    /// Projections to queries, keys and values together; the output gate; beta; the decay.
     projections: LinearGroup,
     /// [channels, kernel, 1], one filter for each channel of queries, keys and values.
     conv: Array,
@@ -77,7 +77,8 @@ pub(crate) struct DeltaNet {
 }
 
 impl DeltaNet {
-    /// Loads what lies under `path`. `as_published`: the convolution is [channels, 1, kernel].
+    /// Loads the tensors under `path`. With `as_published` the convolution is [channels, 1,
+    /// kernel].
     pub(crate) fn load(
         weights: &mut Weights,
         path: &str,
@@ -110,7 +111,7 @@ impl DeltaNet {
         })
     }
 
-    /// x: [1, T, hidden]; returns those of its tokens that go on, [1, R, hidden].
+    /// x: [1, T, hidden]. Returns the kept tokens, [1, R, hidden].
     pub(crate) fn forward(
         &self,
         x: &Array,
@@ -138,9 +139,9 @@ impl DeltaNet {
             .map(Some)
     }
 
-    /// qkv: [B, L, channels]; log_decay and beta: [B, L, heads]; the state before: the last
-    /// `kernel - 1` rows of qkv, [B, kernel - 1, channels], and the rule's, or none. Returns
-    /// [B, L, heads, value_dim] and the state behind.
+    /// qkv: [B, L, channels]; log_decay and beta: [B, L, heads]. The previous state is empty or has
+    /// the last `kernel - 1` rows of qkv, [B, kernel - 1, channels], and the rule's state. Returns
+    /// [B, L, heads, value_dim] and the new state.
     fn recur(
         &self,
         [qkv, log_decay, beta]: [Array; 3],
@@ -167,7 +168,7 @@ impl DeltaNet {
         let q = part(0, keys, self.shape.key_heads, self.shape.key_dim)?;
         let k = part(keys, 2 * keys, self.shape.key_heads, self.shape.key_dim)?;
         let v = part(2 * keys, channels, self.shape.heads, self.shape.value_dim)?;
-        // Keys of length 1; queries too, and divided by sqrt(key_dim).
+        // Keys are scaled to length 1; queries too, and then divided by sqrt(key_dim).
         let unit = 1.0 / (self.shape.key_dim as f32).sqrt();
         let q = self.to_length(&q, unit * unit)?;
         let k = self.to_length(&k, unit)?;
@@ -177,7 +178,7 @@ impl DeltaNet {
         Ok((y, vec![tail.contiguous()?, state]))
     }
 
-    /// x: [.., key_dim], scaled to length `sqrt(key_dim) * factor`.
+    /// Scales x, [.., key_dim], to length `sqrt(key_dim) * factor`.
     fn to_length(&self, x: &Array, factor: f32) -> Result<Array> {
         let normed = fast::rms_norm(x, None, UNIT_EPS / self.shape.key_dim as f32)?;
         multiply(normed, Array::from_f32(factor).as_dtype(x.dtype())?)

@@ -1,9 +1,9 @@
 //! One step of a model: segments of one or more sequences, computed together.
 //!
-//! Linear layers see the tokens of all segments as one sequence ([1, T, hidden]). Rotary positions,
-//! recurrent layers and everything else that allows it see the rows that decode, one token each, as
-//! one batch ([D, .., 1, ..]); attention reads each row's own keys and values, so that a row's numbers
-//! do not depend on its neighbours.
+//! Linear layers process the tokens of all segments as one sequence ([1, T, hidden]). Rotary
+//! positions, recurrent layers and other operations that allow it process the decoding rows, one
+//! token each, as one batch ([D, .., 1, ..]). Attention reads each row's own keys and values. A
+//! row's numbers therefore do not depend on its neighbours.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,56 +21,56 @@ use crate::mlx::backend::Backend;
 use crate::mlx::bridge::slice;
 use crate::mlx::rope::{Rope, Table};
 
-/// A loaded language model: weights, and the computation over them. Lives on the engine thread.
+/// A loaded language model: weights and forward pass. Lives on the engine thread.
 pub(crate) trait CausalLm: fmt::Debug {
-    /// tokens: [1, T], the ids of all segments of the step. Returns logits [1, R, vocab], the rows that
-    /// the segments ask for in order; `None` when none asks for any. The caches then hold the step's
-    /// tokens; nothing is evaluated yet.
+    /// tokens: [1, T], the ids of all segments of the step. Returns logits [1, R, vocab] for the
+    /// rows that the segments request, in order; `None` when none is requested. The caches then
+    /// include the step's tokens; nothing is evaluated yet.
     fn forward(&self, tokens: &Array, step: Forward<'_>) -> Result<Option<Array>>;
 
-    /// What a sequence keeps for this model.
+    /// The cache slots of a sequence for this model.
     fn slots(&self) -> Vec<SlotSpec>;
 }
 
-/// The tokens of one sequence in a step: they follow what its cache holds.
+/// The tokens of one sequence in a step. They follow the tokens in its cache.
 #[derive(Debug)]
 pub(crate) struct Segment<'a> {
-    /// The sequence's caches; their offset is the first token's position.
+    /// The sequence's caches. Their offset is the first token's position.
     pub(crate) cache: &'a mut SequenceCache,
-    /// Tokens of this segment.
+    /// Number of tokens in this segment.
     pub(crate) tokens: i32,
-    /// How many of its last tokens want logits: 0, 1, or one more than the guesses to verify.
+    /// How many of its last tokens need logits: 0, 1, or one more than the draft tokens to verify.
     pub(crate) outputs: i32,
 }
 
-/// A step under way, as the layers of a model see it.
+/// A step in progress, as the layers of a model see it.
 #[derive(Debug)]
 pub(crate) struct Forward<'a> {
-    /// In the order of their tokens.
+    /// Segments in the order of their tokens.
     segments: Vec<Segment<'a>>,
-    /// Leading segments of one token each that follow others: the rows that decode.
+    /// Number of leading one-token segments that continue a sequence: the decoding rows.
     rows: usize,
-    /// Whether only the tokens that want logits go on behind this layer's mixer.
+    /// Whether only the tokens that need logits are computed after this layer's mixer.
     outputs_only: bool,
     masks: Masks,
     backend: Backend,
-    /// By the address of the rope: layers that share one share its table.
+    /// Tables by the address of the rope: layers with the same rope share its table.
     tables: HashMap<*const Rope, Option<Rc<Table>>>,
     /// Positions of the decoding rows, [D], for MLX's fused call.
     row_offsets: Option<Array>,
 }
 
-/// Queries, keys or values of a step, apart as attention reads them.
+/// Queries, keys or values of a step, split as attention reads them.
 #[derive(Debug)]
 pub(crate) struct Heads {
-    /// Of the rows that decode: [D, heads, 1, head_dim]; `None` when there are none.
+    /// Those of the decoding rows: [D, heads, 1, head_dim]; `None` when there are none.
     rows: Option<Array>,
-    /// Of each other segment: [1, heads, L, head_dim].
+    /// Those of each other segment: [1, heads, L, head_dim].
     chunks: Vec<Array>,
 }
 
 impl Heads {
-    /// The first `heads` heads, and the others.
+    /// Returns the first `heads` heads and the others.
     pub(crate) fn split_at(&self, heads: i32) -> Result<[Heads; 2]> {
         let part = |x: &Array, from, to| match *x.shape() {
             [batch, _, length, dim] => slice(x, &[0, from, 0, 0], &[batch, to, length, dim]),
@@ -108,29 +108,29 @@ impl<'a> Forward<'a> {
         self.backend.kernels
     }
 
-    /// From here on, only the tokens that want logits go on: mixers return their rows alone.
+    /// From here on, mixers return only the rows of tokens that need logits.
     pub(crate) fn keep_outputs_only(&mut self) {
         self.outputs_only = true;
     }
 
-    /// Ends the step: every slot has taken the tokens.
+    /// Ends the step, in which every slot has received the tokens.
     pub(crate) fn finish(self) {
         for segment in self.segments {
             segment.cache.offset += segment.tokens;
         }
     }
 
-    /// Tokens of all segments.
+    /// Number of tokens of all segments.
     fn tokens(&self) -> i32 {
         self.segments.iter().map(|segment| segment.tokens).sum()
     }
 
-    /// Whether every segment is a row that decodes.
+    /// Whether every segment is a decoding row.
     pub(crate) fn decodes_only(&self) -> bool {
         self.rows == self.segments.len()
     }
 
-    /// x: [1, T, ..]. Returns the rows that go on, [1, R, ..]; `None` when none does.
+    /// x: [1, T, ..]. Returns the kept rows, [1, R, ..]; `None` when no row is kept.
     pub(crate) fn kept(&self, x: &Array) -> Result<Option<Array>> {
         if !self.outputs_only {
             return Ok(Some(x.clone()));
@@ -148,7 +148,7 @@ impl<'a> Forward<'a> {
         }
     }
 
-    /// x: [1, T, heads, head_dim]. Returns it apart by how it is attended.
+    /// x: [1, T, heads, head_dim]. Splits it as attention reads it.
     pub(crate) fn heads(&self, x: &Array) -> Result<Heads> {
         let [_, total, heads, dim] = *x.shape() else {
             return Err(Exception::custom(format!("heads of shape {:?}", x.shape())));
@@ -205,9 +205,9 @@ impl<'a> Forward<'a> {
         made.clone()
     }
 
-    /// Adds keys and values to a slot, and attends over all that it holds, each segment over its own.
-    /// q has the heads of queries, k and v those of keys. Returns [1, R, heads * head_dim] of the
-    /// tokens that go on; `None` when none does.
+    /// Appends keys and values to a slot and attends over everything in the slot, for each segment
+    /// over its own. q has query heads, k and v have key heads. Returns [1, R, heads * head_dim] of
+    /// the kept tokens; `None` when none is kept.
     pub(crate) fn attend(
         &mut self,
         slot: usize,
@@ -233,8 +233,8 @@ impl<'a> Forward<'a> {
         join_tokens(parts)
     }
 
-    /// The rows that decode. q: [D, heads, 1, head_dim]; k, v: [D, kv_heads, 1, head_dim]. Returns
-    /// [1, R, heads * head_dim].
+    /// Attention of the decoding rows. q: [D, heads, 1, head_dim]; k, v: [D, kv_heads, 1,
+    /// head_dim]. Returns [1, R, heads * head_dim].
     fn attend_rows(&mut self, slot: usize, sdpa: Sdpa, qkv: [Array; 3]) -> Result<Option<Array>> {
         let rows = self.rows as i32;
         let apart = |x: &Array| match rows {
@@ -272,10 +272,10 @@ impl<'a> Forward<'a> {
         joined.reshape(&[1, rows, heads * shared * dim]).map(Some)
     }
 
-    /// Runs a recurrent layer over a slot: once for all rows that decode, once for each other segment.
-    /// tensors: [1, T, ..] each. `run` gets their parts, [B, L, ..] each, and the state before, [B, ..]
-    /// each or none at all; it returns [B, L, ..] and the state behind. Returns what it gave for the
-    /// tokens that go on, [1, R, ..]; `None` when none does.
+    /// Runs a recurrent layer over a slot: once for all decoding rows, once for each other segment.
+    /// tensors: [1, T, ..] each. `run` receives their parts, [B, L, ..] each, and the previous
+    /// state, [B, ..] each or empty. It returns [B, L, ..] and the new state. Returns the output
+    /// for the kept tokens, [1, R, ..]; `None` when none is kept.
     pub(crate) fn each<const N: usize>(
         &mut self,
         slot: usize,
@@ -332,7 +332,7 @@ fn each_array<const N: usize>(
     made.try_into().map_err(|_| Exception::custom("an array for each"))
 }
 
-/// [1, D, ..] to [D, 1, ..], and back: the same numbers in the same order.
+/// Reshapes [1, D, ..] to [D, 1, ..] and back; the numbers keep their order.
 fn swap_batch(x: &Array) -> Result<Array> {
     match x.shape() {
         [1, 1, ..] => Ok(x.clone()),
@@ -341,7 +341,7 @@ fn swap_batch(x: &Array) -> Result<Array> {
     }
 }
 
-/// q: [1, heads, L, head_dim]; returns the last `outputs` tokens of it.
+/// q: [1, heads, L, head_dim]. Returns its last `outputs` tokens.
 fn last_tokens(q: &Array, outputs: i32) -> Result<Array> {
     match *q.shape() {
         [batch, heads, length, dim] if outputs < length => {
@@ -354,12 +354,12 @@ fn last_tokens(q: &Array, outputs: i32) -> Result<Array> {
 /// [1, heads, L, head_dim] to [1, L, heads * head_dim].
 fn flat_heads(y: &Array) -> Result<Array> {
     let [_, heads, length, dim] = *y.shape() else { return Ok(y.clone()) };
-    // One token lies in the same order either way.
+    // For a single token both orders are the same in memory.
     let y = if length == 1 { y.clone() } else { y.transpose_axes(&[0, 2, 1, 3])? };
     y.reshape(&[1, length, heads * dim])
 }
 
-/// Parts of [1, L, ..] one behind the other; `None` when there are none.
+/// Concatenates parts of [1, L, ..]; `None` when there are none.
 fn join_tokens(parts: Vec<Array>) -> Result<Option<Array>> {
     match <[Array; 1]>::try_from(parts) {
         Ok([only]) => Ok(Some(only)),
@@ -368,7 +368,7 @@ fn join_tokens(parts: Vec<Array>) -> Result<Option<Array>> {
     }
 }
 
-/// Token ids as the models take them: [1, T].
+/// Token ids in the models' input shape, [1, T].
 pub(crate) fn token_array(tokens: &[u32]) -> Array {
     Array::from_slice(tokens, &[1, tokens.len() as i32])
 }

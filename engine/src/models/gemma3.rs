@@ -1,9 +1,9 @@
 //! Gemma 3, the text model. Source: config keys and weight names as published for
 //! `model_type = "gemma3_text"`, and for `"gemma3"`, which nests it beside a vision tower.
 //!
-//! Most layers see a window of tokens and rotate by a short base; every sixth as a rule sees all of
-//! them and rotates by a long one. Each sublayer has a norm before and behind it, stored as its
-//! distance from 1.
+//! Most layers attend to a window of tokens and use a short rope base; usually every sixth layer
+//! attends to all tokens and uses a long base. Each sublayer has a norm before and after it, stored
+//! as the weight minus 1.
 
 use std::rc::Rc;
 
@@ -23,11 +23,11 @@ use crate::models::nn::{GatedMlp, Linear, LinearGroup, RmsNorm};
 use crate::weights::Weights;
 use crate::weights::config::ConfigFile;
 
-/// What published configs of the text model leave out.
+/// Values that published configs of the text model omit.
 pub(crate) const TEXT_DEFAULTS: &[(&str, u64)] =
     &[("vocab_size", 262_144), ("max_position_embeddings", 32_768)];
 
-/// What published multimodal configs leave out.
+/// Values that published multimodal configs omit.
 pub(crate) const DEFAULTS: &[(&str, u64)] = &[
     ("vocab_size", 262_208),
     ("max_position_embeddings", 131_072),
@@ -38,7 +38,7 @@ pub(crate) const DEFAULTS: &[(&str, u64)] = &[
 /// The largest float16.
 const F16_MAX: f32 = 65504.0;
 
-/// The keys of config.json that matter here.
+/// The config.json keys that this family reads.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct Config {
@@ -56,7 +56,7 @@ struct Config {
     sliding_window: i32,
     layer_types: Option<Vec<LayerType>>,
     sliding_window_pattern: Option<i32>,
-    /// The same under its newer name.
+    /// The newer name of the same key.
     _sliding_window_pattern: Option<i32>,
     hidden_activation: String,
     attn_logit_softcapping: Option<f32>,
@@ -64,7 +64,7 @@ struct Config {
     use_bidirectional_attention: bool,
 }
 
-/// Sizes that are 0 here must be given.
+/// Sizes that are 0 here must be present in config.json.
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -141,7 +141,7 @@ impl Config {
         Err(file.invalid(wrong))
     }
 
-    /// Every how many layers one sees all tokens.
+    /// The period of the layers that attend to all tokens.
     fn pattern(&self) -> i32 {
         self.sliding_window_pattern.or(self._sliding_window_pattern).unwrap_or(6)
     }
@@ -154,7 +154,7 @@ impl Config {
         }
     }
 
-    /// The rotations of (sliding, full) layers. Newer configs have `rope_parameters` for each.
+    /// The ropes of (sliding, full) layers. Newer configs have `rope_parameters` for each.
     fn ropes(&self, file: &ConfigFile<'_>) -> Result<[Rope; 2], LoadError> {
         let own = |kind: &str| file.fields.get("rope_parameters")?.get(kind)?.as_object();
         let theta = |own: Option<&Map<String, Value>>| {
@@ -185,7 +185,7 @@ pub(crate) fn load(
         vocab: config.vocab_size,
         hidden: config.hidden_size,
         layers: config.num_hidden_layers,
-        // Tied unless there is a head, whatever the config says.
+        // Tied if there is no head, whatever the config says.
         tied_embeddings: None,
         embed_scale: Some((config.hidden_size as f32).sqrt()),
         logit_softcap: config.final_logit_softcapping,
@@ -220,7 +220,7 @@ struct Attention {
 }
 
 impl Attention {
-    /// `ropes`: of sliding and of full layers.
+    /// `ropes`: those of sliding and of full layers.
     fn load(
         weights: &mut Weights,
         path: &str,
@@ -249,7 +249,7 @@ impl Attention {
         })
     }
 
-    /// x: [1, T, hidden]; returns those of its tokens that go on, [1, R, hidden].
+    /// x: [1, T, hidden]. Returns the kept tokens, [1, R, hidden].
     fn forward(&self, x: &Array, slot: usize, step: &mut Forward<'_>) -> Result<Option<Array>> {
         let length = x.shape()[1];
         let parts = self.qkv.forward(x, step.decodes_only())?;
@@ -315,7 +315,7 @@ impl Block for Gemma3Block {
     }
 }
 
-/// x + y; in float16, which the residual stream of these models outgrows, the nearest that there is.
+/// Adds x and y. In float16, which the residual stream of these models exceeds, the sum is clamped.
 fn add_within_range(x: &Array, y: &Array) -> Result<Array> {
     if x.dtype() != Dtype::Float16 {
         return add(x, y);
@@ -325,7 +325,7 @@ fn add_within_range(x: &Array, y: &Array) -> Result<Array> {
     clip(wide, (&low, &high))?.as_dtype(Dtype::Float16)
 }
 
-/// GELU by its tanh approximation, in x's dtype.
+/// GELU in its tanh approximation, in x's dtype.
 fn gelu(x: &Array) -> Result<Array> {
     let number = |value: f32| Array::from_f32(value).as_dtype(x.dtype());
     let cubed = multiply(number(0.044_715)?, power(x, number(3.0)?)?)?;

@@ -1,4 +1,4 @@
-//! Each limit on what a model folder says, at it and one past it.
+//! Tests each limit on the content of a model folder, at the limit and one past it.
 
 use std::fs;
 use std::path::Path;

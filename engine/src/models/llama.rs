@@ -1,8 +1,8 @@
 //! Llama 2 and 3, and Mistral. Source: config keys and weight names as published for
 //! `model_type = "llama"` and `"mistral"`.
 //!
-//! qwen2, qwen3 and qwen3_moe have the same blocks: they differ in biases, in the norms on queries and
-//! keys, in windows and in experts, as [`Shape`] says.
+//! qwen2, qwen3 and qwen3_moe have the same blocks. They differ in biases, in the norms on queries
+//! and keys, in windows and in experts, which [`Shape`] describes.
 
 use std::rc::Rc;
 
@@ -23,7 +23,7 @@ use crate::models::nn::{GatedMlp, Linear, LinearGroup, RmsNorm, silu};
 use crate::weights::Weights;
 use crate::weights::config::ConfigFile;
 
-/// The keys of config.json that matter here.
+/// The config.json keys that this family reads.
 #[derive(Debug, Deserialize)]
 struct Config {
     hidden_size: i32,
@@ -89,7 +89,7 @@ pub(crate) fn load(
     shape.load(file, weights, rope.map_err(|what| file.invalid(what))?)
 }
 
-/// Which layers see only `sliding_window` tokens back: those that `layer_types` says.
+/// The window of each layer: those that `layer_types` marks have `sliding_window` tokens.
 fn windows(config: &Config) -> Result<Vec<Option<i32>>, String> {
     let Some(types) = &config.layer_types else { return Ok(Vec::new()) };
     let window = |layer: &LayerType| match (layer, config.sliding_window) {
@@ -102,7 +102,7 @@ fn windows(config: &Config) -> Result<Vec<Option<i32>>, String> {
     types.iter().map(window).collect()
 }
 
-/// What the config of a family comes to whose blocks are Llama's.
+/// The architecture of a family whose blocks are Llama's, derived from its config.
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) hidden: i32,
@@ -113,21 +113,21 @@ pub(crate) struct Shape {
     pub(crate) intermediate: i32,
     pub(crate) vocab: i32,
     pub(crate) rms_norm_eps: f32,
-    /// `None`: tied when there is no `lm_head.weight`.
+    /// `None`: tied if there is no `lm_head.weight`.
     pub(crate) tied_embeddings: Option<bool>,
     pub(crate) qkv_bias: bool,
     pub(crate) output_bias: bool,
     pub(crate) mlp_bias: bool,
-    /// RMS norms on the heads of queries and keys.
+    /// Whether queries and keys have RMS norms on their heads.
     pub(crate) qk_norm: bool,
-    /// Per layer; empty: no layer has a window.
+    /// Windows per layer; empty when no layer has a window.
     pub(crate) windows: Vec<Option<i32>>,
-    /// Per layer, the experts of its feed-forward; empty: no layer has experts.
+    /// Experts of each layer's feed-forward; empty when no layer has experts.
     pub(crate) experts: Vec<Option<MoeShape>>,
 }
 
 impl Shape {
-    /// Checks that the sizes go together.
+    /// Checks that the sizes are consistent.
     fn check(&self, config: &ConfigFile<'_>) -> Result<(), LoadError> {
         let sizes = [
             ("hidden_size", self.hidden),
@@ -169,10 +169,10 @@ impl Shape {
         }
     }
 
-    /// Loads a decoder of this shape, every tensor checked against it.
+    /// Loads a decoder of this shape and checks every tensor against it.
     ///
     /// # Errors
-    /// When sizes do not go together, or a tensor is absent or has another shape.
+    /// If sizes are inconsistent, or a tensor is missing or has another shape.
     pub(crate) fn load(
         &self,
         config: &ConfigFile<'_>,
@@ -232,8 +232,7 @@ impl Attention {
         })
     }
 
-    /// x: [1, T, hidden] for all segments of the step; returns those tokens that go on,
-    /// [1, R, hidden].
+    /// x: [1, T, hidden] for all segments of the step. Returns the kept tokens, [1, R, hidden].
     fn forward(&self, x: &Array, slot: usize, step: &mut Forward<'_>) -> Result<Option<Array>> {
         let joined = step.decodes_only().then(|| self.qkv.forward_joined(x)).flatten();
         let qkv = match joined {
@@ -246,7 +245,7 @@ impl Attention {
         }
     }
 
-    /// Queries, keys and values of x, [1, T, hidden].
+    /// Computes queries, keys and values of x, [1, T, hidden].
     fn split(&self, x: &Array, step: &mut Forward<'_>) -> Result<[Heads; 3]> {
         let length = x.shape()[1];
         let heads = |x: &Array, heads| x.reshape(&[1, length, heads, self.head_dim]);
@@ -261,8 +260,8 @@ impl Attention {
         Ok([step.rotate(&self.rope, &q)?, step.rotate(&self.rope, &k)?, v])
     }
 
-    /// The same for rows that decode, from their joined projection, [1, D, all heads * head_dim]:
-    /// queries and keys go through norm and rotation together.
+    /// The same for decoding rows, from their joined projection, [1, D, all heads * head_dim].
+    /// Queries and keys are normalized and rotated together.
     fn split_joined(&self, joined: &Array, step: &mut Forward<'_>) -> Result<[Heads; 3]> {
         let (rows, dim) = (joined.shape()[1], self.head_dim);
         let rotated = self.heads + self.kv_heads;
@@ -283,7 +282,7 @@ impl Attention {
 struct QkNorm {
     q_norm: RmsNorm,
     k_norm: RmsNorm,
-    /// Both weights, one row a head: [heads + kv_heads, head_dim].
+    /// Both weights, one row per head: [heads + kv_heads, head_dim].
     stacked: Array,
 }
 
@@ -301,7 +300,7 @@ impl QkNorm {
         Ok(Self { q_norm, k_norm, stacked })
     }
 
-    /// x: [1, D, heads + kv_heads, head_dim]; returns the same shape.
+    /// x: [1, D, heads + kv_heads, head_dim]. Returns the same shape.
     fn joined(&self, x: &Array) -> Result<Array> {
         multiply(mlx_rs::fast::rms_norm(x, None, self.q_norm.eps)?, &self.stacked)
     }

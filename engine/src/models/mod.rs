@@ -1,4 +1,4 @@
-//! The model families, one file each, and what they share. A new family is a file here, a line in
+//! The model families, one file each, and their shared code. A new family is a file here, a line in
 //! [`registry`], and a case in the parity tests; see docs/adding-a-model.md.
 
 pub(crate) mod decoder;

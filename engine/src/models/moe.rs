@@ -1,5 +1,5 @@
-//! Feed-forward layers with experts: a router picks a few of many SwiGLU experts for each token, and
-//! one more expert may serve every token. Shared by the qwen3_moe and qwen3_5_moe families.
+//! Feed-forward layers with experts: a router selects a few of many SwiGLU experts for each token.
+//! There may also be a shared expert for all tokens. The qwen3_moe and qwen3_5_moe families use it.
 
 use crate::error::Result;
 use mlx_rs::ops::indexing::{take_along_axis, take_axis};
@@ -20,16 +20,16 @@ use crate::weights::config::ConfigFile;
 /// From this many rows on they are sorted by expert, so that each expert's weights are read once.
 const SORT_ROWS: usize = 64;
 
-/// What a config says about experts.
+/// The config values for experts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MoeShape {
     pub(crate) experts: i32,
-    /// Experts for each token.
+    /// Number of experts used for each token.
     pub(crate) used: i32,
     pub(crate) intermediate: i32,
-    /// Whether the weights of the experts used add up to 1.
+    /// Whether the weights of the used experts are normalized to a sum of 1.
     pub(crate) normalized: bool,
-    /// Intermediate size of the expert that serves every token.
+    /// Intermediate size of the shared expert.
     pub(crate) shared: Option<i32>,
 }
 
@@ -70,7 +70,7 @@ impl FeedForward {
         Ok(Self::Experts(Box::new(Moe::load(weights, path, hidden, shape)?)))
     }
 
-    /// x: [1, T, hidden]; returns the same shape.
+    /// x: [1, T, hidden]. Returns the same shape.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         match self {
             Self::Dense(mlp) => mlp.forward(x),
@@ -90,7 +90,7 @@ pub(crate) struct Moe {
     shape: MoeShape,
 }
 
-/// The expert that serves every token, and the gate that weighs it.
+/// The shared expert and its gate.
 #[derive(Debug)]
 struct Shared {
     expert: GatedMlp,
@@ -133,7 +133,7 @@ impl Moe {
         })
     }
 
-    /// x: [1, T, hidden]; returns the same shape.
+    /// x: [1, T, hidden]. Returns the same shape.
     fn forward(&self, x: &Array) -> Result<Array> {
         let MoeShape { experts, used, normalized, .. } = self.shape;
         let length = x.shape()[1];
@@ -156,7 +156,7 @@ impl Moe {
         }
     }
 
-    /// x: [1, T, hidden], chosen: [1, T, used]; returns [1, T, used, hidden].
+    /// x: [1, T, hidden], chosen: [1, T, used]. Returns [1, T, used, hidden].
     fn experts(&self, x: &Array, chosen: &Array) -> Result<Array> {
         let [_, length, hidden] = *x.shape() else {
             return Err(mlx_rs::error::Exception::custom("experts take three axes"));
@@ -174,7 +174,7 @@ impl Moe {
         take_axis(&y, argsort(&order)?, 0)?.reshape(&[1, length, used, hidden])
     }
 
-    /// x: [.., 1, hidden]; returns [.., 1, hidden] with the axes of `chosen` in front.
+    /// x: [.., 1, hidden]. Returns [.., 1, hidden], preceded by the axes of `chosen`.
     fn swiglu(&self, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
         let gate = self.gate.forward(x, chosen, sorted)?;
         let up = self.up.forward(x, chosen, sorted)?;
@@ -194,14 +194,14 @@ enum ExpertMatrices {
 impl ExpertMatrices {
     /// weight: [experts, rows, columns].
     fn plain(weight: &Array) -> Result<Self> {
-        // MLX's CPU backend has this product in float32 only, and ends the process over others.
+        // MLX's CPU backend has this product in float32 only; other dtypes end the process.
         let weight =
             if metal_is_available() { weight.clone() } else { weight.as_dtype(Dtype::Float32)? };
         weight.eval()?;
         Ok(Self::Plain(weight.swap_axes(1, 2)?))
     }
 
-    /// x: [.., 1, columns]; returns [.., 1, rows], row i from the expert `chosen[i]`.
+    /// x: [.., 1, columns]. Returns [.., 1, rows]; row i comes from the expert `chosen[i]`.
     fn forward(&self, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
         match self {
             Self::Plain(turned) => {
@@ -224,9 +224,9 @@ impl ExpertMatrices {
     }
 }
 
-/// The gate, up and down matrices of all experts, in any of the layouts that checkpoints have:
-/// stacked as mlx-lm writes them (`switch_mlp`), stacked with gate above up (`experts.gate_up_proj`),
-/// or one by one (`experts.0.gate_proj`).
+/// The gate, up and down matrices of all experts. Checkpoints have three layouts: stacked as mlx-lm
+/// writes them (`switch_mlp`), stacked with gate above up (`experts.gate_up_proj`), or separate
+/// (`experts.0.gate_proj`).
 fn load_experts(
     weights: &mut Weights,
     path: &str,
@@ -242,7 +242,7 @@ fn load_experts(
         let both = weights.float(&fused, &[experts, 2 * intermediate, hidden])?;
         let shape = [experts, hidden, intermediate];
         let down = weights.float(&format!("{path}.experts.down_proj"), &shape)?;
-        // Copied apart: Metal would copy a view with gaps in every step.
+        // The halves are copied, because Metal would copy a view with gaps in every step.
         let half = |from: i32| {
             slice(&both, &[0, from, 0], &[experts, from + intermediate, hidden])?.contiguous()
         };
@@ -328,7 +328,7 @@ mod tests {
     use omlx_tests::fixtures::Case;
     use serde_json::json;
 
-    /// Rows of x through the experts `chosen`, all at once and each by its own layer.
+    /// Checks that rows of x through the experts `chosen` equal each expert's own layer.
     fn assert_experts_are_their_own_layers(quantization: serde_json::Value) {
         crate::mlx::bridge::init().unwrap();
         let case = Case::named("qwen3_moe-published-f32");

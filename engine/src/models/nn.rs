@@ -1,4 +1,4 @@
-//! Inference-only layers: thin wrappers over MLX operations, without training plumbing.
+//! Inference-only layers: thin wrappers over MLX operations, without training code.
 
 use std::f32::consts::E;
 
@@ -12,7 +12,7 @@ use crate::mlx::bridge::{metal_is_available, slice};
 use crate::types::Quantization;
 use crate::weights::Weights;
 
-/// A matrix, plain or packed. Rows are outputs.
+/// A matrix, plain or packed. Each row produces one output.
 #[derive(Debug)]
 enum Matrix {
     /// `weight`: [rows, columns]; `turned`: its transposed view, made once.
@@ -43,7 +43,7 @@ impl Matrix {
         Self::Plain { turned: weight.t(), weight }
     }
 
-    /// x: [.., columns]; returns [.., rows].
+    /// x: [.., columns]. Returns [.., rows].
     fn forward(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
         match (self, bias) {
             (Self::Plain { turned, .. }, None) => matmul(x, turned),
@@ -55,7 +55,7 @@ impl Matrix {
         }
     }
 
-    /// The matrices of one packing, one below the other.
+    /// Concatenates matrices with the same packing along the rows.
     fn stack(parts: &[&Self]) -> Result<Self> {
         let join = |pick: &dyn Fn(&Self) -> Option<Array>| {
             let arrays: Vec<Array> = parts.iter().filter_map(|part| pick(part)).collect();
@@ -113,7 +113,7 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    /// Loads `{path}.weight` of [rows, columns] and, when asked for, `{path}.bias` of [rows].
+    /// Loads `{path}.weight` of [rows, columns] and, if requested, `{path}.bias` of [rows].
     pub(crate) fn load(
         weights: &mut Weights,
         path: &str,
@@ -125,28 +125,28 @@ impl Linear {
         Ok(Self { matrix, bias })
     }
 
-    /// x: [.., columns]; returns [.., rows].
+    /// x: [.., columns]. Returns [.., rows].
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         self.matrix.forward(x, self.bias.as_ref())
     }
 }
 
-/// Up to this many rows, two products as one are faster than two.
+/// Up to this many rows, one joined product is faster than two.
 const FEW_ROWS: i32 = 16;
 
-/// Linear layers over the same input. Few rows go through all of them as one product: with little work
-/// in each, the number of operations is what costs.
+/// Linear layers over the same input. With few rows they are computed as one product, because the
+/// number of operations dominates when each has little work.
 #[derive(Debug)]
 pub(crate) struct LinearGroup {
     parts: Vec<Linear>,
-    /// Outputs of each part.
+    /// Number of outputs of each part.
     rows: Vec<i32>,
-    /// All parts below each other; `None` when they are packed differently.
+    /// All parts in one matrix; `None` when they are packed differently.
     joined: Option<Linear>,
 }
 
 impl LinearGroup {
-    /// Loads `{path}.q_proj`, `.k_proj` and `.v_proj` of so many rows.
+    /// Loads `{path}.q_proj`, `.k_proj` and `.v_proj` with the given numbers of rows.
     pub(crate) fn load_qkv(
         weights: &mut Weights,
         path: &str,
@@ -160,7 +160,7 @@ impl LinearGroup {
     }
 
     /// Loads each `(path, rows)` over `columns` inputs. The parts become views of one matrix, so
-    /// that having both costs no memory.
+    /// that keeping both costs no memory.
     pub(crate) fn load(
         weights: &mut Weights,
         parts: &[(String, i32)],
@@ -179,7 +179,7 @@ impl LinearGroup {
         Ok(Self { parts, rows, joined })
     }
 
-    /// x: [1, T, columns]; `few`: as one product, if the parts can go as one. Returns each part's
+    /// x: [1, T, columns]; `few`: use one product if the parts can be joined. Returns each part's
     /// [1, T, rows].
     pub(crate) fn forward(&self, x: &Array, few: bool) -> Result<Vec<Array>> {
         match few.then(|| self.forward_joined(x)).flatten() {
@@ -195,7 +195,7 @@ impl LinearGroup {
         }
     }
 
-    /// x: [1, T, columns]; returns [1, T, all rows], when the parts can go as one.
+    /// x: [1, T, columns]. Returns [1, T, all rows] if the parts can be joined.
     pub(crate) fn forward_joined(&self, x: &Array) -> Option<Result<Array>> {
         self.joined.as_ref().map(|joined| joined.forward(x))
     }
@@ -219,7 +219,7 @@ fn join(parts: &mut [Linear]) -> Result<Option<Linear>> {
     Ok(Some(Linear { matrix, bias }))
 }
 
-/// Token embeddings, which may serve as the output head too.
+/// Token embeddings, which may also serve as the output head.
 #[derive(Debug)]
 pub(crate) struct Embedding {
     matrix: Matrix,
@@ -235,7 +235,7 @@ impl Embedding {
         Ok(Self { matrix: Matrix::load(weights, path, shape)? })
     }
 
-    /// tokens: [1, T] ids under the vocabulary's size; returns [1, T, hidden].
+    /// tokens: [1, T] ids below the vocabulary's size. Returns [1, T, hidden].
     pub(crate) fn forward(&self, tokens: &Array) -> Result<Array> {
         match &self.matrix {
             Matrix::Plain { weight, .. } => take_axis(weight, tokens, 0),
@@ -249,13 +249,13 @@ impl Embedding {
         }
     }
 
-    /// x: [.., hidden]; returns logits [.., vocab].
+    /// x: [.., hidden]. Returns logits [.., vocab].
     pub(crate) fn as_linear(&self, x: &Array) -> Result<Array> {
         self.matrix.forward(x, None)
     }
 }
 
-/// Both ends of a decoder: ids to rows, and rows to logits.
+/// The input embeddings and the output head of a decoder.
 #[derive(Debug)]
 pub(crate) struct TokenHead {
     embed_tokens: Embedding,
@@ -264,8 +264,8 @@ pub(crate) struct TokenHead {
 }
 
 impl TokenHead {
-    /// Loads `{embed}.weight` and, unless the two are `tied`, `{head}.weight`, both of
-    /// [vocab, hidden]. Where the config does not say, they are tied when there is no head.
+    /// Loads `{embed}.weight` and, unless the two are `tied`, `{head}.weight`, both of [vocab,
+    /// hidden]. If the config does not say, they are tied when there is no head.
     pub(crate) fn load(
         weights: &mut Weights,
         [embed, head]: [&str; 2],
@@ -279,12 +279,12 @@ impl TokenHead {
         })
     }
 
-    /// tokens: [1, T]; returns [1, T, hidden].
+    /// tokens: [1, T]. Returns [1, T, hidden].
     pub(crate) fn embed(&self, tokens: &Array) -> Result<Array> {
         self.embed_tokens.forward(tokens)
     }
 
-    /// x: [1, R, hidden]; returns [1, R, vocab].
+    /// x: [1, R, hidden]. Returns [1, R, vocab].
     pub(crate) fn logits(&self, x: &Array) -> Result<Array> {
         match &self.lm_head {
             Some(head) => head.forward(x),
@@ -311,7 +311,7 @@ impl RmsNorm {
         Ok(Self { weight: weights.float(&format!("{path}.weight"), &[dims])?, eps })
     }
 
-    /// The same, for checkpoints that store how far the weight lies from 1.
+    /// Loads it from checkpoints that store the weight minus 1.
     pub(crate) fn load_from_one(
         weights: &mut Weights,
         path: &str,
@@ -330,7 +330,7 @@ impl RmsNorm {
         Ok(Self { weight, eps })
     }
 
-    /// x: [.., dims]; returns the same shape.
+    /// x: [.., dims]. Returns the same shape.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         fast::rms_norm(x, Some(&self.weight), self.eps)
     }
@@ -366,7 +366,7 @@ impl GatedMlp {
         })
     }
 
-    /// x: [1, T, hidden]; returns the same shape.
+    /// x: [1, T, hidden]. Returns the same shape.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         let parts = self.gate_up.forward(x, x.shape()[1] <= FEW_ROWS)?;
         let [gate, up] = &parts[..] else { unreachable!("two parts were loaded") };
@@ -374,10 +374,10 @@ impl GatedMlp {
     }
 }
 
-/// What bends the gate of a [`GatedMlp`]: x to an array of the same shape.
+/// The activation of a [`GatedMlp`]'s gate. Returns x's shape.
 pub(crate) type Activation = fn(&Array) -> Result<Array>;
 
-/// x times its own sigmoid.
+/// x times sigmoid(x).
 pub(crate) fn silu(x: &Array) -> Result<Array> {
     if x.dtype() == Dtype::Float32 && !metal_is_available() {
         // x / (1 + e^-x): MLX's CPU backend takes three times as long for an exponential, which its
@@ -392,7 +392,7 @@ pub(crate) fn silu(x: &Array) -> Result<Array> {
 mod tests {
     use super::*;
 
-    /// Numbers that look random, exact in float32.
+    /// Pseudo-random numbers that are exact in float32.
     fn numbers(count: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;
         let mut next = || {
@@ -402,8 +402,8 @@ mod tests {
         (0..count).map(|_| next()).collect()
     }
 
-    /// Every count of rows, weights of any shape and values of whole vectors, against sums in float64;
-    /// and a row's numbers are the same bits alone and beside others.
+    /// Compares every number of rows, weights of any shape and values of whole vectors with sums in
+    /// float64, and checks that a row has the same bits alone and in a batch.
     #[test]
     fn a_row_of_a_product_does_not_depend_on_its_neighbours() {
         for (n, k) in [(1, 1), (5, 7), (50, 64), (97, 129), (700, 515)] {
@@ -414,7 +414,7 @@ mod tests {
         }
     }
 
-    /// Products with a matrix of n columns and k rows, or with its transpose.
+    /// Checks products with a matrix of n columns and k rows, or with its transpose.
     fn rows_do_not_depend_on_their_neighbours(n: usize, k: usize, transposed: bool) {
         let matrix = numbers(n * k, 1);
         let b = if transposed {
@@ -437,12 +437,12 @@ mod tests {
                     let error = (f64::from(got) - products.sum::<f64>()).abs();
                     assert!(error < 1e-6 * k as f64, "{}: row {r}, column {j}", case(m));
                 }
-                // More rows than this are another kernel's.
+                // Another kernel handles more rows than this.
                 if m <= 32 && r + 1 < m {
                     assert_eq!(row, alone[r], "{}: row {r}", case(m));
                 }
             }
-            // Row r of `numbers` is the same for every m, so the last row here was never seen.
+            // Row r of `numbers` is the same for every m, so the last row here is new.
             let last = Array::from_slice(&rows[(m - 1) * k..], &[1, k as i32]);
             let last = matmul(&last, &b).unwrap();
             last.eval().unwrap();

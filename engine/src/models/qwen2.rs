@@ -1,5 +1,5 @@
-//! Qwen2 and Qwen2.5, dense. Source: config keys and weight names as published for
-//! `model_type = "qwen2"`. As llama, with biases on queries, keys and values.
+//! Qwen2 and Qwen2.5, dense. Source: config keys and weight names as published for `model_type =
+//! "qwen2"`. The same as llama, with biases on queries, keys and values.
 
 use crate::error::Result;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use crate::models::llama::Shape;
 use crate::weights::Weights;
 use crate::weights::config::ConfigFile;
 
-/// The keys of config.json that matter here.
+/// The config.json keys that this family reads.
 #[derive(Debug, Deserialize)]
 struct Config {
     hidden_size: i32,

@@ -1,5 +1,5 @@
-//! Qwen3, dense. Source: config keys and weight names as published for `model_type = "qwen3"`.
-//! As llama, with RMS norms on the heads of queries and keys, and no biases.
+//! Qwen3, dense. Source: config keys and weight names as published for `model_type = "qwen3"`. The
+//! same as llama, with RMS norms on the heads of queries and keys, and without biases.
 
 use crate::error::Result;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use crate::models::llama::Shape;
 use crate::weights::Weights;
 use crate::weights::config::ConfigFile;
 
-/// The keys of config.json that matter here.
+/// The config.json keys that this family reads.
 #[derive(Debug, Deserialize)]
 struct Config {
     hidden_size: i32,

@@ -1,9 +1,9 @@
 //! Qwen3.5 and 3.6, the text model, dense or with experts. Source: config keys and weight names as
 //! published for `model_type = "qwen3_5"` and `"qwen3_5_moe"`.
 //!
-//! Most layers are gated delta nets (a short convolution, then the rule of `gated_delta.rs`), every
-//! fourth as a rule is attention with a gate on its output and rotary positions on a part of each
-//! head. Vision and multi-token prediction weights are left alone.
+//! Most layers are gated delta nets (a short convolution, then the rule of `gated_delta.rs`).
+//! Usually every fourth layer is attention with an output gate and rotary positions on a part of
+//! each head. Vision and multi-token prediction weights are ignored.
 
 use std::rc::Rc;
 
@@ -26,7 +26,7 @@ use crate::weights::Weights;
 use crate::weights::config::ConfigFile;
 use crate::weights::text_model::root;
 
-/// The keys of config.json that matter here.
+/// The config.json keys that this family reads.
 #[derive(Debug, Deserialize)]
 struct Config {
     hidden_size: i32,
@@ -164,14 +164,14 @@ impl Config {
     }
 }
 
-/// What loading a layer needs to know.
+/// The inputs for loading a layer.
 struct Source<'a> {
     file: &'a ConfigFile<'a>,
     config: &'a Config,
     experts: Option<MoeShape>,
     rope: Rc<Rope>,
-    /// Published checkpoints hold a convolution as [channels, 1, kernel], and norms as their distance
-    /// from 1; mlx-lm's conversions have [channels, kernel, 1] and whole norms.
+    /// Published checkpoints store a convolution as [channels, 1, kernel] and norms as the weight
+    /// minus 1; mlx-lm's conversions store [channels, kernel, 1] and the weight itself.
     as_published: bool,
 }
 
@@ -210,7 +210,7 @@ pub(crate) fn load(
     })
 }
 
-/// Grouped-query attention whose output passes a gate.
+/// Grouped-query attention with an output gate.
 #[derive(Debug)]
 struct Attention {
     /// Each head's query is followed by its gate.
@@ -245,7 +245,7 @@ impl Attention {
         })
     }
 
-    /// x: [1, T, hidden]; returns those of its tokens that go on, [1, R, hidden].
+    /// x: [1, T, hidden]. Returns the kept tokens, [1, R, hidden].
     fn forward(&self, x: &Array, slot: usize, step: &mut Forward<'_>) -> Result<Option<Array>> {
         let (length, heads, dim) = (x.shape()[1], self.heads, self.head_dim);
         let parts = self.qkv.forward(x, step.decodes_only())?;
@@ -266,7 +266,7 @@ impl Attention {
     }
 }
 
-/// How the tokens of a sequence see each other.
+/// The mixer of a block.
 #[derive(Debug)]
 enum Mixer {
     Delta(Box<DeltaNet>),

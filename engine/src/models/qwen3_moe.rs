@@ -1,5 +1,5 @@
-//! Qwen3 with experts. Source: config keys and weight names as published for
-//! `model_type = "qwen3_moe"`. As qwen3, with the feed-forward of most layers split into experts.
+//! Qwen3 with experts. Source: config keys and weight names as published for `model_type =
+//! "qwen3_moe"`. The same as qwen3, but the feed-forward of most layers has experts.
 
 use crate::error::Result;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use crate::models::moe::MoeShape;
 use crate::weights::Weights;
 use crate::weights::config::ConfigFile;
 
-/// The keys of config.json that matter here.
+/// The config.json keys that this family reads.
 #[derive(Debug, Deserialize)]
 struct Config {
     hidden_size: i32,
@@ -20,7 +20,7 @@ struct Config {
     intermediate_size: i32,
     moe_intermediate_size: i32,
     num_experts: Option<i32>,
-    /// The same under its newer name.
+    /// The newer name of the same key.
     num_local_experts: Option<i32>,
     num_experts_per_tok: i32,
     norm_topk_prob: bool,
@@ -72,7 +72,7 @@ pub(crate) fn load(
     shape.load(file, weights, rope.map_err(|what| file.invalid(what))?)
 }
 
-/// Which layers have experts: every `decoder_sparse_step`-th, but not the `mlp_only_layers`.
+/// The layers with experts: every `decoder_sparse_step`-th, except the `mlp_only_layers`.
 fn experts(file: &ConfigFile<'_>, config: &Config) -> Result<Vec<Option<MoeShape>>, LoadError> {
     file.check_layers(config.num_hidden_layers)?;
     file.check_sizes(&[("decoder_sparse_step", config.decoder_sparse_step)])?;

@@ -1,4 +1,4 @@
-//! The model families by `model_type`. A new one is a line in [`FAMILIES`].
+//! The model families by `model_type`. A new family is a line in [`FAMILIES`].
 
 use serde_json::{Map, Value, json};
 
@@ -10,12 +10,12 @@ use crate::weights::config::ConfigFile;
 
 type Loader = fn(&ConfigFile<'_>, &mut Weights) -> Result<Box<dyn CausalLm>, LoadError>;
 
-/// A `model_type` as config.json names it.
+/// A `model_type` of config.json and how to load it.
 #[derive(Debug)]
 struct Family {
     model_type: &'static str,
     load: Loader,
-    /// Sizes that published configs may leave out.
+    /// Default sizes that published configs may omit.
     defaults: &'static [(&'static str, u64)],
 }
 
@@ -43,9 +43,9 @@ fn family(model_type: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|family| family.model_type == model_type)
 }
 
-/// Keys of which some say one thing in older and newer ways. Beside a `text_config`, those at the top
-/// describe something else, as for mlx-lm: an older key that is nested must not lose to a newer one at
-/// the top.
+/// Keys with several spellings for the same value. If there is a `text_config`, the top-level keys
+/// describe something else, as in mlx-lm, so an older spelling inside it must not lose to a newer
+/// one at the top.
 const NESTED_ONLY: [&str; 11] = [
     "rope_parameters",
     "rope_scaling",
@@ -60,9 +60,8 @@ const NESTED_ONLY: [&str; 11] = [
     "num_local_experts",
 ];
 
-/// The fields that describe the text model: those of `text_config`, where a multimodal model's
-/// config nests them, over those at the top; and what the family's configs leave out. `model_type`
-/// stays the top's.
+/// The fields that describe the text model: the `text_config` of a multimodal model overrides the
+/// top level, and the family's defaults fill the gaps. `model_type` is always the top-level one.
 pub(crate) fn text_fields(config: &Map<String, Value>) -> Map<String, Value> {
     let mut fields = config.clone();
     if let Some(Value::Object(text)) = fields.remove("text_config") {
@@ -89,10 +88,10 @@ pub(crate) fn load(
     (family.load)(config, weights)
 }
 
-/// `model_type`.
+/// Returns `model_type`.
 ///
 /// # Errors
-/// When it is absent or names a family that is not in [`FAMILIES`].
+/// If it is missing or names a family that is not in [`FAMILIES`].
 pub(crate) fn architecture<'a>(file: &'a ConfigFile<'_>) -> Result<&'a str, LoadError> {
     let Some(model_type) = file.fields.get("model_type").and_then(Value::as_str) else {
         return Err(file.invalid("\"model_type\" is absent"));

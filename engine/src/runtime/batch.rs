@@ -1,7 +1,7 @@
-//! One step of several rows: its graph, and what comes out of it.
+//! One step of several rows: its graph and its outputs.
 //!
-//! Order in a step: rows that decode from the step under way, rows that decode from a token already
-//! known, then the chunk of a prompt. Rows that get a token from the step are in the same order.
+//! Order of the rows in a step: decoding rows whose token the step in flight computes, decoding
+//! rows whose token is known, then the prompt chunk. Output rows are in the same order.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -20,26 +20,26 @@ use crate::runtime::sampling::{Sampled, Sampler, sample};
 use crate::sched::RowId;
 use crate::text::grammar::MaskState;
 
-/// A step whose graph is made.
+/// A step whose graph is built.
 #[derive(Debug)]
 pub(crate) struct StepGraph {
     pub(crate) model: u64,
     /// Every row in it.
     pub(crate) rows: Vec<RowId>,
-    /// Those that get a token, in the order of `sampled`.
+    /// Rows that receive a token, in the order of `sampled`.
     pub(crate) outputs: Vec<RowId>,
-    /// `None`: no row gets one.
+    /// `None` when no row receives one.
     pub(crate) sampled: Option<Sampled>,
-    /// Rows that decode.
+    /// Number of decoding rows.
     pub(crate) decoding: usize,
-    /// Prompt tokens ..
+    /// Number of prompt tokens.
     pub(crate) prompt_tokens: usize,
-    /// .. behind so many of the same prompt.
+    /// Number of tokens of the same prompt before them.
     pub(crate) depth: usize,
-    /// Caches that no token depends on, to be evaluated with the step. Given away before the next
-    /// one is, so that MLX can write into them in place.
+    /// Caches that no token depends on, which must be evaluated with the step. They are dropped
+    /// before the next step is built, so that MLX can write into them in place.
     pub(crate) caches: Vec<Array>,
-    /// When it was begun, and how long making the graph took.
+    /// When building the graph began, and how long it took.
     pub(crate) begin: Instant,
     pub(crate) build: Duration,
 }
@@ -51,18 +51,18 @@ impl StepGraph {
     }
 }
 
-/// What a row brings to a step.
+/// A row's part of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     /// One token.
     Decode,
-    /// At most so many tokens of its prompt.
+    /// At most `most` tokens of its prompt.
     Prompt { most: usize },
 }
 
-/// Makes the graph of a step. All rows are of one model; at most one brings a prompt.
-/// `in_flight`: the tokens that the step before computes. `grid`: chunks end at its multiples, so
-/// that every sequence's do at the same positions, whatever was restored.
+/// Builds the graph of a step. All rows belong to one model, and at most one has a prompt chunk.
+/// `in_flight` holds the tokens that the step before computes. Chunks end at multiples of `grid`,
+/// so that all sequences have the same chunk ends, however much was restored.
 pub(crate) fn build(
     model: u64,
     rows: &mut [(RowId, Row, Part)],
@@ -72,7 +72,7 @@ pub(crate) fn build(
     let begin = Instant::now();
     #[cfg(test)]
     faults::strike(rows)?;
-    // Those of the step under way first, then the known, then the prompt.
+    // First the rows of the step in flight, then those with known tokens, then the prompt.
     rows.sort_by_key(|(id, row, part)| (rank(row, *part), *id));
     let mut lazy: Vec<u32> = Vec::new();
     let mut known: Vec<u32> = Vec::new();
@@ -84,8 +84,8 @@ pub(crate) fn build(
         let sequence =
             sequence.as_mut().ok_or_else(|| Exception::custom("the row has no caches"))?;
         match (*part, sequence.next) {
-            (Part::Decode, Next::InFlight(place)) => {
-                lazy.push(place as u32);
+            (Part::Decode, Next::InFlight(index)) => {
+                lazy.push(index as u32);
                 sequence.has_unread_token = true;
                 lengths.push((1, true));
             }
@@ -125,13 +125,15 @@ pub(crate) fn build(
         if let (true, Some(sequence), Some(sampler)) = (*wants, &mut row.sequence, &mut row.sampler)
         {
             let allowed = match &row.constraint {
-                Some(MaskState::Here(constraint)) => constraint.allowed(),
-                Some(MaskState::Away) => return Err(Exception::custom("a row waits for its mask")),
+                Some(MaskState::Ready(constraint)) => constraint.allowed(),
+                Some(MaskState::Pending) => {
+                    return Err(Exception::custom("a row waits for its mask"));
+                }
                 None => None,
             };
             sampler.constrain(allowed);
             let forced = row.thoughts.as_ref().and_then(ReasoningBudget::forced);
-            // Where a grammar does not allow thoughts to end, none are open.
+            // If the grammar does not allow the end marker, no reasoning is open.
             sampler.force(forced.filter(|&id| allowed.is_none_or(|flags| flags[id as usize])));
             sequence.next = Next::InFlight(outputs.len());
             outputs.push(*id);
@@ -162,12 +164,12 @@ pub(crate) fn build(
 fn rank(row: &Row, part: Part) -> (usize, usize) {
     match (part, row.sequence.as_ref().map(|sequence| sequence.next)) {
         (Part::Prompt { .. }, _) => (2, 0),
-        (_, Some(Next::InFlight(place))) => (0, place),
+        (_, Some(Next::InFlight(index))) => (0, index),
         _ => (1, 0),
     }
 }
 
-/// Where a chunk of at most `most` tokens ends that begins at `from`.
+/// The end of a chunk of at most `most` tokens that begins at `from`.
 fn chunk_end(sequence: &Sequence, from: usize, most: usize, grid: usize) -> usize {
     let end = (from / grid + 1) * grid;
     let end = end.min(from + most.max(1));
@@ -180,7 +182,7 @@ fn tokens(in_flight: Option<&Array>, lazy: &[u32], known: &[u32]) -> Result<Arra
         return Ok(token_array(known));
     };
     let count = lazy.len() as i32;
-    let in_order = lazy.iter().enumerate().all(|(at, &place)| at == place as usize);
+    let in_order = lazy.iter().enumerate().all(|(at, &index)| at == index as usize);
     let fed = if in_order && in_flight.shape() == [count] {
         in_flight.reshape(&[1, count])?
     } else {
@@ -192,14 +194,14 @@ fn tokens(in_flight: Option<&Array>, lazy: &[u32], known: &[u32]) -> Result<Arra
     }
 }
 
-/// Faults on demand: a step with one of these tokens in a prompt fails.
+/// Fault injection: a step with one of these tokens in a prompt fails.
 #[cfg(test)]
 pub(crate) mod faults {
     use super::{Exception, Part, Result, Row, RowId};
 
-    /// Panics.
+    /// The step panics.
     pub(crate) const PANIC: u32 = 377;
-    /// Fails as MLX does.
+    /// The step fails with an MLX error.
     pub(crate) const FAIL: u32 = 378;
 
     pub(super) fn strike(rows: &[(RowId, Row, Part)]) -> Result<()> {

@@ -1,4 +1,4 @@
-//! What other threads ask of the engine thread.
+//! Commands from other threads to the engine thread.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,14 +14,14 @@ use crate::sched::KvCost;
 use crate::text::grammar::Constraint;
 use crate::types::{ModelId, ModelInfo};
 
-/// What other threads ask of this one.
+/// A command to the engine thread.
 #[derive(Debug)]
 pub(crate) enum Command {
     Load {
         id: ModelId,
         name: String,
         folder: Arc<ModelFiles>,
-        held: UnloadNotifier,
+        notifier: UnloadNotifier,
         reply: LoadReply,
     },
     Submit(Box<Job>),
@@ -33,41 +33,42 @@ pub(crate) enum Command {
 pub(crate) type LoadReply =
     oneshot::Sender<Result<(Arc<ModelFiles>, ModelInfo, KvCost), LoadError>>;
 
-/// A request on its way.
+/// A submitted request.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) model: ModelId,
     pub(crate) request: GenerateRequest,
-    /// What its answer is held to, until the row takes it.
+    /// The grammar constraint of its answer, until the row takes it.
     pub(crate) constraint: Option<Box<Constraint>>,
     pub(crate) events: mpsc::Sender<RowEvent>,
-    /// The place in the channel that is kept for how the request ends.
+    /// A reserved slot in the channel for the request's last event.
     pub(crate) last: mpsc::OwnedPermit<RowEvent>,
     pub(crate) phase: Arc<PhaseCell>,
     pub(crate) submitted: Instant,
-    pub(crate) place: AdmissionPermit,
+    pub(crate) permit: AdmissionPermit,
 }
 
 impl Job {
     /// Ends the request with an error.
     pub(crate) fn fail(self: Box<Self>, error: GenerateError) {
-        let Self { last, place, .. } = *self;
-        // Who reads the error may ask again at once.
-        drop(place);
+        let Self { last, permit, .. } = *self;
+        // Free the permit first, because the reader of the error may submit again at once.
+        drop(permit);
         last.send(RowEvent::Failed(error));
     }
 }
 
-/// Weights are in memory for as long as this is: whoever has the other end learns when they are gone.
+/// Lives as long as the weights are in memory. Dropping it notifies the receiver that they are
+/// gone.
 #[derive(Debug)]
 pub(crate) struct UnloadNotifier {
     _end: oneshot::Sender<()>,
 }
 
 impl UnloadNotifier {
-    /// And the end that completes when the weights are gone.
+    /// Also returns the receiver, which completes when the weights are gone.
     pub(crate) fn new() -> (Self, oneshot::Receiver<()>) {
-        let (held, gone) = oneshot::channel();
-        (Self { _end: held }, gone)
+        let (notifier, gone) = oneshot::channel();
+        (Self { _end: notifier }, gone)
     }
 }

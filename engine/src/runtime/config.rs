@@ -1,4 +1,4 @@
-//! How the engine runs.
+//! The engine's configuration.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,32 +8,32 @@ use crate::runtime::report::{NoObserver, Observer};
 use crate::runtime::sensor::{MemorySensor, SystemSensor};
 use crate::types::ComputeDtype;
 
-/// How the engine runs.
+/// The engine's configuration.
 #[derive(Clone)]
 pub struct EngineConfig {
-    /// The most prompt tokens computed in one step. Cancellation is noticed between steps.
+    /// Limit on the prompt tokens computed in one step. Cancellation takes effect between steps.
     pub prefill_chunk: usize,
-    /// Requests computed at once.
+    /// Number of requests computed at once.
     pub max_batch: usize,
-    /// How long a step with a part of a prompt may take while others decode; `None`: twice what it
-    /// takes without.
+    /// Limit on the duration of a step with a prompt chunk while other rows decode. `None`: twice
+    /// the duration of a step without one.
     pub decode_stall: Option<Duration>,
-    /// The part of the time that the engine computes, when it has something to: less than 1 leaves
-    /// the rest to other programs.
+    /// The fraction of time in which the engine computes while it has work. Less than 1 leaves time
+    /// to other programs.
     pub duty_cycle: f64,
-    /// What weights, KV, caches and steps may take together, in bytes; `None`: no limit.
+    /// Limit in bytes on weights, KV cache, kept caches and step memory together; `None`: no limit.
     pub memory_budget: Option<u64>,
-    /// Says how the system's memory does.
+    /// Reports the system's memory pressure.
     pub sensor: Arc<dyn MemorySensor>,
-    /// Requests beyond `max_batch` that may wait; more are refused.
+    /// Number of requests that may wait beyond `max_batch`. Further requests are rejected.
     pub max_queue: usize,
-    /// How long a request may stand still because nobody reads its tokens.
+    /// How long a request may be blocked because its client reads no tokens.
     pub slow_reader: Duration,
-    /// What models compute in that are stored in 16 bits.
+    /// The dtype in which models with 16-bit weights are computed.
     pub compute_dtype: ComputeDtype,
-    /// How prefixes are reused.
+    /// Configuration of prefix reuse.
     pub reuse: ReuseConfig,
-    /// Told about every step.
+    /// Notified of every step.
     pub observer: Arc<dyn Observer>,
 }
 

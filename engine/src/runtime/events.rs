@@ -1,4 +1,4 @@
-//! What the engine thread sends of a request.
+//! Messages from the engine thread about a request.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -24,10 +24,10 @@ impl PhaseCell {
     }
 }
 
-/// What the engine thread sends for one request.
+/// A message from the engine thread about one request.
 #[derive(Debug)]
 pub(crate) enum RowEvent {
-    /// The prompt is computed; the first token follows.
+    /// The prompt is computed, and the first token follows.
     Started(Usage, Timings, Box<ReuseReport>),
     Token(TokenOutput),
     Done(FinishReason),

@@ -17,16 +17,16 @@ use crate::weights::config::ConfigFile;
 use crate::weights::quantization::QuantizationConfig;
 use crate::{limits, small_file};
 
-/// One's own settings of a model, over those of its folder.
+/// The user's settings for a model, which override those of its folder.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LoadOptions {
-    /// Most tokens of a prompt and its answer together, when fewer than the model has.
+    /// Limit on prompt and answer together, in tokens, if it is lower than the model's.
     pub context_tokens: Option<usize>,
-    /// What stands here wins over generation_config.json.
+    /// Sampling defaults that override generation_config.json.
     pub sampling: SamplingDefaults,
-    /// Variables of the chat template; those of a request win.
+    /// Variables of the chat template. Those of a request override them.
     pub template_kwargs: Map<String, Value>,
-    /// What keys and values are kept in.
+    /// The dtype in which keys and values are cached.
     pub kv_dtype: KvDtype,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct ModelFiles {
     pub(crate) dir: PathBuf,
     pub(crate) config_path: PathBuf,
     pub(crate) config: Map<String, Value>,
-    /// What of it describes the text model.
+    /// The fields of the config that describe the text model.
     text_config: Map<String, Value>,
     pub(crate) quantization: QuantizationConfig,
     pub(crate) tokenizer: Tokenizer,
@@ -44,9 +44,9 @@ pub(crate) struct ModelFiles {
     pub(crate) output_format: OutputFormat,
     pub(crate) sampling: SamplingDefaults,
     pub(crate) kv_dtype: KvDtype,
-    /// Every token that ends an answer.
+    /// All tokens that end an answer.
     pub(crate) eos: Arc<[u32]>,
-    /// Tokens that a user's message begins with; empty when that is not known.
+    /// Tokens that open a user's message; empty when unknown.
     pub(crate) user_opening: Arc<[u32]>,
     pub(crate) context_tokens: usize,
     pub(crate) vocab_tokens: usize,
@@ -99,7 +99,7 @@ impl ModelFiles {
         })
     }
 
-    /// With one's own settings over the folder's.
+    /// Applies the user's settings over the folder's.
     pub(crate) fn with(mut self, options: LoadOptions) -> Self {
         let LoadOptions { context_tokens, sampling, template_kwargs, kv_dtype } = options;
         self.kv_dtype = kv_dtype;
@@ -111,7 +111,7 @@ impl ModelFiles {
         self
     }
 
-    /// The config as the model families take it.
+    /// The config in the form that the model families read.
     pub(crate) fn config_file(&self) -> ConfigFile<'_> {
         ConfigFile { path: &self.config_path, fields: &self.text_config }
     }
@@ -122,8 +122,8 @@ pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, Loa
     text.map(|text| parse_object(path, &text)).transpose()
 }
 
-/// `max_position_embeddings`, stretched by a rope scaling that the number does not include yet: all
-/// but llama3, and any of Gemma 3's, whose configs state the stretched length.
+/// `max_position_embeddings`, multiplied by the factor of a rope scaling that it does not include
+/// yet: any scaling but llama3, and none of Gemma 3's, whose configs state the scaled length.
 pub(crate) fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> {
     let number = |fields: &Map<String, Value>, key| fields.get(key).and_then(Value::as_u64);
     let positions = number(file.fields, "max_position_embeddings").unwrap_or(2048);
@@ -146,10 +146,10 @@ pub(crate) fn context_tokens(file: &ConfigFile<'_>) -> Result<usize, LoadError> 
     Ok(stretched as usize)
 }
 
-/// Every token that ends an answer: what generation_config.json names, else config.json, and what
-/// tokenizer_config.json names. What config.json names beside generation_config.json ends an answer only
-/// where it is no ordinary text: class defaults such as 2 stand in configs whose vocabulary has a word
-/// there.
+/// All tokens that end an answer: those of generation_config.json, or else of config.json, and
+/// those of tokenizer_config.json. If generation_config.json names any, a token that only
+/// config.json names counts only if it is an added token: configs may contain class defaults such
+/// as 2, which is an ordinary word in some vocabularies.
 fn eos_tokens(
     configs: [&Map<String, Value>; 2],
     generation: &Map<String, Value>,
@@ -176,8 +176,8 @@ fn eos_tokens(
     Ok(ids.into())
 }
 
-/// The tokens of what a user's message begins with, from the first token of its own on: what ends the
-/// message before is not part of it.
+/// The tokens that open a user's message. Leading tokens that end the previous message are not part
+/// of it.
 fn user_tokens(opening: &str, eos: &[u32], tokenizer: &Tokenizer) -> Arc<[u32]> {
     let tokens = tokenizer.encode(opening, false).unwrap_or_default();
     let before = tokens.split_last().map_or(&[][..], |(_, before)| before);
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_users_message_begins_behind_the_end_of_the_one_before() {
+    fn a_users_message_begins_after_the_end_of_the_previous_one() {
         let tokenizer = include_bytes!("../../../tests/fixtures/tokenizer.json");
         let tokenizer = Tokenizer::from_json(tokenizer).unwrap();
         let (start, end) = (tokenizer.token_id("<|im_start|>"), tokenizer.token_id("<|im_end|>"));
@@ -213,7 +213,7 @@ mod tests {
         for text in ["<|im_start|>user", "<|im_end|>\n<|im_start|>user", "s>\n<|im_start|>user"] {
             assert_eq!(*user_tokens(text, &[end], &tokenizer), own, "{text:?}");
         }
-        // A token that ends an answer because it begins what follows.
+        // A token that ends an answer because it begins the next message.
         assert_eq!(*user_tokens("<|im_start|>", &[start], &tokenizer), [start]);
         assert!(
             user_tokens("User:", &[end], &tokenizer).is_empty(),

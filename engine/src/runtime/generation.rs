@@ -1,4 +1,4 @@
-//! One request and the stream of what it generates.
+//! A request and the stream of its answer.
 
 use crate::runtime::events::PhaseCell;
 use crate::runtime::events::RowEvent;
@@ -25,62 +25,64 @@ use crate::text::stop::{StopMatcher, Stopped};
 use crate::text::tokenizer::Tokenizer;
 use crate::types::ThinkingBudget;
 
-/// What to generate from.
+/// A request to generate an answer.
 #[derive(Debug, Clone, Default)]
 pub struct GenerateRequest {
-    /// Prompt token ids, as the tokenizer gave them.
+    /// Prompt token ids, as returned by the tokenizer.
     pub prompt: Vec<u32>,
-    /// How each token is chosen.
+    /// How each token is sampled.
     pub sampling: SamplingParams,
-    /// The most tokens to generate; clamped to what the context leaves.
+    /// Limit on the tokens to generate. It is reduced to what the context leaves.
     pub max_tokens: usize,
-    /// No end-of-sequence token is chosen before this many tokens.
+    /// Minimum number of tokens before an end-of-sequence token may be sampled.
     pub min_tokens: usize,
-    /// Go on after an end-of-sequence token.
+    /// Continue after an end-of-sequence token.
     pub ignore_eos: bool,
-    /// What the answer must look like; compiled by the same model. The answer ends where the grammar
-    /// does, whatever `min_tokens` and `ignore_eos` say.
+    /// A grammar that constrains the answer, compiled by the same model. The answer ends where the
+    /// grammar ends, whatever `min_tokens` and `ignore_eos` say.
     pub grammar: Option<Grammar>,
-    /// Texts that end the answer; none of them ever appears in it.
+    /// Texts that end the answer and never appear in it.
     pub stop: Vec<String>,
-    /// `Some(n)`: report the log probability of each token and of the n likeliest (0 to 20).
+    /// `Some(n)`: report the log probability of each token and of the n likeliest tokens (0 to 20).
     pub logprobs: Option<usize>,
-    /// Keeps this request's KV apart from that of requests with another salt. Empty: shared.
+    /// Separates this request's KV cache from requests with another salt. Empty: shared.
     pub cache_salt: String,
-    /// Whom the request belongs to, an API key for one: tenants share the engine evenly.
+    /// The owner of the request, such as an API key. The engine is shared evenly between tenants.
     pub tenant: String,
-    /// When it fails if it has not ended.
+    /// The time at which the request fails if it has not ended.
     pub deadline: Option<Instant>,
-    /// Takes the answer apart; `None`: all of it is text.
+    /// Splits the answer into parts; `None` returns all of it as text.
     pub parser: Option<OutputParser>,
-    /// Most tokens of thoughts, where the parser knows how thoughts end; `None`: no limit.
+    /// Limit on the reasoning tokens, if the parser knows the end marker; `None`: no limit.
     pub thinking_tokens: Option<usize>,
-    /// The answer is the rest of a text that the prompt began, so that its first word keeps its space. An answer
-    /// with a grammar keeps it as well: a grammar allows what a token adds.
-    pub goes_on: bool,
+    /// The answer continues a text that the prompt began, so its first word keeps its leading
+    /// space. An answer with a grammar keeps it as well, because the grammar covers every byte of a
+    /// token.
+    pub continues_prompt: bool,
 }
 
 impl GenerateRequest {
-    /// What limits the model's thoughts.
+    /// The limit on the model's reasoning.
     pub(crate) fn thinking_budget(&self) -> Option<ThinkingBudget> {
         self.parser.as_ref()?.thinking_budget(self.thinking_tokens?)
     }
 }
 
-/// More of an answer. Tokens whose text is still held back come with the delta that releases it.
+/// The next piece of an answer. Tokens whose text is held back come with the delta that releases
+/// it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Delta {
-    /// The text before it is taken apart; may be empty (the first token of an emoji, for one).
+    /// The text before parsing; may be empty (for instance for the first token of an emoji).
     pub text: String,
-    /// What is certain by now of thoughts, text and calls.
+    /// The parts of reasoning, text and tool calls that are certain by now.
     pub parts: Vec<Part>,
-    /// Whether the model was thinking at the beginning or at the end of it.
+    /// Whether the model was reasoning at the start or the end of this delta.
     pub is_thinking: bool,
     /// The tokens sampled since the last delta.
     pub tokens: Vec<TokenOutput>,
 }
 
-/// A step of a generation, in order: any number of `Delta`, then exactly one `Done` or `Failed`.
+/// An event of a generation: any number of `Delta`, then exactly one `Done` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// More of the answer.
@@ -91,36 +93,36 @@ pub enum Event {
     Failed(GenerateError),
 }
 
-/// How a finished request ended.
+/// The result of a finished request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Why it ended.
     pub finish: FinishReason,
     /// The stop string that ended it, if one did.
     pub stop: Option<String>,
-    /// What the parser held back until the end.
+    /// The parts that the parser held back until the end.
     pub parts: Vec<Part>,
-    /// Whether it ended with calls that a client can answer: none of them broke off.
+    /// Whether it ended with complete tool calls, which a client can execute.
     pub has_calls: bool,
     /// Token counts.
     pub usage: Usage,
-    /// Where the time went.
+    /// The time spent in each phase.
     pub timings: Timings,
 }
 
-/// Reads a request's phase for as long as somebody wants to, wherever its generation is.
+/// Reads a request's phase. It may outlive the generation.
 #[derive(Debug, Clone)]
 pub struct PhaseReader(Arc<PhaseCell>);
 
 impl PhaseReader {
-    /// How far the request is.
+    /// The request's current phase.
     pub fn get(&self) -> RowPhase {
         self.0.get()
     }
 }
 
-/// The receiving end of a request. Dropping it cancels the request: its row leaves the batch at the
-/// next step.
+/// The receiver of a request's answer. Dropping it cancels the request: its row leaves the batch at
+/// the next step.
 #[derive(Debug)]
 pub struct Generation {
     receiver: mpsc::Receiver<RowEvent>,
@@ -137,7 +139,7 @@ pub struct Generation {
     timings: Timings,
     reuse: ReuseReport,
     first_token: Option<Instant>,
-    /// Events that came out together.
+    /// Events that became ready together.
     ready: VecDeque<Event>,
     finished: bool,
     phase: Arc<PhaseCell>,
@@ -152,8 +154,8 @@ impl Generation {
         phase: Arc<PhaseCell>,
     ) -> Self {
         let parser = request.parser.clone().unwrap_or_else(OutputParser::plain);
-        let detokenizer = if request.goes_on || request.grammar.is_some() {
-            Detokenizer::going_on(tokenizer, parser.markers())
+        let detokenizer = if request.continues_prompt || request.grammar.is_some() {
+            Detokenizer::continuing(tokenizer, parser.markers())
         } else {
             Detokenizer::new(tokenizer, parser.markers())
         };
@@ -175,8 +177,8 @@ impl Generation {
         }
     }
 
-    /// The next event: any number of deltas, then one `Done` or `Failed`, then `None`. Nothing is
-    /// lost when the future is dropped before it is ready.
+    /// Returns the next event: any number of deltas, then one `Done` or `Failed`, then `None`. This
+    /// is cancel-safe: no event is lost when the future is dropped early.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -192,12 +194,12 @@ impl Generation {
         }
     }
 
-    /// What was reused of the prompt, and why not more; known with the first token.
+    /// The reused part of the prompt, and why it is not longer; known with the first token.
     pub fn reuse(&self) -> &ReuseReport {
         &self.reuse
     }
 
-    /// How far it is, for others to read.
+    /// A reader of the request's phase.
     pub fn phase(&self) -> PhaseReader {
         PhaseReader(Arc::clone(&self.phase))
     }
@@ -243,7 +245,7 @@ impl Generation {
         }
     }
 
-    /// The engine is done: what was held back comes out.
+    /// Releases the held-back text when the engine has finished.
     fn finish(&mut self, finish: FinishReason) {
         let text = self.detokenizer.finish();
         let (text, finish) = match self.stop.push(&text, &[]) {
@@ -261,7 +263,7 @@ impl Generation {
         let later = self.marks.iter().position(|mark| mark.end > text.len());
         let mut later = self.marks.split_off(later.unwrap_or(self.marks.len()));
         later.iter_mut().for_each(|mark| {
-            // What a stop string cut away is not needed again.
+            // The text that a stop string removed is not needed again.
             mark.start = mark.start.saturating_sub(text.len());
             mark.end -= text.len();
         });
@@ -285,7 +287,8 @@ impl Generation {
 
     fn end(&mut self, event: Event) {
         self.finished = true;
-        // The engine sees the closed channel at its next step, if it has not ended itself.
+        // The engine sees the closed channel at its next step, unless the request has ended
+        // already.
         self.receiver.close();
         self.ready.push_back(event);
     }

@@ -1,4 +1,4 @@
-//! What a model is and will need, told from its files without loading it.
+//! Describes a model from its files, without loading it.
 
 use std::path::Path;
 
@@ -17,46 +17,47 @@ use crate::weights::config::ConfigFile;
 use crate::weights::quantization::QuantizationConfig;
 use crate::weights::text_model;
 
-/// What a config.json says.
+/// The facts in a config.json.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFacts {
-    /// `model_type`, one that runs here.
+    /// `model_type`, which this engine supports.
     pub architecture: String,
-    /// The most tokens of a prompt and its answer together.
+    /// Limit on prompt and answer together, in tokens.
     pub context_tokens: usize,
-    /// The model-wide packing, when there is one.
+    /// The model-wide quantization, if there is one.
     pub quantization: Option<Quantization>,
 }
 
-/// What a model folder holds.
+/// The facts in a model folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFacts {
-    /// What its config.json says.
+    /// The facts in its config.json.
     pub config: ConfigFacts,
-    /// Weights counted one by one, packed ones as what they unpack to.
+    /// Number of weights; packed weights are counted unpacked.
     pub parameters: u64,
     /// Bytes of the weight files.
     pub file_bytes: u64,
-    /// What the weights will take in memory.
+    /// Bytes that the weights will take in memory.
     pub weight_bytes: u64,
-    /// What the weights are stored as, such as `bfloat16`; of packed ones, their scales.
+    /// The dtype of the stored weights, such as `bfloat16`; for packed weights, that of their
+    /// scales.
     pub dtype: String,
 }
 
-/// Reads a config.json's text. `path` is for messages.
+/// Reads the text of a config.json. `path` is used in error messages.
 ///
 /// # Errors
-/// When it is not one of a model that runs here.
+/// If it is not the config of a supported model.
 pub fn read_config(path: &Path, text: &str) -> Result<ConfigFacts, LoadError> {
     config_facts(path, &parse_object(path, text)?)
 }
 
-/// Reads a model folder's config.json and the headers of its weights: milliseconds, and no MLX.
-/// Files of weights that are cut short or overlap are found here; a tensor that is missing or has
-/// the wrong shape only by loading.
+/// Reads a model folder's config.json and the headers of its weights. This takes milliseconds and
+/// does not use MLX. It detects weight files that are truncated or overlap. Tensors that are
+/// missing or have the wrong shape are only detected by loading.
 ///
 /// # Errors
-/// When the folder is not one of a model that runs here.
+/// If the folder is not a supported model.
 pub fn inspect(dir: &Path, compute: ComputeDtype) -> Result<ModelFacts, LoadError> {
     let path = dir.join("config.json");
     let config = read_object(&path)?.ok_or_else(|| LoadError::Missing {
@@ -79,15 +80,15 @@ pub fn inspect(dir: &Path, compute: ComputeDtype) -> Result<ModelFacts, LoadErro
     })
 }
 
-/// The type that the weights are stored in; of packed ones, their scales, which layers compute in.
+/// The dtype of the stored weights; for packed weights, that of their scales, the compute dtype.
 pub(crate) fn stored_dtype(weights: &Weights) -> Option<Dtype> {
     let root = text_model::root(weights);
     let of = |kind: &&str| weights.dtype_of(&format!("{root}.embed_tokens.{kind}"));
     ["scales", "weight"].iter().find_map(of)
 }
 
-/// What the engine computes in where any of the model is stored in 16 bits: float32 on MLX's CPU backend,
-/// which is many times faster there. Packed weights stay packed, their scales and biases do not.
+/// The compute dtype for a model with 16-bit weights: float32 on MLX's CPU backend, which is many
+/// times faster there. Packed weights stay packed, but their scales and biases are converted.
 pub(crate) fn widened(weights: &Weights, compute: ComputeDtype) -> Option<Dtype> {
     let is_narrow = || weights.has_16_bit_floats(|tensor| text_model::is_text(weights, tensor));
     let is_widened = compute == ComputeDtype::Auto && !bridge::metal_is_available() && is_narrow();
@@ -118,7 +119,7 @@ mod tests {
     use crate::EngineConfig;
 
     #[test]
-    fn what_is_told_beforehand_is_what_loading_finds() {
+    fn inspection_agrees_with_loading() {
         let engine = Engine::start(EngineConfig::default()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for name in [
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_is_told() {
+    fn models_that_cannot_run_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         for (damage, what) in [

@@ -1,4 +1,4 @@
-//! The way to the engine thread.
+//! The connection to the engine thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -17,10 +17,10 @@ use crate::text::grammar::Grammar;
 use crate::text::tokenizer::Tokenizer;
 use crate::types::ModelId;
 
-/// Tokens that may wait for a slow reader before its row pauses.
+/// Number of tokens that may wait for a slow reader before its row pauses.
 const TOKEN_CHANNEL: usize = 64;
 
-/// What handles of the engine and of its models share: the way to its thread, and its status.
+/// Shared by the handles of the engine and of its models: the command channel and the status.
 #[derive(Debug)]
 pub(crate) struct EngineLink {
     pub(crate) commands: SyncSender<Command>,
@@ -32,8 +32,7 @@ pub(crate) struct EngineLink {
 }
 
 impl EngineLink {
-    /// What the budget leaves beside so many bytes of weights and the memory of steps; `None`: no
-    /// limit.
+    /// The bytes that the budget leaves besides `weights` bytes and step memory; `None`: no limit.
     pub(crate) fn room_beside(&self, weights: u64) -> Option<u64> {
         match self.status.budget_bytes.load(Ordering::Relaxed) {
             u64::MAX => None,
@@ -53,7 +52,7 @@ impl EngineLink {
     ) -> Result<Generation, SubmitError> {
         let EngineLink { status, commands, max_batch, max_queue, .. } = self;
         let full = SubmitError::QueueFull { waiting: *max_queue };
-        let Some(place) = AdmissionPermit::take(status, max_batch + max_queue) else {
+        let Some(permit) = AdmissionPermit::take(status, max_batch + max_queue) else {
             return Err(full);
         };
         let (events, receiver) = mpsc::channel(TOKEN_CHANNEL);
@@ -64,7 +63,7 @@ impl EngineLink {
         let generation = Generation::new(receiver, &request, tokenizer, eos, Arc::clone(&phase));
         let constraint = request.grammar.as_ref().map(Grammar::begin).map(Box::new);
         let submitted = Instant::now();
-        let job = Job { model, request, constraint, events, last, phase, submitted, place };
+        let job = Job { model, request, constraint, events, last, phase, submitted, permit };
         status.waiting.fetch_add(1, Ordering::Relaxed);
         let refused = match commands.try_send(Command::Submit(Box::new(job))) {
             Ok(()) => return Ok(generation),
@@ -76,27 +75,27 @@ impl EngineLink {
     }
 
     pub(crate) fn unload(&self, model: ModelId) {
-        // An engine that is gone has freed the weights itself.
+        // An engine that has ended has freed the weights already.
         let _ = self.commands.send(Command::Unload(model));
     }
 
     pub(crate) fn stop(&self) {
         self.status.stopping.store(true, Ordering::Relaxed);
-        // Wakes an idle thread. A full channel means that it is not idle.
+        // This wakes an idle thread. If the channel is full, the thread is not idle.
         let _ = self.commands.try_send(Command::Wake);
     }
 
     pub(crate) fn join(&self) {
         let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
         if let Some(thread) = thread {
-            // How it ended is told by its status.
+            // The status tells how the thread ended.
             let _ = thread.join();
         }
     }
 }
 
 impl Drop for EngineLink {
-    /// Waits for the thread: a process that ends while MLX computes would crash in MLX's own
+    /// Waits for the thread, because a process that ends while MLX computes would crash in MLX's
     /// clean-up.
     fn drop(&mut self) {
         self.stop();

@@ -1,4 +1,4 @@
-//! A model on the engine thread: its weights, the computation over them, and what its load found out.
+//! A model on the engine thread: its weights, its forward pass, and the facts found while loading.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::types::{ComputeDtype, ModelId};
 use crate::weights::Weights;
 use crate::weights::text_model;
 
-/// A model's weights and what the thread must know of it.
+/// A model's weights and the facts that the engine thread needs.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) architecture: Box<dyn CausalLm>,
@@ -30,36 +30,36 @@ pub(crate) struct Loaded {
     pub(crate) eos: Arc<[u32]>,
     pub(crate) vocab: usize,
     pub(crate) reuse: Rc<ModelReuse>,
-    /// What a sequence takes.
+    /// The memory cost of a sequence's caches.
     pub(crate) cost: KvCost,
     // Dropped after the weights, in this order.
     _clear: ClearCache,
-    _held: UnloadNotifier,
+    _notifier: UnloadNotifier,
 }
 
-/// Gives memory that MLX keeps for reuse back to the system when it is dropped.
+/// Returns the memory that MLX keeps for reuse to the system when dropped.
 #[derive(Debug)]
 pub(crate) struct ClearCache;
 
 impl Drop for ClearCache {
     fn drop(&mut self) {
-        // A hint: failing loses nothing.
+        // A failure does no harm.
         let _ = mlx_rs::memory::clear_cache();
     }
 }
 
-/// Memory for a model.
+/// The memory available to a model.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WeightBudget {
-    /// What the budget leaves now.
+    /// Bytes that the budget has left now.
     pub(crate) free_bytes: u64,
-    /// The whole budget, and what of it steps need.
+    /// The whole budget, and the part of it that steps need.
     pub(crate) budget_bytes: u64,
     pub(crate) step_bytes: u64,
 }
 
 impl WeightBudget {
-    /// Whether so much could be in memory if nothing else were.
+    /// Fails if `bytes` would not fit even if nothing else were loaded.
     fn holds(&self, bytes: u64) -> Result<(), LoadError> {
         let needed_bytes = bytes.saturating_add(self.step_bytes);
         if needed_bytes > self.budget_bytes {
@@ -71,12 +71,12 @@ impl WeightBudget {
 }
 
 impl Loaded {
-    /// Reads the weights and tries the model out.
+    /// Reads the weights and runs a first token.
     pub(crate) fn load(
         id: ModelId,
         name: String,
         folder: &ModelFiles,
-        held: UnloadNotifier,
+        notifier: UnloadNotifier,
         compute: ComputeDtype,
         room: WeightBudget,
     ) -> Result<(Self, ModelInfo, KvCost), LoadError> {
@@ -90,7 +90,7 @@ impl Loaded {
                 model = name,
                 stored = stored.map(dtype_name),
                 computed = dtype_name(dtype),
-                "widened: MLX's CPU backend is slow in 16 bits; models.compute_dtype = \"stored\" keeps them"
+                "16-bit weights are slow on MLX's CPU backend and were converted; models.compute_dtype = \"stored\" keeps them"
             );
         }
         let text = |tensor: &str| text_model::is_text(&weights, tensor);
@@ -101,18 +101,18 @@ impl Loaded {
         }
         let architecture = models::load(&config, &mut weights)?;
         for name in weights.unused() {
-            tracing::debug!(tensor = name, "not used by this architecture");
+            tracing::debug!(tensor = name, "this tensor is not used by the model");
         }
         let mut digest = blake3::Hasher::new();
         digest.update(weights.digest().as_bytes());
         digest.update(serde_json::to_string(&folder.config).unwrap_or_default().as_bytes());
-        let (dtype, layout) = try_out(architecture.as_ref(), &weights, folder)?;
-        // The KV of one model computed in two types is not the same.
+        let (dtype, layout) = warm_up(architecture.as_ref(), &weights, folder)?;
+        // The same model computed in two dtypes has different KV caches.
         digest.update(dtype.as_bytes());
         let digest = digest.finalize().to_hex().to_string();
         let cost = layout.cost();
         let kv_dtype = layout.kv_dtype().map_or_else(|| dtype.clone(), dtype_name);
-        // A model that can hold no prompt is of no use.
+        // A model with no memory left for a prompt is useless.
         room.holds(needed_bytes + cost.bytes(1))?;
         let reuse = Rc::new(ModelReuse {
             id,
@@ -132,7 +132,7 @@ impl Loaded {
             reuse,
             cost: cost.clone(),
             _clear: ClearCache,
-            _held: held,
+            _notifier: notifier,
         };
         let info = ModelInfo {
             architecture: models::architecture(&config)?.to_owned(),
@@ -150,7 +150,7 @@ impl Loaded {
     }
 }
 
-/// One segment of one sequence. tokens: [1, T]; returns logits [1, 1, vocab] if wanted.
+/// Runs one segment of one sequence. tokens: [1, T]. Returns logits [1, 1, vocab] if requested.
 fn forward(
     architecture: &dyn CausalLm,
     cache: &mut SequenceCache,
@@ -162,9 +162,9 @@ fn forward(
     architecture.forward(tokens, Forward::new(vec![segment], Backend::current()))
 }
 
-/// Computes one token: finds what only a run can find, before anyone waits for an answer. Returns
-/// the name of the dtype that came out, and what the layers keep.
-fn try_out(
+/// Computes one token, to find errors that only a run can find before any client waits for an
+/// answer. Returns the name of the resulting dtype, and the layout of the caches.
+fn warm_up(
     architecture: &dyn CausalLm,
     weights: &Weights,
     folder: &ModelFiles,

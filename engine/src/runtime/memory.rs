@@ -1,5 +1,5 @@
-//! The engine's memory: one budget for weights, KV in flight, caches kept for later, MLX's own cache
-//! and what a step needs for its time.
+//! The engine's memory: one budget for weights, KV caches in use, caches kept for later, MLX's own
+//! cache and the temporary memory of a step.
 
 use crate::runtime::sensor::MemorySensor;
 use std::rc::{Rc, Weak};
@@ -15,35 +15,35 @@ use crate::runtime::loaded::Loaded;
 use crate::sched::Memory;
 use crate::text::tokenizer;
 
-/// How often the system is asked how it does.
+/// How often the system's memory pressure is polled.
 const POLL: Duration = Duration::from_secs(1);
-/// Under critical pressure the engine gives back this part of what it uses, every [`POLL`].
+/// Under critical pressure the engine frees this fraction (1/8) of its memory every [`POLL`].
 const CRITICAL_DIVISOR: u64 = 8;
-/// What the process may take beside the budget: code, tokenizers, connections, the heap's gaps.
+/// Allowance for the process besides the budget: code, tokenizers, connections, heap fragmentation.
 const PROCESS_OVERHEAD_BYTES: u64 = 512 << 20;
-/// Memory is no longer short when this part of the budget is free.
+/// Memory is no longer short once this fraction (1/8) of the budget is free.
 const RELAXED_DIVISOR: u64 = 8;
 
-/// Who uses what of the budget.
+/// The use of the memory budget.
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
     budget_bytes: u64,
-    /// What each model's weights take, for as long as anything holds them.
+    /// Each model's weight bytes, for as long as the model is referenced.
     models: Vec<(Weak<Loaded>, u64)>,
-    /// Caches of finished turns.
+    /// Bytes of the caches of finished turns.
     pub(crate) live_bytes: u64,
-    /// Bodies of requests, and what is made of them.
+    /// Bytes of request bodies and of the data built from them.
     pub(crate) request_bytes: u64,
     store: Option<Arc<Store>>,
-    /// What the store's RAM tier may hold now, and by its configuration.
+    /// Limits of the store's RAM tier: the current one and the configured one.
     ram_tier_bytes: u64,
     ram_tier_most: u64,
-    /// What a step was seen to take for its time.
+    /// The highest temporary memory of a step so far.
     staging_bytes: u64,
-    /// The most that was ever active, up to the last time that MLX's own mark was reset.
+    /// The highest active memory up to the last reset of MLX's peak counter.
     peak_bytes: u64,
     pressure: Pressure,
-    /// Under pressure, less than the budget.
+    /// The reduced limit while the system is under pressure.
     ceiling_bytes: Option<u64>,
     is_short: bool,
     polled: Instant,
@@ -70,7 +70,7 @@ impl MemoryBudget {
         }
     }
 
-    /// As the scheduler sees it.
+    /// The memory as the scheduler sees it.
     pub(crate) fn memory(&self) -> Memory {
         Memory {
             budget_bytes: self.budget_bytes,
@@ -88,18 +88,18 @@ impl MemoryBudget {
         self.budget_bytes
     }
 
-    /// Everything but the rows' own.
+    /// All used bytes except those of the rows.
     pub(crate) fn used_bytes(&self) -> u64 {
         let held = self.weight_bytes() + self.live_bytes + self.ram_tier_bytes;
         held + self.step_bytes() + self.request_bytes + tokenizer::bytes_in_use()
     }
 
-    /// What can be given back without anybody waiting longer than for a computation.
+    /// Bytes that can be freed at no other cost than computing something again.
     pub(crate) fn kept_bytes(&self) -> u64 {
         self.live_bytes + self.ram_tier_bytes
     }
 
-    /// By how much the budget is passed, when the rows have reserved so much.
+    /// The bytes by which the budget is exceeded when the rows have reserved `reserved` bytes.
     pub(crate) fn over_bytes(&self, reserved: u64) -> u64 {
         (self.used_bytes() + reserved).saturating_sub(self.budget_bytes)
     }
@@ -109,23 +109,23 @@ impl MemoryBudget {
         held.map(|(_, bytes)| bytes).sum()
     }
 
-    /// What a step takes, and MLX keeps of it for the next.
+    /// The temporary memory of a step, which MLX keeps for the next one.
     pub(crate) fn step_bytes(&self) -> u64 {
         self.staging_bytes.max(bridge::cache_limit_bytes())
     }
 
-    /// The most that was active before MLX's own mark was last reset.
+    /// The highest active memory before MLX's peak counter was last reset.
     pub(crate) fn peak_bytes(&self) -> u64 {
         self.peak_bytes
     }
 
-    /// A model was loaded.
+    /// Adds a loaded model.
     pub(crate) fn add_model(&mut self, model: &Rc<Loaded>, bytes: u64) {
         self.models.retain(|(model, _)| model.strong_count() > 0);
         self.models.push((Rc::downgrade(model), bytes));
     }
 
-    /// A step with a prompt was computed: sees what it took.
+    /// Records the temporary memory of a completed step with a prompt.
     pub(crate) fn note_staging(&mut self) {
         let read =
             || Some((mlx_rs::memory::peak_memory().ok()?, mlx_rs::memory::active_memory().ok()?));
@@ -135,13 +135,13 @@ impl MemoryBudget {
         }
     }
 
-    /// MLX's mark says `peak`, and so much is active now.
+    /// Records MLX's peak counter `peak` and the bytes that are active now.
     fn note_peak(&mut self, peak: u64, active: u64) {
         self.staging_bytes = self.staging_bytes.max(peak.saturating_sub(active));
         self.peak_bytes = self.peak_bytes.max(peak);
     }
 
-    /// Takes memory from the store's RAM tier; says how much.
+    /// Reduces the store's RAM tier. Returns the number of bytes taken.
     pub(crate) fn shrink_ram_tier(&mut self, bytes: u64) -> u64 {
         let given = bytes.min(self.ram_tier_bytes);
         if let Some(store) = self.store.as_ref().filter(|_| given > 0) {
@@ -154,7 +154,7 @@ impl MemoryBudget {
         self.is_short = is_short;
     }
 
-    /// Asks the system how it does, if it is time to; says so when that calls for something.
+    /// Polls the system's memory pressure when it is due. Returns a pressure that requires action.
     pub(crate) fn poll(&mut self, sensor: &dyn MemorySensor) -> Option<Pressure> {
         if self.polled.elapsed() < POLL {
             return None;
@@ -168,11 +168,11 @@ impl MemoryBudget {
         (calls || self.is_short).then_some(self.pressure)
     }
 
-    /// Adapts to the pressure, when the rows have reserved so much. Says what is to be given back
-    /// now.
+    /// Adapts the limits to the pressure when the rows have reserved `reserved` bytes. Returns the
+    /// bytes to free now.
     pub(crate) fn adapt(&mut self, reserved: u64) -> u64 {
         if let Some(store) = self.store.as_ref().filter(|_| self.pressure != Pressure::Normal) {
-            // It grows no more.
+            // The RAM tier must not grow.
             let held = store.ram_used_bytes().min(self.ram_tier_bytes);
             self.ram_tier_bytes = store.set_ram_budget(held);
         }

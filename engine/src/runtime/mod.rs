@@ -1,4 +1,4 @@
-//! The engine at run time: its handle, its thread, the requests on it and the steps that compute them.
+//! The engine at run time: its handle, its thread, its requests and the steps that compute them.
 
 pub(crate) mod batch;
 pub(crate) mod command;

@@ -1,4 +1,4 @@
-//! A loaded model, seen from outside the engine thread.
+//! A loaded model, used from outside the engine thread.
 
 use crate::runtime::files::ModelFiles;
 use crate::types::ModelInfo;
@@ -32,7 +32,7 @@ struct Inner {
     cost: KvCost,
     folder: ModelFiles,
     gone: Mutex<Option<oneshot::Receiver<()>>>,
-    /// Made when a grammar is first compiled.
+    /// Built when a grammar is first compiled.
     vocabulary: OnceLock<Result<TokenTrie, GrammarError>>,
 }
 
@@ -51,26 +51,26 @@ impl Model {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Lets go of the model. Completes when its weights have left memory: when the last clone of
-    /// this handle is gone and the engine has ended the last request on it. Only the first call has
-    /// something to wait for.
+    /// Unloads the model. Completes when its weights have left memory, which happens when the last
+    /// clone of this handle is dropped and the last request on it has ended. Only the first call
+    /// waits.
     pub fn unload(self) -> impl Future<Output = ()> + Send + use<> {
         let gone = self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(self);
         async {
             if let Some(gone) = gone {
-                // An error is what tells it: the other end was dropped.
+                // The other end is dropped when the weights are gone, so an error is expected.
                 let _ = gone.await;
             }
         }
     }
 
-    /// The name it was loaded under.
+    /// The name under which it was loaded.
     pub fn name(&self) -> &str {
         &self.inner.name
     }
 
-    /// What it is and needs.
+    /// Facts about the model and its needs.
     pub fn info(&self) -> &ModelInfo {
         &self.inner.info
     }
@@ -85,29 +85,29 @@ impl Model {
         self.inner.folder.chat_template.as_ref()
     }
 
-    /// How it writes thoughts and tool calls.
+    /// The format of its reasoning and tool calls.
     pub fn output_format(&self) -> &OutputFormat {
         &self.inner.folder.output_format
     }
 
-    /// What its authors recommend.
+    /// The sampling settings recommended by its authors.
     pub fn sampling_defaults(&self) -> &SamplingDefaults {
         &self.inner.folder.sampling
     }
 
-    /// Tokens that a prompt and its answer may have together: the model's limit, or fewer where the
-    /// memory budget holds no more beside the weights.
+    /// Limit on prompt and answer together, in tokens: the model's limit, or less if the memory
+    /// budget has no space for it besides the weights.
     pub fn context_tokens(&self) -> usize {
         let room = self.inner.link.room_beside(self.inner.info.weight_bytes);
         let fits = room.map_or(usize::MAX, |room| self.inner.cost.tokens_in(room));
         self.inner.info.context_tokens.min(fits)
     }
 
-    /// Token ids of a prompt's text, unless it has far more than the context: see
+    /// Tokenizes a prompt's text, unless it has far more tokens than the context: see
     /// [`Tokenizer::encode_within`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as [`Tokenizer::encode_within`].
     pub fn encode(
         &self,
         text: &str,
@@ -117,16 +117,16 @@ impl Model {
         self.tokenizer().encode_within(text, add_special_tokens, self.context_tokens(), wanted)
     }
 
-    /// Bytes that the caches of a sequence of so many tokens take.
+    /// Bytes of the caches of a sequence with `tokens` tokens.
     pub fn kv_bytes(&self, tokens: usize) -> u64 {
         self.inner.cost.bytes(tokens)
     }
 
-    /// Compiles what an answer must look like. Slow, the first time above all: not to be called on
-    /// an async thread.
+    /// Compiles a grammar for an answer. This is slow, most of all the first time, so do not call
+    /// it on an async thread.
     ///
     /// # Errors
-    /// When the pattern is wrong, too large, or asks for what cannot be enforced.
+    /// If the pattern is invalid, too large, or cannot be enforced.
     pub fn compile(&self, pattern: &Pattern) -> Result<Grammar, GrammarError> {
         let Inner { folder, info, vocabulary, .. } = &*self.inner;
         let make = || TokenTrie::new(&folder.tokenizer, &folder.eos, info.vocab_tokens);
@@ -137,8 +137,7 @@ impl Model {
     /// Queues a request.
     ///
     /// # Errors
-    /// When the prompt is empty, too long or holds ids that do not exist, and when the queue is
-    /// full.
+    /// If the prompt is empty, too long or has invalid token ids, or if the queue is full.
     pub fn generate(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
         let info = &self.inner.info;
         let prompt_tokens = request.prompt.len();

@@ -1,37 +1,37 @@
-//! What the engine tells of itself.
+//! Reports of the engine about its work.
 
 use std::time::Duration;
 
 use kvstore::platform::Pressure;
 
-/// Told about every step, on the engine thread: must be quick.
+/// Receives notifications on the engine thread, so its methods must be fast.
 pub trait Observer: Send + Sync {
     /// A step of this model is complete.
     fn step(&self, model: &str, report: &StepReport);
 
-    /// A step is about to be handed to MLX, which may end the process over it.
+    /// A step is about to be handed to MLX, which may end the process.
     fn begins(&self, _model: &str, _decoding: usize, _prompt_tokens: usize) {}
 
-    /// A model is about to be loaded, by which the process may end as well.
+    /// A model is about to be loaded, which may end the process too.
     fn loads(&self, _model: &str) {}
 
-    /// After one of these: there is nothing left to do.
+    /// Called once after any of these, when the engine has no more work.
     fn idle(&self) {}
 
-    /// So many bytes are wanted that only idle models could give back.
+    /// This many bytes are needed that only idle models could free.
     fn room_wanted(&self, _bytes: u64) {}
 
-    /// Memory was short, and this was done about it.
+    /// This action was taken because memory is short.
     fn guarded(&self, _action: GuardAction) {}
 
-    /// What a row of this model may say next was computed, on another thread, in so long.
+    /// A token mask for a row of this model was computed on another thread, in this time.
     fn masked(&self, _model: &str, _took: Duration) {}
 
-    /// For lack of memory a request of this model was put back into the queue.
+    /// A request of this model was put back into the queue for lack of memory.
     fn preempted(&self, _model: &str) {}
 }
 
-/// An observer that looks away.
+/// An observer that ignores all notifications.
 #[derive(Debug, Clone, Copy)]
 pub struct NoObserver;
 
@@ -39,100 +39,100 @@ impl Observer for NoObserver {
     fn step(&self, _: &str, _: &StepReport) {}
 }
 
-/// What is done when memory is short.
+/// The reaction to a shortage of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuardAction {
-    /// The system is short of memory: no request is taken that needs more than is in use.
+    /// The system is short of memory: no request is admitted that needs more than is in use.
     Pause,
-    /// Caches kept for later are given up.
+    /// Caches kept for later are dropped.
     ShrinkCache,
-    /// A request is ended.
+    /// A request is aborted.
     Abort,
 }
 
 /// One step of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepReport {
-    /// What it did: `Decode` if any row decoded.
+    /// The step's type: `Decode` if any row decoded.
     pub phase: Phase,
-    /// Sequences in it.
+    /// Number of sequences in it.
     pub rows: usize,
-    /// Prompt tokens computed.
+    /// Number of prompt tokens computed.
     pub prompt_tokens: usize,
-    /// Tokens generated.
+    /// Number of tokens generated.
     pub new_tokens: usize,
-    /// From the end of the step before, or from its own start after a pause, to its tokens.
+    /// Time from the end of the previous step (or from its own start after a pause) to its tokens.
     pub duration: Duration,
-    /// The part of `duration` that the host spent on it: building graphs, reading and sending
-    /// tokens. In a decode step MLX computes meanwhile.
+    /// The part of `duration` that the host spent: building graphs, reading and sending tokens. In
+    /// a decode step MLX computes meanwhile.
     pub host: Duration,
-    /// How long MLX had nothing to compute because of the host, at most. This is what a faster host
-    /// would win.
+    /// Upper bound on the time in which MLX waited for the host: the possible gain from a faster
+    /// host.
     pub idle: Duration,
 }
 
-/// What a step does.
+/// The type of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Computes prompt tokens.
+    /// It computes prompt tokens.
     Prefill,
-    /// Computes one new token a sequence.
+    /// It computes one new token for each sequence.
     Decode,
 }
 
-/// Whether the engine gets on.
+/// Whether the engine makes progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     /// The thread ended by a panic, see [`Engine::failed`](crate::Engine::failed).
     pub failed: bool,
     /// A request is running.
     pub busy: bool,
-    /// A model is being loaded, which no step interrupts.
+    /// A model is being loaded, during which no step runs.
     pub loading: bool,
-    /// Since the last step, load or idle moment.
+    /// Time since the last step, load or idle moment.
     pub since_last_step: Duration,
-    /// Requests being computed.
+    /// Number of requests being computed.
     pub running: usize,
-    /// Requests waiting.
+    /// Number of waiting requests.
     pub waiting: usize,
-    /// The step under way.
+    /// The step in flight.
     pub step: Option<StepName>,
-    /// Rows that were put back into the queue for lack of memory, since the start.
+    /// Number of rows put back into the queue for lack of memory, since the start.
     pub preemptions: u64,
 }
 
-/// A step, for people.
+/// A description of a step, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepName {
     /// The model's name.
     pub model: String,
-    /// Rows that decode.
+    /// Number of decoding rows.
     pub decoding: usize,
-    /// Prompt tokens beside them.
+    /// Number of prompt tokens in the same step.
     pub prompt_tokens: usize,
-    /// Since it began.
+    /// Time since it began.
     pub age: Duration,
 }
 
-/// MLX's memory, in bytes.
+/// Memory use of MLX and of the engine, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// Held by arrays.
+    /// Used by arrays.
     pub active_bytes: u64,
     /// Kept by MLX for reuse.
     pub cache_bytes: u64,
-    /// The most that was ever active.
+    /// Highest active memory so far.
     pub peak_bytes: u64,
-    /// What weights, KV, caches and steps may take together; 0: no limit.
+    /// Limit on weights, KV cache, kept caches and step memory together; 0: no limit.
     pub budget_bytes: u64,
-    /// Of it, reserved by running requests.
+    /// The part of the budget reserved by running requests.
     pub running_bytes: u64,
-    /// Of it, what steps need for their time and MLX keeps for the next; whether or not any runs.
+    /// The part of the budget for temporary memory of steps, whether or not a step runs.
     pub step_bytes: u64,
-    /// Of it, taken by weights, caches kept for later, and steps.
+    /// The part of the budget used by weights, caches kept for later, and steps.
     pub used_bytes: u64,
-    /// What macOS may keep wired of MLX's memory while models are loaded; 0 without Metal.
+    /// Limit on the MLX memory that macOS keeps wired while models are loaded; 0 without Metal.
     pub wired_limit_bytes: u64,
-    /// How the system's memory does.
+    /// The system's memory pressure.
     pub pressure: Pressure,
 }

@@ -19,22 +19,22 @@ use crate::types::{
     FinishReason, RowPhase, Timings, TokenLogprob, TokenLogprobs, TokenOutput, Usage,
 };
 
-/// A request that waits or runs.
+/// A waiting or running request.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) job: Box<Job>,
     pub(crate) model: Rc<Loaded>,
-    /// Made when the request first runs; it outlives a preemption.
+    /// Created when the request first runs. It survives a preemption.
     pub(crate) sampler: Option<Sampler>,
-    /// What its answer is held to.
+    /// The grammar state of its answer.
     pub(crate) constraint: Option<MaskState>,
-    /// What its answer may still think, where that is limited.
+    /// The rest of its reasoning budget, if it has one.
     pub(crate) thoughts: Option<ReasoningBudget>,
-    /// While it runs.
+    /// Set while it runs.
     pub(crate) sequence: Option<Sequence>,
-    /// Tokens generated and known.
+    /// Generated tokens that are known on the host.
     pub(crate) generated: Vec<u32>,
-    /// Steps with other rows that failed with this one in them.
+    /// Number of failed steps that had this row and others in them.
     pub(crate) failed_steps: u32,
     started: Option<Started>,
     outbox: Outbox,
@@ -44,25 +44,25 @@ pub(crate) struct Row {
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) cache: SequenceCache,
-    /// The known tokens in the caches, and what of them is stored.
+    /// The known tokens in the caches, and how much of them is stored.
     pub(crate) track: CachedSequence,
     pub(crate) next: Next,
-    /// The caches hold one token more than the track: one that is still being computed.
+    /// The caches hold one more token than the track: the one that is still being computed.
     pub(crate) has_unread_token: bool,
 }
 
-/// What the next step feeds a row with.
+/// A row's input to the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     /// More of its prompt.
     Prompt,
-    /// The token that the step under way computes in this place.
+    /// The token that the step in flight computes at this output index.
     InFlight(usize),
     /// This token.
     Known(u32),
 }
 
-/// How the request began, until its first token tells it.
+/// The start of the request, which is reported with its first token.
 #[derive(Debug)]
 struct Started {
     at: Instant,
@@ -70,10 +70,10 @@ struct Started {
     report: ReuseReport,
 }
 
-/// What a request has to say, and how much of it its reader has taken.
+/// Events of a request that its reader has not received yet.
 #[derive(Debug, Default)]
 struct Outbox {
-    /// In order. What is first was refused for lack of room, if anything is there.
+    /// In order. If there are any, the first one did not fit in the channel.
     waiting: VecDeque<RowEvent>,
     blocked_since: Option<Instant>,
 }
@@ -81,7 +81,7 @@ struct Outbox {
 impl Row {
     pub(crate) fn new(mut job: Box<Job>, model: Rc<Loaded>) -> Self {
         Self {
-            constraint: job.constraint.take().map(MaskState::Here),
+            constraint: job.constraint.take().map(MaskState::Ready),
             thoughts: job.request.thinking_budget().map(ReasoningBudget::new),
             job,
             model,
@@ -94,19 +94,19 @@ impl Row {
         }
     }
 
-    /// All tokens to compute before the next one: the prompt and what was generated.
+    /// All tokens to compute before the next one: the prompt and the generated tokens.
     pub(crate) fn tokens(&self) -> Vec<u32> {
         [&self.job.request.prompt[..], &self.generated].concat()
     }
 
-    /// The request runs from what was found of it.
+    /// Starts the request with its restored prefix.
     pub(crate) fn start(&mut self, restored: RestoredSequence) -> Result<()> {
         let RestoredSequence { cache, track, report, took } = restored;
         if self.sampler.is_none() {
             let request = &self.job.request;
             let seen = (&request.prompt[..], &self.model.eos[..], self.model.vocab);
             let sampling = request.sampling.clone();
-            // A grammar says itself when an answer may end.
+            // With a grammar, the grammar decides when the answer may end.
             let min_tokens = if self.constraint.is_some() { 0 } else { request.min_tokens };
             self.sampler = Some(Sampler::new(sampling, request.logprobs, min_tokens, seen)?);
         }
@@ -122,7 +122,7 @@ impl Row {
         Ok(())
     }
 
-    /// A token of this row is known. Says how the request ends, if it does.
+    /// Adds a new token of this row. Returns why the request ends, if it does.
     pub(crate) fn take(
         &mut self,
         id: u32,
@@ -169,22 +169,22 @@ impl Row {
         self.outbox.waiting.push_back(RowEvent::Started(usage, timings, Box::new(report)));
     }
 
-    /// Sends what there is to say; false when the reader has no room for all of it.
+    /// Sends the waiting events. Returns false when the channel is full.
     pub(crate) fn flush(&mut self) -> bool {
         self.outbox.flush(&self.job.events)
     }
 
-    /// Whether something could not be sent yet.
+    /// Whether an event could not be sent yet.
     pub(crate) fn is_blocked(&self) -> bool {
         self.outbox.blocked_since.is_some()
     }
 
-    /// How long the reader has taken nothing.
+    /// How long the reader has received nothing.
     pub(crate) fn blocked_for(&self) -> Duration {
         self.outbox.blocked_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Whether anybody still listens.
+    /// Whether the client still listens.
     pub(crate) fn is_wanted(&self) -> bool {
         !self.job.events.is_closed()
     }
@@ -194,7 +194,7 @@ impl Row {
         self.job.fail(error);
     }
 
-    /// The request is computed; what is left is to say so.
+    /// Ends the computation of the request. Events may still have to be sent.
     pub(crate) fn leave(self, finish: FinishReason) -> DrainingRequest {
         let Job { events, last, .. } = *self.job;
         DrainingRequest { events, last, outbox: self.outbox, finish }
@@ -218,7 +218,7 @@ impl Outbox {
     }
 }
 
-/// A request that computes no more and whose reader is behind.
+/// A request that is computed, but whose reader has not received all events.
 #[derive(Debug)]
 pub(crate) struct DrainingRequest {
     events: mpsc::Sender<RowEvent>,
@@ -228,8 +228,8 @@ pub(crate) struct DrainingRequest {
 }
 
 impl DrainingRequest {
-    /// Sends what is left; itself again when the reader has no room for all of it. One that reads
-    /// nothing for `limit` fails.
+    /// Sends the remaining events. Returns itself when the channel is full. A request whose reader
+    /// receives nothing for `limit` fails.
     pub(crate) fn send(mut self, limit: Duration) -> Option<Self> {
         if self.outbox.flush(&self.events) {
             self.last.send(RowEvent::Done(self.finish));
@@ -248,7 +248,7 @@ impl DrainingRequest {
     }
 }
 
-/// Evaluated log probabilities of a token.
+/// Reads the evaluated log probabilities of a token.
 pub(crate) fn read_logprobs(lazy: &LazyLogprobs) -> Result<TokenLogprobs> {
     let mut top = Vec::new();
     if let Some((ids, values)) = &lazy.top {

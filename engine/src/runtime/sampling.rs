@@ -1,8 +1,8 @@
-//! Choosing the next token from the logits.
+//! Samples the next token from the logits.
 //!
-//! All of it is one lazy graph, so that the next step can be queued before the token is known. The
-//! only randomness is one uniform number a step, drawn on the host from ChaCha8: the same seed gives
-//! the same tokens, whatever else runs, and in later releases too.
+//! Sampling is one lazy graph, so that the next step can be queued before the token is known. The
+//! only randomness is one uniform number per step, drawn on the host from ChaCha8. The same seed
+//! gives the same tokens, whatever else runs, and in later releases too.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -18,27 +18,27 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::mlx::bridge::slice;
 
-/// How each token is chosen.
+/// How each token is sampled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
-    /// 0 picks the top_k token; otherwise logits are divided by it.
+    /// 0 picks the likeliest token; otherwise logits are divided by it.
     pub temperature: f32,
-    /// Keep the fewest top_k tokens whose probabilities reach this sum. 1: all.
+    /// Keep the smallest set of likeliest tokens whose probabilities reach this sum. 1: all.
     pub top_p: f32,
-    /// Keep this many top_k tokens. 0: all.
+    /// Keep this many of the likeliest tokens. 0: all.
     pub top_k: usize,
-    /// Keep tokens at least this fraction as likely as the top_k. 0: all.
+    /// Keep tokens with at least this fraction of the likeliest token's probability. 0: all.
     pub min_p: f32,
     /// Divides the positive and multiplies the negative logits of tokens seen in the prompt or the
     /// answer (arXiv 1909.05858). 1: off.
     pub repetition_penalty: f32,
-    /// Taken from the logit of each token that the answer holds already.
+    /// Subtracted from the logit of each token that the answer contains.
     pub presence_penalty: f32,
-    /// Taken from a token's logit for each time that the answer holds it.
+    /// Subtracted from a token's logit for each time that the answer contains it.
     pub frequency_penalty: f32,
     /// Added to the logits of these tokens.
     pub logit_bias: Vec<(u32, f32)>,
-    /// `None`: a random one.
+    /// `None`: a random seed.
     pub seed: Option<u64>,
 }
 
@@ -58,7 +58,7 @@ impl Default for SamplingParams {
     }
 }
 
-/// What a model's generation_config.json recommends; a request may override each.
+/// Recommendations of a model's generation_config.json. A request may override each of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SamplingDefaults {
     /// See [`SamplingParams::temperature`]. 0 when the file says `do_sample: false`.
@@ -74,7 +74,7 @@ pub struct SamplingDefaults {
 }
 
 impl SamplingDefaults {
-    /// These, and what they leave open from `under`.
+    /// Takes missing values from `under`.
     pub(crate) fn over(&self, under: &Self) -> Self {
         Self {
             temperature: self.temperature.or(under.temperature),
@@ -86,28 +86,28 @@ impl SamplingDefaults {
     }
 }
 
-/// The tokens of one step, still lazy.
+/// The tokens of one step, not yet evaluated.
 #[derive(Debug)]
 pub(crate) struct Sampled {
-    /// [R] of u32, one for each row.
+    /// [R] of u32, one token per row.
     pub(crate) tokens: Array,
-    /// One for each row; `None` where none are wanted.
+    /// One per row; `None` where not requested.
     pub(crate) logprobs: Vec<Option<LazyLogprobs>>,
-    /// [R]: whether any logit was NaN; asked for with the first token of a request.
+    /// [R]: whether any logit is NaN. Checked with the first token of a request.
     pub(crate) is_nan: Option<Array>,
 }
 
-/// Natural log probabilities, still lazy.
+/// Natural log probabilities, not yet evaluated.
 #[derive(Debug)]
 pub(crate) struct LazyLogprobs {
-    /// [1]: of the token itself.
+    /// [1]: that of the sampled token.
     pub(crate) chosen: Array,
-    /// [n] of u32 and [n], in no order; absent when n is 0.
+    /// Ids [n] of u32 and log probabilities [n], in no particular order; `None` when n is 0.
     pub(crate) top: Option<(Array, Array)>,
 }
 
 impl Sampled {
-    /// Every array that must be evaluated with the step.
+    /// All arrays that must be evaluated with the step.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         let logprobs = self.logprobs.iter().flatten().flat_map(|logprobs| {
             let top = logprobs.top.iter().flat_map(|(ids, values)| [ids, values]);
@@ -117,10 +117,11 @@ impl Sampled {
     }
 }
 
-/// Samples a token for each row of a step. logits: [1, R, vocab], R being the number of samplers.
+/// Samples a token for each row of a step. logits: [1, R, vocab], where R is the number of
+/// samplers.
 ///
-/// Rows that are sampled in the same way go through one graph; each row's arithmetic is its own, so
-/// that a row's token does not depend on the others.
+/// Rows with the same kind of sampling share one graph, but each row is computed independently, so
+/// that its token does not depend on the other rows.
 pub(crate) fn sample(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Sampled> {
     let [_, rows, vocab] = *logits.shape() else {
         return Err(mlx_rs::error::Exception::custom("logits have three axes"));
@@ -164,13 +165,13 @@ pub(crate) fn sample(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Sa
     Ok(Sampled { tokens, logprobs, is_nan })
 }
 
-/// What the rows of one graph share.
+/// The kind of sampling that the rows of one graph share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum SamplingKind {
     Greedy,
-    /// From the whole distribution.
+    /// Samples from the whole distribution.
     Whole,
-    /// From the top_k `top_k` (0: all, in their order), cut by top_p, by min_p.
+    /// Samples from the `top_k` likeliest tokens (0: all, sorted), reduced by top_p and min_p.
     Filtered {
         top_k: usize,
         by_top_p: bool,
@@ -178,35 +179,39 @@ enum SamplingKind {
     },
 }
 
-/// logits: [R, vocab], adjusted; returns the tokens, [R] of u32.
+/// logits: [R, vocab], adjusted. Returns the tokens, [R] of u32.
 fn choose(logits: &Array, samplers: &mut [&mut Sampler]) -> Result<Array> {
     let vocab = logits.shape()[1];
-    let ways: Vec<SamplingKind> = samplers.iter().map(|sampler| sampler.way(vocab)).collect();
-    if ways.iter().all(|way| *way == ways[0]) {
-        return sample_group(logits, ways[0], samplers);
+    let kinds: Vec<SamplingKind> = samplers.iter().map(|sampler| sampler.kind(vocab)).collect();
+    if kinds.iter().all(|kind| *kind == kinds[0]) {
+        return sample_group(logits, kinds[0], samplers);
     }
-    let mut order: Vec<usize> = (0..ways.len()).collect();
-    order.sort_by_key(|&row| (ways[row], row));
+    let mut order: Vec<usize> = (0..kinds.len()).collect();
+    order.sort_by_key(|&row| (kinds[row], row));
     let indices = |rows: &[usize]| {
         let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
         Array::from_slice(&rows, &[rows.len() as i32])
     };
     let mut chosen = Vec::new();
-    for group in order.chunk_by(|&a, &b| ways[a] == ways[b]) {
+    for group in order.chunk_by(|&a, &b| kinds[a] == kinds[b]) {
         let rows = take_axis(logits, indices(group), 0)?;
-        // A group's rows ascend, so that one pass over the samplers meets them in order.
+        // The rows of a group ascend, so one pass over the samplers finds them in order.
         let members = samplers.iter_mut().enumerate().filter(|(row, _)| group.contains(row));
         let mut members: Vec<&mut Sampler> = members.map(|(_, sampler)| &mut **sampler).collect();
-        chosen.push(sample_group(&rows, ways[group[0]], &mut members)?);
+        chosen.push(sample_group(&rows, kinds[group[0]], &mut members)?);
     }
     let mut back = vec![0; order.len()];
     order.iter().enumerate().for_each(|(at, &row)| back[row] = at);
     take_axis(concatenate(&chosen, 0)?, indices(&back), 0)
 }
 
-/// All rows in the same way. logits: [G, vocab]; returns [G] of u32.
-fn sample_group(logits: &Array, way: SamplingKind, samplers: &mut [&mut Sampler]) -> Result<Array> {
-    if way == SamplingKind::Greedy {
+/// Samples all rows with the same kind. logits: [G, vocab]. Returns [G] of u32.
+fn sample_group(
+    logits: &Array,
+    kind: SamplingKind,
+    samplers: &mut [&mut Sampler],
+) -> Result<Array> {
+    if kind == SamplingKind::Greedy {
         return argmax_axis(logits, 1, false);
     }
     let column = |value: &dyn Fn(&Sampler) -> f32| {
@@ -218,12 +223,12 @@ fn sample_group(logits: &Array, way: SamplingKind, samplers: &mut [&mut Sampler]
     let draws: Vec<f32> = samplers.iter_mut().map(|sampler| sampler.draw()).collect();
     let draws = Array::from_slice(&draws, &[draws.len() as i32, 1]);
     let probs = softmax_axis(scaled, 1, true)?;
-    let SamplingKind::Filtered { top_k, by_top_p, by_min_p } = way else {
+    let SamplingKind::Filtered { top_k, by_top_p, by_min_p } = kind else {
         return inverse_cdf(&probs, &draws);
     };
     let (order, mut sorted) = top_k_of(&probs, top_k as i32)?;
     if by_top_p {
-        // The first token always stays: nothing lies before it.
+        // The first token always stays, because no probability precedes it.
         let total = sorted.sum_axis(1, true)?;
         let before = cumsum(&sorted, 1, None, false)?;
         let keep = before.lt(multiply(total, top_p)?)?;
@@ -234,9 +239,9 @@ fn sample_group(logits: &Array, way: SamplingKind, samplers: &mut [&mut Sampler]
         let keep = sorted.ge(multiply(first, min_p)?)?;
         sorted = multiply(&sorted, keep.as_dtype(Dtype::Float32)?)?;
     }
-    let places = inverse_cdf(&sorted, &draws)?;
-    let rows = places.shape()[0];
-    take_along_axis(order, places.reshape(&[rows, 1])?, 1)?.reshape(&[rows])
+    let indices = inverse_cdf(&sorted, &draws)?;
+    let rows = indices.shape()[0];
+    take_along_axis(order, indices.reshape(&[rows, 1])?, 1)?.reshape(&[rows])
 }
 
 /// The sampler of one request.
@@ -247,30 +252,30 @@ pub(crate) struct Sampler {
     rng: ChaCha8Rng,
     /// [vocab], added to the logits.
     bias: Option<Array>,
-    /// [vocab], added while no end of sequence may come.
+    /// [vocab], added while an end-of-sequence token is not allowed.
     no_eos: Option<Array>,
     min_tokens: usize,
     penalties: Option<Penalties>,
-    /// [1, vocab] of bool: the tokens that the next one is taken from. Absent: all.
+    /// [1, vocab] of bool: the allowed next tokens; `None`: all.
     allowed: Option<Array>,
-    /// The next token, where it is decided.
+    /// The next token, if it is forced.
     forced: Option<u32>,
     steps: usize,
 }
 
-/// Which tokens the prompt and the answer hold, kept on the device.
+/// The tokens in the prompt and the answer, kept on the device.
 #[derive(Debug)]
 struct Penalties {
     /// [vocab] of 0 and 1.
     in_prompt: Array,
-    /// [vocab]: times that the answer holds each token.
+    /// [vocab]: number of times that the answer contains each token.
     counts: Array,
     /// [vocab]: 0, 1, 2, ..
     ids: Array,
 }
 
 impl Sampler {
-    /// `vocab` is the width of the logits; every id given is below it.
+    /// `vocab` is the width of the logits. Every given id must be below it.
     pub(crate) fn new(
         params: SamplingParams,
         logprobs: Option<usize>,
@@ -315,18 +320,18 @@ impl Sampler {
         })
     }
 
-    /// The next token is one of those whose flags are true, of one flag for each logit.
+    /// Restricts the next token to those whose flag is true. There is one flag per logit.
     pub(crate) fn constrain(&mut self, allowed: Option<&[bool]>) {
         self.allowed = allowed.map(|flags| Array::from_slice(flags, &[1, flags.len() as i32]));
     }
 
-    /// Decides the next token, or lets it be chosen.
+    /// Forces the next token; `None` samples it.
     pub(crate) fn force(&mut self, id: Option<u32>) {
         self.forced = id;
     }
 
-    /// How its tokens are chosen from adjusted logits.
-    fn way(&self, vocab: i32) -> SamplingKind {
+    /// The kind of sampling for adjusted logits.
+    fn kind(&self, vocab: i32) -> SamplingKind {
         let SamplingParams { temperature, top_p, top_k, min_p, .. } = self.params;
         let (by_top_p, by_min_p) = (top_p < 1.0, min_p > 0.0);
         let vocab = vocab as usize;
@@ -340,19 +345,19 @@ impl Sampler {
         }
     }
 
-    /// The next draw, in (0, 1], so that a token of probability 0 is never hit.
+    /// The next draw, in (0, 1], so that a token with probability 0 is never sampled.
     fn draw(&mut self) -> f32 {
         ((self.rng.next_u32() >> 8) + 1) as f32 / (1 << 24) as f32
     }
 
-    /// Whether its logits are changed before a token is chosen.
+    /// Whether logits are changed before sampling.
     fn adjusts(&self) -> bool {
         let holds_back_eos = self.no_eos.is_some() && self.steps < self.min_tokens;
         let changes = self.bias.is_some() || self.penalties.is_some() || self.forced.is_some();
         changes || holds_back_eos || self.allowed.is_some()
     }
 
-    /// Bias, penalties, what is allowed, and no other token where it is decided. logits: [1, vocab].
+    /// Applies bias, penalties, the allowed tokens and a forced token. logits: [1, vocab].
     fn adjust(&self, mut logits: Array) -> Result<Array> {
         if let Some(id) = self.forced {
             let vocab = logits.shape()[1];
@@ -377,7 +382,7 @@ impl Sampler {
 }
 
 impl Penalties {
-    /// token: [1], the one that the answer holds now too.
+    /// Counts `token`, [1], as part of the answer.
     fn count(&mut self, token: &Array) -> Result<()> {
         let here = self.ids.eq(token)?.as_dtype(Dtype::Float32)?;
         self.counts = self.counts.add(here)?;
@@ -407,7 +412,8 @@ impl Penalties {
     }
 }
 
-/// The `k` top_k of each row of [G, vocab], top_k first: (ids, probabilities), [G, k] each.
+/// The `k` likeliest tokens of each row of [G, vocab], likeliest first: (ids, probabilities), [G,
+/// k] each.
 fn top_k_of(probs: &Array, k: i32) -> Result<(Array, Array)> {
     let negative = negative(probs)?;
     let [rows, vocab] = *probs.shape() else {
@@ -425,8 +431,8 @@ fn top_k_of(probs: &Array, k: i32) -> Result<(Array, Array)> {
     Ok((order, sorted))
 }
 
-/// For each row the first index at which the running sum of weights ([G, n]) reaches the row's draw
-/// ([G, 1]) of the total; [G] of u32.
+/// For each row, the first index at which the running sum of weights ([G, n]) reaches the row's
+/// draw ([G, 1]) times the total. Returns [G] of u32.
 fn inverse_cdf(weights: &Array, draws: &Array) -> Result<Array> {
     let [rows, last] = *weights.shape() else {
         return Err(mlx_rs::error::Exception::custom("weights have two axes"));
@@ -456,7 +462,7 @@ mod tests {
 
     const LOGITS: [f32; 6] = [0.1, 2.0, -1.0, 1.5, 0.7, -3.0];
 
-    /// Tokens that `count` steps over the same logits give.
+    /// The tokens sampled in `count` steps over the same logits.
     fn tokens(params: SamplingParams, prompt: &[u32], count: usize) -> Vec<u32> {
         crate::mlx::bridge::init().unwrap();
         let logits = Array::from_slice(&LOGITS, &[1, 1, 6]);
@@ -487,9 +493,9 @@ mod tests {
             (seeded(1), &[0, 1, 2, 3, 4, 5][..]),
             (SamplingParams { temperature: 0.5, ..seeded(2) }, &[0, 1, 2, 3, 4, 5]),
             (SamplingParams { top_k: 3, ..seeded(3) }, &[1, 3, 4]),
-            // 1 and 3 hold 0.755 of the probability, 1 alone 0.469.
+            // 1 and 3 have 0.755 of the probability, 1 alone has 0.469.
             (SamplingParams { top_p: 0.7, ..seeded(4) }, &[1, 3]),
-            // Probabilities over the top_k: 0.15 1 0.05 0.61 0.27 0.007.
+            // Probabilities relative to the likeliest: 0.15 1 0.05 0.61 0.27 0.007.
             (SamplingParams { min_p: 0.2, ..seeded(5) }, &[1, 3, 4]),
         ] {
             let temperature = params.temperature;

@@ -1,14 +1,15 @@
-//! How the system's memory does.
+//! Reads the system's memory pressure.
 
 use kvstore::platform::Pressure;
 
-/// Says how the system's memory does. Asked about once a second on the engine thread: must be quick.
+/// Reports the system's memory pressure. Called about once a second on the engine thread, so it
+/// must be fast.
 pub trait MemorySensor: Send + Sync {
-    /// The pressure now.
+    /// The current pressure.
     fn pressure(&self) -> Pressure;
 
-    /// Memory that the process holds and the system cannot take back by itself, in bytes; `None`
-    /// where that is not known.
+    /// Memory of the process that the system cannot reclaim by itself, in bytes; `None` where that
+    /// is not known.
     fn footprint(&self) -> Option<u64> {
         None
     }
@@ -24,6 +25,6 @@ impl MemorySensor for SystemSensor {
     }
 }
 
-/// Asks the operating system.
+/// Reads the pressure from the operating system.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemSensor;

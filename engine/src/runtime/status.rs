@@ -1,4 +1,4 @@
-//! What the engine thread tells of itself.
+//! The engine thread's status, which other threads read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -10,23 +10,23 @@ use tokio::sync::watch;
 
 use crate::mlx::bridge;
 
-/// Namespaces remembered for each model name; one more is not told of.
+/// Limit on the namespaces remembered for each model name. Further ones are not reported.
 const MAX_NAMESPACES: usize = 4096;
 
-/// What the engine thread tells of itself.
+/// The engine thread's status.
 #[derive(Debug)]
 pub(crate) struct Status {
     pub(crate) started: Instant,
-    /// Milliseconds from `started` to the last sign of life.
+    /// Milliseconds from `started` to the last progress.
     pub(crate) last_step_ms: AtomicU64,
     pub(crate) loading: AtomicBool,
     pub(crate) stopping: AtomicBool,
     pub(crate) running: AtomicUsize,
-    /// Requests that were submitted and have not ended: see [`AdmissionPermit`].
-    places: AtomicUsize,
+    /// Number of requests that were submitted and have not ended: see [`AdmissionPermit`].
+    permits: AtomicUsize,
     pub(crate) live_sessions: AtomicUsize,
     pub(crate) live_bytes: AtomicUsize,
-    /// Counted up by the submitter and down by the engine thread.
+    /// Incremented by the submitter and decremented by the engine thread.
     pub(crate) waiting: AtomicUsize,
     pub(crate) preemptions: AtomicU64,
     pub(crate) reserved_bytes: AtomicU64,
@@ -37,15 +37,15 @@ pub(crate) struct Status {
     pub(crate) wired_limit_bytes: AtomicU64,
     pub(crate) pressure: AtomicU8,
     pub(crate) budget_bytes: AtomicU64,
-    /// Why the thread ended, when it was not told to.
+    /// Why the thread ended, unless it was stopped.
     pub(crate) failure: watch::Sender<Option<String>>,
     pub(crate) step: Mutex<Option<CurrentStep>>,
-    /// Where the KV of each model name was looked for.
+    /// The store's namespaces used for each model name.
     namespaces: Mutex<BTreeMap<String, BTreeSet<Namespace>>>,
 }
 
 impl Status {
-    /// The status of a thread that has done nothing yet; `memory_budget` in bytes, `None`: no limit.
+    /// The status of a new thread. `memory_budget` is in bytes; `None`: no limit.
     pub(crate) fn new(memory_budget: Option<u64>) -> Self {
         Self {
             started: Instant::now(),
@@ -55,7 +55,7 @@ impl Status {
             running: AtomicUsize::new(0),
             live_sessions: AtomicUsize::new(0),
             live_bytes: AtomicUsize::new(0),
-            places: AtomicUsize::new(0),
+            permits: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             preemptions: AtomicU64::new(0),
             reserved_bytes: AtomicU64::new(0),
@@ -72,7 +72,7 @@ impl Status {
         }
     }
 
-    /// The thread ends by a panic.
+    /// Records that the thread is ending by a panic.
     pub(crate) fn fail(&self, why: String) {
         self.failure.send_replace(Some(why));
     }
@@ -85,13 +85,13 @@ impl Status {
         *self.step.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// A sign of life.
+    /// Records progress.
     pub(crate) fn alive(&self) {
         let now = self.started.elapsed().as_millis() as u64;
         self.last_step_ms.store(now, Ordering::Relaxed);
     }
 
-    /// A model's KV is looked for, and stored, under this namespace.
+    /// Records that a model's KV cache uses this namespace.
     pub(crate) fn note_namespace(&self, model: &str, namespace: Namespace) {
         let mut namespaces = self.namespaces();
         if let Some(known) = namespaces.get_mut(model) {
@@ -108,7 +108,7 @@ impl Status {
     }
 }
 
-/// The step that MLX computes.
+/// The step that MLX is computing.
 #[derive(Debug, Clone)]
 pub(crate) struct CurrentStep {
     pub(crate) model: String,
@@ -117,23 +117,23 @@ pub(crate) struct CurrentStep {
     pub(crate) begin: Instant,
 }
 
-/// A request's place among those that may run or wait, from its submission to the end of its
-/// computation. What is on its way to the engine thread has one as well, so that requests which come
-/// together are not refused while there is room.
+/// A permit to run or wait, held from a request's submission to the end of its computation. It also
+/// covers requests on their way to the engine thread, so that requests which arrive together are
+/// not rejected while there is space.
 #[derive(Debug)]
 pub(crate) struct AdmissionPermit(Arc<Status>);
 
 impl AdmissionPermit {
-    /// `None` when `limit` others have one.
+    /// Returns `None` when `limit` permits are taken.
     pub(crate) fn take(status: &Arc<Status>, limit: usize) -> Option<Self> {
-        let one_more = |places: usize| (places < limit).then_some(places + 1);
-        status.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        let one_more = |permits: usize| (permits < limit).then_some(permits + 1);
+        status.permits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(Self(Arc::clone(status)))
     }
 }
 
 impl Drop for AdmissionPermit {
     fn drop(&mut self) {
-        self.0.places.fetch_sub(1, Ordering::Relaxed);
+        self.0.permits.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,40 +1,43 @@
-//! How long steps take, learned from those that were.
+//! Estimates how long steps take, learned from past steps.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// So many steps that decode are remembered. What else the machine does holds single steps up, and a long
-/// prompt's arrival dozens in a row: it is read while others decode, and then nothing is computed without
-/// it for minutes. So the lower quartile counts, not an average that would keep what these steps took.
+/// Number of decode steps remembered. Other activity on the machine delays single steps, and the
+/// arrival of a long prompt delays dozens in a row: it is read while others decode, and then no
+/// step runs without it for minutes. The lower quartile is therefore used; an average would keep
+/// the delayed steps.
 const DECODE_STEPS: usize = 100;
-/// Weight of the newest chunk in the average cost of a prompt's tokens ..
+/// Weight of the newest chunk in the average cost of a prompt token.
 const NEWEST: f64 = 0.2;
-/// .. behind as many others, to within so many: what a token costs grows with what it sees.
+/// Costs of prompt tokens are kept by depth in units of this many tokens, because a token costs
+/// more the more tokens precede it.
 const DEPTH_TOKENS: usize = 1024;
-/// Without a target of its own, a step may take this many times what it takes without a prompt.
+/// Without a configured target, a step with a prompt chunk may take this many times as long as one
+/// without.
 const STALL_FACTOR: f64 = 2.0;
-/// Where that would hold a prompt below so many tokens a second, the step may take longer ..
+/// A step may take longer if its prompt would otherwise fall below this many tokens a second.
 const SLOWEST_PROMPT: f64 = 50.0;
-/// .. but no longer than this many seconds. Behind a long context, and in a mixture of experts, a small
-/// chunk reads nearly as much as a large one.
+/// Limit in seconds on such a step. After a long context, and in a mixture of experts, a small
+/// chunk reads nearly as much memory as a large one.
 const LONGEST_STALL: f64 = 0.250;
 /// The first chunk of a model, from which the cost of a prompt token is learned.
 const FIRST_CHUNK: f64 = 8.0;
 
-/// One step, as it was.
+/// The measured cost of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct StepCost {
-    /// Rows that decoded.
+    /// Number of decoding rows.
     pub(crate) decoding: usize,
-    /// Prompt tokens beside them ..
+    /// Number of prompt tokens in the same step.
     pub(crate) prompt_tokens: usize,
-    /// .. behind so many of the same prompt.
+    /// Number of tokens of the same prompt before them.
     pub(crate) depth: usize,
-    /// From the end of the step before, or from its own beginning after a pause.
+    /// Time from the end of the previous step, or from its own start after a pause.
     pub(crate) duration: Duration,
 }
 
-/// What is known of each model.
+/// The known costs of each model.
 #[derive(Debug, Default)]
 pub(crate) struct CostModel {
     models: BTreeMap<u64, ModelCosts>,
@@ -42,9 +45,9 @@ pub(crate) struct CostModel {
 
 #[derive(Debug, Default)]
 struct ModelCosts {
-    /// Seconds of a step in which so many rows decode and no prompt is computed.
+    /// Seconds of a step without a prompt, by number of decoding rows.
     decode: BTreeMap<usize, DecodeSteps>,
-    /// Seconds that a prompt token adds, by what is before it in units of [`DEPTH_TOKENS`].
+    /// Seconds that a prompt token adds, by depth in units of [`DEPTH_TOKENS`].
     prompt_token: BTreeMap<usize, f64>,
 }
 
@@ -68,7 +71,7 @@ impl DecodeSteps {
 }
 
 impl CostModel {
-    /// Forgets all other models.
+    /// Keeps only the models for which `is_loaded` is true.
     pub(crate) fn keep(&mut self, is_loaded: impl Fn(u64) -> bool) {
         self.models.retain(|model, _| is_loaded(*model));
     }
@@ -80,7 +83,7 @@ impl CostModel {
             let alone = costs.decode(step.decoding).unwrap_or(0.0);
             let each = (secs - alone).max(0.0) / step.prompt_tokens as f64;
             let depth = step.depth / DEPTH_TOKENS;
-            // A prompt that gets on takes along what its last chunks cost.
+            // At a new depth, a prompt starts from the cost of its last chunks.
             let before = depth.checked_sub(1).and_then(|depth| costs.prompt_token.get(&depth));
             let before = before.copied().unwrap_or(each);
             let average = costs.prompt_token.entry(depth).or_insert(before);
@@ -90,9 +93,9 @@ impl CostModel {
         }
     }
 
-    /// Tokens of a prompt, behind `depth` of it, for a step of so many decoding rows: as many as keep it
-    /// within `stall`, one at least, so that a prompt gets on. A fraction of a token is one in some of
-    /// the steps.
+    /// The size of a prompt chunk after `depth` tokens, for a step with `rows` decoding rows: the
+    /// largest that keeps the step within `stall`, but at least one token, so that the prompt
+    /// progresses. A fraction of a token means one token in some of the steps.
     pub(crate) fn chunk(
         &self,
         model: u64,
@@ -109,7 +112,7 @@ impl CostModel {
         let tokens = match stall {
             Some(stall) => within(stall.as_secs_f64()),
             None => {
-                // Tokens c for which c / (alone + c * each) is the slowest rate.
+                // The number of tokens c for which c / (alone + c * each) is the slowest rate.
                 let rest = 1.0 - SLOWEST_PROMPT * each;
                 let needed = if rest > 0.0 { SLOWEST_PROMPT * alone / rest } else { f64::INFINITY };
                 within(alone * STALL_FACTOR).max(needed.min(within(LONGEST_STALL)))
@@ -120,19 +123,18 @@ impl CostModel {
 }
 
 impl ModelCosts {
-    /// Seconds of a step in which so many rows decode: as it was, or as it was with the nearest
-    /// number of rows.
+    /// Seconds of a step with `rows` decoding rows, or with the nearest known number of rows.
     fn decode(&self, rows: usize) -> Option<f64> {
         nearest(&self.decode, rows)?.lower_quartile()
     }
 
-    /// Seconds that a prompt token adds behind `depth` others, or behind the nearest number of them.
+    /// Seconds that a prompt token adds at `depth`, or at the nearest known depth.
     fn prompt_token(&self, depth: usize) -> Option<f64> {
         nearest(&self.prompt_token, depth / DEPTH_TOKENS).copied()
     }
 }
 
-/// The value whose key is the nearest to `key`.
+/// The value whose key is nearest to `key`.
 fn nearest<T>(map: &BTreeMap<usize, T>, key: usize) -> Option<&T> {
     let below = map.range(..=key).next_back();
     let above = map.range(key..).next();
@@ -147,8 +149,8 @@ mod tests {
         StepCost { decoding, prompt_tokens, depth: 0, duration: Duration::from_millis(ms) }
     }
 
-    /// A model whose steps take `alone` ms, and `cost` of the prompt tokens more; returns the chunk at
-    /// which it settles.
+    /// Simulates a model whose steps take `alone` ms plus `cost` of the prompt tokens. Returns the
+    /// final chunk size.
     fn settled(alone: f64, stall: Option<Duration>, cost: impl Fn(f64) -> f64) -> f64 {
         let mut costs = CostModel::default();
         let mut chunk = 0.0;
@@ -163,38 +165,38 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_cut_to_the_stall() {
+    fn a_chunk_is_limited_by_the_stall() {
         let mut costs = CostModel::default();
         assert_eq!(costs.chunk(1, 1, 0, None), FIRST_CHUNK, "nothing is known");
         for _ in 0..50 {
             costs.observe(1, step(1, 0, 10));
             costs.observe(1, step(1, 10, 30));
         }
-        // 2 ms a token over 10 ms.
+        // 2 ms a token in addition to 10 ms.
         let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-6, "{got}, not {want}");
         close(costs.chunk(1, 1, 0, None), 5.0);
         close(costs.chunk(1, 1, 0, Some(Duration::from_millis(51))), 20.5);
         close(costs.chunk(1, 1, 0, Some(Duration::from_millis(5))), 1.0);
-        close(costs.chunk(1, 4, 0, None), 5.0); // the nearest number of rows that is known
+        close(costs.chunk(1, 4, 0, None), 5.0); // the nearest known number of rows
         close(costs.chunk(2, 1, 0, None), FIRST_CHUNK); // another model
     }
 
     #[test]
-    fn a_prompt_gets_on_where_small_chunks_are_dear() {
+    fn a_prompt_progresses_when_small_chunks_are_expensive() {
         assert_eq!(settled(2.0, None, |tokens| 2.0 * tokens), 1.0, "cheap steps, dear tokens");
         assert_eq!(settled(10.0, None, |tokens| 0.1 * tokens), 100.0, "twice the step");
-        // Any chunk reads the same, as behind a long context.
+        // Every chunk reads the same memory, as after a long context.
         let cost = |tokens: f64| 40.0 + 0.5 * tokens;
         let chunk = settled(20.0, None, cost);
         let rate = chunk / (20.0 + cost(chunk)) * 1e3;
         assert!((SLOWEST_PROMPT * 0.8..70.0).contains(&rate), "{chunk} tokens, {rate} a second");
-        // No chunk is fast enough: as much as the longest stall holds.
+        // No chunk is fast enough, so the longest stall sets its size.
         assert_eq!(settled(50.0, None, |tokens| 25.0 * tokens), 8.0);
         assert_eq!(settled(50.0, Some(Duration::from_millis(66)), |tokens| 8.0 * tokens), 2.0);
     }
 
     #[test]
-    fn a_token_costs_what_it_did_as_far_into_a_prompt() {
+    fn a_token_costs_the_same_at_the_same_depth() {
         let mut costs = CostModel::default();
         (0..50).for_each(|_| costs.observe(1, step(1, 0, 10)));
         for depth in (0..50_000).step_by(20) {
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn models_that_are_gone_are_forgotten() {
+    fn unloaded_models_are_forgotten() {
         let mut costs = CostModel::default();
         for model in 0..1000 {
             costs.observe(model, step(1, 0, 10));

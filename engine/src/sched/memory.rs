@@ -1,60 +1,62 @@
-//! What memory there is, and what a sequence needs of it.
+//! The available memory, and the memory that a sequence needs.
 
 /// The memory that rows may reserve from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memory {
-    /// What all of the engine may use.
+    /// The budget of the whole engine.
     pub(crate) budget_bytes: u64,
-    /// What it should do with while the system is short of memory; one row may pass it, so that
-    /// there is always an answer.
+    /// A lower limit while the system is short of memory. A single row may exceed it, so that
+    /// requests are still answered.
     pub(crate) ceiling_bytes: u64,
-    /// Used beside the rows: weights, caches kept for later, MLX's own cache, the cold tier's RAM.
+    /// Bytes used by everything but rows: weights, caches kept for later, MLX's cache, the RAM
+    /// tier.
     pub(crate) used_bytes: u64,
-    /// Memory is short: only small chunks are computed.
+    /// Memory is short, so only small chunks are computed.
     pub(crate) is_short: bool,
 }
 
-/// Under pressure a step takes this part of the chunk that it would.
+/// Under pressure a chunk is reduced to this fraction (1/4).
 const SHORT_CHUNK_DIVISOR: usize = 4;
 
 impl Memory {
-    /// What rows may still reserve when they have `reserved` bytes; `alone`: for the only row.
+    /// Bytes that rows may still reserve when they have `reserved` bytes; `alone`: for the only
+    /// row.
     pub(crate) fn free_bytes(&self, reserved: u64, alone: bool) -> u64 {
         let most =
             if alone { self.budget_bytes } else { self.budget_bytes.min(self.ceiling_bytes) };
         most.saturating_sub(self.used_bytes).saturating_sub(reserved)
     }
 
-    /// Prompt tokens in a step, when nothing else bounds them.
+    /// The chunk size in tokens, if nothing else limits it.
     pub(crate) fn chunk(&self, most: usize) -> usize {
         if self.is_short { (most / SHORT_CHUNK_DIVISOR).max(1) } else { most }
     }
 }
 
-/// What the caches of a sequence take, by its length.
+/// The memory of a sequence's caches as a function of its length.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct KvCost {
-    /// Per token, of the layers that keep all tokens.
+    /// Bytes per token of the layers that keep all tokens.
     pub(crate) token_bytes: u64,
-    /// Of layers that keep a window: bytes per token, and tokens that they hold at most.
+    /// For each layer with a window: bytes per token, and its maximum number of tokens.
     pub(crate) windows: Vec<(u64, usize)>,
-    /// Whatever the length.
+    /// Bytes that do not depend on the length.
     pub(crate) fixed_bytes: u64,
 }
 
 impl KvCost {
-    /// Bytes for so many tokens; 0 for none.
+    /// Bytes for `tokens` tokens; 0 for none.
     pub(crate) fn bytes(&self, tokens: usize) -> u64 {
         if tokens == 0 {
             return 0;
         }
-        // Buffers grow by whole steps.
+        // Buffers grow in fixed increments.
         let held = tokens.next_multiple_of(super::GROW_TOKENS);
         let windows = self.windows.iter().map(|&(bytes, most)| bytes * held.min(most) as u64);
         self.fixed_bytes + self.token_bytes * held as u64 + windows.sum::<u64>()
     }
 
-    /// The most tokens that fit into so many bytes.
+    /// The largest number of tokens that fit in `bytes`.
     pub(crate) fn tokens_in(&self, bytes: u64) -> usize {
         let windows: u64 = self.windows.iter().map(|&(bytes, most)| bytes * most as u64).sum();
         let rest = bytes.saturating_sub(self.fixed_bytes + windows);

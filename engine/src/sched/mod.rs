@@ -1,18 +1,18 @@
-//! Which requests run, and what each step computes.
+//! Decides which requests run and what each step computes.
 //!
-//! A pure core: requests, budgets and the clock go in, decisions come out. It holds no array, takes
-//! no lock and reads no clock, so that a simulation can drive it through years of arrivals. The
-//! engine thread asks for a [`Decision`], carries it out, and says what came of it.
+//! A pure core: its inputs are requests, budgets and the time, and its outputs are decisions. It
+//! holds no array, takes no lock and reads no clock, so a simulation can run it through years of
+//! arrivals. The engine thread requests a [`Decision`], carries it out, and reports the result.
 //!
-//! - **Admission** is first come, first served within a tenant (an API key), and goes to the tenant
-//!   with the fewest running rows. A request that does not fit into memory now may be overtaken, but
-//!   only so many times.
-//! - **A step** is one token for every row that decodes, and at most one chunk of one prompt. While
-//!   others decode, the chunk is cut so that the step takes no longer than the stall allowed.
-//! - **Among prompts** the one with the least left to compute goes first. After a while, every fourth
+//! - **Admission** is first come, first served within a tenant (an API key). The tenant with the
+//!   fewest running rows is next. Other requests may overtake one that does not fit in memory now,
+//!   but only a limited number of times.
+//! - **A step** is one token for every decoding row, and at most one chunk of one prompt. While
+//!   other rows decode, the chunk is limited so that the step stays within the allowed stall.
+//! - **Among prompts** the one with the fewest tokens left goes first. After a while, every fourth
 //!   chunk goes to the one that has waited longest.
-//! - **Memory** is reserved before it is used. When a row cannot grow, whatever can be given back is;
-//!   then the youngest row is put back into the queue, to be resumed later.
+//! - **Memory** is reserved before it is used. If a row cannot grow, everything kept for later is
+//!   freed; then the youngest row is put back into the queue, to be resumed later.
 
 mod cost;
 mod memory;
@@ -27,71 +27,73 @@ use cost::CostModel;
 pub(crate) use cost::StepCost;
 pub(crate) use memory::{KvCost, Memory};
 
-/// Names a request from its arrival to its end.
+/// Identifies a request from its arrival to its end.
 pub(crate) type RowId = u64;
 
-/// Who a request belongs to, for fairness.
+/// Identifies the owner of a request, for fairness.
 pub(crate) type Tenant = u64;
 
-/// Others may be admitted before a request that does not fit now, but no more than this many.
+/// Limit on the requests that may overtake one that does not fit in memory.
 const MAX_OVERTAKEN: u32 = 32;
-/// Where prompts contend for long, one of so many chunks goes to the one that has waited longest.
+/// If prompts wait for long, one in this many chunks goes to the one that has waited longest.
 const OLDEST_CHUNK: u32 = 4;
-/// Before that, so many chunks may go to shorter prompts: a short question is not held up by a long
-/// prompt even where a chunk is a token or two. Chunks of the one that waited earn this again.
+/// Number of chunks that may go to shorter prompts before that rule applies. A short question is
+/// then not delayed by a long prompt, even if a chunk is only a token or two. Chunks of the prompt
+/// that waited refill this number.
 const SHORT_CHUNKS: u32 = 100;
-/// How long a request that does not fit waits for others to give memory back when nothing runs.
+/// How long a request waits for memory when no request runs.
 const ROOM_WAIT: Duration = Duration::from_secs(20);
-/// A row's reservation grows by so many tokens at a time.
+/// A row's reservation grows by this many tokens at a time.
 pub(crate) const GROW_TOKENS: usize = 256;
 
-/// What bounds a step.
+/// Limits on a step.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Limits {
-    /// Rows at once.
+    /// Maximum number of rows.
     pub(crate) max_batch: usize,
-    /// Prompt tokens in a step.
+    /// Maximum number of prompt tokens.
     pub(crate) prefill_chunk: usize,
-    /// How long a step may take while rows decode; `None`: twice what it takes without a prompt.
+    /// Maximum duration while rows decode; `None`: twice that of a step without a prompt.
     pub(crate) decode_stall: Option<Duration>,
 }
 
-/// What the scheduler must know of a request.
+/// The facts about a request that the scheduler needs.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SchedRequest {
     pub(crate) tenant: Tenant,
     /// Rows of different models never share a step.
     pub(crate) model: u64,
-    /// Tokens to compute before the first new one: the prompt, and after a preemption what was
-    /// generated too.
+    /// Number of tokens to compute before the first new one: the prompt, and after a preemption
+    /// also the generated tokens.
     pub(crate) tokens: usize,
-    /// New tokens that may still come.
+    /// Number of tokens that may still be generated.
     pub(crate) left: usize,
-    /// When it fails if it has not ended.
+    /// The time at which the request fails if it has not ended.
     pub(crate) deadline: Option<Duration>,
-    /// Memory that its caches take.
+    /// The memory cost of its caches.
     pub(crate) cost: KvCost,
-    /// It computes alone, because a step that it was part of failed.
+    /// It computes alone, because a step with it and other rows failed.
     pub(crate) solo: bool,
 }
 
-/// What to do next.
+/// The engine's next action.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Decision {
-    /// The request's deadline has passed: it ends now.
+    /// End the request, because its deadline has passed.
     Expire(RowId),
-    /// The request starts; [`Scheduler::started`] says how much of it was reused.
+    /// Start the request. [`Scheduler::started`] then reports its reused tokens.
     Admit(RowId),
-    /// Memory is short by so many bytes: give back what is kept for later, then tell the new
-    /// [`Memory`]. Asked once for each shortage.
+    /// Free this many bytes of memory kept for later, then report the new [`Memory`]. Each shortage
+    /// is reported once.
     Reclaim(u64),
-    /// The row goes back into the queue, its KV into the cache.
+    /// Put the row back into the queue and its KV cache into the store.
     Preempt(RowId),
-    /// The request does not fit, though nothing else runs and there was time to make room.
+    /// Reject the request: it does not fit although no other request runs and time passed to free
+    /// memory.
     Refuse(RowId),
-    /// Compute.
+    /// Compute this step.
     Step(StepPlan),
-    /// Nothing can be done until something arrives or changes.
+    /// Wait until a request arrives or the state changes.
     Wait,
 }
 
@@ -99,28 +101,29 @@ pub(crate) enum Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StepPlan {
     pub(crate) model: u64,
-    /// One token each, oldest first.
+    /// Rows that decode one token each, oldest first.
     pub(crate) decode: Vec<RowId>,
-    /// At most so many tokens of this row's prompt.
+    /// The row with a prompt chunk, and the chunk's maximum number of tokens.
     pub(crate) prefill: Option<(RowId, usize)>,
 }
 
 #[derive(Debug, Clone)]
 struct Entry {
-    asking: SchedRequest,
-    /// Ids grow with arrival, but a preempted request keeps its own place.
+    request: SchedRequest,
+    /// Number of requests that overtook this one. Ids grow with arrival, but a preempted request
+    /// keeps its id and so its position.
     overtaken: u32,
     state: State,
 }
 
-/// A prompt that is to be computed, or its rest.
+/// A prompt, or the remaining part of one, that must be computed.
 #[derive(Debug, Clone, Copy)]
 struct Prompt {
     id: RowId,
     computed: usize,
     left: usize,
     passed: u32,
-    /// It was passed over for long enough.
+    /// It has been passed over for long enough.
     is_overdue: bool,
 }
 
@@ -128,17 +131,17 @@ struct Prompt {
 enum State {
     Waiting,
     Running {
-        /// Tokens in its caches.
+        /// Number of tokens in its caches.
         computed: usize,
-        /// Of these, so many before it decodes.
+        /// Number of tokens that must be in the caches before it decodes.
         target: usize,
-        /// Tokens that memory is reserved for.
+        /// Number of tokens for which memory is reserved.
         reserved: usize,
-        /// Its reader has no room: it pauses.
+        /// Its reader is behind, so it pauses.
         blocked: bool,
-        /// What it may say next is not known yet: it pauses.
-        held: bool,
-        /// Chunks that went to others since it had one.
+        /// Its token mask is not ready, so it pauses.
+        awaits_mask: bool,
+        /// Number of chunks that went to other prompts since it had one.
         passed: u32,
     },
 }
@@ -151,18 +154,18 @@ pub(crate) struct Scheduler {
     memory: Memory,
     /// Bytes reserved by running rows.
     reserved: u64,
-    /// A shortage that was told and not answered yet, so that it is not told twice.
-    told: Option<u64>,
-    /// Nobody could be admitted, and nothing that this depends on has changed since.
+    /// A shortage that was reported and is not resolved yet, so that it is not reported again.
+    reported_shortage: Option<u64>,
+    /// No request could be admitted, and nothing that this depends on has changed since then.
     is_settled: bool,
-    /// Since when nothing runs and what waits does not fit.
+    /// Since when no request runs and the waiting ones do not fit.
     stuck_since: Option<Duration>,
     costs: CostModel,
-    /// Time that each model computed, since it had work.
+    /// Compute time of each model since it had work.
     turns: BTreeMap<u64, Duration>,
     chunks: u32,
-    /// Chunks that may still pass over the prompt that has waited longest.
-    may_pass: u32,
+    /// Number of chunks that may still pass over the prompt that has waited longest.
+    passes_left: u32,
 }
 
 impl Scheduler {
@@ -177,25 +180,25 @@ impl Scheduler {
             entries: BTreeMap::new(),
             memory,
             reserved: 0,
-            told: None,
+            reported_shortage: None,
             is_settled: false,
             stuck_since: None,
             costs: CostModel::default(),
             turns: BTreeMap::new(),
             chunks: 0,
-            may_pass: SHORT_CHUNKS,
+            passes_left: SHORT_CHUNKS,
         }
     }
 
-    /// A request arrives, or comes back after a preemption under its old id.
-    pub(crate) fn arrive(&mut self, id: RowId, asking: SchedRequest) {
+    /// Adds a request, or a preempted request under its old id.
+    pub(crate) fn arrive(&mut self, id: RowId, request: SchedRequest) {
         self.is_settled = false;
         let old = self.leave(id);
         let overtaken = old.map_or(0, |entry| entry.overtaken);
-        self.entries.insert(id, Entry { asking, overtaken, state: State::Waiting });
+        self.entries.insert(id, Entry { request, overtaken, state: State::Waiting });
     }
 
-    /// The request is over, however it ended.
+    /// Removes a request, however it ended.
     pub(crate) fn end(&mut self, id: RowId) {
         self.leave(id);
     }
@@ -204,13 +207,13 @@ impl Scheduler {
         let entry = self.entries.remove(&id)?;
         self.is_settled = false;
         if let State::Running { reserved, .. } = entry.state {
-            self.reserved -= entry.asking.cost.bytes(reserved);
-            self.told = None;
+            self.reserved -= entry.request.cost.bytes(reserved);
+            self.reported_shortage = None;
         }
         Some(entry)
     }
 
-    /// An admitted request has caches that hold `computed` tokens already.
+    /// Records that an admitted request has caches with `computed` tokens.
     pub(crate) fn started(&mut self, id: RowId, computed: usize) {
         self.is_settled = false;
         if let Some(State::Running { computed: now, .. }) = self.state_mut(id) {
@@ -218,60 +221,60 @@ impl Scheduler {
         }
     }
 
-    /// A step with `tokens` of the row's tokens is under way; with its last prompt token or later
-    /// ones a new token comes.
+    /// Records that a step computes `tokens` of the row's tokens. From the last prompt token on,
+    /// each step yields a new token.
     pub(crate) fn computing(&mut self, id: RowId, tokens: usize) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let State::Running { computed, target, passed, .. } = &mut entry.state else { return };
         if *computed < *target {
-            // Who waits for this prompt may start.
+            // Requests that wait for this prompt may start.
             self.is_settled = false;
         }
         *computed += tokens;
         *passed = 0;
         if *computed >= *target {
-            entry.asking.left = entry.asking.left.saturating_sub(1);
+            entry.request.left = entry.request.left.saturating_sub(1);
         }
     }
 
-    /// Whether the row's reader has no room.
+    /// Sets whether the row's reader is behind.
     pub(crate) fn set_blocked(&mut self, id: RowId, is_blocked: bool) {
         if let Some(State::Running { blocked, .. }) = self.state_mut(id) {
             *blocked = is_blocked;
         }
     }
 
-    /// Whether it is not known yet what the row may say next.
-    pub(crate) fn set_held(&mut self, id: RowId, is_held: bool) {
-        if let Some(State::Running { held, .. }) = self.state_mut(id) {
-            *held = is_held;
+    /// Sets whether the row waits for its token mask.
+    pub(crate) fn set_awaits_mask(&mut self, id: RowId, awaits: bool) {
+        if let Some(State::Running { awaits_mask, .. }) = self.state_mut(id) {
+            *awaits_mask = awaits;
         }
     }
 
-    /// The row computes with others again.
+    /// Lets the row compute with others again.
     pub(crate) fn trust(&mut self, id: RowId) {
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.asking.solo = false;
+            entry.request.solo = false;
         }
     }
 
-    /// How long a step took.
+    /// Records how long a step took.
     pub(crate) fn observe(&mut self, model: u64, cost: StepCost) {
         self.costs.observe(model, cost);
         let least = self.turns.values().min().copied().unwrap_or_default();
         *self.turns.entry(model).or_insert(least) += cost.duration;
     }
 
-    /// What is used beside the rows, and what may be used in all.
+    /// Sets the memory used by everything but rows, and the limits.
     pub(crate) fn set_memory(&mut self, memory: Memory) {
         if memory != self.memory {
             self.is_settled = false;
-            self.told = None;
+            self.reported_shortage = None;
         }
         self.memory = memory;
     }
 
-    /// What steps of other models took is forgotten.
+    /// Keeps the step costs only of models for which `is_loaded` is true.
     pub(crate) fn keep_costs(&mut self, is_loaded: impl Fn(u64) -> bool) {
         self.costs.keep(is_loaded);
     }
@@ -281,7 +284,7 @@ impl Scheduler {
         self.reserved
     }
 
-    /// Requests that run, and that wait.
+    /// The numbers of running and waiting requests.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let running = self.running().count();
         (running, self.entries.len() - running)
@@ -301,15 +304,15 @@ impl Scheduler {
         self.entries.iter().filter(move |(_, entry)| waiting(entry)).map(|(id, entry)| (*id, entry))
     }
 
-    /// What to do now. `may_start`: whether a waiting request may start, as far as the engine is
-    /// concerned. Its answer changes only when a request comes or goes, or a prompt gets on: until then
-    /// it is not asked again.
+    /// Returns the next decision. `may_start` tells whether the engine allows a waiting request to
+    /// start. Its answer may change only when a request arrives or ends, or when a prompt
+    /// progresses; it is not called again before that.
     pub(crate) fn next(
         &mut self,
         now: Duration,
         may_start: &mut dyn FnMut(RowId) -> bool,
     ) -> Decision {
-        let late = |entry: &Entry| entry.asking.deadline.is_some_and(|deadline| deadline <= now);
+        let late = |entry: &Entry| entry.request.deadline.is_some_and(|deadline| deadline <= now);
         if let Some((&id, _)) = self.entries.iter().find(|(_, entry)| late(entry)) {
             return Decision::Expire(id);
         }
@@ -335,7 +338,7 @@ impl Scheduler {
         decision
     }
 
-    /// Reserves what the running rows' next tokens need.
+    /// Reserves memory for the running rows' next tokens.
     fn grow(&mut self) -> Option<Decision> {
         let mut short = None;
         let alone = self.running().count() == 1;
@@ -344,11 +347,11 @@ impl Scheduler {
                 continue;
             };
             let needed = (*computed).max(*target) + 1;
-            if needed <= *reserved || entry.asking.left == 0 {
+            if needed <= *reserved || entry.request.left == 0 {
                 continue;
             }
-            let wanted = entry.asking.reservation(needed);
-            let more = entry.asking.cost.bytes(wanted) - entry.asking.cost.bytes(*reserved);
+            let wanted = entry.request.reservation(needed);
+            let more = entry.request.cost.bytes(wanted) - entry.request.cost.bytes(*reserved);
             let free = self.memory.free_bytes(self.reserved, alone);
             if more <= free {
                 self.reserved += more;
@@ -359,20 +362,20 @@ impl Scheduler {
             }
         }
         let (id, bytes) = short?;
-        if self.told.is_none_or(|told| told < bytes) {
-            self.told = Some(bytes);
+        if self.reported_shortage.is_none_or(|reported| reported < bytes) {
+            self.reported_shortage = Some(bytes);
             return Some(Decision::Reclaim(bytes));
         }
         let youngest = self.running().map(|(id, _)| id).max()?;
         if alone {
-            // Its length was checked against the whole budget: what is in its way is memory that
-            // others hold for a while. It waits for it in the queue.
+            // Its length was checked against the whole budget, so other rows hold the missing
+            // memory for now. It waits in the queue until they free it.
             return Some(Decision::Preempt(id));
         }
         Some(Decision::Preempt(youngest))
     }
 
-    /// Starts the request whose turn it is, if there is a place and memory for it.
+    /// Starts the next waiting request if there is a free row and memory for it.
     fn admit(&mut self, may_start: &mut dyn FnMut(RowId) -> bool) -> Option<Decision> {
         if self.is_settled {
             return None;
@@ -389,28 +392,28 @@ impl Scheduler {
         }
         let mut rows: BTreeMap<Tenant, usize> = BTreeMap::new();
         for (_, entry) in self.running() {
-            *rows.entry(entry.asking.tenant).or_default() += 1;
+            *rows.entry(entry.request.tenant).or_default() += 1;
         }
         let mut order: Vec<(usize, RowId)> = self
             .waiting()
-            .map(|(id, entry)| (rows.get(&entry.asking.tenant).copied().unwrap_or(0), id))
+            .map(|(id, entry)| (rows.get(&entry.request.tenant).copied().unwrap_or(0), id))
             .collect();
-        // One that was overtaken for too long goes before all others, and nobody overtakes it.
+        // A request that was overtaken too often goes first, and no other request overtakes it.
         let exhausted = |id: &RowId| self.entries[id].overtaken >= MAX_OVERTAKEN;
         order.sort_unstable_by_key(|&(rows, id)| (!exhausted(&id), rows, id));
         let mut overtaken: Vec<RowId> = Vec::new();
-        // Requests of a tenant that are held back stay in their order.
-        let mut held: BTreeSet<Tenant> = BTreeSet::new();
+        // Within a tenant, requests behind one that is held back keep their order.
+        let mut held_back: BTreeSet<Tenant> = BTreeSet::new();
         for (_, id) in order {
             let entry = &self.entries[&id];
             if !may_start(id) {
                 continue;
             }
-            if held.contains(&entry.asking.tenant) {
+            if held_back.contains(&entry.request.tenant) {
                 continue;
             }
-            let tokens = entry.asking.reservation(entry.asking.tokens + 1);
-            let bytes = entry.asking.cost.bytes(tokens);
+            let tokens = entry.request.reservation(entry.request.tokens + 1);
+            let bytes = entry.request.cost.bytes(tokens);
             let free = self.memory.free_bytes(self.reserved, running == 0);
             if bytes <= free {
                 self.begin(id, tokens, bytes);
@@ -421,14 +424,14 @@ impl Scheduler {
                 }
                 return Some(Decision::Admit(id));
             }
-            if self.told.is_none_or(|told| told < bytes - free) {
-                self.told = Some(bytes - free);
+            if self.reported_shortage.is_none_or(|reported| reported < bytes - free) {
+                self.reported_shortage = Some(bytes - free);
                 return Some(Decision::Reclaim(bytes - free));
             }
             if entry.overtaken >= MAX_OVERTAKEN {
                 return None;
             }
-            held.insert(entry.asking.tenant);
+            held_back.insert(entry.request.tenant);
             overtaken.push(id);
         }
         None
@@ -437,29 +440,29 @@ impl Scheduler {
     fn begin(&mut self, id: RowId, reserved: usize, bytes: u64) {
         self.reserved += bytes;
         if let Some(entry) = self.entries.get_mut(&id) {
-            let target = entry.asking.tokens;
-            let (blocked, held) = (false, false);
+            let target = entry.request.tokens;
+            let (blocked, awaits_mask) = (false, false);
             entry.state =
-                State::Running { computed: 0, target, reserved, blocked, held, passed: 0 };
+                State::Running { computed: 0, target, reserved, blocked, awaits_mask, passed: 0 };
         }
     }
 
-    /// The next step: of the model that has computed least.
+    /// Plans the next step for the model with the least compute time.
     fn step(&mut self) -> Decision {
         let mut models: BTreeSet<u64> = BTreeSet::new();
         for (_, entry) in self.running() {
             if entry.has_work() {
-                models.insert(entry.asking.model);
+                models.insert(entry.request.model);
             }
         }
         self.turns.retain(|model, _| models.contains(model));
         let turns = &self.turns;
         let turn = |model: &&u64| turns.get(model).copied().unwrap_or_default();
         let Some(&model) = models.iter().min_by_key(turn) else { return Decision::Wait };
-        let of_model = |(_, entry): &(RowId, &Entry)| entry.asking.model == model;
+        let of_model = |(_, entry): &(RowId, &Entry)| entry.request.model == model;
         let rows: Vec<(RowId, &Entry)> =
             self.running().filter(of_model).filter(|(_, entry)| entry.has_work()).collect();
-        if let Some((id, entry)) = rows.iter().find(|(_, entry)| entry.asking.solo) {
+        if let Some((id, entry)) = rows.iter().find(|(_, entry)| entry.request.solo) {
             let (decode, prefill) = match entry.prompt_left() {
                 0 => (vec![*id], None),
                 _ => (Vec::new(), Some((*id, self.limits.prefill_chunk))),
@@ -475,7 +478,7 @@ impl Scheduler {
         Decision::Step(StepPlan { model, decode, prefill })
     }
 
-    /// The prompt with the least to compute, or the one that has waited longest.
+    /// The prompt with the fewest tokens left, or the one that has waited longest.
     fn pick_prefill(&self, rows: &[(RowId, &Entry)]) -> Option<Prompt> {
         let prompts = rows.iter().filter_map(|(id, entry)| match entry.state {
             State::Running { computed, passed, .. } if entry.prompt_left() > 0 => Some(Prompt {
@@ -489,16 +492,17 @@ impl Scheduler {
         });
         let shortest = prompts.clone().min_by_key(|prompt| (prompt.left, prompt.id))?;
         let oldest = prompts.max_by_key(|prompt| (prompt.passed, Reverse(prompt.id)))?;
-        let is_overdue = self.may_pass == 0 && oldest.passed + 1 >= OLDEST_CHUNK;
+        let is_overdue = self.passes_left == 0 && oldest.passed + 1 >= OLDEST_CHUNK;
         Some(if is_overdue { Prompt { is_overdue, ..oldest } } else { shortest })
     }
 
-    /// The chosen prompt has a chunk, the others of its model do not.
+    /// Records that the chosen prompt has a chunk and that the model's other prompts were passed
+    /// over.
     fn pass_over(&mut self, model: u64, chosen: &Prompt) {
         self.chunks = self.chunks.wrapping_add(1);
         let mut passes = false;
         for (&id, entry) in &mut self.entries {
-            let is_prompt = entry.asking.model == model && entry.prompt_left() > 0;
+            let is_prompt = entry.request.model == model && entry.prompt_left() > 0;
             if let State::Running { passed, .. } = &mut entry.state
                 && is_prompt
                 && id != chosen.id
@@ -507,29 +511,29 @@ impl Scheduler {
                 *passed = passed.saturating_add(1);
             }
         }
-        self.may_pass = if passes {
-            self.may_pass.saturating_sub(1)
+        self.passes_left = if passes {
+            self.passes_left.saturating_sub(1)
         } else {
-            (self.may_pass + OLDEST_CHUNK - 1).min(SHORT_CHUNKS)
+            (self.passes_left + OLDEST_CHUNK - 1).min(SHORT_CHUNKS)
         };
     }
 
-    /// Tokens of a prompt, behind `depth` of it, that a step may hold beside so many rows that decode.
+    /// The size of a prompt chunk after `depth` tokens, for a step with `decoding` decoding rows.
     fn chunk(&self, model: u64, decoding: usize, depth: usize) -> usize {
         let most = self.memory.chunk(self.limits.prefill_chunk);
         if decoding == 0 {
             return most;
         }
         let fits = self.costs.chunk(model, decoding, depth, self.limits.decode_stall);
-        // A fraction is rounded up in as many of four chunks as it has quarters.
+        // A fraction is rounded up in a matching share of every four chunks.
         let quarter = f64::from(self.chunks % 4) / 4.0;
         ((fits + quarter) as usize).min(most)
     }
 }
 
 impl SchedRequest {
-    /// Tokens to reserve memory for when `needed` are needed: with room to decode, but no more than
-    /// can come.
+    /// Number of tokens to reserve memory for when `needed` are needed: with space to decode, but
+    /// no more than the request can use.
     fn reservation(&self, needed: usize) -> usize {
         let most = needed.max(self.tokens + self.left);
         needed.next_multiple_of(GROW_TOKENS).min(most)
@@ -537,7 +541,7 @@ impl SchedRequest {
 }
 
 impl Entry {
-    /// Tokens to compute before the row decodes.
+    /// Number of tokens to compute before the row decodes.
     fn prompt_left(&self) -> usize {
         match self.state {
             State::Running { computed, target, .. } => target.saturating_sub(computed),
@@ -548,7 +552,9 @@ impl Entry {
     /// Whether the row can be part of a step.
     fn has_work(&self) -> bool {
         match self.state {
-            State::Running { blocked, held, .. } => !blocked && !held && self.asking.left > 0,
+            State::Running { blocked, awaits_mask, .. } => {
+                !blocked && !awaits_mask && self.request.left > 0
+            }
             State::Waiting => false,
         }
     }

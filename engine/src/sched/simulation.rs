@@ -1,10 +1,10 @@
-//! Years of arrivals in a second: the scheduler drives an engine made of counters.
+//! Simulates years of arrivals in a second: the scheduler drives an engine made of counters.
 
 use std::collections::BTreeMap;
 
 use super::*;
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
     Done,
@@ -13,7 +13,7 @@ enum Outcome {
     Refused,
 }
 
-/// A small generator of its own, so that a seed means the same for ever.
+/// A small generator, whose results for a given seed never change.
 struct Random(u64);
 
 impl Random {
@@ -34,15 +34,15 @@ impl Random {
     }
 }
 
-/// A request as its client knows it.
+/// A request, as seen by its client.
 struct Client {
-    asking: SchedRequest,
+    request: SchedRequest,
     arrival: Duration,
-    /// When it goes away.
+    /// When the client disconnects.
     leaves: Option<Duration>,
     outcome: Option<Outcome>,
     generated: usize,
-    /// Tokens in its caches, while it runs.
+    /// Number of tokens in its caches while it runs.
     cached: Option<usize>,
     preempted: usize,
     started: Option<Duration>,
@@ -52,7 +52,7 @@ struct World {
     random: Random,
     scheduler: Scheduler,
     memory: Memory,
-    /// Part of the used memory that can be given back.
+    /// The part of the used memory that can be freed.
     reclaimable: u64,
     clients: BTreeMap<RowId, Client>,
     now: Duration,
@@ -105,7 +105,7 @@ impl World {
             let many = if random.chance(30) { 2500 } else { 100 };
             let left = 1 + random.below(many) as usize;
             let tokens = (1 + random.below(long) as usize).min(most.saturating_sub(left));
-            let asking = SchedRequest {
+            let request = SchedRequest {
                 tenant: random.below(4),
                 model: random.below(2),
                 tokens: tokens.max(1),
@@ -120,7 +120,7 @@ impl World {
             self.clients.insert(
                 id,
                 Client {
-                    asking,
+                    request,
                     arrival: at,
                     leaves,
                     outcome: None,
@@ -141,12 +141,12 @@ impl World {
         self.scheduler.end(id);
     }
 
-    /// Those who come and go by now.
+    /// Adds and removes the clients that are due.
     fn arrivals_and_departures(&mut self, arrived: &mut RowId) {
         while let Some(client) = self.clients.get(arrived)
             && client.arrival <= self.now
         {
-            self.scheduler.arrive(*arrived, client.asking.clone());
+            self.scheduler.arrive(*arrived, client.request.clone());
             *arrived += 1;
         }
         let gone = |(id, client): (&RowId, &Client)| {
@@ -171,7 +171,7 @@ impl World {
             assert!((1..=self.limits.prefill_chunk).contains(&most));
             let client = self.clients.get_mut(&id).unwrap();
             let cached = client.cached.as_mut().expect("it runs");
-            let target = client.asking.tokens;
+            let target = client.request.tokens;
             depth = *cached;
             prompt_tokens = most.min(target - *cached);
             assert!(prompt_tokens > 0);
@@ -189,9 +189,9 @@ impl World {
         for id in given {
             let client = self.clients.get_mut(&id).unwrap();
             client.generated += 1;
-            client.asking.left -= 1;
-            // Some end by themselves.
-            if client.asking.left == 0 || self.random.chance(1) {
+            client.request.left -= 1;
+            // Some requests end early on their own.
+            if client.request.left == 0 || self.random.chance(1) {
                 self.end(id, Outcome::Done);
             }
         }
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    /// A reader failed_steps behind; all others catch up.
+    /// Blocks one reader and unblocks all others.
     fn toggle_a_reader(&mut self) {
         let running: Vec<RowId> = self.scheduler.running().map(|(id, _)| id).collect();
         running.iter().for_each(|id| self.scheduler.set_blocked(*id, false));
@@ -220,12 +220,12 @@ impl World {
             let State::Running { reserved: tokens, .. } = entry.state else { unreachable!() };
             let cached = self.clients[&id].cached.expect("it runs");
             assert!(cached <= tokens, "row {id} holds {cached} tokens with room for {tokens}");
-            reserved += entry.asking.cost.bytes(tokens);
+            reserved += entry.request.cost.bytes(tokens);
         }
         assert_eq!(reserved, self.scheduler.reserved_bytes(), "memory leaks");
     }
 
-    /// Runs to the end; returns how often a row was preempted.
+    /// Runs to the end. Returns the number of preemptions.
     fn run(mut self) -> usize {
         let mut arrived = 0;
         let mut decisions = 0u64;
@@ -240,7 +240,7 @@ impl World {
                 Decision::Admit(id) => {
                     let reused = self.random.below(100) as usize;
                     let client = self.clients.get_mut(&id).unwrap();
-                    let reused = reused.min(client.asking.tokens - 1);
+                    let reused = reused.min(client.request.tokens - 1);
                     client.cached = Some(reused);
                     client.started.get_or_insert(self.now);
                     self.scheduler.started(id, reused);
@@ -255,10 +255,10 @@ impl World {
                     let client = self.clients.get_mut(&id).unwrap();
                     client.cached = None;
                     client.preempted += 1;
-                    // What was generated is computed again.
-                    client.asking.tokens += std::mem::take(&mut client.generated);
-                    let asking = client.asking.clone();
-                    self.scheduler.arrive(id, asking);
+                    // The generated tokens are computed again.
+                    client.request.tokens += std::mem::take(&mut client.generated);
+                    let request = client.request.clone();
+                    self.scheduler.arrive(id, request);
                 }
                 Decision::Step(plan) => self.step(&plan),
                 Decision::Wait => {
@@ -271,10 +271,10 @@ impl World {
         assert!(self.scheduler.entries.is_empty());
         for (id, client) in &self.clients {
             let outcome = client.outcome.unwrap();
-            // Each fits when it is alone.
+            // Each request fits when it is alone.
             assert_ne!(outcome, Outcome::Refused, "request {id}");
             assert!(
-                outcome != Outcome::Expired || client.asking.deadline.is_some(),
+                outcome != Outcome::Expired || client.request.deadline.is_some(),
                 "request {id}"
             );
         }
@@ -301,7 +301,7 @@ fn sched_request(tenant: Tenant, tokens: usize, left: usize) -> SchedRequest {
     SchedRequest { tenant, model: 0, tokens, left, deadline: None, cost, solo: false }
 }
 
-/// Admits all that can be; returns their ids.
+/// Admits all requests that can be admitted. Returns their ids.
 fn admit(scheduler: &mut Scheduler) -> Vec<RowId> {
     let mut admitted = Vec::new();
     while let Some(Decision::Admit(id)) = scheduler.admit(&mut |_| true) {
@@ -312,7 +312,7 @@ fn admit(scheduler: &mut Scheduler) -> Vec<RowId> {
 }
 
 #[test]
-fn a_key_with_many_requests_does_not_keep_another_out() {
+fn a_tenant_with_many_requests_does_not_block_another() {
     let mut scheduler = Scheduler::new(limits(), roomy());
     (0..10).for_each(|id| scheduler.arrive(id, sched_request(1, 10, 5)));
     (10..12).for_each(|id| scheduler.arrive(id, sched_request(2, 10, 5)));
@@ -323,7 +323,7 @@ fn a_key_with_many_requests_does_not_keep_another_out() {
 }
 
 #[test]
-fn a_short_prompt_goes_before_a_long_one_that_still_gets_on() {
+fn a_short_prompt_goes_before_a_long_one_that_still_progresses() {
     let mut scheduler = Scheduler::new(limits(), roomy());
     let chunk = |scheduler: &mut Scheduler| {
         let Decision::Step(plan) = scheduler.step() else { panic!("there is work") };
@@ -346,7 +346,7 @@ fn a_short_prompt_goes_before_a_long_one_that_still_gets_on() {
 }
 
 #[test]
-fn a_row_that_fell_with_others_computes_alone_until_it_is_trusted() {
+fn a_row_of_a_failed_step_computes_alone_until_it_is_trusted() {
     let mut scheduler = Scheduler::new(limits(), roomy());
     scheduler.arrive(0, sched_request(1, 10, 5));
     scheduler.arrive(1, SchedRequest { solo: true, ..sched_request(1, 10, 5) });
@@ -365,7 +365,7 @@ fn a_row_that_fell_with_others_computes_alone_until_it_is_trusted() {
 }
 
 #[test]
-fn one_that_does_not_fit_is_overtaken_only_so_often() {
+fn a_request_that_does_not_fit_is_overtaken_a_limited_number_of_times() {
     let memory = Memory { budget_bytes: 2048, ..roomy() };
     let mut scheduler = Scheduler::new(limits(), memory);
     scheduler.arrive(0, sched_request(1, 200, 1));
@@ -400,7 +400,7 @@ fn bytes_and_tokens_are_each_others_inverse() {
 }
 
 #[test]
-fn who_waits_is_asked_again_only_when_something_changed() {
+fn waiting_requests_are_checked_again_only_after_a_change() {
     let mut scheduler = Scheduler::new(Limits { max_batch: 4, ..limits() }, roomy());
     scheduler.arrive(0, sched_request(1, 1000, 1000));
     assert_eq!(admit(&mut scheduler), [0]);
@@ -423,7 +423,7 @@ fn who_waits_is_asked_again_only_when_something_changed() {
         }
         asked.get() - before
     };
-    // Each chunk of the prompt may be what they wait for.
+    // Each chunk of the prompt may contain the prefix that they wait for.
     for _ in 0..4 {
         assert_eq!(next(&mut scheduler), 100);
     }

@@ -1,44 +1,45 @@
-//! Tokens to text, one by one, never splitting a UTF-8 sequence.
+//! Converts tokens to text one by one, without splitting a UTF-8 sequence.
 
 use std::sync::Arc;
 
 use crate::text::tokenizer::Tokenizer;
 
-/// Turns a stream of token ids into text: what each adds stands in the tokenizer's table, and is held back while
-/// it ends inside a character. Bytes that can be no character any more become U+FFFD.
+/// Converts a stream of token ids to text. The tokenizer's table has the bytes of each token. Bytes
+/// are held back while they end inside a character, and bytes that cannot become a character any
+/// more become U+FFFD.
 ///
-/// Special tokens have no text, unless they are markers: those the request wants to see.
+/// Special tokens have no text, unless they are markers, which the request wants to see.
 #[derive(Debug)]
 pub(crate) struct Detokenizer {
     tokenizer: Tokenizer,
     markers: Arc<[u32]>,
-    /// The beginning of a character.
+    /// The bytes of an incomplete character.
     held: Vec<u8>,
-    /// Nothing was given out yet: the beginning of a text may lose a space.
+    /// No text was returned yet; the first token of a text may lose a leading space.
     at_start: bool,
 }
 
-/// What a token adds.
+/// The text that a token adds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// Text, the marker's own not included; empty while it ends inside a character.
+    /// The text without the marker's; empty while it ends inside a character.
     pub(crate) text: String,
-    /// The token is a marker; this is its text, which follows the other.
+    /// The text of the token if it is a marker. It comes after `text`.
     pub(crate) marker: Option<String>,
 }
 
 impl Detokenizer {
-    /// For a text of its own.
+    /// Detokenizes an independent text.
     pub(crate) fn new(tokenizer: Tokenizer, markers: Arc<[u32]>) -> Self {
         Self { tokenizer, markers, held: Vec::new(), at_start: true }
     }
 
-    /// For a text that goes on from another one.
-    pub(crate) fn going_on(tokenizer: Tokenizer, markers: Arc<[u32]>) -> Self {
+    /// Detokenizes the continuation of another text.
+    pub(crate) fn continuing(tokenizer: Tokenizer, markers: Arc<[u32]>) -> Self {
         Self { at_start: false, ..Self::new(tokenizer, markers) }
     }
 
-    /// What `id` adds.
+    /// Returns the text that `id` adds.
     pub(crate) fn push(&mut self, id: u32) -> Piece {
         if self.markers.contains(&id) {
             let text = self.finish();
@@ -55,7 +56,7 @@ impl Detokenizer {
         Piece { text: self.whole_characters(), marker: None }
     }
 
-    /// The text still held back, when no more tokens come.
+    /// Returns the text that is still held back, at the end of the tokens.
     pub(crate) fn finish(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.held).into_owned();
         self.held.clear();
@@ -68,7 +69,7 @@ impl Detokenizer {
         for chunk in self.held.utf8_chunks() {
             text.push_str(chunk.valid());
             begun = chunk.invalid().len();
-            // Only the last can be a character that has begun.
+            // Only the last invalid sequence can be the start of a character.
             let is_last = chunk.invalid().as_ptr_range().end == self.held.as_ptr_range().end;
             let can_go_on = is_last
                 && std::str::from_utf8(chunk.invalid()).is_err_and(|e| e.error_len().is_none());

@@ -1,5 +1,5 @@
-//! The JSON files of a model folder, read as Python reads them: those who publish models write and read
-//! them with it.
+//! Reads a model folder's JSON files with the rules of Python's `json`, with which they are
+//! written.
 
 use std::path::Path;
 
@@ -7,15 +7,15 @@ use serde_json::{Map, Value};
 
 use crate::error::LoadError;
 
-/// Numbers that Python's `json` writes and JSON does not know.
+/// Numbers that Python's `json` writes and that are not valid JSON.
 const NO_NUMBERS: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
 
-/// A file that must hold an object. Of a key that occurs twice the last value counts. NaN and the
-/// infinities become their names as strings: in a field that nothing reads they are harmless, and a field
-/// that must be a number refuses them by name.
+/// Parses a file that must contain an object. For a repeated key the last value counts. NaN and the
+/// infinities become strings with their names: this is harmless in a field that is not read, and a
+/// field that must be a number rejects them by name.
 ///
 /// # Errors
-/// Says where the text is no JSON; nothing of the text is repeated.
+/// Names the position at which the text is not JSON. The text itself is not quoted.
 pub(crate) fn object(path: &Path, text: &str) -> Result<Map<String, Value>, LoadError> {
     let parsed = serde_json::from_str::<Value>(text).or_else(|error| match quoted(text) {
         Some(quoted) => serde_json::from_str(&quoted),
@@ -32,8 +32,8 @@ pub(crate) fn object(path: &Path, text: &str) -> Result<Map<String, Value>, Load
     }
 }
 
-/// The text with quotes around NaN and the infinities; `None` when it has none of them outside strings.
-/// Places stay those of the lines.
+/// Returns the text with quotes around NaN and the infinities; `None` if it has none outside
+/// strings. Line numbers do not change.
 fn quoted(text: &str) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     let (mut rest, mut changed) = (text, false);
@@ -57,7 +57,7 @@ fn quoted(text: &str) -> Option<String> {
     changed.then_some(out)
 }
 
-/// Bytes of the string that `text` begins with, both quotes included.
+/// The length in bytes of the string at the start of `text`, including both quotes.
 fn string_end(text: &str) -> usize {
     let mut escaped = false;
     let end = text.bytes().skip(1).position(|byte| {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_python_reads_is_read() {
+    fn json_that_python_accepts_is_accepted() {
         let wanted =
             json!({"a": "NaN", "b": [1, "Infinity", "-Infinity"], "c": "NaN \\\"Infinity"});
         let text = r#"{"a": NaN, "b": [1,Infinity,-Infinity], "c": "NaN \\\"Infinity"}"#;
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_python_refuses_is_refused_with_its_line() {
+    fn json_that_python_rejects_is_rejected_with_its_line() {
         for (text, words) in [
             ("{\"a\": 1,\n}", "line 2"),
             ("{\"a\": NaN,\n \"b\": [1,]}", "line 2"),

@@ -1,26 +1,26 @@
-//! Stop strings over a stream of text.
+//! Finds stop strings in a stream of text.
 
-/// What to do with text that came in.
+/// What to do with new text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stopped {
-    /// Send this much; the rest is held back, since it may be the start of a stop string.
+    /// Send this text; the remaining text is held back, because it may begin a stop string.
     Send(String),
-    /// A stop string is complete: send this, which ends before it, and end.
+    /// A stop string is complete: send this text, which ends before it, and end the answer.
     Stop(String),
 }
 
-/// Finds the first of several strings in a text that comes in pieces, and never lets any part of it
-/// through.
+/// Finds the first of several strings in a text that arrives in pieces. No part of that string is
+/// returned.
 #[derive(Debug, Default)]
 pub(crate) struct StopMatcher {
     stops: Vec<String>,
     held: String,
-    /// Which of `stops` was found.
+    /// Index in `stops` of the string that was found.
     found: Option<usize>,
 }
 
 impl StopMatcher {
-    /// Empty strings stop nothing.
+    /// Empty strings are ignored.
     pub(crate) fn new(mut stops: Vec<String>) -> Self {
         stops.retain(|stop| !stop.is_empty());
         Self { stops, held: String::new(), found: None }
@@ -31,13 +31,13 @@ impl StopMatcher {
         self.found.map(|index| self.stops[index].as_str())
     }
 
-    /// Bytes held back.
+    /// Number of bytes held back.
     pub(crate) fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// Adds text. `whole`: stretches, counted from the first byte held back, that are sent in one
-    /// piece or not at all.
+    /// Adds text. `whole`: ranges, counted from the first byte held back, that must be sent
+    /// completely or not at all.
     pub(crate) fn push(&mut self, text: &str, whole: &[(usize, usize)]) -> Stopped {
         if self.stops.is_empty() {
             return Stopped::Send(text.to_owned());
@@ -58,13 +58,13 @@ impl StopMatcher {
         Stopped::Send(std::mem::replace(&mut self.held, rest))
     }
 
-    /// The text held back, when no more will come.
+    /// Returns the text held back, at the end of the stream.
     pub(crate) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 }
 
-/// Bytes of the longest proper prefix of `stop` that ends `text`.
+/// The length in bytes of the longest proper prefix of `stop` at the end of `text`.
 pub(crate) fn overlap(text: &str, stop: &str) -> usize {
     let longest = text.len().min(stop.len() - 1);
     let fits = |&n: &usize| {
@@ -77,7 +77,7 @@ pub(crate) fn overlap(text: &str, stop: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// The text that comes out when `text` goes in cut into pieces of `size` characters.
+    /// The output for `text` when it arrives in pieces of `size` characters.
     fn run(text: &str, stops: &[&str], size: usize) -> (String, bool) {
         let mut matcher = StopMatcher::new(stops.iter().map(|s| (*s).to_owned()).collect());
         let characters: Vec<char> = text.chars().collect();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_which_one_it_was() {
+    fn reports_the_stop_string_that_was_found() {
         let mut matcher = StopMatcher::new(vec!["b".to_owned(), String::new(), "ab".to_owned()]);
         assert_eq!(
             (matcher.push("xa", &[]), matcher.found()),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn holds_back_no_more_than_it_must() {
+    fn holds_back_only_a_possible_stop_string() {
         let mut matcher = StopMatcher::new(vec!["END".to_owned()]);
         assert_eq!(matcher.push("text E", &[]), Stopped::Send("text ".to_owned()));
         assert_eq!(matcher.push("A", &[]), Stopped::Send("EA".to_owned()));

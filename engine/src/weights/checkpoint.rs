@@ -1,8 +1,8 @@
 //! The tensors of a model folder: safetensors files, whole or sharded.
 //!
-//! Headers are read and checked when the folder is opened; a tensor's bytes are read when it is
-//! taken, straight into memory that MLX adopts. Nothing is mapped, so a file that shrinks meanwhile
-//! is an error and not a signal.
+//! Headers are read and checked when the folder is opened. A tensor's bytes are read when it is
+//! requested, directly into memory that MLX uses. No file is mapped, so a file that is truncated
+//! meanwhile causes an error and not a signal.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -22,13 +22,13 @@ use crate::types::Quantization;
 use crate::weights::files::{json_place, weight_files};
 use crate::weights::quantization::QuantizationConfig;
 
-/// The checked headers of a model folder, and where each tensor's bytes lie.
+/// The checked headers of a model folder, and the position of each tensor's bytes.
 #[derive(Debug)]
 pub(crate) struct Weights {
     files: Vec<WeightFile>,
     tensors: HashMap<String, Slot>,
     quantization: QuantizationConfig,
-    /// Floating-point tensors are converted to this when they are taken.
+    /// Floating-point tensors are converted to this dtype when they are read.
     compute_dtype: Option<Dtype>,
     memory_bytes: u64,
     parameters: u64,
@@ -67,7 +67,7 @@ impl Weights {
         }
         for path in spare {
             if let Err(error) = weights.add_file(path) {
-                tracing::warn!(%error, "a file beside the model's weights is left out");
+                tracing::warn!(%error, "ignoring an additional weight file");
             }
         }
         Ok(weights)
@@ -87,7 +87,8 @@ impl Weights {
         file.read_exact_at(&mut length, 0)
             .map_err(|_| invalid(format!("{file_bytes} bytes are too few for a header")))?;
         let header_bytes = u64::from_le_bytes(length);
-        // The number itself is not told: of a file of another kind it is the first bytes.
+        // The number itself is not reported, because in a file of another type it is the first
+        // bytes.
         if header_bytes > file_bytes.saturating_sub(8) {
             return Err(invalid(format!(
                 "its header does not fit into its {file_bytes} bytes: it is cut short, or is no \
@@ -125,7 +126,7 @@ impl Weights {
         }
         if repeated > 0 {
             let file = path.file_name().unwrap_or_default().to_string_lossy();
-            tracing::warn!(%file, repeated, "tensors are in two files; the first file's are taken");
+            tracing::warn!(%file, repeated, "tensors are in two files; those of the first file are used");
         }
         if self.tensors.len() > before || metadata.tensors().is_empty() {
             self.digest.update(&file_bytes.to_le_bytes()).update(&length).update(&header);
@@ -134,12 +135,12 @@ impl Weights {
         Ok(())
     }
 
-    /// From now on floating-point tensors are converted to `dtype`.
+    /// Converts floating-point tensors that are read from now on to `dtype`.
     pub(crate) fn convert_to(&mut self, dtype: Dtype) {
         self.compute_dtype = Some(dtype);
     }
 
-    /// Whether the model is quantized, by its config.
+    /// The model-wide quantization in its config.
     pub(crate) fn quantization(&self) -> Option<Quantization> {
         self.quantization.default()
     }
@@ -148,8 +149,8 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
-    /// How the matrix `{path}.weight` of so many `columns` is packed; `None` when it is not. Where what
-    /// config.json says does not fit the tensors' shapes, the shapes tell.
+    /// How the matrix `{path}.weight` with `columns` columns is packed; `None` when it is not. If
+    /// config.json contradicts the tensors' shapes, the shapes decide.
     pub(crate) fn quantization_of(&self, path: &str, columns: i32) -> Option<Quantization> {
         let named = self.named_quantization(path)?;
         let last = |part: &str| self.shape_of(&format!("{path}.{part}"))?.last().copied();
@@ -159,7 +160,7 @@ impl Weights {
         Some(Quantization::of(bits, group_size).unwrap_or(named))
     }
 
-    /// What config.json says about the packing of a layer that has scales.
+    /// The quantization that config.json gives for a layer with scales.
     fn named_quantization(&self, path: &str) -> Option<Quantization> {
         if !self.contains(&format!("{path}.scales")) {
             return None;
@@ -169,8 +170,8 @@ impl Weights {
         self.quantization.of_layer(path, true).or_else(|| default.filter(|_| is_packed()))
     }
 
-    /// Bits of a weight of a packed layer. Without the number of its columns, its shapes tell only bits
-    /// times group size.
+    /// Bits per weight of a packed layer. Without its number of columns, the shapes determine only
+    /// the product of bits and group size.
     fn likely_bits(&self, path: &str, named: Quantization) -> u64 {
         let last = |part: &str| self.shape_of(&format!("{path}.{part}"))?.last().copied();
         let product = || (last("weight")? * 32).checked_div(last("scales")?);
@@ -190,7 +191,7 @@ impl Weights {
         self.tensors.get(name).and_then(|slot| dtype(slot.info.dtype))
     }
 
-    /// Whether a tensor whose name `wanted` picks is float16 or bfloat16.
+    /// Whether any tensor whose name satisfies `wanted` is float16 or bfloat16.
     pub(crate) fn has_16_bit_floats(&self, wanted: impl Fn(&str) -> bool) -> bool {
         self.tensors.iter().any(|(name, slot)| {
             let is_narrow =
@@ -199,8 +200,8 @@ impl Weights {
         })
     }
 
-    /// What the tensors whose names `wanted` picks take in memory, and their parameters, without
-    /// reading one: floating-point ones as `compute` when that is given.
+    /// The bytes in memory and the parameters of the tensors whose names satisfy `wanted`, without
+    /// reading them. Floating-point tensors count as `compute` if that is given.
     pub(crate) fn predict(
         &self,
         wanted: impl Fn(&str) -> bool,
@@ -227,13 +228,13 @@ impl Weights {
         (bytes, parameters)
     }
 
-    /// Bytes of the files.
+    /// Bytes of the weight files.
     pub(crate) fn file_bytes(&self) -> u64 {
         let lengths = self.files.iter().map(|file| file.file.metadata().map_or(0, |m| m.len()));
         lengths.sum()
     }
 
-    /// Reads a floating-point tensor that must have `shape`.
+    /// Reads a floating-point tensor, which must have `shape`.
     pub(crate) fn float(&mut self, name: &str, shape: &[i32]) -> Result<Array, LoadError> {
         let (array, path) = self.read(name, shape)?;
         if !is_float(array.dtype()) {
@@ -244,7 +245,7 @@ impl Weights {
         self.converted(array, path)
     }
 
-    /// A tensor in the type that is computed in.
+    /// Converts a tensor to the compute dtype.
     fn converted(&mut self, array: Array, path: PathBuf) -> Result<Array, LoadError> {
         let array = match self.compute_dtype {
             Some(dtype) if dtype != array.dtype() => {
@@ -258,8 +259,8 @@ impl Weights {
         Ok(array)
     }
 
-    /// Reads the packed matrix of a layer, or the matrices of its experts: (weight, scales, biases),
-    /// each checked against `shape`, whose last axis is the columns.
+    /// Reads the packed matrix of a layer, or the matrices of its experts: (weight, scales,
+    /// biases). Each is checked against `shape`, whose last axis is the columns.
     pub(crate) fn packed(
         &mut self,
         path: &str,
@@ -322,29 +323,29 @@ impl Weights {
         Ok((array, path.clone()))
     }
 
-    /// Names of tensors that the model did not ask for.
+    /// Names of tensors that the model did not use.
     pub(crate) fn unused(&self) -> BTreeSet<&str> {
         let unused = self.tensors.iter().filter(|(_, slot)| !slot.taken);
         unused.map(|(name, _)| name.as_str()).collect()
     }
 
-    /// Bytes in memory of the tensors taken so far.
+    /// Bytes in memory of the tensors read so far.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory_bytes
     }
 
-    /// A digest of the files' headers and of the content of every tensor taken so far.
+    /// A digest of the files' headers and of the content of every tensor read so far.
     pub(crate) fn digest(&self) -> blake3::Hash {
         self.digest.finalize()
     }
 
-    /// Parameters of the tensors taken so far; a packed weight counts as what it unpacks to.
+    /// Number of parameters of the tensors read so far; packed weights are counted unpacked.
     pub(crate) fn parameters(&self) -> u64 {
         self.parameters
     }
 
-    /// The first stored floating-point tensor that holds a NaN or an infinity, as a sentence part.
-    /// Reads every file once: only for finding out why a model computes NaN.
+    /// The first stored floating-point tensor with a NaN or an infinity, as part of a sentence.
+    /// This reads every file once, so it is only used to explain why a model computes NaN.
     pub(crate) fn find_not_finite(&self) -> Option<String> {
         let mut names: Vec<_> = self.tensors.iter().filter(|(_, slot)| slot.taken).collect();
         names.sort_by_key(|(name, _)| *name);
@@ -368,7 +369,7 @@ fn all_finite(
     start: u64,
     end: u64,
 ) -> io::Result<bool> {
-    // The exponent's bits, all set in a NaN or an infinity.
+    // The exponent bits, which are all set in a NaN or an infinity.
     let (width, exponent) = match dtype {
         safetensors::Dtype::F32 => (4, 0x7f80_0000u32),
         safetensors::Dtype::BF16 => (2, 0x7f80),
@@ -402,7 +403,7 @@ fn check_extent(name: &str, info: &TensorInfo, data_bytes: u64) -> Result<(), St
     let fits = info.shape.len() <= 8 && info.shape.iter().all(|&n| n <= i32::MAX as usize);
     let bytes = dtype(info.dtype).and_then(|dtype| count?.checked_mul(item_bytes(dtype)));
     match bytes {
-        // A type that MLX does not have is an error only if the tensor is needed.
+        // A dtype that MLX lacks is an error only if the tensor is needed.
         None if dtype(info.dtype).is_none() => Ok(()),
         Some(bytes) if fits && bytes == end - start => Ok(()),
         _ => Err(format!(

@@ -1,7 +1,8 @@
-//! Which files of a folder or a repository hold a model's weights.
+//! Determines which files of a folder or a repository hold a model's weights.
 //!
-//! mlx-lm reads every `model*.safetensors` and looks at no index; transformers reads `model.safetensors`
-//! when it is there, else what the index names. Where both load a model, so does this.
+//! mlx-lm reads every `model*.safetensors` and ignores the index. transformers reads
+//! `model.safetensors` if it exists, else the files that the index names. Models that both can load
+//! are loaded here too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,15 +13,16 @@ use crate::small_file;
 
 /// The index of shards.
 const INDEX_FILE: &str = "model.safetensors.index.json";
-/// The name of weights that are not sharded.
+/// The name of a weight file that is not sharded.
 const WHOLE: &str = "model.safetensors";
 
 /// The files of a model's weights.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WeightFiles {
-    /// Those that hold the model, in the order in which they are read.
+    /// The files of the model, in the order in which they are read.
     pub needed: Vec<String>,
-    /// Others that may hold a tensor which is missing there: mlx-lm reads them as well.
+    /// Other files, which mlx-lm reads too. They may have a tensor that is missing in the needed
+    /// files.
     pub spare: Vec<String>,
 }
 
@@ -29,18 +31,18 @@ pub struct WeightFiles {
 pub enum NoWeightFiles {
     /// There is no safetensors file.
     None,
-    /// The index names this file, which is not there.
+    /// The index names this file, which does not exist.
     Missing(String),
     /// The index cannot be read.
     Index(String),
 }
 
 /// Chooses among the `names` of the files in a folder. `index`: the text of
-/// `model.safetensors.index.json`, when there is one. An index that names nothing of what is there is
-/// stale and does not count, as long as `model.safetensors` or a complete set of shards is there.
+/// `model.safetensors.index.json`, if it exists. An index that names none of the existing files is
+/// stale and is ignored if `model.safetensors` or a complete set of shards exists.
 ///
 /// # Errors
-/// When there are no weights, or a part of them is missing.
+/// If there are no weights, or a part of them is missing.
 pub fn choose_weight_files<'a>(
     names: impl IntoIterator<Item = &'a str>,
     index: Option<&[u8]>,
@@ -61,7 +63,7 @@ pub fn choose_weight_files<'a>(
     let first: BTreeSet<&str> = match missing {
         Some(missing) if !is_stale => return Err(NoWeightFiles::Missing(missing.clone())),
         None if !named.is_empty() => {
-            // The rest of their set as well: an index may name a part of it.
+            // The index may name only a part of a set; all its shards are needed.
             let sets: BTreeSet<u32> =
                 named.iter().filter_map(|name| Some(shard(name)?.1)).collect();
             let of_set = |name: &&&str| {
@@ -89,7 +91,7 @@ fn found(needed: Vec<&str>, names: &BTreeSet<&str>) -> Result<WeightFiles, NoWei
     Ok(WeightFiles { needed: needed.into_iter().map(str::to_owned).collect(), spare })
 }
 
-/// `model.safetensors`, else the smallest set `model-00001-of-0000N` of which every shard is there.
+/// `model.safetensors`, else the smallest complete set `model-00001-of-0000N`.
 fn complete_set<'a>(names: &BTreeSet<&'a str>) -> Option<BTreeSet<&'a str>> {
     if let Some(whole) = names.get(WHOLE) {
         return Some(BTreeSet::from([*whole]));
@@ -130,7 +132,7 @@ pub(super) fn weight_files(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), L
     let io = |source| LoadError::Io { path: dir.to_owned(), source };
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(io)? {
-        // What is no UTF-8 is no name of ours.
+        // A name that is not UTF-8 is not a weight file.
         names.extend(entry.map_err(io)?.file_name().into_string());
     }
     let index_path = dir.join(INDEX_FILE);
@@ -156,8 +158,8 @@ pub(super) fn weight_files(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), L
     Ok((paths(chosen.needed), paths(chosen.spare)))
 }
 
-/// Where an error of JSON is, without what stands there: of a file that is none of weights, nothing is
-/// told.
+/// The position of a JSON error. The text at that position is not reported, because the file may
+/// not be a weight file at all.
 pub(crate) fn json_place(error: &serde_json::Error) -> String {
     match error.line() {
         0 => String::new(),
@@ -175,8 +177,8 @@ mod tests {
         serde_json::json!({ "weight_map": map }).to_string()
     }
 
-    /// The needed files, then the spare ones behind a `|`.
-    fn told(names: &[&str], index: Option<&str>) -> String {
+    /// The needed files, then the spare ones after a `|`.
+    fn chosen(names: &[&str], index: Option<&str>) -> String {
         let chosen = choose_weight_files(names.iter().copied(), index.map(str::as_bytes));
         match chosen {
             Ok(WeightFiles { needed, spare }) => {
@@ -212,12 +214,12 @@ mod tests {
             ),
             (&["model.gguf", ".hidden.safetensors"], None, "None"),
         ] {
-            assert_eq!(told(names, index), wanted, "{names:?}, {index:?}");
+            assert_eq!(chosen(names, index), wanted, "{names:?}, {index:?}");
         }
     }
 
     #[test]
-    fn other_sets_of_files_are_read_behind_the_first() {
+    fn other_sets_of_files_are_spare() {
         let both = index(&[ONE, TWO]);
         for (names, index, wanted) in [
             (
@@ -236,7 +238,7 @@ mod tests {
             (&["model-b.safetensors", WHOLE], None, "model model-b"),
             (&["b.safetensors", "a.safetensors"], None, "a b"),
         ] {
-            assert_eq!(told(names, index), wanted, "{names:?}, {index:?}");
+            assert_eq!(chosen(names, index), wanted, "{names:?}, {index:?}");
         }
     }
 }

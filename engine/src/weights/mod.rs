@@ -1,4 +1,4 @@
-//! What a model folder says of its weights: config.json, the safetensors files and how they are packed.
+//! A model folder's weights: config.json, the safetensors files and their quantization.
 
 mod checkpoint;
 pub(crate) mod config;

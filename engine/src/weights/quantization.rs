@@ -6,12 +6,13 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-/// The bits and group sizes that there are.
+/// The supported bits and group sizes.
 const BITS: [i64; 6] = [2, 3, 4, 5, 6, 8];
 const GROUP_SIZES: [i64; 3] = [32, 64, 128];
 
-/// What a layer's path may begin with, in a checkpoint or in the keys of its config, which need not
-/// agree: alone, and within a multimodal model as published and as mlx-lm converts it.
+/// Possible prefixes of a layer's path in a checkpoint or in the keys of its config, which may
+/// differ: for a text-only model, and inside a multimodal model as published and as converted by
+/// mlx-lm.
 const ROOTS: [&str; 5] =
     ["language_model.model.", "model.language_model.", "language_model.", "model.", ""];
 
@@ -23,14 +24,14 @@ pub(crate) struct QuantizationConfig {
 }
 
 impl QuantizationConfig {
-    /// Reads `quantization` (or `quantization_config`, which mlx-lm writes beside it).
+    /// Reads `quantization` (or `quantization_config`, which mlx-lm writes too).
     ///
     /// # Errors
-    /// A sentence naming the field, for anything that this engine does not run.
+    /// A sentence that names the field, for any quantization that this engine does not support.
     pub(crate) fn from_config(config: &Map<String, Value>) -> Result<Self, String> {
         let (field, value) = match (config.get("quantization"), config.get("quantization_config")) {
             (Some(value), _) if !value.is_null() => ("quantization", value),
-            // Empty, it says as little as when it is absent.
+            // An empty object counts as absent.
             (_, Some(value)) if !value.is_null() && *value != Value::Object(Map::new()) => {
                 ("quantization_config", value)
             }
@@ -55,8 +56,9 @@ impl QuantizationConfig {
         Ok(config)
     }
 
-    /// How the layer at `path` is packed, given whether the weights hold scales for it. An override under
-    /// this very path wins over one of the same layer under another root.
+    /// How the layer at `path` is packed, depending on whether the weights have scales for it. An
+    /// override for exactly this path has priority over one for the same layer under another
+    /// prefix.
     pub(crate) fn of_layer(&self, path: &str, has_scales: bool) -> Option<Quantization> {
         let layer = ROOTS.iter().find_map(|root| path.strip_prefix(root)).unwrap_or(path);
         let under = |root: &&str| self.layers.get(&format!("{root}{layer}"));
@@ -90,7 +92,7 @@ fn entry(field: &str, object: &Map<String, Value>) -> Result<Quantization, Strin
 }
 
 impl Quantization {
-    /// `None` when there is no such packing.
+    /// Returns `None` for an unsupported packing.
     pub(crate) fn of(bits: usize, group_size: usize) -> Option<Self> {
         let (bits, group_size) = (bits as i64, group_size as i64);
         let is_one = BITS.contains(&bits) && GROUP_SIZES.contains(&group_size);
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_is_named() {
+    fn unsupported_quantizations_are_named() {
         assert!(parse(r#"{"quantization": {"bits": 7}}"#).unwrap_err().contains("bits\" is 7"));
         assert!(parse(r#"{"quantization": {"mode": "mxfp4"}}"#).unwrap_err().contains("mode"));
         assert!(

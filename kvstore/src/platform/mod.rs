@@ -1,6 +1,6 @@
-//! What is about the operating system: files and mappings, threads, memory, power, the system's log,
-//! the end of the process. Everything that differs between macOS and Linux lies here, in the package
-//! that all others stand on, so that it is in one place.
+//! Operating system services: files and mappings, threads, memory, power, the system's log, and
+//! ending the process. All differences between macOS and Linux are here, in the package that every
+//! other package depends on.
 
 #[cfg(any(target_vendor = "apple", test))]
 mod apple;

@@ -1,14 +1,14 @@
-//! What is said to the operating system, and what it says.
+//! Types for calls to the operating system.
 
-/// What a thread is for. The system shares the machine out accordingly: the user's programs come
-/// before the model, and the model before work that can wait.
+/// The purpose of a thread, which sets its priority: the user's programs run before the model, and
+/// the model runs before work that can wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
-    /// It computes what a client waits for.
+    /// It computes a result that a client waits for.
     Compute,
-    /// It reads what a computation waits for.
+    /// It reads data that a computation waits for.
     Restore,
-    /// It writes and deletes, and nobody waits for it.
+    /// It writes and deletes files, and nothing waits for it.
     Background,
 }
 
@@ -18,14 +18,14 @@ pub enum Pressure {
     /// There is enough memory.
     #[default]
     Normal,
-    /// Memory runs short: programs should use no more than they do.
+    /// Memory is running short: programs should not use more.
     Warning,
-    /// Memory has run out: programs should give some back.
+    /// Memory has run out: programs should release some.
     Critical,
 }
 
 impl Pressure {
-    /// The word for logs and metrics.
+    /// The level's name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Normal => "normal",

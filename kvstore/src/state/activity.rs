@@ -1,20 +1,20 @@
 //! What the store's threads are doing.
 
-/// The store's stage of life, and what its writer is at. `scanned` and `stopping` are never taken
-/// back.
+/// The store's lifecycle and the writer's current work. `scanned` and `stopping` never become false
+/// again.
 #[derive(Debug)]
 pub(crate) struct Activity {
-    /// A scan has seen everything since the store was opened; until then nothing is written.
+    /// A scan has seen everything since the store was opened. Until then nothing is written.
     scanned: bool,
-    /// A scan is under way, or about to begin.
+    /// A scan is in progress or about to begin.
     scanning: bool,
-    /// The writer has a piece of work.
+    /// The writer is busy.
     writing: bool,
     stopping: bool,
 }
 
 impl Default for Activity {
-    /// A store that was just opened: its first work is a scan.
+    /// A newly opened store: its first work is a scan.
     fn default() -> Self {
         Activity { scanned: false, scanning: true, writing: false, stopping: false }
     }
@@ -25,7 +25,7 @@ impl Activity {
         self.scanned
     }
 
-    /// A scan has seen everything. True for the first one.
+    /// Records that a scan has seen everything. Returns true for the first such scan.
     pub(crate) fn complete_scan(&mut self) -> bool {
         !std::mem::replace(&mut self.scanned, true)
     }
@@ -38,7 +38,7 @@ impl Activity {
         self.scanning = true;
     }
 
-    /// A scan has ended, whether or not it saw everything.
+    /// Records the end of a scan, whether or not it saw everything.
     pub(crate) fn end_scan(&mut self) {
         self.scanning = false;
     }

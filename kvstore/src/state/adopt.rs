@@ -1,4 +1,4 @@
-//! What is found on disk, in the index or by a scan.
+//! Adds and corrects blocks that are found on disk, in the index or by a scan.
 
 use super::State;
 use super::block::OnDisk;
@@ -7,13 +7,13 @@ use crate::key::BlockId;
 use crate::layout::index::Stored;
 
 impl State {
-    /// Makes room in the tables for this many more blocks on disk.
+    /// Reserves space in the tables for `additional` more blocks on disk.
     pub(crate) fn reserve(&mut self, additional: usize) {
         self.blocks.reserve(additional);
     }
 
-    /// Takes in a block found on disk, in the index or by a scan. False when it is stored already,
-    /// or queued to be.
+    /// Adds a block found on disk, in the index or by a scan. Returns false when it is already
+    /// stored or queued.
     pub(crate) fn adopt(&mut self, stored: &Stored) -> bool {
         let id = BlockId { space: self.space(&stored.namespace), key: stored.key };
         let is_new = self.blocks.add_found(id, stored);
@@ -23,7 +23,7 @@ impl State {
         is_new
     }
 
-    /// Takes back what [`State::adopt`] took in.
+    /// Undoes [`State::adopt`].
     pub(crate) fn forget_stored(&mut self, id: &BlockId) {
         if let Some(block) = self.blocks.get(id) {
             self.ledger.gone(Some(id.space), block.physical);
@@ -31,7 +31,7 @@ impl State {
         }
     }
 
-    /// A stored block's file turned out not to be there.
+    /// Forgets a stored block whose file is missing.
     pub(crate) fn lost(&mut self, id: &BlockId) {
         let block = self.blocks.get(id).filter(|block| block.on_disk == OnDisk::Stored);
         let Some(block) = block else { return };
@@ -41,7 +41,7 @@ impl State {
         self.blocks.leave_disk(id);
     }
 
-    /// Corrects what a stored block occupies; returns how far the block is on its way to disk.
+    /// Corrects the physical size of a stored block. Returns the block's state on disk.
     pub(crate) fn recount(&mut self, id: &BlockId, physical: u64) -> Option<OnDisk> {
         let block = self.blocks.get(id)?;
         let (on_disk, before) = (block.on_disk, block.physical);
@@ -53,7 +53,7 @@ impl State {
         Some(on_disk)
     }
 
-    /// What the index says of a stored block.
+    /// Returns a stored block as it is written to the index.
     pub(crate) fn stored(&self, id: &BlockId) -> Option<Stored> {
         let block = self.blocks.get(id).filter(|block| block.on_disk == OnDisk::Stored)?;
         Some(Stored {

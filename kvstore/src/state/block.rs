@@ -1,4 +1,4 @@
-//! One block as the store knows it.
+//! One block in the store's tables.
 
 use crate::key::{Key, Kind};
 use crate::layout::index::Stored;
@@ -6,10 +6,10 @@ use crate::record::{Bytes, MappedBlock, Resident};
 use crate::stats::Tier;
 use std::sync::{Arc, Weak};
 
-/// How far a block has come on its way to disk.
+/// A block's state on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnDisk {
-    /// It is only in the RAM tier.
+    /// It is in the RAM tier only.
     No,
     /// It is waiting to be written, or being written.
     Queued,
@@ -28,16 +28,16 @@ pub(crate) struct Block {
     pub(crate) on_disk: OnDisk,
     /// The copy in memory, which a block has while it is queued or in the RAM tier.
     pub(crate) resident: Option<Arc<Resident>>,
-    /// The mapping of its file, alive while a guard uses it.
+    /// The mapping of its file, which lives while a guard uses it.
     pub(crate) mapped: Weak<MappedBlock>,
     pub(crate) created_secs: u64,
     pub(crate) used_secs: u64,
-    /// The block was read ahead, and its reader is expected to ask for it until this time.
+    /// The block was read ahead, and its reader is expected to use it before this time.
     pub(crate) awaited_until: u64,
 }
 
 impl Block {
-    /// A new block that is only in memory.
+    /// Makes a new block that is in memory only.
     pub(super) fn new(resident: &Arc<Resident>, now_secs: u64) -> Block {
         Block {
             kind: resident.kind,
@@ -53,7 +53,7 @@ impl Block {
         }
     }
 
-    /// A block whose file was found on disk.
+    /// Makes a block whose file was found on disk.
     pub(super) fn found(stored: &Stored) -> Block {
         Block {
             kind: stored.kind,
@@ -69,7 +69,7 @@ impl Block {
         }
     }
 
-    /// The block's bytes, if no disk has to be read for them.
+    /// Returns the block's bytes if they can be had without reading the disk.
     pub(crate) fn bytes(&self) -> Option<(Bytes, Tier)> {
         if let Some(resident) = &self.resident {
             return Some((Bytes::Resident(Arc::clone(resident)), Tier::Ram));
@@ -77,7 +77,7 @@ impl Block {
         Some((Bytes::Mapped(self.mapped.upgrade()?), Tier::Disk))
     }
 
-    /// True when the copy in memory is the store's alone, so that dropping it frees its memory.
+    /// True when no guard uses the copy in memory, so that dropping the copy frees its memory.
     pub(crate) fn has_unused_copy(&self) -> bool {
         self.resident.as_ref().is_some_and(|copy| Arc::strong_count(copy) == 1)
     }

@@ -4,17 +4,17 @@ use crate::key::BlockId;
 use crate::stats::EvictReason;
 use std::collections::{HashSet, VecDeque};
 
-/// A file to be removed; its block is forgotten already.
+/// A file to be removed. Its block is already forgotten.
 #[derive(Debug)]
 pub(crate) struct Delete {
     pub(crate) id: BlockId,
     pub(crate) physical: u64,
-    /// A damaged file is set aside instead of being removed at once.
+    /// A file that is removed for damage is set aside instead.
     pub(crate) reason: EvictReason,
 }
 
 /// The queue of removals. `leaving` has the id of every file that was pushed and is not finished
-/// yet: those that wait, and the one that the writer has.
+/// yet: the waiting files and the one that the writer is removing.
 #[derive(Debug, Default)]
 pub(crate) struct DeleteQueue {
     waiting: VecDeque<Delete>,
@@ -27,22 +27,22 @@ impl DeleteQueue {
         self.waiting.push_back(delete);
     }
 
-    /// Takes the next file to remove. The caller ends it with [`DeleteQueue::finish`].
+    /// Takes the next file to remove. The caller must then call [`DeleteQueue::finish`].
     pub(crate) fn pop(&mut self) -> Option<Delete> {
         self.waiting.pop_front()
     }
 
-    /// The removal of a block's file has ended.
+    /// Records that the removal of a block's file has ended.
     pub(crate) fn finish(&mut self, id: &BlockId) {
         self.leaving.remove(id);
     }
 
-    /// True while the file of a block is going.
+    /// True while a block's file is waiting to be removed or being removed.
     pub(crate) fn is_leaving(&self, id: &BlockId) -> bool {
         self.leaving.contains(id)
     }
 
-    /// Damaged files that wait to be set aside are removed instead.
+    /// Changes waiting removals of damaged files so that the files are not set aside.
     pub(crate) fn set_nothing_aside(&mut self) {
         self.waiting.iter_mut().for_each(|delete| delete.reason = EvictReason::Manual);
     }
@@ -55,12 +55,12 @@ impl DeleteQueue {
         self.waiting.is_empty()
     }
 
-    /// What the waiting files take on the medium.
+    /// Bytes of the waiting files on the medium.
     pub(super) fn bytes(&self) -> u64 {
         self.waiting.iter().map(|delete| delete.physical).sum()
     }
 
-    /// The namespaces of files that are going.
+    /// The namespaces of files that are waiting to be removed or being removed.
     pub(super) fn spaces(&self) -> impl Iterator<Item = u32> {
         self.waiting
             .iter()

@@ -1,4 +1,4 @@
-//! What goes: from the RAM tier, from disk, or from both.
+//! Eviction: from the RAM tier, from disk, or from both.
 
 use super::State;
 use super::block::{Block, OnDisk};
@@ -9,8 +9,8 @@ use crate::layout::Damage;
 use crate::stats::{EvictReason, Tier};
 
 impl State {
-    /// Shrinks the RAM tier until `bytes` more fit its budget. A block that was read ahead and not
-    /// yet asked for does not go: a chain longer than the tier would push out its own blocks before
+    /// Shrinks the RAM tier until `bytes` more fit its budget. Blocks that were read ahead and not
+    /// used yet stay: otherwise a chain longer than the tier would evict its own blocks before
     /// their use.
     pub(crate) fn make_ram_room(&mut self, bytes: u64, now_secs: u64) -> bool {
         while !self.blocks.ram().has_room(bytes) {
@@ -21,14 +21,14 @@ impl State {
         true
     }
 
-    /// Changes what the RAM tier may hold. A block in use stays until it is not.
+    /// Changes the budget of the RAM tier. Blocks in use stay until they are released.
     pub(crate) fn set_ram_budget(&mut self, bytes: u64, now_secs: u64) {
         self.blocks.set_ram_budget(bytes);
         while !self.blocks.ram().has_room(0) && self.demote_one(now_secs, true) {}
     }
 
-    /// Takes the least useful block out of the RAM tier, unless all are pinned or in use: a block
-    /// that a guard uses would not give its memory back.
+    /// Removes the least useful block from the RAM tier. Pinned blocks and blocks in use stay:
+    /// evicting a block that a guard uses would free no memory.
     pub(crate) fn demote_one(&mut self, now_secs: u64, even_awaited: bool) -> bool {
         let pins = &self.pins;
         let may_go = |id: &BlockId, block: &Block| {
@@ -42,7 +42,7 @@ impl State {
         true
     }
 
-    /// Drops the RAM tier's copy, and the block itself if it was nowhere else.
+    /// Drops the copy in the RAM tier, and forgets the block if it is in no other tier.
     fn leave_ram(&mut self, id: &BlockId, now_secs: u64) {
         if let Some(block) = self.blocks.get(id).filter(|_| self.blocks.is_in_ram(id)) {
             let (lifetime, idle) = (block.lifetime_secs(now_secs), block.idle_secs(now_secs));
@@ -51,15 +51,15 @@ impl State {
         }
     }
 
-    /// Chooses the block on disk to go next, and forgets that it is there.
+    /// Chooses the next block to evict from disk and forgets its file.
     pub(crate) fn evict_one(&mut self, now_secs: u64) -> Option<Delete> {
         let pins = &self.pins;
         let id = self.blocks.disk_victim(|id| !pins.contains(id))?;
         self.evict(&id, EvictReason::Quota, now_secs)
     }
 
-    /// Forgets that a stored block is on disk. The caller must see to the file. For room, a copy
-    /// in the RAM tier may stay; for any other reason it goes as well.
+    /// Forgets the file of a stored block; the caller must remove the file. If the reason is the
+    /// quota, a copy in the RAM tier may stay; for any other reason the copy is dropped too.
     fn evict(&mut self, id: &BlockId, reason: EvictReason, now_secs: u64) -> Option<Delete> {
         let block = self.blocks.get(id).filter(|block| block.on_disk == OnDisk::Stored)?;
         let physical = block.physical;
@@ -74,7 +74,8 @@ impl State {
         Some(Delete { id: *id, physical, reason })
     }
 
-    /// Forgets a stored block and queues the removal of its file; false if it is not stored.
+    /// Forgets a stored block and queues the removal of its file. Returns false if it is not
+    /// stored.
     pub(crate) fn discard_stored(
         &mut self,
         id: &BlockId,
@@ -86,7 +87,8 @@ impl State {
         true
     }
 
-    /// A stored block failed its checks: it is counted, forgotten, and its file set aside.
+    /// Counts and forgets a stored block that failed its checks, and queues its file to be set
+    /// aside.
     pub(crate) fn discard_damaged(&mut self, id: &BlockId, damage: Damage, now_secs: u64) -> bool {
         let was_stored = self.discard_stored(id, EvictReason::Corrupt, now_secs);
         if was_stored {
@@ -96,7 +98,7 @@ impl State {
         was_stored
     }
 
-    /// Forgets a block in every tier. Its save, if it is queued, is then not current any more.
+    /// Forgets a block in every tier. A queued save of it is no longer current.
     pub(crate) fn discard(&mut self, id: &BlockId, reason: EvictReason, now_secs: u64) {
         if self.discard_stored(id, reason, now_secs) {
             return;

@@ -1,4 +1,4 @@
-//! What a reader gets of a block, and what becomes of the read.
+//! Lookup of a block for a reader, and the end of the read.
 
 use super::State;
 use super::block::OnDisk;
@@ -7,15 +7,15 @@ use crate::key::{BlockId, Key, Namespace};
 use crate::record::Bytes;
 use crate::stats::Tier;
 
-/// A block that was read ahead stays for its reader at least this long, unless memory for a new
-/// block is needed.
+/// Seconds for which a block that was read ahead stays for its reader, unless a new block needs the
+/// memory.
 const AWAITED_SECS: u64 = 30;
 
-/// What [`State::find`] has for a reader.
+/// The result of [`State::find`].
 pub(crate) enum Found {
     /// The bytes are in memory, or mapped already.
     Here(Bytes, Tier),
-    /// The block is to be read from disk: into memory of our own (`Some`), or by mapping it
+    /// The block must be read from disk: into our own memory (`Some`), or by mapping its file
     /// (`None`).
     Cold(Option<MemoryShare>),
     /// Another thread is reading it.
@@ -24,7 +24,7 @@ pub(crate) enum Found {
 }
 
 impl State {
-    /// Finds a block for a reader, and takes memory to read it into if it is on disk.
+    /// Finds a block for a reader. If it is on disk, reserves the memory to read it into.
     pub(crate) fn find(&mut self, id: &BlockId, now_secs: u64) -> Found {
         let Some((gap, block)) = self.blocks.read(id, now_secs) else { return Found::Missing };
         let (file_len, bytes) = (block.file_len, block.bytes());
@@ -40,7 +40,8 @@ impl State {
         Found::Cold(if has_room { self.take_memory(file_len, now_secs) } else { None })
     }
 
-    /// Ends a read well: the block joins the RAM tier, or its mapping is shared while it lives.
+    /// Ends a successful read: the block joins the RAM tier, or its mapping is shared while it
+    /// lives.
     pub(crate) fn restored(&mut self, id: &BlockId, bytes: &Bytes, now_secs: u64) {
         self.reads.release(id);
         let Some(block) = self.blocks.get(id) else { return };
@@ -59,7 +60,7 @@ impl State {
         }
     }
 
-    /// Queues a read ahead of a block that is not in memory. False when the queue is full.
+    /// Queues a read ahead of a block that is not in memory. Returns false when the queue is full.
     pub(crate) fn queue_read(&mut self, id: BlockId) -> bool {
         if self.reads.is_full() {
             return false;
@@ -70,13 +71,13 @@ impl State {
         true
     }
 
-    /// A block that was read ahead is in the RAM tier.
+    /// Marks a block that was read ahead into the RAM tier as awaited by its reader.
     pub(crate) fn await_use(&mut self, id: &BlockId, now_secs: u64) {
         self.blocks.set_awaited_until(id, now_secs + AWAITED_SECS);
     }
 
-    /// How many of `keys`, from the first, are stored as one chain; and how many of those are in
-    /// memory. Counts a use of each.
+    /// Returns how many of `keys`, from the first, are stored as one chain, and how many of those
+    /// are in memory. Counts a use of each.
     pub(crate) fn longest_prefix(
         &mut self,
         namespace: &Namespace,

@@ -1,12 +1,12 @@
-//! The namespaces that the store knows, each under a small number.
+//! The known namespaces, each with a small number.
 
 use crate::key::{Kind, Namespace};
 use crate::stats::{MAX_NAMESPACE_STATS, NamespaceStats};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-/// With this many namespaces the store looks for the first time for those that hold nothing; then
-/// at twice as many as were left.
+/// The number of namespaces at which empty ones are first forgotten. The next time comes at twice
+/// the number that was left.
 const FIRST_LOOK: usize = 256;
 
 /// What the store knows of one namespace.
@@ -24,16 +24,16 @@ impl Known {
     }
 }
 
-/// Numbers of namespaces. `by_number` and `numbers` hold the same pairs. A number is never given
-/// twice, so that the id of a block in a forgotten namespace finds nothing.
+/// Numbers of namespaces. `by_number` and `numbers` hold the same pairs. A number is never reused,
+/// so the id of a block in a forgotten namespace finds nothing.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
     by_number: BTreeMap<u32, Known>,
     numbers: HashMap<Namespace, u32>,
     next_number: u32,
-    /// With this many namespaces it is time to look for those that hold nothing.
+    /// The number of namespaces at which empty ones should be forgotten.
     look_at: usize,
-    /// What was written to and read from namespaces that are forgotten.
+    /// Bytes written to and read from forgotten namespaces.
     forgotten: NamespaceStats,
 }
 
@@ -58,12 +58,12 @@ impl Namespaces {
         self.by_number.get(&number).map(|known| known.namespace)
     }
 
-    /// True for the number of a namespace that was not forgotten.
+    /// True for the number of a known namespace.
     pub(super) fn knows(&self, number: u32) -> bool {
         self.by_number.contains_key(&number)
     }
 
-    /// Gives a namespace that is not known yet its number.
+    /// Gives a new namespace its number.
     pub(super) fn add(&mut self, namespace: &Namespace) -> u32 {
         let number = self.next_number;
         self.next_number += 1;
@@ -73,18 +73,18 @@ impl Namespaces {
         number
     }
 
-    /// True when there are so many that those which hold nothing should be forgotten first.
+    /// True when empty namespaces should be forgotten before another one is added.
     pub(super) fn are_many(&self) -> bool {
         self.by_number.len() >= self.look_at
     }
 
-    /// The namespaces that are left after a look are all needed: the next look comes at twice as
-    /// many.
+    /// Schedules the next clean-up at twice the current number of namespaces, all of which are in
+    /// use.
     pub(super) fn set_next_look(&mut self) {
         self.look_at = FIRST_LOOK.max(2 * self.by_number.len());
     }
 
-    /// Forgets the namespaces whose number `keep` refuses.
+    /// Keeps only the namespaces whose number satisfies `keep`.
     pub(super) fn retain(&mut self, keep: impl Fn(u32) -> bool) {
         let forgotten = &mut self.forgotten;
         self.by_number.retain(|number, known| {
@@ -110,7 +110,8 @@ impl Namespaces {
         }
     }
 
-    /// The largest namespaces, then all others as one. `physical` gives a namespace's bytes on disk.
+    /// The largest namespaces, then all others combined. `physical` returns a namespace's bytes on
+    /// disk.
     pub(super) fn stats(&self, physical: impl Fn(u32) -> u64) -> Vec<NamespaceStats> {
         let stats = |(number, known): (&u32, &Known)| known.stats(physical(*number));
         let mut all: Vec<_> = self.by_number.iter().map(stats).collect();
@@ -130,7 +131,7 @@ impl Namespaces {
 
 #[cfg(test)]
 impl Namespaces {
-    /// The most namespaces there can be while at most one of them holds something.
+    /// The highest possible number of namespaces while at most one of them has blocks.
     pub(super) const MAX_IDLE: usize = 2 * FIRST_LOOK;
 
     pub(super) fn len(&self) -> usize {

@@ -1,4 +1,4 @@
-//! Blocks that may not be evicted for room.
+//! Blocks that may not be evicted to free space.
 
 use crate::key::{BlockId, IdHash};
 use std::collections::HashMap;

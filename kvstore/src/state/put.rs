@@ -1,4 +1,4 @@
-//! What becomes of a block that is put, until it is saved or not.
+//! State changes of a block from `put` until it is saved or dropped.
 
 use super::State;
 use super::block::OnDisk;
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl State {
-    /// Whether the parent of a block is on disk or on its way there. A block is written only if it
-    /// is, so that no chain on disk has a hole.
+    /// Checks that the parent of a block is stored or queued. A block is written only in that case,
+    /// so that no chain on disk has a gap.
     pub(crate) fn check_parent(&self, id: &BlockId, parent: Option<Key>) -> Result<(), DropReason> {
         let Some(key) = parent else { return Ok(()) };
         let parent = BlockId { key, ..*id };
@@ -22,7 +22,7 @@ impl State {
         Err(self.evictions.unsaved_reason(&parent).unwrap_or(DropReason::Admission))
     }
 
-    /// Whether a block may be queued to be written.
+    /// Checks whether a block may be queued to be written.
     pub(crate) fn may_save(
         &self,
         id: &BlockId,
@@ -37,12 +37,12 @@ impl State {
         self.saves.admits(memory_len, now)
     }
 
-    /// True when the parent of `id` is in some tier, or it has none.
+    /// True when `id` has no parent, or its parent is in some tier.
     pub(crate) fn has_parent(&self, id: &BlockId, parent: Option<Key>) -> bool {
         parent.is_none_or(|key| self.blocks.contains(&BlockId { key, ..*id }))
     }
 
-    /// Takes memory for a block, out of the RAM tier if need be.
+    /// Reserves memory for a block. Evicts blocks from the RAM tier if necessary.
     pub(crate) fn take_memory(&mut self, bytes: u64, now_secs: u64) -> Option<MemoryShare> {
         loop {
             if let Some(share) = self.gauge.reserve(bytes) {
@@ -54,14 +54,14 @@ impl State {
         }
     }
 
-    /// Counts a block as not saved, and remembers it so that its children follow.
+    /// Counts a block as not saved, and remembers it so that its children are dropped too.
     pub(crate) fn drop_save(&mut self, id: BlockId, reason: DropReason) {
         self.counters.drop_block(reason);
         self.evictions.note_unsaved(id, reason);
     }
 
-    /// What becomes of a put whose block is here already; `None` when it is not. A block that is in
-    /// the RAM tier only is queued now if it may be.
+    /// Returns the outcome of a put whose block is already known, or `None` if it is new. A block
+    /// that is in the RAM tier only is queued now if it may be saved.
     pub(crate) fn put_again(
         &mut self,
         id: &BlockId,
@@ -94,7 +94,7 @@ impl State {
         self.queue_save(id, resident);
     }
 
-    /// Adds a new block for the RAM tier only. False when it does not fit there.
+    /// Adds a new block to the RAM tier only. Returns false when it does not fit.
     pub(crate) fn add_to_ram(
         &mut self,
         id: BlockId,
@@ -113,7 +113,7 @@ impl State {
         self.evictions.forget_unsaved(&id);
     }
 
-    /// True while `save` is still wanted: its block was not removed or replaced meanwhile.
+    /// True while `save` is still valid: its block was neither removed nor replaced meanwhile.
     pub(crate) fn is_current(&self, save: &Save) -> bool {
         self.blocks.get(&save.id).is_some_and(|block| {
             block.on_disk == OnDisk::Queued
@@ -121,7 +121,7 @@ impl State {
         })
     }
 
-    /// Ends a current save well: the block is on disk, and joins the RAM tier if there is room.
+    /// Ends a successful save: the block is on disk, and joins the RAM tier if there is space.
     pub(crate) fn saved(&mut self, save: &Save, physical: u64, now_secs: u64) {
         self.saves.finish(save);
         let Some(block) = self.blocks.get(&save.id) else { return };
@@ -131,7 +131,7 @@ impl State {
         self.blocks.stored(&save.id, physical, room);
     }
 
-    /// Ends a save badly: the block stays in the RAM tier if it is there, else it is forgotten.
+    /// Ends a failed save: the block stays if it is in the RAM tier, and is forgotten otherwise.
     pub(crate) fn not_saved(&mut self, save: &Save, reason: DropReason) {
         self.saves.finish(save);
         if self.is_current(save) {
@@ -140,7 +140,7 @@ impl State {
         }
     }
 
-    /// The store is closing: no block is saved any more.
+    /// Marks the store as closing: no further block is saved.
     pub(crate) fn stop(&mut self) {
         self.activity.stop();
         while let Some(save) = self.saves.pop() {

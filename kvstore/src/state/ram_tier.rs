@@ -3,8 +3,8 @@
 use super::chain::ChainLru;
 use crate::key::{BlockId, Key};
 
-/// The RAM tier. `bytes` is the memory of exactly the blocks in `order`; it passes `budget` only
-/// after the budget was made smaller than what is in use.
+/// The RAM tier. `bytes` is the memory of exactly the blocks in `order`. It exceeds `budget` only
+/// when the budget was reduced below the memory in use.
 #[derive(Debug)]
 pub(crate) struct RamTier {
     order: ChainLru,
@@ -29,7 +29,7 @@ impl RamTier {
         self.budget = bytes;
     }
 
-    /// True when `bytes` more fit the budget now.
+    /// True when `bytes` more fit in the budget now.
     pub(crate) fn has_room(&self, bytes: u64) -> bool {
         self.bytes.saturating_add(bytes) <= self.budget
     }
@@ -52,7 +52,7 @@ impl RamTier {
         self.order.touch(id, false);
     }
 
-    /// The next block to leave that `may_go` does not refuse.
+    /// Returns the next block to leave among those for which `may_go` is true.
     pub(super) fn victim(&mut self, may_go: impl Fn(&BlockId) -> bool) -> Option<BlockId> {
         self.order.victim(may_go)
     }

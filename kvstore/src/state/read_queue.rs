@@ -1,15 +1,15 @@
-//! Blocks that wait to be read into the RAM tier, and those being read.
+//! Blocks that are waiting to be read into the RAM tier, and blocks being read.
 
 use crate::key::BlockId;
 use std::collections::{HashSet, VecDeque};
 
-/// The most reads that wait for a read thread. Further ones are not queued: the `get` that comes
-/// later reads for itself.
+/// Limit on the reads that wait for a read thread. Further reads are not queued; a later `get`
+/// reads the block itself.
 const MAX_WAITING: usize = 4096;
 
-/// The queue of reads. A block in `reading` is being read by exactly one thread, for which the
-/// others that want it wait; a waiting block is read by nobody yet, or by a thread that asked for
-/// it meanwhile.
+/// The queue of reads. Exactly one thread reads a block in `reading`, and other threads that want
+/// the block wait for it. A waiting block is read by no thread yet, or by a thread that called
+/// `get`.
 #[derive(Debug, Default)]
 pub(crate) struct ReadQueue {
     waiting: VecDeque<BlockId>,
@@ -22,7 +22,7 @@ impl ReadQueue {
         self.waiting.len() >= MAX_WAITING
     }
 
-    /// Queues a read, unless some thread reads the block.
+    /// Queues a read, unless a thread is reading the block.
     pub(super) fn push(&mut self, id: BlockId) {
         if !self.reading.contains(&id) {
             self.waiting.push_back(id);
@@ -34,8 +34,8 @@ impl ReadQueue {
         self.waiting.pop_front()
     }
 
-    /// The calling thread reads this block from now on, until [`ReadQueue::release`]. False when
-    /// another thread does.
+    /// Marks this block as being read by the calling thread until [`ReadQueue::release`]. Returns
+    /// false when another thread is reading it.
     pub(super) fn claim(&mut self, id: &BlockId) -> bool {
         self.reading.insert(*id)
     }
@@ -44,7 +44,7 @@ impl ReadQueue {
         self.reading.remove(id);
     }
 
-    /// True while some thread reads a block.
+    /// True while any thread reads a block.
     pub(crate) fn is_reading(&self) -> bool {
         !self.reading.is_empty()
     }
@@ -54,12 +54,12 @@ impl ReadQueue {
         self.waiting.is_empty()
     }
 
-    /// Blocks waiting and being read.
+    /// Blocks that are waiting or being read.
     pub(super) fn ids(&self) -> impl Iterator<Item = &BlockId> {
         self.waiting.iter().chain(&self.reading)
     }
 
-    /// The number of blocks waiting and being read.
+    /// The number of blocks that are waiting or being read.
     pub(crate) fn len(&self) -> usize {
         self.waiting.len() + self.reading.len()
     }

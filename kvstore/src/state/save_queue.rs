@@ -14,8 +14,8 @@ pub(crate) struct Save {
     pub(crate) resident: Arc<Resident>,
 }
 
-/// The queue of saves, first come, first served. `bytes` is the memory of all that were pushed and
-/// not finished yet: those that wait, and the one that the writer has.
+/// The queue of saves, first come, first served. `bytes` is the memory of every save that was
+/// pushed and is not finished: the waiting saves and the one in progress.
 #[derive(Debug)]
 pub(crate) struct SaveQueue {
     waiting: VecDeque<Save>,
@@ -30,7 +30,7 @@ impl SaveQueue {
         SaveQueue { waiting: VecDeque::new(), bytes: 0, limit, paused_until: None }
     }
 
-    /// Whether a block of this size may be queued now.
+    /// Checks whether a block of this size may be queued now.
     pub(super) fn admits(&self, memory_len: u64, now: Duration) -> Result<(), DropReason> {
         if self.is_paused(now) {
             return Err(DropReason::DiskFull);
@@ -46,12 +46,12 @@ impl SaveQueue {
         self.waiting.push_back(save);
     }
 
-    /// Takes the next block to write. The caller ends it with [`SaveQueue::finish`].
+    /// Takes the next block to write. The caller must then call [`SaveQueue::finish`].
     pub(crate) fn pop(&mut self) -> Option<Save> {
         self.waiting.pop_front()
     }
 
-    /// A save that was taken has ended, well or badly.
+    /// Records that a save has ended, whether or not it succeeded.
     pub(super) fn finish(&mut self, save: &Save) {
         self.bytes -= save.resident.memory_len();
     }
@@ -77,12 +77,12 @@ impl SaveQueue {
         self.paused_until.is_some_and(|until| now < until)
     }
 
-    /// True from the beginning of a pause until saving is tried again.
+    /// True from the start of a pause until saving is tried again.
     pub(crate) fn has_pause(&self) -> bool {
         self.paused_until.is_some()
     }
 
-    /// Pauses saving, unless it is paused already.
+    /// Pauses saving, unless it is already paused.
     pub(crate) fn pause(&mut self, until: Duration) {
         self.paused_until.get_or_insert(until);
     }

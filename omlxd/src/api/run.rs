@@ -315,7 +315,7 @@ fn generate<E: ApiRequest>(
         parser: prompt.parser.clone(),
         thinking_tokens: request.thinking_budget(),
         grammar: prompt.grammar.clone(),
-        goes_on: request.goes_on(),
+        continues_prompt: request.goes_on(),
     }
 }
 

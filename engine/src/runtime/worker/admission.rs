@@ -1,4 +1,4 @@
-//! Who may start: what the scheduler asks of the engine for requests that wait.
+//! Admission checks that the scheduler makes for waiting requests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -6,23 +6,23 @@ use crate::kv::common_prefix;
 use crate::runtime::row::{Next, Row};
 use crate::sched::{RowId, Tenant};
 
-/// Shared tokens that are worth waiting for.
+/// Minimum number of shared tokens for which a request waits.
 const WORTH_WAITING: usize = 256;
-/// Pairs of prompts that are remembered before those whose requests are over are dropped.
+/// Number of prompt pairs remembered before those of ended requests are dropped.
 const MANY_PAIRS: usize = 4096;
-/// Names of tenants that are remembered before those without a request are dropped.
+/// Number of tenant names remembered before those without requests are dropped.
 const MANY_TENANTS: usize = 1024;
 
-/// How many tokens two prompts begin with alike, counted once for each pair.
+/// The lengths of prompts' common prefixes, computed once for each pair.
 #[derive(Debug, Default)]
 pub(super) struct CommonPrefixes {
-    /// By who waits and who is computed.
+    /// By (waiting request, computing request).
     pairs: HashMap<(RowId, RowId), usize>,
 }
 
 impl CommonPrefixes {
-    /// Whether a waiting request may start. One that begins like a prompt being computed waits until
-    /// what they share is there, instead of computing it a second time.
+    /// Whether a waiting request may start. If it shares a prefix with a prompt that is being
+    /// computed, it waits until that prefix is cached, instead of computing it a second time.
     pub(super) fn may_start(&mut self, rows: &BTreeMap<RowId, Row>, id: RowId) -> bool {
         let Some(row) = rows.get(&id) else { return true };
         let leads = |(leader_id, leader): (&RowId, &Row)| {
@@ -56,7 +56,7 @@ pub(super) struct Tenants {
 }
 
 impl Tenants {
-    /// The number of `name`. `others`: the tenants of all other requests, which keep theirs.
+    /// The number of `name`. `others`: the tenants of all other requests, which keep their numbers.
     pub(super) fn number<'a>(
         &mut self,
         name: &str,

@@ -1,7 +1,8 @@
-//! The thread that owns MLX: every array is made, evaluated and dropped here.
+//! The thread that owns MLX: every array is created, evaluated and dropped on it.
 //!
-//! It asks the scheduler what to do, does it, and tells the scheduler what came of it. A step is
-//! under way while the graph of the next one is made and while the tokens of the one before are sent.
+//! It takes decisions from the scheduler, carries them out, and reports the results to it. While
+//! one step is in flight, the graph of the next one is built and the tokens of the previous one are
+//! sent.
 
 mod admission;
 mod constrained;
@@ -44,17 +45,17 @@ use crate::types::{FinishReason, RowPhase};
 use admission::{CommonPrefixes, Tenants};
 pub(crate) use supervision::supervise;
 
-/// How long a row whose reader is behind waits before it looks again.
+/// Polling interval for a row whose reader is behind.
 const BLOCKED_POLL: Duration = Duration::from_millis(1);
-/// The same for requests that wait for memory.
+/// Polling interval for requests that wait for memory.
 const WAITING_POLL: Duration = Duration::from_millis(20);
-/// A wait shorter than this found its token computed.
+/// If a wait was shorter than this, the token was already computed.
 const WAITED: Duration = Duration::from_micros(10);
-/// The longest wait of an idle thread, so that it notices the end of its handles.
+/// The longest wait of an idle thread, so that it notices when its handles are dropped.
 const IDLE_POLL: Duration = Duration::from_secs(1);
-/// A request whose steps failed so often beside others fails itself.
+/// Number of failed steps shared with other rows after which a request itself fails.
 const MAX_FAILED_STEPS: u32 = 3;
-/// The longest pause that a duty cycle makes after one step.
+/// The longest pause after one step that the duty cycle adds.
 const MAX_DUTY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The thread's state.
@@ -64,29 +65,29 @@ pub(crate) struct Worker {
     config: EngineConfig,
     status: Arc<Status>,
     models: HashMap<ModelId, Rc<Loaded>>,
-    /// Requests that wait or run.
+    /// Waiting and running requests.
     rows: BTreeMap<RowId, Row>,
-    /// Requests that are computed, but not read to their end.
+    /// Requests that are computed, but whose events are not all read.
     leaving: Vec<DrainingRequest>,
     scheduler: Scheduler,
-    /// The step that MLX computes.
+    /// The step that MLX is computing.
     in_flight: Option<InFlightStep>,
-    /// When the last step was complete, unless there was a pause since.
+    /// When the last step was complete, unless there was a pause since then.
     last_end: Option<Instant>,
     reuse: Reuse,
-    /// Moves the rows' constraints on.
+    /// Advances the rows' grammar constraints.
     masks: Masks,
     account: MemoryBudget,
     next_row: RowId,
-    /// What prompts that wait have in common with those being computed.
+    /// Common prefixes of waiting prompts with those being computed.
     common: CommonPrefixes,
     tenants: Tenants,
     started: Instant,
-    /// Whether the next step is handed to MLX before the last tokens are read. On Metal that keeps
-    /// the GPU busy. On the CPU backend it would keep the caches' buffers shared while the next step
-    /// wants to write into them, and MLX would copy them.
+    /// Whether the next step is handed to MLX before the last tokens are read. On Metal this keeps
+    /// the GPU busy. On the CPU backend the caches' buffers would still be shared when the next
+    /// step writes into them, so MLX would copy them.
     overlap: bool,
-    /// Whether the observer knows of work that goes on.
+    /// Whether the observer was notified of work since the last idle notification.
     at_work: bool,
 }
 
@@ -156,7 +157,7 @@ impl Worker {
                 Decision::Wait if self.in_flight.is_some() => self.drain(),
                 Decision::Wait if self.masks.is_waiting() => self.await_mask(),
                 Decision::Wait => {
-                    // Nothing can be computed: that is no standstill.
+                    // A thread without work is not stalled.
                     self.status.alive();
                     self.last_end = None;
                     self.flush_idle_sessions(false);
@@ -204,7 +205,7 @@ impl Worker {
         self.status.pressure.store(self.account.pressure() as u8, Ordering::Relaxed);
     }
 
-    /// Hands the ends of live sessions to the store.
+    /// Stores the ends of idle live sessions or, with `all`, of every session.
     fn flush_idle_sessions(&mut self, all: bool) {
         let reuse = &mut self.reuse;
         guarded("saving the live sessions", || reuse.flush_idle_sessions(all));
@@ -223,7 +224,7 @@ impl Worker {
         self.scheduler.set_memory(self.account.memory());
     }
 
-    /// Takes the commands that are there. False when no more can come.
+    /// Processes the waiting commands. Returns false when no more can arrive.
     fn take_commands(&mut self) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             self.handle(command);
@@ -231,7 +232,7 @@ impl Worker {
         true
     }
 
-    /// Waits for a command, for as long as nothing else can happen. False when none can come.
+    /// Waits for a command until other work is due. Returns false when no more commands can arrive.
     fn pause(&mut self) -> bool {
         let blocked = !self.leaving.is_empty() || self.rows.values().any(Row::is_blocked);
         let wait = match (blocked, self.rows.is_empty()) {
@@ -249,9 +250,9 @@ impl Worker {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Load { id, name, folder, held, reply } => {
+            Command::Load { id, name, folder, notifier, reply } => {
                 self.drain();
-                self.load(id, name, folder, held, reply);
+                self.load(id, name, folder, notifier, reply);
             }
             Command::Submit(job) => self.arrive(job),
             Command::Unload(id) => {
@@ -269,7 +270,7 @@ impl Worker {
     fn unload(&mut self, id: ModelId) {
         let Some(model) = self.models.remove(&id) else { return };
         let reuse = &mut self.reuse;
-        guarded("forgetting a model's KV", || reuse.forget(id));
+        guarded("dropping a model's KV caches", || reuse.forget(id));
         // A request that still runs keeps the weights until it ends.
         drop(model);
         self.forget_costs();
@@ -277,13 +278,13 @@ impl Worker {
         self.wire();
     }
 
-    /// Models come and go, each time under another id.
+    /// Drops the costs of unloaded models. Every load has a new id.
     fn forget_costs(&mut self) {
         let models = &self.models;
         self.scheduler.keep_costs(|model| models.contains_key(&ModelId(model)));
     }
 
-    /// While there are models, what the budget allows stays wired.
+    /// Keeps memory up to the budget wired while models are loaded.
     fn wire(&self) {
         let wanted = if self.models.is_empty() { 0 } else { self.account.budget_bytes() };
         let set = bridge::set_wired_limit(wanted);
@@ -295,7 +296,7 @@ impl Worker {
         id: ModelId,
         name: String,
         folder: Arc<ModelFiles>,
-        held: UnloadNotifier,
+        notifier: UnloadNotifier,
         reply: LoadReply,
     ) {
         if reply.is_closed() {
@@ -315,7 +316,7 @@ impl Worker {
                 what: error.what().to_owned(),
             })?;
             self.overlap = bridge::metal_is_available();
-            Loaded::load(id, name, &folder, held, self.config.compute_dtype, room)
+            Loaded::load(id, name, &folder, notifier, self.config.compute_dtype, room)
         }));
         self.status.loading.store(false, Ordering::Relaxed);
         self.status.alive();
@@ -344,12 +345,12 @@ impl Worker {
             }
         };
         if let Err(Ok(_)) = reply.send(answer) {
-            // Nobody waits any more, so nobody will ever unload it.
+            // The caller is gone, so it will never unload the model.
             self.unload(id);
         }
     }
 
-    /// What the budget leaves for weights when all that is kept for later goes.
+    /// Bytes that the budget leaves for weights after everything kept for later is dropped.
     fn room_for_weights(&self) -> u64 {
         let free = self.account.memory().free_bytes(self.scheduler.reserved_bytes(), true);
         free + self.account.kept_bytes()
@@ -363,9 +364,9 @@ impl Worker {
         let row = Row::new(job, Rc::clone(model));
         let id = self.next_row;
         self.next_row += 1;
-        let asking = self.sched_request(&row, false);
+        let request = self.sched_request(&row, false);
         self.rows.insert(id, row);
-        self.scheduler.arrive(id, asking);
+        self.scheduler.arrive(id, request);
     }
 
     fn sched_request(&mut self, row: &Row, solo: bool) -> SchedRequest {
@@ -384,8 +385,8 @@ impl Worker {
         }
     }
 
-    /// A row whose thoughts are about to be ended is not computed ahead: its next token depends on
-    /// the one under way.
+    /// Finishes the step in flight if a row's reasoning is about to be ended: the row cannot be
+    /// computed ahead, because its next token depends on the one in flight.
     fn drain_before_reasoning_ends(&mut self) {
         let near = |id| {
             let thoughts = self.rows.get(id).and_then(|row| row.thoughts.as_ref());
@@ -404,7 +405,8 @@ impl Worker {
         }
     }
 
-    /// Sends clients that are behind what they can take now; ends those that take nothing for too long.
+    /// Sends waiting events to slow clients. Ends requests whose clients receive nothing for too
+    /// long.
     fn flush_readers(&mut self) {
         let limit = self.config.slow_reader;
         let leaving = std::mem::take(&mut self.leaving);
@@ -422,7 +424,7 @@ impl Worker {
         }
     }
 
-    /// Asks the system for its memory pressure now and then, and gives memory back where it must.
+    /// Polls the system's memory pressure and frees memory if necessary.
     fn adapt_to_pressure(&mut self) {
         if let Some(pressure) = self.account.poll(&*self.config.sensor) {
             if pressure != Pressure::Normal {
@@ -437,11 +439,12 @@ impl Worker {
         }
     }
 
-    /// Starts a request, or resumes one.
+    /// Starts or resumes a request.
     fn admit(&mut self, id: RowId) {
         let Some(mut row) = self.rows.remove(&id) else { return self.scheduler.end(id) };
         self.status.waiting.fetch_sub(1, Ordering::Relaxed);
-        // It counts as running from here on: a disk that hangs while its KV is restored is a stall.
+        // The request counts as running from here on: a disk that hangs during its restore is a
+        // stall.
         self.tell_status();
         let tokens = row.tokens();
         let reuse = &mut self.reuse;
@@ -464,15 +467,18 @@ impl Worker {
         let error = match begun {
             Ok(Ok((namespace, reused))) => {
                 self.status.note_namespace(&row.model.reuse.name, namespace);
-                let held = matches!(row.constraint, Some(MaskState::Away));
+                let awaits = matches!(row.constraint, Some(MaskState::Pending));
                 self.rows.insert(id, row);
                 self.scheduler.started(id, reused);
-                self.scheduler.set_held(id, held);
+                self.scheduler.set_awaits_mask(id, awaits);
                 return self.note_live();
             }
             Ok(Err(error)) => GenerateError::Mlx(error.what().to_owned()),
             Err(panic) => {
-                tracing::error!(panic = panic_text(&*panic), "restoring a prompt's KV panicked");
+                tracing::error!(
+                    panic = panic_text(&*panic),
+                    "restoring a prompt's KV cache panicked"
+                );
                 GenerateError::Internal
             }
         };
@@ -480,7 +486,7 @@ impl Worker {
         row.fail(error);
     }
 
-    /// Takes a request out; its caches are kept for the next turn.
+    /// Ends a request early. Its caches are kept for the next turn.
     fn end_early(&mut self, id: RowId, error: Option<GenerateError>) {
         self.scheduler.end(id);
         let Some(mut row) = self.rows.remove(&id) else { return };
@@ -493,14 +499,14 @@ impl Worker {
         }
     }
 
-    /// A request's answer is complete.
+    /// Ends a request whose answer is complete.
     fn complete(&mut self, id: RowId, finish: FinishReason) {
         self.scheduler.end(id);
         let Some(mut row) = self.rows.remove(&id) else { return };
         if row.sequence.is_none() {
             self.status.waiting.fetch_sub(1, Ordering::Relaxed);
         }
-        // Kept first: who reads the end of an answer may send the next turn at once.
+        // Park the caches first: a client that reads the end may send the next turn at once.
         self.park(&mut row);
         self.leaving.extend(row.leave(finish).send(self.config.slow_reader));
     }
@@ -511,20 +517,21 @@ impl Worker {
         let Sequence { cache, track, .. } = sequence;
         let (model, prompt_tokens) = (Rc::clone(&row.model.reuse), row.job.request.prompt.len());
         let reuse = &mut self.reuse;
-        let kept =
-            guarded("keeping a turn's KV", || reuse.park(model, cache, track, prompt_tokens));
+        let kept = guarded("keeping a finished turn's KV cache", || {
+            reuse.park(model, cache, track, prompt_tokens)
+        });
         if let Some(Err(error)) = kept {
-            tracing::warn!(error = error.what(), "a turn's KV was not kept");
+            tracing::warn!(error = error.what(), "a finished turn's KV cache was not kept");
         }
         self.note_live();
     }
 
-    /// Memory is short: what is kept for later goes first, then what idle models hold.
+    /// Frees memory: first caches kept for later, then idle models.
     fn reclaim(&mut self, bytes: u64) {
         self.drain();
         let before = self.account.used_bytes();
         let reuse = &mut self.reuse;
-        guarded("giving back KV", || reuse.shrink(bytes));
+        guarded("freeing kept KV caches", || reuse.shrink(bytes));
         self.note_live();
         let mut given = before.saturating_sub(self.account.used_bytes());
         if given < bytes {
@@ -541,16 +548,16 @@ impl Worker {
         self.account_for_memory();
     }
 
-    /// Puts a row back into the queue; its KV goes to the store.
+    /// Puts a row back into the queue. Its KV cache goes to the store.
     fn preempt(&mut self, id: RowId) {
         self.drain();
-        // Its last token may have ended it.
+        // The row's last token may have ended it.
         let Some(mut row) = self.rows.remove(&id) else { return };
         if let Some(Sequence { cache, track, .. }) = row.sequence.take() {
             let (model, prompt_tokens) =
                 (Rc::clone(&row.model.reuse), row.job.request.prompt.len());
             let reuse = &mut self.reuse;
-            guarded("saving a preempted row's KV", || {
+            guarded("saving a preempted row's KV cache", || {
                 reuse.swap_out(model, cache, track, prompt_tokens)
             });
             self.status.preemptions.fetch_add(1, Ordering::Relaxed);
@@ -563,13 +570,13 @@ impl Worker {
         row.sequence = None;
         self.status.waiting.fetch_add(1, Ordering::Relaxed);
         row.job.phase.set(RowPhase::Queued);
-        let asking = self.sched_request(&row, solo);
+        let request = self.sched_request(&row, solo);
         self.rows.insert(id, row);
-        self.scheduler.arrive(id, asking);
+        self.scheduler.arrive(id, request);
     }
 }
 
-/// Runs what no request may fail for. `None` after a panic, which is logged.
+/// Runs code whose panic must not fail a request. Returns `None` after a panic, which is logged.
 fn guarded<T>(what: &'static str, run: impl FnOnce() -> T) -> Option<T> {
     let outcome = catch_unwind(AssertUnwindSafe(run));
     outcome.inspect_err(|panic| tracing::error!(panic = panic_text(&**panic), what, "a panic")).ok()

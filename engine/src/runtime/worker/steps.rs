@@ -1,4 +1,4 @@
-//! Steps: building one while MLX computes the one before, and what comes of them.
+//! Steps: builds one while MLX computes the previous one, and delivers their tokens.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::sched::{RowId, StepCost, StepPlan};
 use crate::types::ModelId;
 
 impl Worker {
-    /// Computes a step, and sends what the one before it brought.
+    /// Computes a step and delivers the tokens of the previous one.
     pub(super) fn step(&mut self, plan: &StepPlan) {
         self.store_full_blocks(plan);
         let mut rows: Vec<(RowId, Row, Part)> = Vec::with_capacity(plan.decode.len() + 1);
@@ -44,7 +44,7 @@ impl Worker {
         }
     }
 
-    /// Hands finished blocks to the store, before the caches move on.
+    /// Hands finished blocks to the store before the caches advance.
     fn store_full_blocks(&mut self, plan: &StepPlan) {
         let prompt = plan.prefill.map(|(id, _)| id);
         for id in plan.decode.iter().copied().chain(prompt) {
@@ -56,22 +56,22 @@ impl Worker {
                 continue;
             }
             let reuse = &self.reuse;
-            let stored_blocks = guarded("storing a block of KV", || {
+            let stored_blocks = guarded("storing a KV block", || {
                 reuse.store_full_blocks(&model.reuse, cache, track)
             });
-            // What cannot be stored is not worth failing for.
+            // A block that cannot be stored does not fail the request.
             if let Some(Err(error)) = stored_blocks {
-                tracing::warn!(error = error.what(), "a block of KV was not stored");
+                tracing::warn!(error = error.what(), "a KV block was not stored");
             }
         }
     }
 
-    /// Waits for the step before, hands the new one over, then sends what the old one brought.
+    /// Waits for the previous step, starts the new one, then delivers the previous step's tokens.
     fn compute(&mut self, before: Option<InFlightStep>, mut built: StepGraph) {
         self.note_step(&built);
         let mut before = before;
         if self.overlap {
-            // The tokens before may still be computed: MLX has the next ones behind them in time.
+            // The previous tokens may still be in computation: MLX queues the next ones after them.
             if let Err(error) = attempt(|| async_eval(built.arrays())) {
                 before.into_iter().for_each(|before| self.finish(before));
                 return self.on_step_failed(&built.rows, error);
@@ -90,7 +90,7 @@ impl Worker {
         }
         let wait_now = built.sampled.is_none();
         let handed = attempt(|| match (wait_now, self.overlap) {
-            // Without a token to come there is nothing to do meanwhile.
+            // Without a token to wait for there is nothing else to do meanwhile.
             (true, _) => eval(built.arrays()),
             (false, false) => async_eval(built.arrays()),
             (false, true) => Ok(()),
@@ -104,7 +104,7 @@ impl Worker {
                 self.report(&next, next.built.begin.elapsed(), Duration::ZERO, next.built.build);
             }
             Ok(()) => {
-                // The step is known before the old one's rows end in it.
+                // The new step is recorded before rows of the old one end in it.
                 self.in_flight = Some(next);
                 before.into_iter().for_each(|before| self.deliver(before));
             }
@@ -115,15 +115,15 @@ impl Worker {
         }
     }
 
-    /// Waits for a step's tokens. What was given to it goes first: the next step writes there.
+    /// Waits for a step's tokens. Its inputs are dropped first, because the next step writes there.
     fn wait(&mut self, step: &mut InFlightStep) -> Result<(), Fault> {
         step.built.caches.clear();
         let begin = Instant::now();
         attempt(|| eval(step.built.arrays()))?;
         let now = Instant::now();
         let waited = now - begin;
-        // It was ready already, and nothing else was: since when is not known, at most since it was
-        // handed over.
+        // The step was complete before the wait, and MLX had no other work. It is unknown since
+        // when, but at most since the step was handed over.
         let idle = if !self.overlap && waited < WAITED {
             step.handed_over.elapsed()
         } else {
@@ -135,7 +135,7 @@ impl Worker {
         Ok(())
     }
 
-    /// A step is complete.
+    /// Reports a completed step.
     fn report(
         &mut self,
         step: &InFlightStep,
@@ -154,7 +154,7 @@ impl Worker {
         }
         let host =
             if waited.is_zero() { build } else { duration.saturating_sub(waited).min(duration) };
-        // Its rows may have ended meanwhile, and the model may be gone.
+        // Its rows may have ended meanwhile, and the model may be unloaded.
         let name = self.models.get(&ModelId(model)).map_or("", |model| &model.reuse.name);
         self.config.observer.step(
             name,
@@ -168,11 +168,11 @@ impl Worker {
                 idle,
             },
         );
-        self.rest_a_while(duration);
+        self.pause_for_duty_cycle(duration);
     }
 
-    /// Leaves the machine to others for the part of the time that the configuration says.
-    fn rest_a_while(&mut self, computed: Duration) {
+    /// Pauses for the fraction of time that the duty cycle leaves to other programs.
+    fn pause_for_duty_cycle(&mut self, computed: Duration) {
         let share = self.config.duty_cycle.clamp(0.05, 1.0);
         if share < 1.0 {
             std::thread::sleep(computed.mul_f64((1.0 - share) / share).min(MAX_DUTY_PAUSE));
@@ -180,7 +180,7 @@ impl Worker {
         }
     }
 
-    /// Waits for a step, and sends what it brought.
+    /// Waits for a step and delivers its tokens.
     fn finish(&mut self, mut step: InFlightStep) {
         match self.wait(&mut step) {
             Ok(()) => self.deliver(step),
@@ -188,27 +188,27 @@ impl Worker {
         }
     }
 
-    /// Lets the step under way come to its end.
+    /// Finishes the step in flight.
     pub(super) fn drain(&mut self) {
         if let Some(step) = self.in_flight.take() {
             self.finish(step);
         }
     }
 
-    /// Sends the tokens of an evaluated step.
+    /// Delivers the tokens of an evaluated step.
     fn deliver(&mut self, step: InFlightStep) {
         let StepGraph { rows, outputs, sampled, .. } = step.built;
         let Some(sampled) = sampled else { return };
         let alone = rows.len() == 1;
         let tokens = sampled.tokens.as_slice::<u32>();
         let is_nan = sampled.is_nan.as_ref().map(|is_nan| is_nan.as_slice::<bool>());
-        for (place, &id) in outputs.iter().enumerate() {
+        for (index, &id) in outputs.iter().enumerate() {
             let Some(row) = self.rows.get_mut(&id) else { continue };
-            if is_nan.is_some_and(|is_nan| is_nan[place]) {
+            if is_nan.is_some_and(|is_nan| is_nan[index]) {
                 self.not_a_number(id);
                 continue;
             }
-            let logprobs = sampled.logprobs[place].as_ref().map(read_logprobs).transpose();
+            let logprobs = sampled.logprobs[index].as_ref().map(read_logprobs).transpose();
             let logprobs = match logprobs {
                 Ok(logprobs) => logprobs,
                 Err(error) => {
@@ -219,19 +219,19 @@ impl Worker {
             if alone {
                 self.scheduler.trust(id);
             }
-            match row.take(tokens[place], logprobs) {
+            match row.take(tokens[index], logprobs) {
                 Some(finish) => self.complete(id, finish),
                 None => {
                     if !row.flush() {
                         self.scheduler.set_blocked(id, true);
                     }
-                    self.constrain(id, tokens[place]);
+                    self.constrain(id, tokens[index]);
                 }
             }
         }
     }
 
-    /// A request's logits were no numbers: it ends, and what it stored is not trusted.
+    /// Ends a request whose logits contain NaN, and drops the blocks that it stored.
     fn not_a_number(&mut self, id: RowId) {
         self.scheduler.end(id);
         let Some(row) = self.rows.remove(&id) else { return };
@@ -243,8 +243,9 @@ impl Worker {
         row.fail(GenerateError::NotANumber { what });
     }
 
-    /// A step with these rows failed. One that was alone is at fault. Of several nobody knows which:
-    /// each starts over from its known tokens, and computes alone until it has shown that it can.
+    /// Handles a failed step with these rows. A row that was alone in it is at fault. With several
+    /// rows the fault is unknown: each row starts over from its known tokens and computes alone
+    /// until it has completed a step.
     fn on_step_failed(&mut self, ids: &[RowId], fault: Fault) {
         let alone = ids.len() == 1;
         tracing::error!(rows = ids.len(), fault = fault.text(), "a step of the engine failed");
@@ -260,7 +261,7 @@ impl Worker {
                 self.requeue(id, row, true);
             }
         }
-        // A live session may hold arrays of the graph that failed.
+        // A live session may hold arrays of the failed graph.
         for model in models {
             self.reuse.drop_live(model);
         }
@@ -303,7 +304,7 @@ impl Fault {
     }
 }
 
-/// Runs a part of a step.
+/// Runs a part of a step and catches panics.
 fn attempt<T>(run: impl FnOnce() -> Result<T>) -> Result<T, Fault> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(done)) => Ok(done),

@@ -1,4 +1,4 @@
-//! What happens when the thread ends by a panic.
+//! Handles a panic that ends the engine thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,23 +8,23 @@ use crate::panic_text;
 use crate::runtime::command::Command;
 use crate::runtime::status::Status;
 
-/// The life of the thread. A panic outside of what is guarded ends it: `status` then says why, before
-/// those who wait are told.
+/// The thread's main function. A panic outside guarded code ends the thread. `status` then gets the
+/// reason before waiting callers are notified.
 pub(crate) fn supervise(mut worker: Worker, status: &Status) {
     let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.run())) else { return };
     let why = panic_text(&*panic);
     tracing::error!(
         panic = why,
-        "the engine's thread ended by a panic; nothing is computed any more"
+        "the engine's thread ended by a panic; no further request is computed"
     );
     status.fail(why);
-    guarded("telling those who wait for the engine", || worker.abandon());
-    guarded("letting go of what the engine held", || drop(worker));
+    guarded("failing the pending requests", || worker.abandon());
+    guarded("dropping the engine's state", || drop(worker));
 }
 
 impl Worker {
-    /// After a panic that nothing caught, nobody knows what state this is in: whoever waits for an answer
-    /// has an error, and nothing else is done.
+    /// Fails every pending request and does nothing else, because the state is unknown after an
+    /// uncaught panic.
     fn abandon(&mut self) {
         for leaving in self.leaving.drain(..) {
             leaving.fail(GenerateError::Internal);
@@ -33,7 +33,7 @@ impl Worker {
             row.fail(GenerateError::Internal);
         }
         while let Ok(command) = self.commands.try_recv() {
-            // Dropped, a load says that the engine is gone.
+            // Dropping a load command tells its caller that the engine has ended.
             if let Command::Submit(job) = command {
                 job.fail(GenerateError::Internal);
             }

@@ -75,7 +75,7 @@ async fn a_fault_in_one_request_ends_that_request_alone() {
     }
 }
 
-/// Panics with the second chunk of a prompt, outside of what is guarded.
+/// Panics at the second chunk of a prompt, outside guarded code.
 #[derive(Default)]
 struct Panics(AtomicUsize);
 
@@ -89,7 +89,7 @@ impl Observer for Panics {
 }
 
 #[tokio::test]
-async fn a_panic_of_the_thread_fails_everybody_and_is_told() {
+async fn a_panic_of_the_thread_fails_all_requests_and_is_reported() {
     let observer = Arc::new(Panics::default());
     let config = EngineConfig { observer, max_batch: 2, ..EngineConfig::default() };
     let engine = Engine::start(config).unwrap();
@@ -97,19 +97,19 @@ async fn a_panic_of_the_thread_fails_everybody_and_is_told() {
     Case::named("qwen3-default-f32").write(dir.path()).unwrap();
     let model = engine.load(dir.path(), "tiny").await.unwrap();
     assert!(!engine.progress().failed);
-    // Two run, the first of them with more to say than is read; one waits.
+    // Two run, the first with more tokens than are read; one waits.
     let mut first = model.generate(request((10..15).collect(), 100)).unwrap();
     assert!(matches!(first.next().await, Some(Event::Delta(_))));
     let second = model.generate(request((10..17).collect(), 100)).unwrap();
     let third = model.generate(request((10..15).collect(), 100)).unwrap();
     for running in [first, second, third] {
         let (_, end) = run(running).await;
-        let told = [GenerateError::Internal, GenerateError::ShuttingDown].map(Event::Failed);
-        assert!(told.contains(&end), "{end:?}");
+        let expected = [GenerateError::Internal, GenerateError::ShuttingDown].map(Event::Failed);
+        assert!(expected.contains(&end), "{end:?}");
     }
     assert!(engine.failed().await.contains("the observer fails"));
     assert!(engine.progress().failed);
-    // Nothing hangs: requests, loads, unloads and the end.
+    // Requests, loads, unloads and the shutdown must not hang.
     let limit = Instant::now() + Duration::from_secs(20);
     while !matches!(model.generate(request(vec![10], 1)), Err(SubmitError::ShuttingDown)) {
         assert!(Instant::now() < limit, "requests are still taken");
@@ -159,7 +159,7 @@ async fn a_slow_mask_stops_its_own_row_alone() {
     let mut slow = model.generate(slow).unwrap();
     let Some(Event::Delta(first)) = slow.next().await else { panic!("a first token") };
     assert_eq!(first.tokens[0].id, masks::SLOW);
-    // The other row comes to its end while the mask is not there.
+    // The other row ends while the mask is not ready.
     assert_eq!(run(model.generate(beside).unwrap()).await.0, wanted);
     *masks::GATE.0.lock().unwrap() = true;
     masks::GATE.1.notify_all();
@@ -168,9 +168,9 @@ async fn a_slow_mask_stops_its_own_row_alone() {
     assert_eq!(tokens.len(), 19);
 }
 
-/// What scheduling and sampling cost the host for each token when eight rows decode, beside an
-/// engine that computes nothing: the scheduler's decision and the graph of the sampling, but not its
-/// evaluation, over a vocabulary of 151,936.
+/// Measures the host's scheduling and sampling time per token when eight rows decode. No engine
+/// computes anything: this times the scheduler's decision and building the sampling graph (not its
+/// evaluation) over a vocabulary of 151,936.
 #[test]
 fn host_time_of_a_token_at_eight_rows() {
     const ROWS: usize = 8;
@@ -184,9 +184,9 @@ fn host_time_of_a_token_at_eight_rows() {
     for id in 0..ROWS as u64 {
         let (tenant, cost) = (id % 3, cost.clone());
         let (tokens, left) = (1000, 1 << 30);
-        let asking =
+        let sched_request =
             SchedRequest { tenant, model: 0, tokens, left, deadline: None, cost, solo: false };
-        scheduler.arrive(id, asking);
+        scheduler.arrive(id, sched_request);
     }
     let params = |row: usize| SamplingParams {
         temperature: [0.0, 0.7][row % 2],

@@ -1,4 +1,4 @@
-//! Where in a schema llguidance refuses it, and why, in words of our own.
+//! Finds the part of a schema that llguidance rejects, and explains the reason in our own words.
 
 use llguidance::Matcher;
 use llguidance::api::TopLevelGrammar;
@@ -10,11 +10,11 @@ use super::pattern::json_part;
 use super::schema::{PLACE, children, named, prepare};
 use super::vocabulary::TokenTrie;
 
-/// Parts that are compiled to find the one that is refused. A level of nesting takes as many as it has
-/// parts before that one.
+/// Limit on the parts that are compiled to find the rejected one. A level of nesting needs one
+/// attempt for each part before that one.
 const ATTEMPTS: usize = 200;
 
-/// What to say of a pattern that llguidance refuses with this error.
+/// The error for a pattern that llguidance rejects with this message.
 pub(super) fn explain(vocabulary: &TokenTrie, pattern: &Pattern, error: &str) -> GrammarError {
     let found = find(vocabulary, pattern);
     found.unwrap_or_else(|| run_error(error))
@@ -36,7 +36,7 @@ fn find(vocabulary: &TokenTrie, pattern: &Pattern) -> Option<GrammarError> {
     }
 }
 
-/// The pointer of the innermost part that is refused, and with which error.
+/// The pointer to the innermost rejected part, and its error.
 fn narrow(vocabulary: &TokenTrie, schema: &Value, mut error: String) -> (String, String) {
     let definitions = schema.get("$defs");
     let (mut part, mut place, mut left) = (schema, String::new(), ATTEMPTS);
@@ -67,7 +67,8 @@ fn refusal(vocabulary: &TokenTrie, schema: Value) -> Option<String> {
     Matcher::new(vocabulary.factory().create_parser(grammar)).get_error()
 }
 
-/// llguidance's errors, of which the last lines say the most, by words that are found in them.
+/// Our explanations of llguidance's errors, by words in them. The last lines of an error say the
+/// most.
 const WORDS: [(&str, &str); 9] = [
     ("min/maxProperties", "properties are counted that stand in another part of an allOf"),
     ("Unsatisfiable", "no value matches all that is asked for"),

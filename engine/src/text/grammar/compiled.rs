@@ -10,11 +10,11 @@ use super::error::GrammarError;
 use super::pattern::Pattern;
 use super::vocabulary::TokenTrie;
 
-/// Stack of the threads that run llguidance, which recurses as deeply as a grammar is nested. Only
-/// what is used of it takes memory.
+/// Stack size of the threads that run llguidance, which recurses as deeply as a grammar is nested.
+/// Only the used part takes memory.
 pub(super) const STACK_BYTES: usize = 64 << 20;
 
-/// A compiled grammar of one model; clones share it.
+/// A grammar compiled for one model; clones share it.
 #[derive(Clone)]
 pub struct Grammar {
     first: Arc<Mutex<Constraint>>,
@@ -27,12 +27,12 @@ impl std::fmt::Debug for Grammar {
 }
 
 impl Grammar {
-    /// Compiles a pattern. Takes milliseconds, and for large schemas more.
+    /// Compiles a pattern. Takes milliseconds, and longer for large schemas.
     pub(crate) fn compile(vocabulary: &TokenTrie, pattern: &Pattern) -> Result<Self, GrammarError> {
         on_large_stack(|| Self::build(vocabulary, pattern))
     }
 
-    /// The same on this thread, whose stack must be large.
+    /// Compiles a pattern on this thread, which must have a large stack.
     pub(super) fn build(vocabulary: &TokenTrie, pattern: &Pattern) -> Result<Self, GrammarError> {
         pattern.check()?;
         let grammar = pattern.to_grammar(vocabulary)?;
@@ -57,7 +57,7 @@ impl Grammar {
     }
 }
 
-/// Runs on a thread of its own, whose stack is large enough for whatever passes the limits.
+/// Runs `run` on a new thread, whose stack is large enough for everything within the limits.
 pub(super) fn on_large_stack<T: Send>(
     run: impl FnOnce() -> Result<T, GrammarError> + Send,
 ) -> Result<T, GrammarError> {

@@ -1,4 +1,4 @@
-//! Where an answer stands in its grammar.
+//! The state of an answer in its grammar.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use llguidance::Matcher;
 
 use super::error::{GrammarError, run_error};
 
-/// Where an answer stands in its grammar.
+/// The state of an answer in its grammar.
 pub(crate) struct Constraint {
     pub(super) matcher: Matcher,
     pub(super) vocab: usize,
@@ -20,7 +20,7 @@ impl std::fmt::Debug for Constraint {
 }
 
 impl Constraint {
-    /// The tokens that may come next: one flag for each logit, at least one of them true. `None`: the
+    /// The allowed next tokens: one flag for each logit, at least one of them true. `None`: the
     /// answer is complete.
     pub(crate) fn allowed(&self) -> Option<&[bool]> {
         match &self.allowed {
@@ -34,17 +34,18 @@ impl Constraint {
         matches!(self.allowed, Allowed::End)
     }
 
-    /// The answer has this token next. Takes tens of microseconds, and now and then milliseconds.
+    /// Advances by the answer's next token. Takes tens of microseconds, and occasionally
+    /// milliseconds.
     ///
     /// # Errors
-    /// When the grammar does not allow the token, has become too complex, or leads nowhere. The
-    /// constraint is of no use any more.
+    /// If the grammar does not allow the token, has become too complex, or allows no further token.
+    /// The constraint is then unusable.
     pub(crate) fn push(&mut self, token: u32) -> Result<(), GrammarError> {
         self.matcher.consume_token(token).map_err(|error| run_error(&error.to_string()))?;
         self.look().map_err(|error| run_error(&error))
     }
 
-    /// Finds what may come next.
+    /// Computes the allowed next tokens.
     pub(super) fn look(&mut self) -> Result<(), String> {
         if self.matcher.is_stopped() {
             self.allowed = Allowed::End;
@@ -62,11 +63,11 @@ impl Constraint {
     }
 }
 
-/// What may come next.
+/// The allowed next tokens.
 #[derive(Clone)]
 pub(super) enum Allowed {
-    /// The tokens at the places that are true; as many as the logits.
+    /// The tokens whose flag is true. There is one flag per logit.
     Tokens(Arc<[bool]>),
-    /// Nothing: the answer is complete.
+    /// No token is allowed, because the answer is complete.
     End,
 }

@@ -1,18 +1,18 @@
-//! What is wrong with a grammar.
+//! Errors in a grammar.
 
-/// A grammar that no model can be held to.
+/// A grammar that cannot be enforced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GrammarError {
-    /// It has an error, or asks for what cannot be enforced.
+    /// It is invalid, or has a part that cannot be enforced.
     #[error("{0}")]
     Invalid(String),
-    /// It is larger than what is compiled in bounded time.
+    /// It is larger than the limit for compiling in bounded time.
     #[error("more than {limit} {what}")]
     TooLarge {
-        /// What there is too much of.
+        /// The name of the exceeded quantity.
         what: &'static str,
-        /// The most that is allowed.
+        /// The limit.
         limit: usize,
     },
     /// A bug: llguidance panicked, or could not read the vocabulary.
@@ -20,7 +20,7 @@ pub enum GrammarError {
     Internal(String),
 }
 
-/// llguidance's words without its state.
+/// llguidance's message without its state.
 fn words(error: &str) -> &str {
     let end = error.find("\n<").unwrap_or(error.len());
     error[..end].trim()

@@ -1,5 +1,5 @@
-//! The schemas that people's libraries write (`tests/fixtures/schemas`): each is served or refused with
-//! its place, and whatever is drawn at random from its grammar validates.
+//! Schemas written by common libraries (`tests/fixtures/schemas`): each is compiled, or rejected
+//! with the location of the problem, and random answers drawn from its grammar validate.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use serde_json::{Map, Value};
 use super::tests::{Random, SMALL, schema, text_of, walk};
 use super::{Grammar, GrammarError};
 
-/// What cannot be enforced of them: file, name of the type, and what the refusal says.
+/// The schemas that cannot be enforced: file, name of the type, and text of the error.
 const REFUSED: &[(&str, &str, &str)] = &[
     ("pydantic", "set", "uniqueItems"),
     ("pydantic", "frozen set", "uniqueItems"),
     ("pydantic", "two of a dict", "minProperties"),
     ("zod", "literal null, openapi-3.0", "no value of enum"),
     ("zod", "empty tuple, openapi-3.0", "list of schemas"),
-    // Its end is `nullable`, which is no JSON Schema.
+    // It ends at `nullable`, which is not JSON Schema.
     ("zod", "getter recursion, openapi-3.0", "without end"),
     ("zod-to-json-schema", "set", "uniqueItems"),
     ("zod-to-json-schema", "undefined, openAi", "not"),
@@ -54,7 +54,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("shapes", "nothing", "allows nothing"),
 ];
 
-/// Most tokens of an answer. Ends of strings and lists come often, so that most end before.
+/// Limit on an answer's tokens. Ends of strings and lists are likely, so most answers end earlier.
 const MOST_TOKENS: usize = 300;
 
 fn files() -> Vec<PathBuf> {
@@ -72,9 +72,9 @@ fn read(file: &Path) -> Map<String, Value> {
     serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
 }
 
-/// The oracle, which we did not write. Formats are assertions to it.
+/// The independent validator. Formats are assertions for it.
 fn validator(schema: &Value, name: &str) -> Result<Validator, String> {
-    // Not every text is a regular expression, and those that are cannot be told by one.
+    // No regular expression describes the valid regular expressions, so this format is not checked.
     let options = jsonschema::options().should_validate_formats(true);
     let mut options = options.with_format("regex", |_: &str| true);
     if name.contains("openapi-3.0") || name.contains("openApi3") || name.contains("draft-4") {
@@ -83,7 +83,8 @@ fn validator(schema: &Value, name: &str) -> Result<Validator, String> {
     options.build(schema).map_err(|error| error.to_string())
 }
 
-/// Draws answers and validates those that end. Says how many did, of how many.
+/// Draws answers and validates the complete ones. Returns the numbers of complete and of all
+/// answers.
 fn draw(name: &str, wanted: &Value, seeds: u64) -> Result<(usize, usize), String> {
     let pattern = schema(wanted.clone());
     let grammar = match Grammar::compile(&SMALL, &pattern) {
@@ -103,7 +104,7 @@ fn draw(name: &str, wanted: &Value, seeds: u64) -> Result<(usize, usize), String
         let text = text_of(&SMALL, &tokens);
         let value: Value = match serde_json::from_str(&text) {
             Ok(value) => value,
-            // JSON allows 2e999, and this reader does not.
+            // JSON allows 2e999, but this reader does not.
             Err(error) if error.to_string().contains("out of range") => continue,
             Err(error) => panic!("{name}: {error}: {text:?} for {wanted}"),
         };
@@ -119,7 +120,7 @@ fn draw(name: &str, wanted: &Value, seeds: u64) -> Result<(usize, usize), String
 
 #[test]
 #[expect(clippy::print_stderr, reason = "the figures are for who runs it")]
-fn what_libraries_write_is_served_or_refused_with_its_place() {
+fn schemas_of_libraries_compile_or_are_rejected_with_a_location() {
     let is_long =
         std::env::var_os("OMLX_SOAK").is_some() || std::env::var_os("OMLX_SCHEMAS").is_some();
     let seeds = if is_long { 20 } else { 4 };

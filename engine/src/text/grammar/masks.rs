@@ -1,4 +1,4 @@
-//! The threads that move constraints on while the engine thread does something else.
+//! Threads that advance constraints while the engine thread does other work.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,24 +11,24 @@ use super::constraint::Constraint;
 use super::error::GrammarError;
 use crate::sched::RowId;
 
-/// Threads. A mask takes tens of microseconds, a step milliseconds.
+/// Number of threads. A mask takes tens of microseconds, a step milliseconds.
 const THREADS: usize = 2;
 
-/// A row's constraint: with the row, or with a thread that moves it on.
+/// A row's constraint, held by the row or by a thread that advances it.
 #[derive(Debug)]
 pub(crate) enum MaskState {
-    /// Its allowed tokens are known.
-    Here(Box<Constraint>),
-    /// They are being computed.
-    Away,
+    /// The allowed tokens are known.
+    Ready(Box<Constraint>),
+    /// The allowed tokens are being computed.
+    Pending,
 }
 
-/// A constraint that comes back.
+/// A constraint that was advanced.
 #[derive(Debug)]
-pub(crate) struct Moved {
+pub(crate) struct Advanced {
     pub(crate) row: RowId,
     pub(crate) outcome: Result<Box<Constraint>, GrammarError>,
-    /// How long it computed.
+    /// The computation time.
     pub(crate) took: Duration,
 }
 
@@ -39,20 +39,20 @@ struct Work {
     token: u32,
 }
 
-/// The threads and what they are at. They start with the first constraint, and end when this is
-/// dropped.
+/// The threads and their current work. They start with the first constraint and end when this value
+/// is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Masks {
-    threads: Option<(Sender<Work>, Receiver<Moved>)>,
-    /// When each row's constraint went away.
-    away: BTreeMap<RowId, Instant>,
+    threads: Option<(Sender<Work>, Receiver<Advanced>)>,
+    /// When each row's constraint was handed to a thread.
+    pending: BTreeMap<RowId, Instant>,
 }
 
 impl Masks {
-    /// The row's answer has this token next.
+    /// Advances the row's constraint by the answer's next token.
     ///
     /// # Errors
-    /// When the system refuses threads.
+    /// If the system cannot start the threads.
     pub(crate) fn push(
         &mut self,
         row: RowId,
@@ -66,55 +66,55 @@ impl Masks {
         }
         let (work, _) = self.threads.as_ref().ok_or_else(gone)?;
         work.send(Work { row, constraint, token }).map_err(|_| gone())?;
-        self.away.insert(row, Instant::now());
+        self.pending.insert(row, Instant::now());
         Ok(())
     }
 
-    /// Whether a constraint is away.
+    /// Whether any constraint is being advanced.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.away.is_empty()
+        !self.pending.is_empty()
     }
 
-    /// A constraint that came back. Waits for one as long as any has been away for less than
+    /// Returns a finished constraint. Waits for one while any has been in work for less than
     /// `patience`.
-    pub(crate) fn next(&mut self, patience: Duration) -> Option<Moved> {
-        let youngest = self.away.values().max()?;
+    pub(crate) fn next(&mut self, patience: Duration) -> Option<Advanced> {
+        let youngest = self.pending.values().max()?;
         let left = patience.saturating_sub(youngest.elapsed());
         self.wait(left)
     }
 
-    /// A constraint that comes back within `timeout`.
-    pub(crate) fn wait(&mut self, timeout: Duration) -> Option<Moved> {
-        let (_, moved) = self.threads.as_ref()?;
-        let moved = moved.recv_timeout(timeout).ok()?;
-        self.away.remove(&moved.row);
-        Some(moved)
+    /// Waits for a finished constraint for at most `timeout`.
+    pub(crate) fn wait(&mut self, timeout: Duration) -> Option<Advanced> {
+        let (_, advanced) = self.threads.as_ref()?;
+        let advanced = advanced.recv_timeout(timeout).ok()?;
+        self.pending.remove(&advanced.row);
+        Some(advanced)
     }
 }
 
-fn start() -> std::io::Result<(Sender<Work>, Receiver<Moved>)> {
+fn start() -> std::io::Result<(Sender<Work>, Receiver<Advanced>)> {
     let (work, works) = channel::<Work>();
-    let (back, moved) = channel::<Moved>();
+    let (back, advanced) = channel::<Advanced>();
     let works = Arc::new(Mutex::new(works));
     for _ in 0..THREADS {
         let (works, back) = (Arc::clone(&works), back.clone());
         let run = move || {
             while let Ok(work) = take(&works) {
-                if back.send(move_on(work)).is_err() {
+                if back.send(advance(work)).is_err() {
                     break;
                 }
             }
         };
         std::thread::Builder::new().name("masks".into()).stack_size(STACK_BYTES).spawn(run)?;
     }
-    Ok((work, moved))
+    Ok((work, advanced))
 }
 
 fn take(works: &Mutex<Receiver<Work>>) -> Result<Work, std::sync::mpsc::RecvError> {
     works.lock().unwrap_or_else(PoisonError::into_inner).recv()
 }
 
-fn move_on(Work { row, mut constraint, token }: Work) -> Moved {
+fn advance(Work { row, mut constraint, token }: Work) -> Advanced {
     let begin = Instant::now();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         #[cfg(test)]
@@ -122,18 +122,18 @@ fn move_on(Work { row, mut constraint, token }: Work) -> Moved {
         constraint.push(token).map(|()| constraint)
     }));
     let outcome = outcome.unwrap_or_else(|_| Err(GrammarError::Internal("a panic".to_owned())));
-    Moved { row, outcome, took: begin.elapsed() }
+    Advanced { row, outcome, took: begin.elapsed() }
 }
 
-/// Faults on demand.
+/// Fault injection.
 #[cfg(test)]
 pub(crate) mod faults {
     use std::sync::{Condvar, Mutex};
     use std::time::Duration;
 
-    /// A constraint that moves on by this token panics.
+    /// Advancing a constraint by this token panics.
     pub(crate) const PANIC: u32 = 379;
-    /// A constraint that moves on by this token waits for [`GATE`].
+    /// Advancing a constraint by this token waits for [`GATE`].
     pub(crate) const SLOW: u32 = 380;
     /// Whether the gate is open.
     pub(crate) static GATE: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());

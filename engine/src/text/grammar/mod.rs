@@ -1,13 +1,13 @@
-//! Answers that keep to a grammar: which tokens may come next, by llguidance.
+//! Grammar-constrained answers: llguidance computes which tokens may come next.
 //!
-//! A [`Pattern`] says what an answer must look like. [`Model::compile`](crate::Model::compile) makes
-//! a [`Grammar`] of it, off the engine thread. A request with a grammar has a [`Constraint`]: its own
-//! place in the grammar, and the tokens allowed there. After each of its tokens the constraint goes
-//! to a thread of [`Masks`], which moves it on; meanwhile the row's next token cannot be sampled, so
-//! such a row is not computed ahead.
+//! A [`Pattern`] describes an answer. [`Model::compile`](crate::Model::compile) compiles it to a
+//! [`Grammar`], off the engine thread. A request with a grammar has a [`Constraint`]: its state in
+//! the grammar, and the tokens allowed there. After each token the constraint goes to a thread of
+//! [`Masks`], which advances it. The row's next token cannot be sampled meanwhile, so such a row is
+//! not computed ahead.
 //!
-//! llguidance is given limits for everything that a grammar can make large, its panics are caught,
-//! and it runs on stacks of [`STACK_BYTES`].
+//! llguidance gets limits on everything that a grammar can make large, its panics are caught, and
+//! it runs on stacks of [`STACK_BYTES`].
 
 mod blame;
 mod compiled;
@@ -27,7 +27,7 @@ pub(crate) use constraint::Constraint;
 pub use error::GrammarError;
 #[cfg(test)]
 pub(crate) use masks::faults;
-pub(crate) use masks::{MaskState, Masks, Moved};
+pub(crate) use masks::{Advanced, MaskState, Masks};
 pub use pattern::Pattern;
 pub use schema::{FORMATS as SCHEMA_FORMATS, KEYWORDS as SCHEMA_KEYWORDS, Keyword, Treatment};
 pub(crate) use vocabulary::TokenTrie;

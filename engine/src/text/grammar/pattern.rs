@@ -1,4 +1,4 @@
-//! What an answer must look like, and how a grammar for llguidance says it.
+//! Descriptions of an answer, and their translation to grammars for llguidance.
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::{JsonCompileOptions, regex_to_lark};
@@ -9,48 +9,48 @@ use super::schema;
 use super::vocabulary::TokenTrie;
 use crate::limits::{GRAMMAR_BYTES, GRAMMAR_CHOICES, GRAMMAR_LEVELS, SCHEMA_BYTES, SCHEMA_LEVELS};
 
-/// White space between two parts of a JSON document. It is bounded: a model that has lost its way
-/// likes to end in spaces without end.
+/// White space between two parts of a JSON document. It is bounded, because a confused model tends
+/// to emit spaces without end.
 const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
-/// What may follow a backslash in a text. Without `u` each name of a property has one way to be written:
-/// with it the name of a declared one could be spelt as if it were another.
+/// Characters that may follow a backslash in a string. `u` is not allowed, so that each property
+/// name has a single spelling: with it, a declared name could be disguised as another one.
 const ESCAPES: &str = "nrbtf\\\"";
 /// Text without markers.
 const FREE: &str = "/(?s:.+)/";
-/// White space between a thought and an answer.
+/// White space between reasoning and answer.
 const SPACE: &str = r"/[ \t\r\n]{1,8}/";
 
-/// What an answer must look like.
+/// A description of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Pattern {
-    /// This text; where it is one of the model's marker tokens, that token.
+    /// Exactly this text. If it is one of the model's marker tokens, that token.
     Text(String),
-    /// Any text, or none. It holds no marker tokens.
+    /// Any text, also an empty one, without marker tokens.
     Free,
-    /// Any text up to this one, and this one.
+    /// Any text that ends with this one.
     Until(String),
     /// A little white space, or none.
     Space,
     /// A JSON document.
     Json {
-        /// The JSON schema that it validates against.
+        /// The JSON schema of the document.
         schema: Value,
-        /// Keywords that cannot be enforced are errors; otherwise they are overlooked.
+        /// Whether keywords that cannot be enforced are errors; otherwise they are ignored.
         exactly: bool,
     },
-    /// A text that this regular expression (Rust syntax) matches from its begin to its end.
+    /// A text that this regular expression (Rust syntax) matches completely.
     Regex(String),
     /// A text of this Lark grammar, in llguidance's dialect.
     Lark(String),
     /// One of these texts.
     Choice(Vec<String>),
-    /// All of these, one after the other.
+    /// All of these patterns in sequence.
     All(Vec<Pattern>),
-    /// One of these.
+    /// One of these patterns.
     Any(Vec<Pattern>),
-    /// This, or nothing.
+    /// This pattern, or nothing.
     Maybe(Box<Pattern>),
-    /// This any number of times, or not at all.
+    /// This pattern any number of times, including zero.
     Many(Box<Pattern>),
 }
 
@@ -60,12 +60,12 @@ impl Pattern {
         Self::Json { schema: json!({"type": "object"}), exactly: true }
     }
 
-    /// This text.
+    /// Exactly this text.
     pub fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }
 
-    /// Refuses what is too large to be compiled in bounded time.
+    /// Rejects patterns that are too large to be compiled in bounded time.
     pub(super) fn check(&self) -> Result<(), GrammarError> {
         let within = |what, is: usize, limit| {
             if is > limit { Err(GrammarError::TooLarge { what, limit }) } else { Ok(()) }
@@ -94,7 +94,7 @@ impl Pattern {
         }
     }
 
-    /// The grammar that says it, for a model.
+    /// Translates the pattern to a grammar for a model.
     pub(super) fn to_grammar(
         &self,
         vocabulary: &TokenTrie,
@@ -102,7 +102,7 @@ impl Pattern {
         let mut writer = Writer { vocabulary, parts: Vec::new(), rules: String::new(), names: 0 };
         let start = writer.rule(self)?;
         let Writer { parts, rules, .. } = writer;
-        // A part that is the whole needs nothing around it.
+        // A single part needs no grammar around it.
         if let ([part], "@part0") = (parts.as_slice(), start.as_str()) {
             return Ok(TopLevelGrammar::from_grammar(part.clone()));
         }
@@ -117,7 +117,7 @@ fn lark_part(lark: String) -> GrammarWithLexer {
     GrammarWithLexer { lark_grammar: Some(lark), ..GrammarWithLexer::default() }
 }
 
-/// A grammar of JSON by what [`schema::prepare`] made.
+/// A JSON grammar of a schema from [`schema::prepare`].
 pub(super) fn json_part(schema: Value) -> GrammarWithLexer {
     GrammarWithLexer { json_schema: Some(with_options(schema)), ..GrammarWithLexer::default() }
 }
@@ -132,7 +132,7 @@ struct Writer<'v> {
 }
 
 impl Writer<'_> {
-    /// A pattern as it stands in a rule; what it needs goes to the other rules.
+    /// Returns a pattern as part of a rule, and adds the rules that it needs.
     fn rule(&mut self, pattern: &Pattern) -> Result<String, GrammarError> {
         Ok(match pattern {
             Pattern::Text(text) if text.is_empty() => "\"\"".to_owned(),
@@ -168,7 +168,7 @@ impl Writer<'_> {
         if end.starts_with('<') {
             return format!("FREE? {end}");
         }
-        // Characters: the shortest text that ends in them.
+        // Without a token: the shortest text that ends with these characters.
         let name = format!("until{}", self.names);
         self.names += 1;
         self.rules.push_str(&format!("{name}[suffix={end}]: /(?s:.*)/\n"));
@@ -182,7 +182,7 @@ impl Writer<'_> {
     }
 }
 
-/// What [`schema::prepare`] made, with how it is compiled.
+/// Adds compile options to a schema from [`schema::prepare`].
 fn with_options(mut schema: Value) -> Value {
     let options = JsonCompileOptions {
         whitespace_pattern: Some(JSON_SPACE.to_owned()),
@@ -198,7 +198,7 @@ fn literal(regex: &str) -> String {
     format!("/{}/", regex_to_lark(regex, ""))
 }
 
-/// A regular expression that matches this text alone.
+/// A regular expression that matches only this text.
 pub(super) fn escaped(text: &str) -> String {
     let mut regex = String::with_capacity(text.len() + 8);
     for c in text.chars() {
@@ -210,7 +210,7 @@ pub(super) fn escaped(text: &str) -> String {
     regex
 }
 
-/// How deeply a value is nested.
+/// The nesting depth of a value.
 fn depth(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
@@ -219,7 +219,7 @@ fn depth(value: &Value) -> usize {
     }
 }
 
-/// How deeply brackets are nested, at most: those inside quotes count too.
+/// The maximum nesting depth of brackets; those inside quotes count too.
 fn brackets(text: &str) -> usize {
     let (mut open, mut most) = (0usize, 0);
     for c in text.chars() {

@@ -10,7 +10,7 @@ use super::{Constraint, Grammar, GrammarError, Pattern, TokenTrie};
 use crate::limits::{GRAMMAR_BYTES, GRAMMAR_CHOICES, GRAMMAR_LEVELS, SCHEMA_BYTES, SCHEMA_LEVELS};
 use crate::text::tokenizer::Tokenizer;
 
-/// A small generator of its own, so that a seed means the same for ever.
+/// A small generator, whose results for a given seed never change.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -29,14 +29,14 @@ pub(super) static SMALL: LazyLock<TokenTrie> = LazyLock::new(|| {
     TokenTrie::new(&tokenizer, &EOS_TOKENS, VOCAB_TOKENS as usize).unwrap()
 });
 
-/// A vocabulary like those of real models: 151,936 tokens, of which 151,646 exist.
+/// A vocabulary like those of real models: 151,936 ids, of which 151,646 exist.
 static LARGE: LazyLock<TokenTrie> = LazyLock::new(|| {
     let tokenizer = large_tokenizer();
     TokenTrie::new(&tokenizer, &[151_645, 151_643], 151_936).unwrap()
 });
 
-/// Bytes, punctuation as JSON has it, numbers, spaces, words of many syllables with and without a
-/// space before them, and characters of other scripts.
+/// Single bytes, JSON punctuation, numbers, spaces, words of many syllables with and without a
+/// leading space, and characters of other scripts.
 fn large_tokenizer() -> Tokenizer {
     let level = |byte: u8| -> char {
         let table: Vec<char> = (0..=0x143u32).filter_map(char::from_u32).collect();
@@ -102,7 +102,7 @@ fn compile(pattern: &Pattern) -> Result<Grammar, GrammarError> {
     Grammar::compile(&SMALL, pattern)
 }
 
-/// Tokens of a text, as few as possible; markers are theirs.
+/// Tokenizes a text with as few tokens as possible; markers become their tokens.
 fn tokens_of(vocabulary: &TokenTrie, text: &str) -> Vec<u32> {
     vocabulary.factory().tok_env().tok_trie().greedy_tokenize(text.as_bytes())
 }
@@ -112,7 +112,7 @@ pub(super) fn text_of(vocabulary: &TokenTrie, tokens: &[u32]) -> String {
     String::from_utf8(trie.decode(tokens)).unwrap()
 }
 
-/// Whether the text is one of the grammar's, from its begin to its end.
+/// Whether the grammar accepts the complete text.
 fn accepts(vocabulary: &TokenTrie, grammar: &Grammar, text: &str) -> bool {
     let mut constraint = grammar.begin();
     for token in tokens_of(vocabulary, text) {
@@ -125,8 +125,8 @@ fn accepts(vocabulary: &TokenTrie, grammar: &Grammar, text: &str) -> bool {
     vocabulary.factory().tok_env().tok_trie().eos_tokens().iter().any(|&id| allowed[id as usize])
 }
 
-/// Goes through a grammar at random, until it ends or for `most` tokens. Ends of strings and of
-/// brackets come more often than their share. `None`: it did not end.
+/// Walks through a grammar at random until it ends, for at most `most` tokens. Ends of strings and
+/// brackets are chosen more often than others. `None`: it did not end.
 pub(super) fn walk(
     vocabulary: &TokenTrie,
     mut constraint: Constraint,
@@ -251,7 +251,7 @@ fn a_token_that_is_not_allowed_is_an_error() {
 }
 
 #[test]
-fn what_cannot_be_enforced_is_refused_in_words() {
+fn unenforceable_keywords_are_rejected_with_a_reason() {
     for (pattern, words) in [
         (schema(json!({"type": "array", "uniqueItems": true})), "uniqueItems"),
         (schema(json!({"not": {"required": ["a"]}})), "not"),
@@ -280,13 +280,13 @@ fn what_cannot_be_enforced_is_refused_in_words() {
 }
 
 #[test]
-fn what_a_client_says_about_compiling_goes() {
+fn compile_options_of_a_client_are_ignored() {
     let guidance = json!({"x-guidance": {"whitespace_pattern": "x*"}, "type": "null"});
     let grammar = compile(&schema(guidance)).unwrap();
     assert!(accepts(&SMALL, &grammar, "null") && !accepts(&SMALL, &grammar, "xnull"));
 }
 
-/// The first is compiled, the second is refused as too large.
+/// Checks that the first pattern is compiled and the second one is rejected as too large.
 fn is_at_its_limit(at: &Pattern, past: &Pattern) {
     if let Err(error) = compile(at) {
         assert!(!matches!(error, GrammarError::TooLarge { .. }), "{error}");
@@ -340,22 +340,22 @@ fn divisors_that_cannot_be_counted_are_refused() {
     for n in [json!(1), json!(1000.0), json!(0.25), json!(0.01), json!(1e-7), json!(86_400)] {
         assert!(!is_refused(multiple(n.clone())), "{n}");
     }
-    // Each alone, and both of one number.
+    // Each divisor alone, and both for the same number.
     let (one, other) = (multiple(json!(9973)), multiple(json!(9967)));
     assert!(!is_refused(json!({"type": "object", "properties": {"a": one, "b": other}})));
     assert!(is_refused(json!({"allOf": [one, other]})));
     assert!(!is_refused(json!({"allOf": [multiple(json!(0.5)), multiple(json!(15))]})));
-    // What is data is no keyword.
+    // Data is not interpreted as keywords.
     assert!(!is_refused(json!({"enum": [{"multipleOf": -1}]})));
 }
 
-/// What this thread has computed so far: a busy machine does not change it.
+/// The CPU time of this thread, which does not depend on the machine's load.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Compiles as [`compile`] does, and says how long that took.
+/// Compiles like [`compile`] and measures the time.
 fn timed_compile(pattern: &Pattern) -> (Result<Grammar, GrammarError>, Duration) {
     let timed = on_large_stack(|| {
         let begin = cpu_time();
@@ -364,7 +364,7 @@ fn timed_compile(pattern: &Pattern) -> (Result<Grammar, GrammarError>, Duration)
     timed.unwrap_or_else(|error| (Err(error), Duration::ZERO))
 }
 
-/// Small texts that ask for much: refused or compiled, but soon.
+/// Small but expensive patterns are compiled or rejected quickly.
 #[test]
 fn hostile_grammars_take_bounded_time() {
     let any_of = |n: usize, tag: &str| {
@@ -443,7 +443,7 @@ fn hostile_grammars_take_bounded_time() {
     }
 }
 
-/// Any JSON, and JSON that looks like a schema.
+/// Any JSON, and JSON that resembles a schema.
 fn schema_like() -> impl Strategy<Value = Value> {
     let words = [
         "type",
@@ -530,7 +530,7 @@ proptest! {
                 let mut times = Vec::new();
                 walk(&SMALL, grammar.begin(), &mut Random(seed), (60, &mut times));
             }
-            // A panic in llguidance is an error too; it must be no other than the known ones.
+            // A panic in llguidance is an error too; only the known ones may occur.
             Err(error) => prop_assert!(!error.to_string().is_empty()),
         }
         prop_assert!(took + (cpu_time() - begin) < Duration::from_secs(10));
@@ -549,14 +549,14 @@ fn corpus() -> Vec<Value> {
     text.lines().map(line).collect()
 }
 
-/// Time of a mask over a vocabulary of 151,936 tokens, for the schemas of the corpus. What a model
-/// would say is drawn at random, which meets rarer states than text that makes sense.
+/// Measures the time of a mask over a vocabulary of 151,936 tokens for the schemas of the corpus.
+/// The answers are random, which reaches rarer states than sensible text.
 #[test]
 #[expect(clippy::print_stderr, reason = "the figures are for who runs it")]
 fn a_mask_takes_microseconds() {
     let (mut times, mut compiling, mut ended) = (Vec::new(), Vec::new(), 0);
     let mut random = Random(1);
-    // Beside other programs the clock counts what they compute: the targets hold on a quiet machine.
+    // On a busy machine the time includes other programs, so the targets only apply on a quiet one.
     let is_measured = std::env::var_os("OMLX_MASK_TIMES").is_some();
     let begin = Instant::now();
     LazyLock::force(&LARGE);

@@ -1,4 +1,4 @@
-//! A model's tokens as llguidance takes them: bytes in a tree.
+//! A model's vocabulary in llguidance's form: a tree of bytes.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use llguidance::toktrie::{
 use super::error::GrammarError;
 use crate::text::tokenizer::{Entry, Tokenizer};
 
-/// A longer token is never allowed by a grammar; the tree's nodes count no deeper.
+/// A grammar never allows a longer token, because the tree's nodes count no deeper.
 const MAX_TOKEN_BYTES: usize = 1000;
 
-/// What every grammar of a model shares. Making it walks the vocabulary a few times: not for an
-/// async thread.
+/// The part that all grammars of a model share. Building it walks the vocabulary a few times, so do
+/// not do it on an async thread.
 pub(crate) struct TokenTrie {
     factory: ParserFactory,
     tokenizer: Tokenizer,
@@ -29,8 +29,8 @@ impl std::fmt::Debug for TokenTrie {
 }
 
 impl TokenTrie {
-    /// `vocab`: the width of the logits. Tokens of the tokenizer from there on do not exist for the
-    /// model.
+    /// `vocab`: the width of the logits. Tokens of the tokenizer with higher ids do not exist for
+    /// the model.
     pub(crate) fn new(
         tokenizer: &Tokenizer,
         eos: &[u32],
@@ -47,7 +47,7 @@ impl TokenTrie {
         Ok(Self { factory, tokenizer: tokenizer.clone(), vocab })
     }
 
-    /// Makes parsers of grammars.
+    /// Creates parsers for grammars.
     pub(super) fn factory(&self) -> &ParserFactory {
         &self.factory
     }
@@ -57,7 +57,7 @@ impl TokenTrie {
         self.vocab
     }
 
-    /// `text` as a grammar names it: the token if it is one of the model's markers, else characters.
+    /// `text` in a Lark grammar: a token if it is one of the model's markers, else its characters.
     pub(super) fn lark_of(&self, text: &str) -> String {
         let token = self.tokenizer.token_id(text);
         let is_marker = |id: &u32| self.factory.tok_env().tok_trie().is_special_token(*id);
@@ -68,8 +68,8 @@ impl TokenTrie {
     }
 }
 
-/// The tree of all tokens. Markers (special tokens, ends of sequence) are told from the text that
-/// looks like them.
+/// The tree of all tokens. Markers (special tokens, end of sequence) are distinct from ordinary
+/// text with the same characters.
 fn trie(tokenizer: &Tokenizer, eos: &[u32], vocab: usize) -> TokTrie {
     let mut words: Vec<Vec<u8>> = vec![Vec::new(); vocab];
     for (id, word) in (0..).zip(&mut words) {
@@ -82,7 +82,7 @@ fn trie(tokenizer: &Tokenizer, eos: &[u32], vocab: usize) -> TokTrie {
         }
         word.extend(bytes);
     }
-    // A vocabulary without an end of sequence: an answer ends where its grammar has no way on.
+    // Without an end-of-sequence token, an answer ends where its grammar allows no further token.
     let first = eos.first().copied().unwrap_or(llguidance::toktrie::INVALID_TOKEN);
     let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, first), &words);
     match eos {
@@ -91,8 +91,8 @@ fn trie(tokenizer: &Tokenizer, eos: &[u32], vocab: usize) -> TokTrie {
     }
 }
 
-/// The tree without a tokenizer: nothing is forced upon the model but what the grammar says, so it
-/// keeps the choice of how a text is cut into tokens.
+/// The environment without a tokenizer: only the grammar forces tokens, so the model chooses how a
+/// text is split into tokens.
 struct Env {
     trie: TokTrie,
 }

@@ -1,41 +1,41 @@
-//! The arguments of a call whose name stands before them, as one JSON object.
+//! The arguments of a call whose name comes first, as one JSON object.
 
 use super::emit::Emitter;
 use super::input::{Input, Marker, Stands};
 use super::json::{Scanner, Step};
 
-/// Hands on an arguments object as it comes.
+/// Forwards an arguments object as it arrives.
 #[derive(Debug, Clone)]
 pub(super) struct Arguments {
     scanner: Scanner,
 }
 
-/// How far the object is.
+/// The progress of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handed {
-    /// There is more to come.
+    /// It is incomplete.
     More,
-    /// It is complete, and the call is ended.
+    /// It is complete, and the call has ended.
     Whole,
-    /// It broke off, and the call with it.
+    /// It was cut off, and the call has ended.
     Broken,
 }
 
 impl Arguments {
-    /// Announces a call of `name`; its object begins right ahead.
+    /// Starts a call of `name`, whose object begins at the current position.
     pub(super) fn begin(name: &str, input: &mut Input, out: &mut Emitter) -> Self {
         input.take();
         out.start(name);
         Self::announced()
     }
 
-    /// The object of a call that was announced begins right ahead.
+    /// Reads the object of a call that was already started.
     pub(super) fn announced() -> Self {
         Self { scanner: Scanner::new() }
     }
 
-    /// Takes what there is of the object. What ends a call, or begins the next one, closes the
-    /// brackets that were left open; an end also cuts a string that it cannot be part of.
+    /// Reads the available part of the object. The end of a call, or the start of the next one,
+    /// closes brackets that were left open. An end also cuts a string that cannot contain it.
     pub(super) fn read(
         &mut self,
         ends: &[Marker],

@@ -3,31 +3,32 @@
 use super::emit::Emitter;
 use super::json::{Scanner, Step, whole_value};
 
-/// Reads a call object, a character at a time. The call is announced when its name is known to be a
-/// tool's and its arguments begin; from then on they are handed on as they come.
+/// Reads a call object, one character at a time. The call is started when its name is known to be a
+/// tool's and its arguments begin; from then on the arguments are forwarded as they arrive.
 ///
 /// `parameters` is another name for `arguments`. Arguments may be absent or null (then they are
-/// empty), may come before the name, and may be an object written as a string. Other members are
-/// read over.
+/// empty), may come before the name, and may be an object inside a string. Other members are
+/// skipped.
 #[derive(Debug, Clone)]
 pub(super) struct CallObject {
-    place: Place,
+    state: State,
     scanner: Scanner,
-    /// What was read of the key or value under way.
+    /// The part of the current key or value that was read.
     text: String,
     name: Option<String>,
     /// Arguments that came before the name.
     early: Option<String>,
-    /// The call was announced.
+    /// The call was started.
     begun: bool,
     /// Its arguments are complete.
     complete: bool,
-    /// A name and, under this key, arguments must be there, and nothing but an id and a type besides.
+    /// If set, a name and, under this key, arguments are required, and only an id and a type are
+    /// allowed besides.
     strict: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum State {
     Open,
     KeyOrEnd,
     Key,
@@ -47,7 +48,7 @@ impl CallObject {
     pub(super) fn new(strict: Option<&'static str>) -> Self {
         Self {
             strict,
-            place: Place::Open,
+            state: State::Open,
             scanner: Scanner::new(),
             text: String::new(),
             name: None,
@@ -57,60 +58,60 @@ impl CallObject {
         }
     }
 
-    /// Whether the call was announced, so that it cannot be taken back.
+    /// Whether the call was started, so that it cannot be taken back.
     pub(super) fn begun(&self) -> bool {
         self.begun
     }
 
-    /// Whether the arguments were handed on in full.
+    /// Whether all arguments were forwarded.
     pub(super) fn complete(&self) -> bool {
         self.complete
     }
 
-    /// Whether what comes next belongs to a string.
+    /// Whether the next character belongs to a string.
     pub(super) fn in_text(&self) -> bool {
-        matches!(self.place, Place::Key | Place::Value(_)) && self.scanner.in_text()
+        matches!(self.state, State::Key | State::Value(_)) && self.scanner.in_text()
     }
 
-    /// Closes what is open of the arguments, where nothing but brackets is missing.
+    /// Closes open brackets of the arguments, if only brackets are missing.
     pub(super) fn close(&mut self, out: &mut Emitter) {
-        if self.begun && self.place == Place::Value(Member::Arguments) {
+        if self.begun && self.state == State::Value(Member::Arguments) {
             self.complete = self.scanner.close_all(&mut self.text);
             self.hand_on(out);
         }
     }
 
-    /// Reads `c`: `More`, `Done` or `Invalid`.
+    /// Reads `c`. Returns `More`, `Done` or `Invalid`.
     pub(super) fn push(&mut self, c: char, out: &mut Emitter) -> Step {
         let space = matches!(c, ' ' | '\t' | '\n' | '\r');
-        match (self.place, c) {
-            (Place::Key | Place::Value(_), _) => self.scan(c, out),
+        match (self.state, c) {
+            (State::Key | State::Value(_), _) => self.scan(c, out),
             _ if space => Step::More,
-            (Place::Open, '{') => self.go(Place::KeyOrEnd),
-            (Place::Colon, ':') => match self.member() {
-                Some(member) => self.go(Place::Value(member)),
+            (State::Open, '{') => self.go(State::KeyOrEnd),
+            (State::Colon, ':') => match self.member() {
+                Some(member) => self.go(State::Value(member)),
                 None => Step::Invalid,
             },
-            (Place::CommaOrEnd, ',') => self.go(Place::KeyOrEnd),
-            (Place::KeyOrEnd | Place::CommaOrEnd, '}') => self.end(out),
-            (Place::KeyOrEnd, '"' | '\'') => {
-                self.go(Place::Key);
+            (State::CommaOrEnd, ',') => self.go(State::KeyOrEnd),
+            (State::KeyOrEnd | State::CommaOrEnd, '}') => self.end(out),
+            (State::KeyOrEnd, '"' | '\'') => {
+                self.go(State::Key);
                 self.scan(c, out)
             }
             _ => Step::Invalid,
         }
     }
 
-    fn go(&mut self, place: Place) -> Step {
-        if matches!(place, Place::Key | Place::Value(_)) {
+    fn go(&mut self, state: State) -> Step {
+        if matches!(state, State::Key | State::Value(_)) {
             self.scanner = Scanner::new();
             self.text.clear();
         }
-        self.place = place;
+        self.state = state;
         Step::More
     }
 
-    /// What the key that was read stands for. `None`: it is none of a call's.
+    /// The member of a call that the key stands for. `None`: another member.
     fn member(&self) -> Option<Member> {
         let wants_arguments = self.early.is_none() && !self.begun;
         let key = self.text.trim_matches('"');
@@ -131,26 +132,26 @@ impl CallObject {
         if step == Step::Invalid {
             return step;
         }
-        if self.place == Place::Value(Member::Arguments) {
+        if self.state == State::Value(Member::Arguments) {
             self.hand_on(out);
         }
-        match (step, self.place) {
+        match (step, self.state) {
             (Step::More, _) => Step::More,
-            (_, Place::Value(member)) => {
+            (_, State::Value(member)) => {
                 if !self.value_read(member, out) {
                     return Step::Invalid;
                 }
-                self.place = Place::CommaOrEnd;
+                self.state = State::CommaOrEnd;
                 if step == Step::DoneBefore { self.push(c, out) } else { Step::More }
             }
             _ => {
-                self.place = Place::Colon;
+                self.state = State::Colon;
                 Step::More
             }
         }
     }
 
-    /// An arguments object of a known function goes out as it comes.
+    /// Forwards the arguments object of a known function as it arrives.
     fn hand_on(&mut self, out: &mut Emitter) {
         if !self.begun && self.text.starts_with('{') {
             let Some(name) = &self.name else { return };
@@ -163,7 +164,7 @@ impl CallObject {
         }
     }
 
-    /// A value is complete. False when the object can be no call.
+    /// Handles a complete value. Returns false when the object cannot be a call.
     fn value_read(&mut self, member: Member, out: &mut Emitter) -> bool {
         match member {
             Member::Other => {}
@@ -201,7 +202,7 @@ impl CallObject {
     }
 }
 
-/// The arguments that a value which was read whole stands for.
+/// The arguments object of a value that was read completely.
 pub(super) fn as_object(text: &str) -> Option<String> {
     match text.as_bytes().first()? {
         b'{' => Some(text.to_owned()),

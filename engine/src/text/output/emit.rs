@@ -1,20 +1,20 @@
-//! Collecting what a parser found.
+//! Collects the parts that a parser finds.
 
 use std::sync::Arc;
 
 use super::part::Part;
 use super::tools::Tools;
 
-/// Gathers parts. Text of the same kind that comes together becomes one part.
+/// Collects parts. Consecutive text of the same kind becomes one part.
 #[derive(Debug, Clone)]
 pub(super) struct Emitter {
     tools: Arc<Tools>,
-    /// Hand on the first call only.
+    /// Forward the first call only.
     single: bool,
     parts: Vec<Part>,
-    /// Calls announced so far, those not handed on included.
+    /// Number of calls started so far, including those not forwarded.
     calls: usize,
-    /// A call was announced and its arguments broke off.
+    /// A call was started, and its arguments were cut off.
     cut: bool,
 }
 
@@ -23,7 +23,7 @@ impl Emitter {
         Self { tools, single, parts: Vec::new(), calls: 0, cut: false }
     }
 
-    /// Whether a function of this name may be called.
+    /// Whether a function of this name is offered.
     pub(super) fn offers(&self, name: &str) -> bool {
         self.tools.offers(name)
     }
@@ -44,7 +44,7 @@ impl Emitter {
         std::mem::take(&mut self.parts)
     }
 
-    /// Puts parts back that were taken.
+    /// Returns parts that were taken.
     pub(super) fn give_back(&mut self, parts: Vec<Part>) {
         self.parts.splice(0..0, parts);
     }
@@ -65,7 +65,7 @@ impl Emitter {
         }
     }
 
-    /// Announces a call.
+    /// Starts a call.
     pub(super) fn start(&mut self, name: &str) {
         self.calls += 1;
         if !self.is_muted() {
@@ -74,7 +74,7 @@ impl Emitter {
         }
     }
 
-    /// More of the announced call's arguments.
+    /// Adds to the started call's arguments.
     pub(super) fn arguments(&mut self, text: &str) {
         let muted = self.is_muted();
         match self.parts.last_mut() {
@@ -84,14 +84,14 @@ impl Emitter {
         }
     }
 
-    /// The announced call is complete.
+    /// Completes the started call.
     pub(super) fn end(&mut self) {
         if !self.is_muted() {
             self.parts.push(Part::CallEnd);
         }
     }
 
-    /// The announced call broke off.
+    /// Ends the started call as cut off.
     pub(super) fn cut(&mut self) {
         if !self.is_muted() {
             self.cut = true;

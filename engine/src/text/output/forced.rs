@@ -1,4 +1,4 @@
-//! What answers of a format look like to a grammar.
+//! Patterns for grammar-constrained answers in each format.
 
 use serde_json::Value;
 
@@ -12,29 +12,29 @@ use crate::text::grammar::Pattern;
 /// A function that an answer may call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
-    /// Its name.
+    /// The function's name.
     pub name: String,
-    /// What its arguments must look like: a JSON object.
+    /// The pattern of its arguments, which are a JSON object.
     pub arguments: Pattern,
 }
 
-/// What an answer is held to.
+/// The required content of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Expected {
-    /// A text that looks like this.
+    /// A text with this pattern.
     Text(Pattern),
-    /// Calls: at least one.
+    /// At least one call.
     Calls(Vec<Call>),
-    /// The one or the other.
+    /// Either a text with this pattern, or calls.
     Either(Pattern, Vec<Call>),
-    /// Any text, and calls that are held to their arguments.
+    /// Any text, and calls whose arguments are constrained.
     Free(Vec<Call>),
 }
 
 impl OutputFormat {
-    /// The pattern of an answer to `prompt`, thoughts first where the prompt leaves them open or to
-    /// the model. Without `parallel` it holds one call at most. `None`: calls of this format cannot
-    /// be held to a pattern.
+    /// The pattern of an answer to `prompt`. Reasoning comes first if the prompt opens it or leaves
+    /// the choice to the model. Without `parallel` there is at most one call. `None`: calls of this
+    /// format cannot be described by a pattern.
     pub fn pattern(&self, prompt: &str, expected: &Expected, parallel: bool) -> Option<Pattern> {
         if let Some(markers) = &self.inner.harmony {
             return harmony_answer(markers, expected);
@@ -48,7 +48,7 @@ impl OutputFormat {
                 None => text.clone(),
             },
             Expected::Free(functions) => {
-                // Without a token for it, text may look like a call.
+                // If the opener is not a token, text may look like a call.
                 self.inner.calls.as_ref()?.opener().id?;
                 let calls = Pattern::Maybe(Box::new(calls(functions)?));
                 Pattern::All(vec![Pattern::Free, calls])
@@ -66,12 +66,12 @@ impl OutputFormat {
         if let Some(between) = between.filter(|_| parallel) {
             all.push(Pattern::Many(Box::new(Pattern::All(vec![between, call]))));
         }
-        // Many models end their calls with a line break; the answer may end after it.
+        // Many models write a line break after their calls, so the answer may end after one.
         all.extend([after, Pattern::Space]);
         Some(Pattern::All(all))
     }
 
-    /// A template that switches thoughts off writes their end itself.
+    /// A template that disables reasoning writes its end marker itself.
     fn after_thoughts(&self, prompt: &str, answer: Pattern) -> Pattern {
         let Some(Thinking { open, close, .. }) = self.inner.thinking else { return answer };
         let end = prompt.trim_end();
@@ -88,7 +88,7 @@ impl OutputFormat {
     }
 }
 
-/// One call as the model writes it, without what stands around all of them.
+/// One call as the model writes it, without the text around all calls.
 fn one(format: &CallFormat, Call { name, arguments }: &Call) -> Option<Pattern> {
     let quoted = Value::from(name.as_str());
     let object = |key: &str, end: &str| {
@@ -123,7 +123,7 @@ fn one(format: &CallFormat, Call { name, arguments }: &Call) -> Option<Pattern> 
     }))
 }
 
-/// What stands before all calls, between two of them where there may be several, and after all.
+/// The text before all calls, between two calls if several are allowed, and after all calls.
 fn around(format: &CallFormat) -> (Pattern, Option<Pattern>, Pattern) {
     let nothing = || Pattern::text("");
     match *format {
@@ -141,8 +141,8 @@ fn around(format: &CallFormat) -> (Pattern, Option<Pattern>, Pattern) {
     }
 }
 
-/// A call whose parameters are written one by one. Those that the schema requires come in its order;
-/// of a string only its choices are held, since it is not written as JSON.
+/// A call whose parameters are written one by one. Required parameters come in the schema's order.
+/// Of a string only its choices are enforced, because it is not written as JSON.
 fn pairs(layout: &Layout, name: &str, arguments: &Pattern) -> Option<Pattern> {
     let Pattern::Json { schema, exactly } = arguments else { return None };
     let (fields, required) = Search::new(schema).properties();
@@ -160,7 +160,7 @@ fn pairs(layout: &Layout, name: &str, arguments: &Pattern) -> Option<Pattern> {
     for (key, field) in fields {
         let field = Search::new(schema).target(field);
         let value = value(layout, schema, field, *exactly);
-        // Where a value is marked as text or not, it is what its schema says.
+        // If a value is marked as text or JSON, its schema decides which.
         let mark = layout.prefix.map(|_| format!(" string=\"{}\"", is_text(schema, field)));
         let parameter = Pattern::All(vec![
             marker(layout.key.0),
@@ -182,7 +182,7 @@ fn pairs(layout: &Layout, name: &str, arguments: &Pattern) -> Option<Pattern> {
     Some(Pattern::All(all))
 }
 
-/// A value and what ends it.
+/// A value and its end.
 fn value(layout: &Layout, schema: &Value, field: &Value, exactly: bool) -> Pattern {
     let line = if layout.lines { "\n" } else { "" };
     let end = marker(layout.value_end);
@@ -194,7 +194,7 @@ fn value(layout: &Layout, schema: &Value, field: &Value, exactly: bool) -> Patte
         }
         None => {
             let mut field = field.clone();
-            // What it refers to stands in the whole schema.
+            // Its references point into the whole schema.
             for name in ["$defs", "definitions"] {
                 if let (Some(all), Some(field)) = (schema.get(name), field.as_object_mut()) {
                     field.insert(name.to_owned(), all.clone());
@@ -206,7 +206,7 @@ fn value(layout: &Layout, schema: &Value, field: &Value, exactly: bool) -> Patte
     Pattern::All(vec![Pattern::text(line), what, Pattern::text(line), end])
 }
 
-/// The values that a schema names, where texts are among them, as a model writes them.
+/// The values that a schema lists, if there are texts among them, as a model writes them.
 fn choices(field: &Value) -> Option<Vec<String>> {
     let one = field.get("const").map(std::slice::from_ref);
     let values = one.or(field.get("enum").and_then(Value::as_array).map(Vec::as_slice))?;
@@ -218,12 +218,12 @@ fn choices(field: &Value) -> Option<Vec<String>> {
     has_text.then(|| values.iter().map(as_written).collect())
 }
 
-/// Whether [`value`] holds a field to a text, not to JSON.
+/// Whether [`value`] constrains a field as text and not as JSON.
 fn is_text(schema: &Value, field: &Value) -> bool {
     Search::new(schema).kinds(field).may_be_text()
 }
 
-/// gpt-oss: thoughts, then a message to the user or to a function.
+/// gpt-oss: reasoning, then a message to the user or to a function.
 fn harmony_answer(markers: &harmony::Markers, expected: &Expected) -> Option<Pattern> {
     let [end, call_end, _] = markers.ends;
     let header = |text: &str| {

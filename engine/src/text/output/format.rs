@@ -1,4 +1,4 @@
-//! Which format a model writes.
+//! Detects a model's output format.
 
 use std::sync::Arc;
 
@@ -9,52 +9,52 @@ use super::{harmony, sectioned};
 use crate::text::template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
 
-/// What every marker of DeepSeek V3.2 holds; a token of its own.
+/// The token that is part of every marker of DeepSeek V3.2.
 const DSML: &str = "\u{ff5c}DSML\u{ff5c}";
 
-/// How a model writes its thoughts and its calls. Clones share it.
+/// A model's format for reasoning and tool calls. Clones share it.
 #[derive(Debug, Clone)]
 pub struct OutputFormat {
     pub(super) inner: Arc<Inner>,
 }
 
-/// What a model's template takes for the id of a call.
+/// The ids that a model's template accepts for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallIds {
-    /// Anything, or nothing.
+    /// Any id, or none.
     Any,
-    /// `functions.NAME:NUMBER`, counted through the conversation: Kimi K2 writes its calls so.
+    /// `functions.NAME:NUMBER`, numbered through the conversation, as Kimi K2 writes its calls.
     Numbered,
-    /// Nine letters and digits: Mistral's templates refuse others.
+    /// Nine letters and digits: Mistral's templates reject other ids.
     Short,
 }
 
-/// The parts of a format that a model may have.
+/// The parts of a format. Each of them is optional.
 #[derive(Debug, Default)]
 pub(super) struct Inner {
     pub(super) thinking: Option<Thinking>,
     pub(super) calls: Option<CallFormat>,
-    /// The whole answer is one of gpt-oss; then there is nothing else.
+    /// The whole answer has gpt-oss's format; then all other parts are unset.
     pub(super) harmony: Option<harmony::Markers>,
 }
 
-/// What stands around thoughts.
+/// The markers around reasoning.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Thinking {
     pub(super) open: Marker,
     pub(super) close: Marker,
-    /// A line after `open` that is no thought.
+    /// A line after `open` that is not part of the reasoning.
     pub(super) label: &'static str,
 }
 
-/// How calls are written.
+/// The format of tool calls.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum CallFormat {
     /// Hermes, Qwen: JSON objects between two markers.
     Tagged { open: Marker, close: Marker },
-    /// Llama 3: JSON objects, bare at the start of an answer or after a marker.
+    /// Llama 3: JSON objects, either bare at the start of an answer or after a marker.
     Llama { open: Marker },
-    /// Qwen3-Coder, MiniMax, GLM, DeepSeek V3.2: a name and parameters.
+    /// Qwen3-Coder, MiniMax, GLM, DeepSeek V3.2: a name and separate parameters.
     Pairs(Layout),
     /// DeepSeek up to V3.1, Kimi K2.
     Sectioned { markers: sectioned::Markers, is_kimi: bool },
@@ -65,12 +65,12 @@ pub(super) enum CallFormat {
 }
 
 impl OutputFormat {
-    /// Everything is text.
+    /// The format in which everything is text.
     pub fn plain() -> Self {
         Self { inner: Arc::default() }
     }
 
-    /// The format of the model with this template and vocabulary.
+    /// Detects the format of a model from its template and vocabulary.
     pub(crate) fn detect(template: Option<&ChatTemplate>, tokenizer: &Tokenizer) -> Self {
         match template {
             Some(template) => Self::of(|text| template.mentions(text), tokenizer),
@@ -78,8 +78,8 @@ impl OutputFormat {
         }
     }
 
-    /// The format of a template that `says` so. What is most telling comes first: several formats
-    /// share `<tool_call>`.
+    /// Detects the format of a template with the texts for which `says` is true. The most specific
+    /// texts come first: several formats share `<tool_call>`.
     pub(super) fn of(says: impl Fn(&str) -> bool, tokenizer: &Tokenizer) -> Self {
         let marker = |text| Marker::new(text, tokenizer);
         let harmony = says("<|channel|>") && says("<|message|>");
@@ -95,7 +95,7 @@ impl OutputFormat {
         Self { inner: Arc::new(inner) }
     }
 
-    /// What its template takes for the id of a call.
+    /// The ids that its template accepts for a call.
     pub fn call_ids(&self) -> CallIds {
         match self.inner.calls {
             Some(CallFormat::Sectioned { is_kimi: true, .. }) => CallIds::Numbered,
@@ -241,7 +241,7 @@ fn dsml_layout(open: Marker, close: Marker, prefix: Marker) -> Layout {
 }
 
 impl Inner {
-    /// Tokens that mean something in this format.
+    /// Tokens with a meaning in this format.
     pub(super) fn markers(&self) -> Vec<u32> {
         let thinking = self.thinking.iter().flat_map(|thinking| [thinking.open, thinking.close]);
         let calls = self.calls.iter().flat_map(CallFormat::markers);
@@ -251,7 +251,7 @@ impl Inner {
 }
 
 impl CallFormat {
-    /// What a call begins with.
+    /// The marker that begins a call.
     pub(super) fn opener(&self) -> Marker {
         match *self {
             Self::Tagged { open, .. }
@@ -263,7 +263,7 @@ impl CallFormat {
         }
     }
 
-    /// What a call begins with where the opener was left out: at the start of a line, or anywhere
+    /// What a call begins with if its opener was omitted: only at the start of a line, or anywhere
     /// if it is a token.
     pub(super) fn bare_opener(&self) -> Option<Marker> {
         match self {
@@ -273,7 +273,7 @@ impl CallFormat {
         }
     }
 
-    /// The line breaks that stand between a text and its calls and belong to neither.
+    /// The line breaks between a text and its calls, which belong to neither.
     pub(super) fn gap(&self) -> &'static str {
         match self {
             Self::Pairs(Layout { prefix: Some(_), .. }) => "\n\n",
@@ -281,7 +281,7 @@ impl CallFormat {
         }
     }
 
-    /// Whether an answer may begin with a call that no marker opens.
+    /// Whether an answer may begin with a call without an opening marker.
     pub(super) fn is_bare(&self) -> bool {
         matches!(self, Self::Llama { .. })
     }
@@ -295,7 +295,7 @@ impl CallFormat {
         }
     }
 
-    /// Everything that is more than text in this format.
+    /// All markers of this format.
     pub(super) fn markers(&self) -> Vec<Marker> {
         match *self {
             Self::Tagged { open, close } => vec![open, close],
@@ -307,7 +307,7 @@ impl CallFormat {
         }
     }
 
-    /// What reads the calls after an opener.
+    /// The reader for calls after an opener.
     pub(super) fn reader(&self) -> Reader {
         match *self {
             Self::Tagged { open, close } => Reader::json(Some((open, close))),

@@ -1,6 +1,6 @@
-//! What the fuzz target (`engine/fuzz`) and its twin under proptest call: answers made of anything
-//! at all, in every format. The parser must not panic, must not depend on how an answer was cut into
-//! pieces, must not lose text, and must not announce a call that is none.
+//! Entry points for the fuzz target (`engine/fuzz`) and for the same test under proptest: arbitrary
+//! answers in every format. The parser must not panic, its result must not depend on how an answer
+//! is split into pieces, it must not lose text, and it must not report a call that is none.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::{OutputFormat, OutputParser, Part};
 use crate::text::tokenizer::Tokenizer;
 use crate::types::{FinishReason, Mark, MarkedText};
 
-/// What tells a format: words of the template, tokens of the vocabulary.
+/// What identifies a format: words of the template, tokens of the vocabulary.
 type Family = (&'static str, &'static [&'static str]);
 
 const FAMILIES: [Family; 11] = [
@@ -31,7 +31,7 @@ const FAMILIES: [Family; 11] = [
     ("<|channel|> <|message|>", &["<|start|>", "<|channel|>", "<|message|>", "<|end|>"]),
 ];
 
-/// What an answer is made of besides plain characters.
+/// Fragments of answers, apart from plain characters.
 const FRAGMENTS: &[&str] = &[
     "<tool_call>",
     "</tool_call>",
@@ -131,8 +131,8 @@ const FRAGMENTS: &[&str] = &[
     "{\"a\":{\"a\":",
 ];
 
-/// The first byte chooses the format, the second whether its tokens exist, whether there are tools
-/// and what the prompt ends with, every other one a fragment or a character.
+/// The first byte selects the format. The second selects whether its tokens exist, whether there
+/// are tools, and how the prompt ends. Every other byte is a fragment or a character.
 pub fn output(bytes: &[u8]) {
     let (Some(&family), Some(&flags)) = (bytes.first(), bytes.get(1)) else { return };
     let (template, tokens) = FAMILIES[usize::from(family) % FAMILIES.len()];
@@ -154,7 +154,7 @@ pub fn output(bytes: &[u8]) {
     check(&whole, &text, template);
 }
 
-/// Parts in the form that they have whatever the cuts, and whether the last call was cut.
+/// Parts in a form that does not depend on the splits, and whether the last call was cut.
 type Read = (Vec<Part>, bool);
 
 fn read(mut parser: OutputParser, deltas: impl IntoIterator<Item = MarkedText>) -> Read {
@@ -208,7 +208,7 @@ fn check((parts, cut): &Read, text: &str, template: &str) {
     }
 }
 
-/// What a byte stands for: a fragment in as few pieces as it may come in, or a character.
+/// The text of a byte: a fragment in the fewest possible pieces, or a character.
 fn pieces(byte: u8, tokens: &[&str]) -> Vec<MarkedText> {
     let plain = |text: String| MarkedText { text, ..MarkedText::default() };
     let Some(&text) = FRAGMENTS.get(usize::from(byte)) else {

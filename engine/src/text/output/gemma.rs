@@ -1,10 +1,10 @@
-//! Gemma's calls: `<|tool_call>call:NAME{key:<|"|>text<|"|>,other:[1,true]}<tool_call|>`, where a
-//! marker stands for quotes, so that nothing in a text needs escaping. FunctionGemma writes the same
+//! Gemma's calls: `<|tool_call>call:NAME{key:<|"|>text<|"|>,other:[1,true]}<tool_call|>`. A marker
+//! takes the place of quotes, so that texts need no escaping. FunctionGemma uses the same format
 //! with other markers.
 //!
-//! What models write instead is read too: JSON's quotes, `=` for `:`, words without quotes where a text
-//! may be, parentheses around the arguments, an object in them, and call objects of other formats. The
-//! closing marker closes the brackets that were left open.
+//! Common mistakes of models are accepted too: JSON's quotes, `=` for `:`, words without quotes
+//! where a text is allowed, parentheses around the arguments, an object inside them, and call
+//! objects of other formats. The closing marker closes brackets that were left open.
 
 use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
@@ -13,7 +13,7 @@ use super::json_calls::JsonCalls;
 use super::part::Progress;
 use crate::text::stop::overlap;
 
-/// A name, key, number or word that is longer is none.
+/// Limit on a name, key, number or word. A longer one is invalid.
 const MAX_WORD_BYTES: usize = 1024;
 const START: Marker = Marker::spelled("call:");
 
@@ -23,27 +23,27 @@ pub(super) struct Gemma {
     open: Marker,
     quote: Marker,
     close: Marker,
-    place: Place,
-    /// The containers that are open: `}` or `]`, as they will be closed.
+    state: State,
+    /// The open containers, each as its closing character `}` or `]`.
     stack: Vec<char>,
-    /// Nothing was read yet in the innermost one.
+    /// Nothing was read yet in the innermost container.
     is_first: bool,
     function: String,
-    /// The parameter under way.
+    /// The current parameter.
     key: String,
-    /// Parentheses stand around an object.
+    /// An object is enclosed in parentheses.
     wrapped: bool,
-    /// A text or key in JSON's quotes.
+    /// The scanner for a text or key in JSON's quotes.
     scanner: Scanner,
     objects: JsonCalls,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum State {
     Start,
     /// In call objects of another format.
     Objects,
-    /// In the name, which begins at this byte of what was seen.
+    /// In the name, which begins at this byte of the seen text.
     Name(usize),
     /// Before a key or the end of an object.
     Key,
@@ -55,7 +55,7 @@ enum Place {
     Text {
         key: bool,
     },
-    /// The same, in JSON's quotes.
+    /// In a text, a key or a value in JSON's quotes.
     Quoted {
         key: bool,
     },
@@ -71,7 +71,7 @@ impl Gemma {
             open,
             quote,
             close,
-            place: Place::Start,
+            state: State::Start,
             stack: Vec::new(),
             is_first: true,
             function: String::new(),
@@ -84,14 +84,14 @@ impl Gemma {
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
-            let progress = match self.place {
-                Place::Start => self.start(input),
-                Place::Name(from) => self.name(from, input, out),
-                Place::Objects => return self.objects.read(input, out),
-                Place::Text { key } => self.text(key, input, out),
-                Place::Quoted { key } => self.quoted(key, input, out),
-                Place::End => self.end(input),
-                Place::Key | Place::Colon | Place::Value | Place::After => self.within(input, out),
+            let progress = match self.state {
+                State::Start => self.start(input),
+                State::Name(from) => self.name(from, input, out),
+                State::Objects => return self.objects.read(input, out),
+                State::Text { key } => self.text(key, input, out),
+                State::Quoted { key } => self.quoted(key, input, out),
+                State::End => self.end(input),
+                State::Key | State::Colon | State::Value | State::After => self.within(input, out),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -99,8 +99,8 @@ impl Gemma {
         }
     }
 
-    fn go(&mut self, place: Place) -> Option<Progress> {
-        self.place = place;
+    fn go(&mut self, state: State) -> Option<Progress> {
+        self.state = state;
         None
     }
 
@@ -109,18 +109,18 @@ impl Gemma {
             return Some(Progress::More);
         }
         match (input.stands(&START), input.stands(&self.open)) {
-            // Written twice.
+            // The marker was written twice.
             (_, Stands::Yes(length)) => {
                 input.skip(length);
                 None
             }
             (Stands::Yes(length), _) => {
                 input.skip(length);
-                self.go(Place::Name(input.seen().len()))
+                self.go(State::Name(input.seen().len()))
             }
             (Stands::Maybe, _) | (_, Stands::Maybe) => Some(Progress::More),
-            _ if matches!(input.peek(), Some('{' | '[')) => self.go(Place::Objects),
-            _ => self.go(Place::Name(input.seen().len())),
+            _ if matches!(input.peek(), Some('{' | '[')) => self.go(State::Objects),
+            _ => self.go(State::Name(input.seen().len())),
         }
     }
 
@@ -138,7 +138,7 @@ impl Gemma {
         let inner = ahead[1..].trim_start();
         let (length, end) = match number {
             0 => (1, '}'),
-            // Whether an object stands in the parentheses is known with the next character only.
+            // Only the next character shows whether the parentheses contain an object.
             1 if inner.is_empty() && !input.ended => return Some(Progress::More),
             1 if inner.starts_with('{') => (ahead.len() - inner.len() + 1, '}'),
             1 => (1, ')'),
@@ -152,86 +152,86 @@ impl Gemma {
         if number == 2 {
             out.arguments("{}");
             out.end();
-            return self.go(Place::End);
+            return self.go(State::End);
         }
         out.arguments("{");
         self.stack.push(end);
-        self.go(Place::Key)
+        self.go(State::Key)
     }
 
-    /// One step between the texts of the arguments.
+    /// Does one step of the arguments, outside texts.
     fn within(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         input.skip_whitespace();
         input.take();
         match input.stands(&self.quote) {
-            Stands::Yes(length) if matches!(self.place, Place::Key | Place::Value) => {
+            Stands::Yes(length) if matches!(self.state, State::Key | State::Value) => {
                 input.skip(length);
                 input.take();
                 self.comma(out);
                 out.arguments("\"");
-                if self.place == Place::Key {
+                if self.state == State::Key {
                     self.key.clear();
                 }
-                return self.go(Place::Text { key: self.place == Place::Key });
+                return self.go(State::Text { key: self.state == State::Key });
             }
             Stands::Maybe => return self.wait(input, out),
             _ => {}
         }
         match input.stands(&self.close) {
-            // All is there but the brackets.
-            Stands::Yes(_) if matches!(self.place, Place::Key | Place::After) => {
+            // Only the brackets are missing.
+            Stands::Yes(_) if matches!(self.state, State::Key | State::After) => {
                 while let Some(end) = self.stack.pop() {
                     out.arguments(bracket(end));
                 }
                 out.end();
-                return self.go(Place::End);
+                return self.go(State::End);
             }
             Stands::Maybe => return self.wait(input, out),
             _ => {}
         }
         let Some(c) = input.peek() else { return self.wait(input, out) };
-        match (self.place, c) {
-            (Place::Key, '}' | ')') | (Place::Value, ']') | (Place::After, '}' | ']' | ')') => {
+        match (self.state, c) {
+            (State::Key, '}' | ')') | (State::Value, ']') | (State::After, '}' | ']' | ')') => {
                 self.close_container(c, input, out)
             }
-            (Place::Key | Place::Value, '"' | '\'') => {
+            (State::Key | State::Value, '"' | '\'') => {
                 self.comma(out);
                 self.scanner = Scanner::new();
                 self.key.clear();
-                self.go(Place::Quoted { key: self.place == Place::Key })
+                self.go(State::Quoted { key: self.state == State::Key })
             }
-            (Place::Colon, ':' | '=') => {
+            (State::Colon, ':' | '=') => {
                 input.skip(1);
                 input.take();
                 out.arguments(": ");
                 self.is_first = true;
-                self.go(Place::Value)
+                self.go(State::Value)
             }
-            (Place::After, ',') => {
+            (State::After, ',') => {
                 input.skip(1);
                 input.take();
                 self.is_first = false;
                 let in_object = self.stack.last() != Some(&']');
-                self.go(if in_object { Place::Key } else { Place::Value })
+                self.go(if in_object { State::Key } else { State::Value })
             }
-            (Place::Value, '{' | '[') if self.stack.len() < MAX_DEPTH => {
+            (State::Value, '{' | '[') if self.stack.len() < MAX_DEPTH => {
                 input.skip(1);
                 input.take();
                 self.comma(out);
                 out.arguments(if c == '{' { "{" } else { "[" });
                 self.stack.push(if c == '{' { '}' } else { ']' });
                 self.is_first = true;
-                self.go(if c == '{' { Place::Key } else { Place::Value })
+                self.go(if c == '{' { State::Key } else { State::Value })
             }
-            (Place::Key | Place::Value, _) => self.word(input, out),
+            (State::Key | State::Value, _) => self.word(input, out),
             _ => broken(input, out),
         }
     }
 
-    /// A bare key, number or word, which ends where a mark of structure stands.
+    /// Reads a bare key, number or word, which ends at a structural character.
     fn word(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         let ahead = input.ahead();
-        let is_key = self.place == Place::Key;
+        let is_key = self.state == State::Key;
         let end = if is_key {
             ahead.find([':', '='])
         } else {
@@ -255,10 +255,10 @@ impl Gemma {
         input.take();
         self.comma(out);
         out.arguments(&text);
-        self.go(if is_key { Place::Colon } else { Place::After })
+        self.go(if is_key { State::Colon } else { State::After })
     }
 
-    /// A text that stands without quotes, where a parameter may be text.
+    /// Reads a text without quotes, where a parameter may be text.
     fn bare_text(&self, word: &str, rest: &str, out: &Emitter) -> Option<String> {
         let may_be = match self.stack.len() {
             1 => out.tools().kinds(&self.function, &self.key).may_be_text(),
@@ -288,9 +288,9 @@ impl Gemma {
         out.arguments(bracket(c));
         if self.stack.is_empty() {
             out.end();
-            return self.go(Place::End);
+            return self.go(State::End);
         }
-        self.go(Place::After)
+        self.go(State::After)
     }
 
     fn text(&mut self, key: bool, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
@@ -322,13 +322,13 @@ impl Gemma {
                 input.skip(length);
                 input.take();
                 out.arguments("\"");
-                self.go(if key { Place::Colon } else { Place::After })
+                self.go(if key { State::Colon } else { State::After })
             }
             Sought::Nothing => self.wait(input, out),
         }
     }
 
-    /// A text or key in JSON's quotes, with JSON's escapes.
+    /// Reads a text or key in JSON's quotes, with JSON's escapes.
     fn quoted(&mut self, key: bool, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         let mut text = String::new();
         let mut step = Step::More;
@@ -364,7 +364,7 @@ impl Gemma {
                 if key {
                     self.key = serde_json::from_str(&self.key).unwrap_or_default();
                 }
-                self.go(if key { Place::Colon } else { Place::After })
+                self.go(if key { State::Colon } else { State::After })
             }
             Step::DoneBefore | Step::Invalid => broken(input, out),
         }
@@ -394,13 +394,13 @@ impl Gemma {
         }
     }
 
-    /// More text is needed; at the end of the answer there is none.
+    /// Waits for more text. At the end of the answer, ends the call.
     fn wait(&self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         if !input.ended {
             return Some(Progress::More);
         }
         if input.cut {
-            // What is under way is not text.
+            // The incomplete part is not returned as text.
             input.skip(input.ahead().len());
             input.take();
         }
@@ -408,7 +408,7 @@ impl Gemma {
     }
 }
 
-/// The closing marker of `length` bytes stands in a text that has no end.
+/// Handles the closing marker of `length` bytes inside a text without an end.
 fn closed_within(length: usize, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
     input.skip(length);
     input.take();
@@ -416,14 +416,14 @@ fn closed_within(length: usize, input: &mut Input, out: &mut Emitter) -> Option<
     Some(Progress::Done)
 }
 
-/// The announced call does not go on. What is ahead is text.
+/// Cuts off the started call. The text ahead is plain text.
 fn broken(input: &mut Input, out: &mut Emitter) -> Option<Progress> {
     input.rewind();
     out.cut();
     Some(Progress::Done)
 }
 
-/// How a container that ends so in the call ends in JSON.
+/// The JSON bracket for a container that ends with this character in the call.
 fn bracket(end: char) -> &'static str {
     if end == ']' { "]" } else { "}" }
 }

@@ -1,4 +1,4 @@
-//! gpt-oss: every answer is a row of messages, each on a channel.
+//! gpt-oss: every answer is a sequence of messages, each on a channel.
 //!
 //! ```text
 //! <|channel|>analysis<|message|>thoughts<|end|>
@@ -6,8 +6,8 @@
 //! <|start|>assistant<|channel|>final<|message|>text<|return|>
 //! ```
 //!
-//! All markers are tokens of their own. What is said on the commentary channel to nobody is text, as
-//! what is said on `final`. A message to a function that is not offered is text too.
+//! All markers are tokens. A message without a recipient on the commentary channel is text, as on
+//! `final`. A message to a function that is not offered is text too.
 
 use super::arguments::{Arguments, Handed};
 use super::call_object::as_object;
@@ -15,9 +15,9 @@ use super::emit::Emitter;
 use super::input::{Input, Marker, Sought, Stands};
 use super::json::whole_value;
 
-/// What the name of a function may stand after.
+/// The prefix of a function's name.
 const NAMESPACE: &str = "functions.";
-/// A header that is longer is none: what stands there is text.
+/// Limit on a header. A longer one is treated as text.
 const MAX_HEADER_BYTES: usize = 1024;
 
 /// The markers of the format.
@@ -27,7 +27,7 @@ pub(super) struct Markers {
     pub(super) channel: Marker,
     pub(super) message: Marker,
     pub(super) constrain: Marker,
-    /// What ends a message.
+    /// The markers that end a message.
     pub(super) ends: [Marker; 3],
 }
 
@@ -42,11 +42,11 @@ impl Markers {
 #[derive(Debug, Clone)]
 pub(super) struct Harmony {
     markers: Markers,
-    place: Place,
+    state: State,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum State {
     /// Before a message's text.
     Header,
     /// In a message.
@@ -59,28 +59,28 @@ enum Place {
 enum Call {
     Before(String),
     Arguments(Arguments),
-    /// Up to the end of the message.
+    /// Skips to the end of the message.
     Rest,
 }
 
 impl Harmony {
     pub(super) fn new(markers: Markers) -> Self {
-        Self { markers, place: Place::Header }
+        Self { markers, state: State::Header }
     }
 
     pub(super) fn is_thinking(&self) -> bool {
-        matches!(self.place, Place::Body { thinking: true })
+        matches!(self.state, State::Body { thinking: true })
     }
 
-    /// Takes what there is.
+    /// Reads the available text.
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) {
-        while match &mut self.place {
-            Place::Header => self.header(input, out),
-            Place::Body { thinking } => {
+        while match &mut self.state {
+            State::Header => self.header(input, out),
+            State::Body { thinking } => {
                 let thinking = *thinking;
                 self.body(thinking, input, out)
             }
-            Place::Call(_) => self.call(input, out),
+            State::Call(_) => self.call(input, out),
         } {}
     }
 
@@ -89,9 +89,9 @@ impl Harmony {
             match self.begins(input) {
                 Stands::Yes(_) => {}
                 Stands::Maybe => return false,
-                // Without a header all is text.
+                // Without a header everything is text.
                 Stands::No => {
-                    self.place = Place::Body { thinking: false };
+                    self.state = State::Body { thinking: false };
                     return !input.ahead().is_empty();
                 }
             }
@@ -104,39 +104,39 @@ impl Harmony {
                 let header = input.take_to(length);
                 input.skip(marker);
                 input.take();
-                self.place = self.message(&header, out);
+                self.state = self.message(&header, out);
                 return true;
             }
-            // The marker before the body was left out.
+            // The marker before the body is missing.
             Sought::Marker(..) => return self.without_marker(input, out),
             Sought::Nothing if input.ended => return self.without_marker(input, out),
             Sought::Nothing => {}
         }
         if length > MAX_HEADER_BYTES {
             input.rewind();
-            self.place = Place::Body { thinking: false };
-            // It would be taken for the start of the next message.
+            self.state = State::Body { thinking: false };
+            // Otherwise it would be taken for the start of the next message.
             out.text(&input.take_first());
             return true;
         }
         false
     }
 
-    /// A header and a body with no marker between them, up to the place that was looked at.
+    /// Reads a header and a body with no marker between them, up to the current position.
     fn without_marker(&mut self, input: &mut Input, out: &Emitter) -> bool {
         let body = self.header_words(input.seen());
         let header = input.take_to(body);
         input.rewind();
-        self.place = self.message(&header, out);
-        // A header that was cut off says nothing.
+        self.state = self.message(&header, out);
+        // A header that was cut off has no meaning.
         let is_over = input.ended && input.ahead().is_empty();
-        if is_over && !matches!(self.place, Place::Call(_)) {
-            self.place = Place::Body { thinking: false };
+        if is_over && !matches!(self.state, State::Call(_)) {
+            self.state = State::Body { thinking: false };
         }
-        !input.ahead().is_empty() || matches!(self.place, Place::Call(_))
+        !input.ahead().is_empty() || matches!(self.state, State::Call(_))
     }
 
-    /// The bytes of `text` that can be a header: markers and the words that follow them.
+    /// The number of bytes of `text` that can be a header: markers and the words after them.
     fn header_words(&self, text: &str) -> usize {
         let Markers { start, channel, constrain, .. } = self.markers;
         let mut at = 0;
@@ -160,7 +160,7 @@ impl Harmony {
         }
     }
 
-    /// Whether a header stands ahead.
+    /// Whether a header begins at the current position.
     fn begins(&self, input: &Input) -> Stands {
         let Markers { channel, start, .. } = self.markers;
         let [to, also_to, role] = [" to=", "to=", "assistant"].map(Marker::spelled);
@@ -168,23 +168,23 @@ impl Harmony {
         begins.iter().map(|marker| input.stands(marker)).fold(Stands::No, Stands::or)
     }
 
-    /// What a message with this header is.
-    fn message(&self, header: &str, out: &Emitter) -> Place {
+    /// The kind of message that has this header.
+    fn message(&self, header: &str, out: &Emitter) -> State {
         let word = |text: &str| {
             let end = text.find(|c: char| c.is_whitespace() || c == '<').unwrap_or(text.len());
             text[..end].to_owned()
         };
         let after = |marker: &str| header.split_once(marker).map(|(_, rest)| word(rest));
         let recipient = after("to=").unwrap_or_default();
-        // Models leave the namespace out now and then.
+        // Models sometimes omit the namespace.
         let name = recipient.strip_prefix(NAMESPACE).filter(|name| out.offers(name));
         let name = name.unwrap_or(&recipient);
         if out.offers(name) {
-            return Place::Call(Call::Before(name.to_owned()));
+            return State::Call(Call::Before(name.to_owned()));
         }
         let thinking =
             after(self.markers.channel.text).is_some_and(|channel| channel == "analysis");
-        Place::Body { thinking }
+        State::Body { thinking }
     }
 
     fn body(&mut self, thinking: bool, input: &mut Input, out: &mut Emitter) -> bool {
@@ -199,7 +199,7 @@ impl Harmony {
     }
 
     fn call(&mut self, input: &mut Input, out: &mut Emitter) -> bool {
-        let Place::Call(call) = &mut self.place else { return false };
+        let State::Call(call) = &mut self.state else { return false };
         match call {
             Call::Before(name) => {
                 if !input.skip_whitespace() {
@@ -235,7 +235,7 @@ impl Harmony {
                     true
                 }
                 Handed::Broken => {
-                    self.place = Place::Body { thinking: false };
+                    self.state = State::Body { thinking: false };
                     true
                 }
             },
@@ -250,7 +250,7 @@ impl Harmony {
         }
     }
 
-    /// A body that is no object: `null`, or an object written as a string, is still the call.
+    /// Reads a body that is not an object: `null`, or an object inside a string, is still a call.
     fn indirect(&mut self, name: &str, input: &mut Input, out: &mut Emitter) -> bool {
         let (body, from) = (input.ahead(), input.seen().len());
         if body.starts_with(['"', '\'']) || body.starts_with("null") || "null".starts_with(body) {
@@ -266,29 +266,29 @@ impl Harmony {
                 out.start(name);
                 out.arguments(&arguments);
                 out.end();
-                self.place = Place::Call(Call::Rest);
+                self.state = State::Call(Call::Rest);
                 return true;
             }
         }
         input.rewind();
-        self.place = Place::Body { thinking: false };
+        self.state = State::Body { thinking: false };
         true
     }
 
     fn seek_end(&self, input: &mut Input) -> Sought {
         let Markers { start, channel, ends, .. } = self.markers;
-        // A message that was not ended is ended by the next one.
+        // The next message ends a message without an end marker.
         input.seek(&[ends[0], ends[1], ends[2], start, channel])
     }
 
-    /// After a message.
+    /// Continues after a message.
     fn ended(&mut self, sought: Sought, input: &mut Input) -> bool {
         let Sought::Marker(number, length) = sought else { return false };
         if number < self.markers.ends.len() {
             input.skip(length);
             input.take();
         }
-        self.place = Place::Header;
+        self.state = State::Header;
         true
     }
 }

@@ -1,4 +1,4 @@
-//! Text that no reader has taken yet, and the markers in it.
+//! Text that no reader has consumed yet, and the markers in it.
 
 use std::collections::VecDeque;
 
@@ -6,10 +6,10 @@ use crate::text::stop::overlap;
 use crate::text::tokenizer::Tokenizer;
 use crate::types::Mark;
 
-/// A text with a meaning, such as `<tool_call>`.
+/// A text with a special meaning, such as `<tool_call>`.
 ///
-/// Where the vocabulary has a token of its own for it, only that token is the marker: the same
-/// characters spelled by ordinary tokens are prose about the marker.
+/// If the vocabulary has a token for it, only that token is the marker: the same characters in
+/// ordinary tokens are prose about the marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Marker {
     pub(super) text: &'static str,
@@ -21,37 +21,37 @@ impl Marker {
         Self { text, id: tokenizer.added_token(text) }
     }
 
-    /// One that is only ever spelled out.
+    /// A marker that is never a token.
     pub(super) const fn spelled(text: &'static str) -> Self {
         Self { text, id: None }
     }
 }
 
-/// What the model wrote, from the first byte that is not taken. A reader looks ahead with
-/// [`Input::peek`] and [`Input::seek`], and takes what it has understood.
+/// The model's text from the first byte that is not consumed. A reader looks ahead with
+/// [`Input::peek`] and [`Input::seek`], and takes the part that it has understood.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Input {
     text: String,
     marks: VecDeque<Mark>,
-    /// The byte up to which a reader has looked.
+    /// The position up to which a reader has looked.
     at: usize,
-    /// Nothing will follow.
+    /// The answer has ended.
     pub(super) ended: bool,
-    /// It ended because it became too long, not where the model ended it.
+    /// It ended at its length limit and not where the model ended it.
     pub(super) cut: bool,
 }
 
 /// Where [`Input::seek`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sought {
-    /// Before the marker with this number. Its text has this many bytes.
+    /// Before the marker with this index, whose text has this many bytes.
     Marker(usize, usize),
-    /// Before what may become a marker, or at the end.
+    /// Before text that may become a marker, or at the end.
     Nothing,
 }
 
 impl Input {
-    /// Appends text; `marks` are the tokens of their own in it.
+    /// Appends text; `marks` are the positions of tokens in it.
     pub(super) fn push(&mut self, text: &str, marks: &[Mark]) {
         let base = self.text.len();
         self.text.push_str(text);
@@ -59,12 +59,12 @@ impl Input {
         self.marks.extend(marks.iter().map(moved));
     }
 
-    /// What lies ahead of the reader.
+    /// The text after the current position.
     pub(super) fn ahead(&self) -> &str {
         &self.text[self.at..]
     }
 
-    /// What the reader has looked at and not taken.
+    /// The text that the reader has looked at and not taken.
     pub(super) fn seen(&self) -> &str {
         &self.text[..self.at]
     }
@@ -74,35 +74,35 @@ impl Input {
         self.ahead().chars().next()
     }
 
-    /// The character after `bytes` more.
+    /// The character `bytes` bytes ahead.
     pub(super) fn peek_after(&self, bytes: usize) -> Option<char> {
         self.ahead()[bytes..].chars().next()
     }
 
-    /// Looks from a byte of what is not taken.
+    /// Moves to a byte of the text that is not taken.
     pub(super) fn go_to(&mut self, at: usize) {
         self.at = at;
     }
 
-    /// Looks past `bytes` more.
+    /// Moves past `bytes` bytes.
     pub(super) fn skip(&mut self, bytes: usize) {
         self.at += bytes;
         debug_assert!(self.text.is_char_boundary(self.at));
     }
 
-    /// Looks past whitespace. False when the text ends there and may go on.
+    /// Moves past whitespace. Returns false when the text ends there but may continue.
     pub(super) fn skip_whitespace(&mut self) -> bool {
         let rest = self.ahead().trim_start().len();
         self.at = self.text.len() - rest;
         rest > 0 || self.ended
     }
 
-    /// Takes what was looked at.
+    /// Takes the seen text.
     pub(super) fn take(&mut self) -> String {
         self.take_to(self.at)
     }
 
-    /// Takes the first `end` bytes of what was looked at.
+    /// Takes the first `end` bytes of the seen text.
     pub(super) fn take_to(&mut self, end: usize) -> String {
         let rest = self.text.split_off(end);
         self.at -= end;
@@ -116,7 +116,7 @@ impl Input {
         std::mem::replace(&mut self.text, rest)
     }
 
-    /// Takes the first marker or character, whatever was looked at.
+    /// Takes the first marker or character, independent of the current position.
     pub(super) fn take_first(&mut self) -> String {
         let marked = self.marks.front().filter(|mark| mark.start == 0).map(|mark| mark.end);
         let length = marked.or_else(|| self.text.chars().next().map(char::len_utf8));
@@ -124,12 +124,12 @@ impl Input {
         self.take()
     }
 
-    /// Goes back to the first byte that is not taken.
+    /// Moves back to the first byte that is not taken.
     pub(super) fn rewind(&mut self) {
         self.at = 0;
     }
 
-    /// Looks up to the first of `markers`; of several at one place, the first in the list.
+    /// Moves to the first of `markers`. At the same position the first in the list wins.
     pub(super) fn seek(&mut self, markers: &[Marker]) -> Sought {
         let found = markers.iter().enumerate().filter_map(|(number, marker)| {
             let (at, length) = self.find(marker)?;
@@ -145,7 +145,7 @@ impl Input {
         Sought::Nothing
     }
 
-    /// Whether a marker stands right ahead.
+    /// Whether a marker is at the current position.
     pub(super) fn stands(&self, marker: &Marker) -> Stands {
         match marker.id {
             Some(_) => match self.find(marker) {
@@ -159,8 +159,8 @@ impl Input {
         }
     }
 
-    /// Whether a marker that is a token stands right ahead and ends the answer, so that it is no part
-    /// of a string: nothing but space and `ends` follow it.
+    /// Whether a marker token at the current position ends the answer, so that it is not part of a
+    /// string: only space and `ends` follow it.
     pub(super) fn stands_last(&self, marker: &Marker, ends: &[Marker]) -> Stands {
         let (Some(_), Stands::Yes(length)) = (marker.id, self.stands(marker)) else {
             return Stands::No;
@@ -176,13 +176,13 @@ impl Input {
         }
     }
 
-    /// Whether the answer's length cut it in a tag, which is all that is ahead.
+    /// Whether the answer's length limit cut it inside a tag, which is all the text ahead.
     pub(super) fn is_tag_cut(&self) -> bool {
         let rest = self.ahead().trim_start();
         self.ended && self.cut && rest.starts_with('<') && !rest.contains(['>', '\n'])
     }
 
-    /// Place and length of the next such marker.
+    /// Position and length of the next such marker.
     fn find(&self, marker: &Marker) -> Option<(usize, usize)> {
         match marker.id {
             Some(id) => {
@@ -197,7 +197,7 @@ impl Input {
     }
 }
 
-/// The answer of [`Input::stands`].
+/// The result of [`Input::stands`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stands {
     Yes(usize),
@@ -206,7 +206,7 @@ pub(super) enum Stands {
 }
 
 impl Stands {
-    /// Whether one or the other does.
+    /// Combines two results: whether either marker is there.
     pub(super) fn or(self, other: Self) -> Self {
         match (self, other) {
             (Self::Yes(length), _) | (_, Self::Yes(length)) => Self::Yes(length),

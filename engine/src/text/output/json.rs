@@ -1,10 +1,10 @@
-//! JSON values that come in pieces.
+//! Reads JSON values that arrive in pieces.
 
-/// Containers within containers. More is no value: nothing that a model means is so deep, and
-/// readers of JSON refuse it.
+/// Limit on nested containers. Deeper values are invalid: models do not produce them on purpose,
+/// and JSON readers reject them.
 pub(super) const MAX_DEPTH: usize = 100;
 
-/// `text` as one JSON value, slips mended, or `None` where it is none.
+/// Returns `text` as one JSON value with its mistakes repaired, or `None` if it is none.
 pub(super) fn whole_value(text: &str) -> Option<String> {
     let mut scanner = Scanner::new();
     let mut out = String::with_capacity(text.len());
@@ -26,8 +26,7 @@ pub(super) fn whole_value(text: &str) -> Option<String> {
     (done || scanner.end(&mut out)).then_some(out)
 }
 
-/// Whether `word` says a number that JSON has no form for, or one that its readers refuse as too
-/// large.
+/// Whether `word` is a number that JSON cannot express, or that JSON readers reject as too large.
 pub(super) fn is_beyond_numbers(word: &str) -> bool {
     let digits = word.strip_prefix('-').unwrap_or(word);
     let is_named = ["NaN", "nan", "Infinity", "inf"].contains(&digits);
@@ -35,35 +34,35 @@ pub(super) fn is_beyond_numbers(word: &str) -> bool {
     is_named || (is_number && digits.parse::<f64>().is_ok_and(f64::is_infinite))
 }
 
-/// What a character did.
+/// The effect of a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// It belongs to the value, which goes on.
+    /// It belongs to the value, which continues.
     More,
-    /// It is the value's last one.
+    /// It is the value's last character.
     Done,
-    /// The value ended before it (numbers and words end so).
+    /// The value ended before it (as numbers and words do).
     DoneBefore,
-    /// This is no value.
+    /// The text is not a value.
     Invalid,
 }
 
-/// Reads one JSON value, a character at a time, and writes it as it goes.
+/// Reads one JSON value, one character at a time, and writes it as it reads.
 ///
-/// What is JSON is written as it stands, spaces included. Slips that models make and that leave no
-/// doubt are mended: line breaks and other control characters in strings, escapes that do not exist
-/// (`\d`, `\'`), lone surrogates, strings between single quotes, a comma before a closing bracket,
-/// Python's `True`, `False` and `None`. `NaN`, `Infinity` and numbers too large become `null`. Anything
-/// else is [`Step::Invalid`].
+/// Valid JSON is written unchanged, including spaces. Unambiguous mistakes of models are repaired:
+/// line breaks and other control characters in strings, escapes that do not exist (`\d`, `\'`),
+/// lone surrogates, strings in single quotes, a comma before a closing bracket, and Python's
+/// `True`, `False` and `None`. `NaN`, `Infinity` and numbers that are too large become `null`.
+/// Anything else is [`Step::Invalid`].
 #[derive(Debug, Clone)]
 pub(super) struct Scanner {
     stack: Vec<Container>,
     state: State,
-    /// A number or word, while it is read; else a comma and the space after it.
+    /// A number or word while it is read; otherwise a comma and the space after it.
     held: String,
-    /// The digits of a character code under way, after `\u`.
+    /// The digits of an incomplete character code after `\u`.
     code: Option<String>,
-    /// The digits of the first half of a pair of surrogates.
+    /// The digits of the first half of a surrogate pair.
     high: Option<String>,
 }
 
@@ -75,11 +74,11 @@ enum Container {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// A value; in an array that was just opened, or after a comma, also its end.
+    /// Before a value; in an empty array, or after a comma, also before its end.
     Value {
         or_end: bool,
     },
-    /// A key or the end of an object; after a comma or an opening brace.
+    /// Before a key or the end of an object, after a comma or an opening brace.
     Key,
     Colon,
     /// Inside a string, of a key or a value.
@@ -103,14 +102,14 @@ impl Scanner {
         Self { stack: Vec::new(), state, held: String::new(), code: None, high: None }
     }
 
-    /// Reads `c`, and appends to `out` what is certain.
+    /// Reads `c` and appends to `out` the text that is certain.
     pub(super) fn push(&mut self, c: char, out: &mut String) -> Step {
         match self.state {
             State::Text { quote, key } => self.text(c, quote, key, out),
             State::Escape { quote, key } => self.escape(c, quote, key, out),
             State::Word => self.word(c, out),
             _ if matches!(c, ' ' | '\t' | '\n' | '\r') => {
-                // Space before a value is none of it.
+                // Space before a value is not part of it.
                 if !self.stack.is_empty() {
                     self.hold_or_write(c, out);
                 }
@@ -128,17 +127,17 @@ impl Scanner {
         }
     }
 
-    /// Whether a value that ends with the text is complete: a number or a word may be.
+    /// Whether a value is complete at the end of the text, as a number or a word may be.
     pub(super) fn end(&mut self, out: &mut String) -> bool {
         self.stack.is_empty() && self.state == State::Word && self.finish_word(out)
     }
 
-    /// Whether what comes next belongs to a string.
+    /// Whether the next character belongs to a string.
     pub(super) fn in_text(&self) -> bool {
         matches!(self.state, State::Text { .. } | State::Escape { .. })
     }
 
-    /// Closes all containers, if the value is complete but for their ends.
+    /// Closes all containers if only their ends are missing.
     pub(super) fn close_all(&mut self, out: &mut String) -> bool {
         let may = match self.state {
             State::Word => self.finish_word(out),
@@ -155,7 +154,7 @@ impl Scanner {
         may
     }
 
-    /// After a comma nothing is written until it is known not to be a slip.
+    /// Holds back text after a comma until the comma is known to be correct.
     fn hold_or_write(&mut self, c: char, out: &mut String) {
         if self.held.is_empty() { out.push(c) } else { self.held.push(c) }
     }
@@ -213,7 +212,7 @@ impl Scanner {
         Step::More
     }
 
-    /// A comma that is still held was one too many; the space after it stays.
+    /// A comma that is still held back was a mistake; the space after it stays.
     fn close(&mut self, container: Container, c: char, out: &mut String) -> Step {
         if self.stack.pop() != Some(container) {
             return Step::Invalid;
@@ -321,7 +320,7 @@ impl Scanner {
         match c {
             '"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't' => out.extend(['\\', c]),
             '\'' => out.push(c),
-            // A backslash that was meant: of a pattern or a path.
+            // The backslash was meant literally, for instance in a pattern or a path.
             _ => {
                 out.push_str("\\\\");
                 return self.text(c, quote, key, out);

@@ -8,53 +8,53 @@ use super::json::Step;
 use super::layout::Layout;
 use super::part::Progress;
 
-/// What stands around code.
+/// The marker around code blocks.
 const FENCE: &str = "```";
 
-/// Reads call objects: one, several with `,` or `;` or nothing between, or an array of them, up to
-/// the closing marker of formats that have one. Models also fence them as code, and some write
+/// Reads call objects: one, several with `,` or `;` or nothing between them, or an array, up to the
+/// closing marker in formats that have one. Models also write them in code fences, and some write
 /// Qwen3-Coder's functions between the same markers.
 #[derive(Debug, Clone)]
 pub(super) struct JsonCalls {
-    /// What stands before the calls and after them.
+    /// The markers before the calls and after them.
     around: Option<(Marker, Marker)>,
-    place: Place,
+    state: State,
     in_array: bool,
-    /// Whether an object is a call only if it has a name and, under this key, arguments.
+    /// If set, an object is a call only if it has a name and arguments under this key.
     strict: Option<&'static str>,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum State {
     Before,
     Object(Box<CallObject>),
     Between,
-    /// After the closing marker, which may come twice.
+    /// After the closing marker, which may be repeated.
     Closed,
 }
 
 impl JsonCalls {
     pub(super) fn new(around: Option<(Marker, Marker)>) -> Self {
-        Self { around, place: Place::Before, in_array: false, strict: None }
+        Self { around, state: State::Before, in_array: false, strict: None }
     }
 
-    /// Reads objects that no marker opens, and that are calls only if nothing about them is odd.
+    /// Reads objects without an opening marker, which are calls only if they have nothing unusual.
     pub(super) fn strict(key: &'static str) -> Self {
         Self { strict: Some(key), ..Self::new(None) }
     }
 
-    /// How functions and parameters are written between these markers.
+    /// The layout of functions and parameters between these markers.
     pub(super) fn functions(&self) -> Option<Layout> {
         self.around.map(|(open, close)| Layout::functions(open, close))
     }
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
-            let progress = match &mut self.place {
-                Place::Before => self.before(input),
-                Place::Object(_) => self.object(input, out),
-                Place::Between => self.between(input),
-                Place::Closed => self.closed(input),
+            let progress = match &mut self.state {
+                State::Before => self.before(input),
+                State::Object(_) => self.object(input, out),
+                State::Between => self.between(input),
+                State::Closed => self.closed(input),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -73,7 +73,7 @@ impl JsonCalls {
                 return None;
             }
             Some('{') => {
-                self.place = Place::Object(Box::new(CallObject::new(self.strict)));
+                self.state = State::Object(Box::new(CallObject::new(self.strict)));
                 return None;
             }
             _ => {}
@@ -95,9 +95,9 @@ impl JsonCalls {
     }
 
     fn object(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let Place::Object(object) = &mut self.place else { return None };
+        let State::Object(object) = &mut self.state else { return None };
         while let Some(c) = input.peek() {
-            // Where the calls are closed, so are the brackets that were left open.
+            // The closing marker also closes brackets that were left open.
             let closes = match &self.around {
                 Some((_, close)) if !close.text.starts_with(c) => Stands::No,
                 Some((_, close)) if object.in_text() => input.stands_last(close, &[*close]),
@@ -126,7 +126,7 @@ impl JsonCalls {
                     input.skip(c.len_utf8());
                     input.take();
                     out.end();
-                    self.place = Place::Between;
+                    self.state = State::Between;
                     return None;
                 }
                 Step::DoneBefore | Step::Invalid => return self.broken(input, out),
@@ -141,9 +141,9 @@ impl JsonCalls {
         Some(Progress::More)
     }
 
-    /// The object does not go on. What was announced is complete, or stays cut.
+    /// Ends an object that does not continue. A started call is complete or cut off.
     fn broken(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let Place::Object(object) = &self.place else { return None };
+        let State::Object(object) = &self.state else { return None };
         if !object.begun() {
             return Some(Progress::NotACall);
         }
@@ -154,12 +154,13 @@ impl JsonCalls {
             return Some(Progress::Done);
         }
         out.end();
-        self.place = Place::Between;
+        self.state = State::Between;
         None
     }
 
     fn between(&mut self, input: &mut Input) -> Option<Progress> {
-        // A brace too many is a common slip; it is dropped if the end of the calls follows.
+        // An extra closing brace is a common mistake. It is dropped if the end of the calls
+        // follows.
         let rest = input.ahead().trim_start_matches(|c: char| c.is_whitespace() || c == '}');
         let junk = input.ahead().len() - rest.len();
         if rest.is_empty() && !input.ended {
@@ -172,7 +173,7 @@ impl JsonCalls {
                 (Stands::Yes(length), ..) => {
                     input.skip(length);
                     input.take();
-                    self.place = Place::Closed;
+                    self.state = State::Closed;
                     return None;
                 }
                 (_, Stands::Yes(length), _) => {
@@ -201,11 +202,11 @@ impl JsonCalls {
             }
             Some(',' | ';') => {
                 input.skip(1);
-                self.place = Place::Before;
+                self.state = State::Before;
                 None
             }
             Some('{') => {
-                self.place = Place::Before;
+                self.state = State::Before;
                 None
             }
             _ => Some(Progress::Done),
@@ -233,7 +234,7 @@ impl JsonCalls {
     }
 }
 
-/// Whether a fence stands ahead; one that opens has a word after it.
+/// Whether a code fence is ahead. An opening fence is followed by a word.
 pub(super) fn fence(input: &Input) -> Stands {
     let ahead = input.ahead();
     let Some(rest) = ahead.strip_prefix(FENCE) else {
@@ -245,7 +246,7 @@ pub(super) fn fence(input: &Input) -> Stands {
     if word == rest.len() && !input.ended { Stands::Maybe } else { Stands::Yes(FENCE.len() + word) }
 }
 
-/// Whether the opening marker stands ahead where the closing one should, as the last thing.
+/// Whether the opening marker is in the place of the closing one, at the end of the answer.
 fn opener_for_closer(open: &Marker, input: &Input) -> Stands {
     match input.stands(open) {
         Stands::Yes(length) if !input.ahead()[length..].trim_start().is_empty() => Stands::No,

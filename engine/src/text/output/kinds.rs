@@ -1,4 +1,4 @@
-//! What kinds of JSON values a schema allows, and which parameters it has.
+//! The types of JSON values that a schema allows, and its parameters.
 
 use regex::RegexBuilder;
 use serde_json::{Map, Value};
@@ -6,14 +6,14 @@ use serde_json::{Map, Value};
 use super::json::{is_beyond_numbers, whole_value};
 use crate::limits::{KEY_PATTERN_BYTES, PATTERNS_SEARCHED, SCHEMAS_SEARCHED};
 
-/// Keywords whose schemas hold for the same value.
+/// Keywords whose schemas apply to the same value.
 const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
-/// The same, with one schema each.
+/// Keywords with one schema each that may apply to the same value.
 const BRANCHES: [&str; 3] = ["if", "then", "else"];
-/// What applies to a property that `properties` and `patternProperties` do not name.
+/// Keywords for properties that `properties` and `patternProperties` do not name.
 const OTHERS: [&str; 2] = ["additionalProperties", "unevaluatedProperties"];
 
-/// Kinds of JSON values.
+/// A set of types of JSON values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Kinds(u8);
 
@@ -24,12 +24,12 @@ impl Kinds {
     const NULL: u8 = 1 << 3;
     const OBJECT: u8 = 1 << 4;
     const ARRAY: u8 = 1 << 5;
-    /// A string is written as in JSON, too.
+    /// Flag: a string is written in JSON's quotes, too.
     const QUOTED: u8 = 1 << 6;
 
-    /// Those of a value that is marked as text.
+    /// The types of a value that is marked as text.
     pub(super) const TEXT: Self = Self(Self::STRING);
-    /// Those of a value that is marked as JSON.
+    /// The types of a value that is marked as JSON.
     pub(super) const JSON: Self = Self(u8::MAX >> 1);
 
     fn of_type(name: &str) -> u8 {
@@ -55,7 +55,7 @@ impl Kinds {
         }
     }
 
-    /// The kind of a JSON text.
+    /// The type of a JSON text.
     fn of_json(json: &str) -> u8 {
         match json.as_bytes().first() {
             Some(b'"') => Self::STRING,
@@ -67,18 +67,18 @@ impl Kinds {
         }
     }
 
-    /// Whether a value is text and nothing else.
+    /// Whether a value is always text.
     pub(super) fn is_text(self) -> bool {
         self.0 & !Self::STRING == 0
     }
 
-    /// Whether a value may be text.
+    /// Whether a value can be text.
     pub(super) fn may_be_text(self) -> bool {
         self.0 == 0 || self.0 & Self::STRING != 0
     }
 
-    /// The JSON value that a text stands for: what it says, where that is of these kinds, else the
-    /// text itself as a string.
+    /// The JSON value of a text: its parsed value if that is one of these types, else the text as a
+    /// string.
     pub(super) fn value(self, text: &str) -> String {
         let word = match text.trim() {
             word if word.eq_ignore_ascii_case("true") => "true",
@@ -94,7 +94,7 @@ impl Kinds {
         let said =
             whole_value(word).filter(|json| (is_quoted || !json.starts_with('"')) && allows(json));
         let inner = || {
-            // In quotes where no string may be.
+            // It has quotes, but no string is allowed.
             let inner: String = serde_json::from_str(word).ok().filter(|_| self.0 & 1 == 0)?;
             whole_value(inner.trim()).filter(allows)
         };
@@ -102,11 +102,11 @@ impl Kinds {
     }
 }
 
-/// A search through one schema, which references inside it point into. It is bounded: schemas may
+/// A search through one schema, into which its references point. It is bounded, because schemas may
 /// refer to each other in circles.
 pub(super) struct Search<'s> {
     root: &'s Value,
-    /// Schemas that may still be looked at.
+    /// Number of schemas that may still be visited.
     left: usize,
 }
 
@@ -115,14 +115,14 @@ impl<'s> Search<'s> {
         Self { root, left: SCHEMAS_SEARCHED }
     }
 
-    /// The kinds that a value of `schema` may be of.
+    /// The types that a value of `schema` may have.
     pub(super) fn kinds(&mut self, schema: &'s Value) -> Kinds {
         let mut kinds = Kinds::default();
         self.each(schema, &mut |schema| kinds.0 |= own(schema));
         kinds
     }
 
-    /// The kinds of a property of the root, and whether the schema names it.
+    /// The types of a property of the root, and whether the schema names it.
     pub(super) fn property(&mut self, key: &str) -> (Kinds, bool) {
         let (mut named, mut others) = (Vec::new(), Vec::new());
         let mut patterns = PATTERNS_SEARCHED;
@@ -139,7 +139,7 @@ impl<'s> Search<'s> {
         (Kinds(all.fold(0, |all, one| all | one)), is_named)
     }
 
-    /// The root's properties in the order in which they stand, with what requires them all.
+    /// The root's properties in their order, and the names of the required ones.
     pub(super) fn properties(&mut self) -> (Vec<(&'s String, &'s Value)>, Vec<&'s str>) {
         let (mut properties, mut required) = (Vec::new(), Vec::new());
         self.each(self.root, &mut |schema| {
@@ -157,7 +157,7 @@ impl<'s> Search<'s> {
         (properties, required)
     }
 
-    /// `schema`, or what it refers to where it says nothing else.
+    /// `schema`, or the target of its reference if it has no other keyword.
     pub(super) fn target(&mut self, mut schema: &'s Value) -> &'s Value {
         while let Some(target) = self.referred(schema)
             && self.spend()
@@ -167,7 +167,7 @@ impl<'s> Search<'s> {
         schema
     }
 
-    /// Visits `schema` and every one that holds for the same value, or may.
+    /// Visits `schema` and every schema that applies, or may apply, to the same value.
     fn each(&mut self, schema: &'s Value, visit: &mut impl FnMut(&'s Value)) {
         let mut ahead = vec![schema];
         while let Some(schema) = ahead.pop()
@@ -185,7 +185,7 @@ impl<'s> Search<'s> {
         }
     }
 
-    /// Visits `schema` and every one that holds for the same value always.
+    /// Visits `schema` and every schema that always applies to the same value.
     fn certain(&mut self, schema: &'s Value, visit: &mut impl FnMut(&'s Value)) {
         let mut ahead = vec![schema];
         while let Some(schema) = ahead.pop()
@@ -210,7 +210,7 @@ impl<'s> Search<'s> {
     }
 }
 
-/// What a schema says itself.
+/// The types that a schema itself allows.
 fn own(schema: &Value) -> u8 {
     let names = |names: &Vec<Value>| {
         names.iter().filter_map(Value::as_str).fold(0, |all, name| all | Kinds::of_type(name))
@@ -228,15 +228,15 @@ fn own(schema: &Value) -> u8 {
     }
 }
 
-/// The schemas that `properties` and `patternProperties` of one schema have for a key. `patterns` are
-/// those that may still be tried.
+/// The schemas that `properties` and `patternProperties` of one schema have for a key. `patterns`
+/// counts the patterns that may still be tried.
 fn named_by<'s>(schema: &'s Value, key: &str, patterns: &mut usize) -> Vec<&'s Value> {
     let declared = schema.get("properties").and_then(|properties| properties.get(key));
     let mut found: Vec<&Value> = declared.into_iter().collect();
     let all = schema.get("patternProperties").and_then(Value::as_object);
     for (pattern, schema) in all.into_iter().flatten().take(*patterns) {
         *patterns -= 1;
-        // A pattern that is none here, with a look-ahead for example, names nothing.
+        // A pattern that is invalid here, for example with a look-ahead, names no property.
         let pattern = RegexBuilder::new(pattern).size_limit(KEY_PATTERN_BYTES).build();
         found.extend(pattern.is_ok_and(|pattern| pattern.is_match(key)).then_some(schema));
     }
@@ -268,7 +268,7 @@ mod tests {
             json!({"additionalProperties": {"anyOf": [{"type": "integer"}, {"const": true}]}}),
             json!({"properties": {"n": {"$ref": "#/$defs/N"}, "on": {"allOf": [{"type": "boolean"}]}},
                    "$defs": {"N": {"type": ["integer", "null"]}}}),
-            // What is named counts, not what is said of all others.
+            // Schemas of named properties have priority over those for all others.
             json!({"properties": numbers, "additionalProperties": {"type": "string"}}),
         ] {
             assert_eq!(value(&schema, "n", "40"), "40", "{schema}");
@@ -297,7 +297,7 @@ mod tests {
             defs.insert((length - 1).to_string(), json!({"type": "integer"}));
             json!({"properties": {"n": {"$ref": "#/$defs/0"}}, "$defs": defs})
         };
-        // The root and the property itself are two.
+        // The root and the property itself are two of the schemas.
         assert_eq!(value(&chain(SCHEMAS_SEARCHED - 2), "n", "40"), "40");
         assert_eq!(value(&chain(SCHEMAS_SEARCHED - 1), "n", "40"), "\"40\"");
     }
@@ -323,7 +323,7 @@ mod tests {
             assert_eq!(value(&schema(&pattern), "n", "40") == "40", built);
             built
         };
-        // The longest of this form that is small enough, and one more.
+        // The longest pattern of this form that is within the limit, and one more.
         let longest = (0..20_000).collect::<Vec<_>>().partition_point(|length| compiles(*length));
         assert!(longest > 100 && compiles(longest - 1) && !compiles(longest), "{longest}");
     }

@@ -1,36 +1,36 @@
-//! How a format writes a call as a name and parameters.
+//! Layouts of calls that are written as a name and parameters.
 
 use super::input::Marker;
 use crate::text::stop::overlap;
 
-/// A name or key that is longer is none.
+/// Limit on a name or key. A longer one is invalid.
 pub(super) const MAX_NAME_BYTES: usize = 1024;
 
-/// How such a format is written.
+/// The layout of such a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// What stands before all calls.
+    /// The marker before all calls.
     pub(super) open: Marker,
-    /// What stands before a function's name, and after it. GLM has neither: its name ends where
+    /// The markers before and after a function's name. GLM has neither: its name ends where
     /// anything else begins.
     pub(super) name: Option<(Marker, Marker)>,
-    /// Before and after a key.
+    /// The markers before and after a key.
     pub(super) key: (Marker, Marker),
-    /// Before a value, where it does not simply follow the key.
+    /// The marker before a value, unless it follows the key directly.
     pub(super) value: Option<Marker>,
     pub(super) value_end: Marker,
-    /// After the last parameter, where the end of the function is said.
+    /// The marker after the last parameter, if functions have an end.
     pub(super) function_end: Option<Marker>,
-    /// After the last function.
+    /// The marker after the last function.
     pub(super) close: Marker,
-    /// Whether a value stands on lines of its own.
+    /// Whether a value is on separate lines.
     pub(super) lines: bool,
-    /// A token that the other markers are spelled with.
+    /// A token that is part of the other markers.
     pub(super) prefix: Option<Marker>,
 }
 
 impl Layout {
-    /// Qwen3-Coder's functions, between these markers.
+    /// Qwen3-Coder's functions between these markers.
     pub(super) const fn functions(open: Marker, close: Marker) -> Self {
         Self {
             open,
@@ -45,7 +45,7 @@ impl Layout {
         }
     }
 
-    /// The bytes at the end of a value that was cut which begin what would stand after it.
+    /// Number of bytes at the end of a truncated value that begin the marker after it.
     pub(super) fn cut_marker(&self, value: &str) -> usize {
         let next = [self.value_end, self.close, self.key.0].into_iter();
         let next = next.chain(self.function_end).chain(self.value);

@@ -1,28 +1,29 @@
-//! Thoughts that an earlier prompt has and a later one lacks: templates leave out those of earlier
-//! turns, and clients do not send them back.
+//! Detects reasoning that an earlier prompt has and a later one lacks: templates omit the reasoning
+//! of earlier turns, and clients do not send it back.
 
 use super::format::OutputFormat;
 
 /// What is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LostThought {
-    /// A thought of the model.
+    /// A reasoning text of the model.
     Written,
-    /// The markers around none, by which a template says that the model does not think.
+    /// The markers around an empty reasoning, which some templates write when reasoning is
+    /// disabled.
     Empty,
 }
 
-/// A thought in a prompt.
+/// A reasoning section in a prompt.
 struct Thought {
     is_empty: bool,
-    /// Something follows its end.
-    goes_on: bool,
+    /// Text follows its end.
+    continues: bool,
 }
 
 impl OutputFormat {
-    /// Two prompts are the same up to the end of `before`; one goes on with `earlier`, the other with
-    /// `now`. Whether a thought begins there that only the first one has. `None` also where too little
-    /// of the texts is given to tell.
+    /// Two prompts are equal up to the end of `before`; one continues with `earlier`, the other
+    /// with `now`. Returns whether a reasoning section begins there that only the first one has.
+    /// Also `None` if the given texts are too short to decide.
     pub fn lost_thought(&self, before: &str, earlier: &str, now: &str) -> Option<LostThought> {
         let (open, close, label) = match (&self.inner.thinking, self.inner.harmony) {
             (Some(thinking), _) => (thinking.open.text, thinking.close.text, thinking.label),
@@ -36,21 +37,22 @@ impl OutputFormat {
                 Some(rest) => (true, rest.trim_start()),
                 None => (false, rest),
             };
-            Some(Thought { is_empty, goes_on: !rest.is_empty() })
+            Some(Thought { is_empty, continues: !rest.is_empty() })
         };
         let (was, is) = ([before, earlier].concat(), [before, now].concat());
-        // Where the two part, a thought begins or has just begun: only space lies between.
+        // At the difference a reasoning section begins or has just begun: only space is in between.
         let blank = |from: usize, to: usize| was[from..to.max(from)].trim().is_empty();
         let begins = was.match_indices(open).map(|(at, _)| at).find(|&at| {
             let body = at + open.len();
             let label = if was[body..].starts_with(label) { label.len() } else { 0 };
             blank(before.len(), at) && blank(body + label, before.len())
         })?;
-        let lost = thought(&was[begins..]).filter(|thought| thought.goes_on)?;
+        let lost = thought(&was[begins..]).filter(|thought| thought.continues)?;
         let left = is[begins.min(before.len())..].trim_start();
         let lacks = match thought(left) {
-            // An empty one at the end of a prompt is how the answer begins, not what is left of one.
-            Some(left) => left.is_empty && left.goes_on && !lost.is_empty,
+            // An empty section at the end of a prompt starts the answer and is not the rest of a
+            // removed one.
+            Some(left) => left.is_empty && left.continues && !lost.is_empty,
             None => !left.is_empty() && !open.starts_with(left),
         };
         let kind = if lost.is_empty { LostThought::Empty } else { LostThought::Written };
@@ -69,17 +71,17 @@ mod tests {
     }
 
     #[test]
-    fn a_thought_that_is_left_out_is_seen() {
+    fn omitted_reasoning_is_detected() {
         const QWEN: &str = "<think></think>";
         let turn = "?<|im_end|>\n<|im_start|>assistant\n";
         let opened = "assistant\n<think>\n";
         for (before, earlier, now) in [
             (turn, "<think>\nHm", "It is 4.<|im_end|>"),
-            // Only the end is kept; only both markers are.
+            // Only the end is kept; only both markers are kept.
             (turn, "<think>\nHm", "</think>It"),
             (opened, "Hm", "</think>\n\nIt is"),
             ("assistant\n<think>", "\nHm", "\n\n</think>\n\nIt"),
-            // By characters, where the marker is no token.
+            // The difference is inside the marker's characters, where the marker is not a token.
             ("assistant\n<", "think>Hm", "b>It"),
             ("assistant", "\n<think>Hm", "\n\nIt"),
         ] {
@@ -102,22 +104,22 @@ mod tests {
     }
 
     #[test]
-    fn other_differences_are_no_lost_thoughts() {
+    fn other_differences_are_not_lost_reasoning() {
         const QWEN: &str = "<think></think>";
         let turn = "?<|im_end|>\n<|im_start|>assistant\n";
         for (before, earlier, now) in [
-            // Another question, another answer, another thought.
+            // Another question, another answer, another reasoning text.
             ("user\n", "What", "Who"),
             (turn, "It is 4", "It is 5"),
             ("assistant\n<think>\n", "Hm", "So"),
             ("assistant\n<think>\nHm, ", "so", "no"),
             ("assistant\n<think>Hm</think>", "It", "He"),
-            // The thought is new.
+            // The reasoning is new.
             (turn, "It is 4.", "<think>\nHm"),
             (turn, "<think>\n\n</think>\n\nIt", "<think>\n"),
-            // The same question without thinking: the answer begins here.
+            // The same question without reasoning: the answer begins here.
             ("assistant\n<think>", "\nHm", "\n\n</think>\n\n"),
-            // Too little is known.
+            // The texts are too short to decide.
             (turn, "<think>\n", "It"),
             (turn, "<think>Hm", "<th"),
             (turn, "<think>Hm", ""),

@@ -1,5 +1,5 @@
-//! Mistral's calls: `[TOOL_CALLS]NAME[ARGS]{..}` one after the other, with `[CALL_ID]ID` before the
-//! arguments or without `[ARGS]` in some versions; in older ones an array of call objects.
+//! Mistral's calls: `[TOOL_CALLS]NAME[ARGS]{..}`, repeated. Some versions write `[CALL_ID]ID`
+//! before the arguments or omit `[ARGS]`; older ones write an array of call objects.
 
 use super::arguments::{Arguments, Handed};
 use super::emit::Emitter;
@@ -7,23 +7,23 @@ use super::input::{Input, Marker, Sought, Stands};
 use super::json_calls::JsonCalls;
 use super::part::Progress;
 
-/// A name that is longer is none.
+/// Limit on a name. A longer one is invalid.
 const MAX_NAME_BYTES: usize = 1024;
 
-/// Reads what follows `[TOOL_CALLS]`.
+/// Reads the text after `[TOOL_CALLS]`.
 #[derive(Debug, Clone)]
 pub(super) struct Mistral {
     open: Marker,
     args: Marker,
     id: Marker,
-    place: Place,
+    state: State,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum State {
     Start,
     Array(JsonCalls),
-    /// In the name, which begins at this byte of what was seen.
+    /// In the name, which begins at this byte of the seen text.
     Name(usize),
     /// In the call's id.
     Id(String),
@@ -36,31 +36,31 @@ enum Place {
 impl Mistral {
     /// `open`: `[TOOL_CALLS]`; `args`: `[ARGS]`; `id`: `[CALL_ID]`.
     pub(super) fn new(open: Marker, args: Marker, id: Marker) -> Self {
-        Self { open, args, id, place: Place::Start }
+        Self { open, args, id, state: State::Start }
     }
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
-            let progress = match &mut self.place {
-                Place::Start => self.start(input),
-                Place::Array(array) => return array.read(input, out),
-                Place::Name(from) => {
+            let progress = match &mut self.state {
+                State::Start => self.start(input),
+                State::Array(array) => return array.read(input, out),
+                State::Name(from) => {
                     let from = *from;
                     self.name(from, input, out)
                 }
-                Place::Id(name) => {
+                State::Id(name) => {
                     let name = std::mem::take(name);
                     self.id(name, input)
                 }
-                Place::Before(name) => {
+                State::Before(name) => {
                     let name = std::mem::take(name);
                     self.before(name, false, input, out)
                 }
-                Place::BeforeOrEnd(name) => {
+                State::BeforeOrEnd(name) => {
                     let name = std::mem::take(name);
                     self.before(name, true, input, out)
                 }
-                Place::Arguments(arguments) => {
+                State::Arguments(arguments) => {
                     Some(match arguments.read(&[], &[self.open], input, out) {
                         Handed::More => Progress::More,
                         Handed::Whole | Handed::Broken => Progress::Done,
@@ -73,8 +73,8 @@ impl Mistral {
         }
     }
 
-    fn go(&mut self, place: Place) -> Option<Progress> {
-        self.place = place;
+    fn go(&mut self, state: State) -> Option<Progress> {
+        self.state = state;
         None
     }
 
@@ -83,14 +83,14 @@ impl Mistral {
             return Some(Progress::More);
         }
         match (input.stands(&self.open), input.peek()) {
-            // Written twice.
+            // The marker was written twice.
             (Stands::Yes(length), _) => {
                 input.skip(length);
                 None
             }
             (Stands::Maybe, _) => Some(Progress::More),
-            (_, Some('[' | '{')) => self.go(Place::Array(JsonCalls::new(None))),
-            _ => self.go(Place::Name(input.seen().len())),
+            (_, Some('[' | '{')) => self.go(State::Array(JsonCalls::new(None))),
+            _ => self.go(State::Name(input.seen().len())),
         }
     }
 
@@ -108,33 +108,33 @@ impl Mistral {
         match number {
             0 => {
                 input.skip(length);
-                return self.go(Place::BeforeOrEnd(name));
+                return self.go(State::BeforeOrEnd(name));
             }
             1 => {
                 input.skip(length);
-                return self.go(Place::Id(name));
+                return self.go(State::Id(name));
             }
             _ => {}
         }
-        self.go(Place::Before(name))
+        self.go(State::Before(name))
     }
 
-    /// Over the call's id: the client gets one of ours.
+    /// Skips the call's id: the client gets one that we generate.
     fn id(&mut self, name: String, input: &mut Input) -> Option<Progress> {
         match input.seek(&[self.args]) {
             Sought::Marker(_, length) => {
                 input.skip(length);
-                self.go(Place::BeforeOrEnd(name))
+                self.go(State::BeforeOrEnd(name))
             }
             Sought::Nothing if input.ended => Some(Progress::NotACall),
             Sought::Nothing => {
-                self.place = Place::Id(name);
+                self.state = State::Id(name);
                 Some(Progress::More)
             }
         }
     }
 
-    /// Before the arguments; where `may_end`, there may be none.
+    /// Before the arguments. With `may_end` there may be none.
     fn before(
         &mut self,
         name: String,
@@ -145,8 +145,8 @@ impl Mistral {
         let blank = !input.skip_whitespace();
         let next = if may_end { input.stands(&self.open) } else { Stands::No };
         if blank || next == Stands::Maybe {
-            let place = if may_end { Place::BeforeOrEnd } else { Place::Before };
-            self.place = place(name);
+            let state = if may_end { State::BeforeOrEnd } else { State::Before };
+            self.state = state(name);
             return Some(Progress::More);
         }
         let ended = input.ahead().is_empty() && !input.cut;
@@ -161,6 +161,6 @@ impl Mistral {
             return Some(Progress::NotACall);
         }
         let arguments = Arguments::begin(&name, input, out);
-        self.go(Place::Arguments(arguments))
+        self.go(State::Arguments(arguments))
     }
 }

@@ -1,29 +1,29 @@
-//! What a model wrote, taken apart: thoughts, text, tool calls.
+//! Splits a model's output into reasoning, text and tool calls.
 //!
-//! Each family of models writes thoughts and calls in a format of its own. [`OutputFormat`] finds a
-//! model's by what its chat template says and its vocabulary has; an [`OutputParser`] reads one
-//! answer, piece by piece as it comes. [`OutputFormat::pattern`] says what an answer looks like that
-//! is held to a schema or must call a tool.
+//! Each model family has its own format for reasoning and calls. [`OutputFormat`] detects it from
+//! the chat template and the vocabulary. An [`OutputParser`] reads one answer as it arrives in
+//! pieces. [`OutputFormat::pattern`] describes an answer that must follow a schema or must call a
+//! tool.
 //!
 //! The rules for every format:
-//! - Text is never lost: what begins like a call and is none comes out as the text that it is.
-//!   Only what is left of a marker or key of a call, where the answer's length cut it, is no text.
-//! - A call is announced when its name is known to be that of an offered tool and its arguments
-//!   begin. Its arguments then go out as they come, and concatenate to one JSON object.
-//! - An answer that ends inside a call which was announced is cut, see [`OutputParser::is_cut`].
-//! - Models err: what leaves no doubt is read as it was meant. What may be a call by what follows only
-//!   is tried, see [`trial`].
-//! - What stands between the parts is no part: line breaks around thoughts, one line break before a
-//!   call (two where the format has two), and blank space between calls and after the last. Templates
-//!   write those themselves.
-//! - Without tools the markers of calls are text like any other.
+//! - Text is never lost: text that begins like a call and is none is returned as text. The only
+//!   exception is an incomplete marker or key of a call at the end of a truncated answer.
+//! - A call is started when its name is known to be that of an offered tool and its arguments
+//!   begin. Its arguments are then returned as they arrive, and concatenate to one JSON object.
+//! - An answer that ends inside a started call is cut, see [`OutputParser::is_cut`].
+//! - Models make mistakes: unambiguous ones are read as intended. Text that only later text can
+//!   show to be a call is read as a trial, see [`trial`].
+//! - Separators between the parts are dropped: line breaks around reasoning, one line break before
+//!   a call (two in formats that have two), and space between calls and after the last one.
+//!   Templates write these themselves.
+//! - Without tools the markers of calls are ordinary text.
 
 mod arguments;
 mod call_object;
 mod emit;
 mod forced;
 mod format;
-// Not in release builds: fuzz targets and their twins in tests call it.
+// Fuzz targets and tests call it; release builds do not contain it.
 #[cfg(debug_assertions)]
 pub mod fuzz;
 mod gemma;

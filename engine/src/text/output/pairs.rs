@@ -1,5 +1,5 @@
-//! Calls written as a name and parameters one by one, whose values are not JSON but plain text:
-//! Qwen3-Coder and its heirs, MiniMax M2, GLM 4.5 and later, DeepSeek V3.2.
+//! Calls with a name and separate parameters, whose values are plain text and not JSON: Qwen3-Coder
+//! and its successors, MiniMax M2, GLM 4.5 and later, DeepSeek V3.2.
 //!
 //! ```text
 //! Qwen     <tool_call>\n<function=NAME>\n<parameter=KEY>\nVALUE\n</parameter>\n</function>\n</tool_call>
@@ -9,12 +9,12 @@
 //! ```
 //! (where `DSML:` stands for `\u{ff5c}DSML\u{ff5c}`).
 //!
-//! What a value is follows from the tool's schema; DeepSeek's `string="false"` marks JSON. A string goes
-//! out as it comes; anything else when its end is there.
+//! The tool's schema determines the type of a value; DeepSeek's `string="false"` marks JSON. A
+//! string is returned as it arrives, any other value when it is complete.
 //!
-//! Models leave tags out and misspell them. A value also ends where the opener of a parameter follows
-//! that the schema names and the call does not have yet, at the start of a line; where its end is
-//! misspelt; and where the end of the calls follows and nothing after it. See [`super::tags`].
+//! Models omit and misspell tags. A value therefore also ends before the opener of a parameter at
+//! the start of a line, if the schema names that parameter and the call does not have it yet; at a
+//! misspelt end; and before the end of the calls if nothing follows it. See [`super::tags`].
 
 use super::arguments::{Arguments, Handed};
 use super::emit::Emitter;
@@ -26,28 +26,29 @@ use super::part::Progress;
 use super::tags::{self, End};
 use crate::text::output::layout::MAX_NAME_BYTES;
 
-/// After a key in quotes: whether its value is text. What follows is `true"` or `false"`.
+/// The text after a key in quotes that tells whether its value is text; `true"` or `false"`
+/// follows.
 const IS_TEXT: [&str; 2] = ["\" string=\"", "' string='"];
 
 /// Reads calls, after the opening marker.
 #[derive(Debug, Clone)]
 pub(super) struct Pairs {
     layout: Layout,
-    place: Place,
+    state: State,
     function: String,
-    /// The parameters that the call has.
+    /// The parameters that the call has so far.
     keys: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum State {
     /// Before a function, or the end of the calls.
     Function,
-    /// In its name, which begins at this byte of what was seen.
+    /// In a name, which begins at this byte of the seen text.
     Name(usize),
     /// Before a parameter, or the end of the function.
     Parameter,
-    /// In a key, which begins at this byte of what was seen.
+    /// In a key, which begins at this byte of the seen text.
     Key(usize),
     /// Between key and value.
     ValueStart(String),
@@ -55,64 +56,64 @@ enum Place {
     Value(Value),
     /// In arguments that are written as one JSON object.
     Json(Arguments),
-    /// After those.
+    /// After such arguments.
     AfterJson,
     /// In calls that are written as JSON objects.
     Objects(JsonCalls),
-    /// After the end of the calls, which may come twice or before other ends.
+    /// After the end of the calls, which may be repeated or followed by other ends.
     Closed,
 }
 
-/// A value under way.
+/// A value that is being read.
 #[derive(Debug, Clone)]
 struct Value {
     kinds: Kinds,
-    /// What came of a value that is not handed on before its end.
+    /// The text so far, for a value that is not forwarded before its end.
     text: String,
-    /// A line break at the beginning is still to be dropped.
+    /// A line break at the beginning must still be dropped.
     at_start: bool,
-    /// Its begin was handed on.
+    /// Its beginning was forwarded.
     begun: bool,
 }
 
 impl Pairs {
     pub(super) fn new(layout: Layout) -> Self {
-        Self { layout, place: Place::Function, function: String::new(), keys: Vec::new() }
+        Self { layout, state: State::Function, function: String::new(), keys: Vec::new() }
     }
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
-            let progress = match &mut self.place {
-                Place::Function => self.function(input),
-                Place::Name(from) => {
+            let progress = match &mut self.state {
+                State::Function => self.function(input),
+                State::Name(from) => {
                     let from = *from;
                     self.name(from, input, out)
                 }
-                Place::Parameter => self.parameter(input, out),
-                Place::Key(from) => {
+                State::Parameter => self.parameter(input, out),
+                State::Key(from) => {
                     let from = *from;
                     self.key(from, input, out)
                 }
-                Place::ValueStart(key) => {
+                State::ValueStart(key) => {
                     let key = key.clone();
                     self.value_start(key, input, out)
                 }
-                Place::Value(_) => self.value(input, out),
-                Place::Json(arguments) => {
+                State::Value(_) => self.value(input, out),
+                State::Json(arguments) => {
                     match arguments.read(&[self.layout.close], &[], input, out) {
                         Handed::More => Some(Progress::More),
-                        Handed::Whole => self.go(Place::AfterJson),
-                        // It was cut by the end of the calls.
+                        Handed::Whole => self.go(State::AfterJson),
+                        // The end of the calls cut it off.
                         Handed::Broken
                             if matches!(input.stands(&self.layout.close), Stands::Yes(_)) =>
                         {
-                            self.go(Place::AfterJson)
+                            self.go(State::AfterJson)
                         }
                         Handed::Broken => Some(Progress::Done),
                     }
                 }
-                Place::AfterJson => self.after_json(input),
-                Place::Objects(objects) => {
+                State::AfterJson => self.after_json(input),
+                State::Objects(objects) => {
                     let progress = objects.read(input, out);
                     match objects.functions().filter(|_| progress == Progress::Functions) {
                         None => return progress,
@@ -122,7 +123,7 @@ impl Pairs {
                         }
                     }
                 }
-                Place::Closed => self.closed(input),
+                State::Closed => self.closed(input),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -130,8 +131,8 @@ impl Pairs {
         }
     }
 
-    fn go(&mut self, place: Place) -> Option<Progress> {
-        self.place = place;
+    fn go(&mut self, state: State) -> Option<Progress> {
+        self.state = state;
         None
     }
 
@@ -149,9 +150,9 @@ impl Pairs {
         match (named, again, closes) {
             (Stands::Yes(length), ..) => {
                 input.skip(length);
-                self.go(Place::Name(input.seen().len()))
+                self.go(State::Name(input.seen().len()))
             }
-            // Written twice.
+            // The marker was written twice.
             (_, Stands::Yes(length), _) if !any => {
                 input.skip(length);
                 None
@@ -159,16 +160,16 @@ impl Pairs {
             (.., Stands::Yes(length)) if any => {
                 input.skip(length);
                 input.take();
-                self.go(Place::Closed)
+                self.go(State::Closed)
             }
             (Stands::Maybe, ..) | (_, Stands::Maybe, _) | (.., Stands::Maybe) => {
                 Some(Progress::More)
             }
             _ if !any && matches!(input.peek(), Some('{' | '[')) => {
-                self.go(Place::Objects(JsonCalls::new(Some((open, close)))))
+                self.go(State::Objects(JsonCalls::new(Some((open, close)))))
             }
-            _ if name.is_none() && !any => self.go(Place::Name(input.seen().len())),
-            // Calls were read, and their closing marker was left out.
+            _ if name.is_none() && !any => self.go(State::Name(input.seen().len())),
+            // Calls were read, and their closing marker is missing.
             _ if any => Some(Progress::Done),
             _ => Some(Progress::NotACall),
         }
@@ -182,11 +183,11 @@ impl Pairs {
             None => vec![line, key.0, close, Marker::spelled("{")],
         };
         let sought = input.seek(&ends);
-        // Quotes belong to some versions of the format and not to others.
+        // Some versions of the format have quotes here and others do not.
         let name = input.seen()[from..].trim().trim_matches(['"', '\'']).to_owned();
         let has_end = around.is_some();
         match sought {
-            // A name that is all there is.
+            // Only the name is there.
             Sought::Nothing if has_end || !input.ended || input.cut => {
                 let hopeless = input.ended || name.len() > MAX_NAME_BYTES;
                 return Some(if hopeless { Progress::NotACall } else { Progress::More });
@@ -204,7 +205,7 @@ impl Pairs {
         out.start(&name);
         self.function = name;
         self.keys.clear();
-        self.go(Place::Parameter)
+        self.go(State::Parameter)
     }
 
     fn parameter(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
@@ -212,7 +213,7 @@ impl Pairs {
             return Some(Progress::More);
         }
         if input.ended && input.ahead().is_empty() {
-            // What was asked for is there; only the end was not said.
+            // All required parameters are there; only the end is missing.
             return if input.cut { self.cut(input, out) } else { self.complete(0, input, out) };
         }
         let Layout { open, name, function_end, close, .. } = self.layout;
@@ -225,19 +226,19 @@ impl Pairs {
         match (end, closes, next, key) {
             (Stands::Yes(length), ..) => {
                 self.complete(length, input, out);
-                self.go(Place::Function)
+                self.go(State::Function)
             }
             (_, Stands::Yes(length), ..) => {
                 self.complete(length, input, out);
-                self.go(Place::Closed)
+                self.go(State::Closed)
             }
             (_, _, Stands::Yes(_), _) => {
                 self.complete(0, input, out);
-                self.go(Place::Function)
+                self.go(State::Function)
             }
             (.., Stands::Yes(length)) => {
                 input.skip(length);
-                self.go(Place::Key(input.seen().len()))
+                self.go(State::Key(input.seen().len()))
             }
             (Stands::Maybe, ..)
             | (_, Stands::Maybe, ..)
@@ -247,14 +248,14 @@ impl Pairs {
         }
     }
 
-    /// Something else where a parameter or an end should stand.
+    /// Handles unexpected text in the place of a parameter or an end.
     fn stray(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
         if self.keys.is_empty() && input.peek() == Some('{') {
             input.take();
-            return self.go(Place::Json(Arguments::announced()));
+            return self.go(State::Json(Arguments::announced()));
         }
         match tags::closing(&self.layout, input) {
-            // One end too many, or misspelt.
+            // An extra or misspelt end.
             Stands::Yes(length) => {
                 input.skip(length);
                 input.take();
@@ -265,7 +266,7 @@ impl Pairs {
         }
     }
 
-    /// The call is whole; its end has `length` bytes.
+    /// Completes the call, whose end has `length` bytes.
     fn complete(
         &mut self,
         length: usize,
@@ -279,9 +280,10 @@ impl Pairs {
         Some(Progress::Done)
     }
 
-    /// The call does not go on; what is ahead is text, but for a tag that the answer's length cut.
+    /// Cuts off the call. The text ahead is plain text, except for a tag that was truncated at the
+    /// end of the answer.
     fn cut(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let in_key = matches!(self.place, Place::Key(_));
+        let in_key = matches!(self.state, State::Key(_));
         input.rewind();
         if input.is_tag_cut() || (input.ended && input.cut && in_key) {
             input.skip(input.ahead().len());
@@ -304,9 +306,9 @@ impl Pairs {
             Sought::Marker(0, length) => {
                 input.skip(length);
                 input.take();
-                self.go(Place::ValueStart(key))
+                self.go(State::ValueStart(key))
             }
-            // Its end was left out, unless it is about to come.
+            // The end is missing, unless it is about to arrive.
             Sought::Marker(..) if tags::past_space(end, input) == Stands::Maybe => {
                 Some(Progress::More)
             }
@@ -315,7 +317,7 @@ impl Pairs {
                     input.skip(length);
                 }
                 input.take();
-                self.go(Place::ValueStart(key))
+                self.go(State::ValueStart(key))
             }
             Sought::Nothing if !input.ended => Some(Progress::More),
             _ => self.cut(input, out),
@@ -329,7 +331,7 @@ impl Pairs {
         out: &mut Emitter,
     ) -> Option<Progress> {
         if let Some(open) = self.layout.value {
-            // A misspelt end of the key may stand before it, too.
+            // A misspelt end of the key may come before it, too.
             let strays = [self.layout.key.1, open];
             if !input.skip_whitespace() {
                 return Some(Progress::More);
@@ -344,7 +346,7 @@ impl Pairs {
                     }
                 }
                 Stands::Maybe => return Some(Progress::More),
-                // It was left out.
+                // The marker is missing.
                 Stands::No => {}
             }
         }
@@ -363,11 +365,11 @@ impl Pairs {
             out.arguments("\"");
         }
         let at_start = self.layout.lines;
-        self.go(Place::Value(Value { kinds, text: String::new(), at_start, begun: false }))
+        self.go(State::Value(Value { kinds, text: String::new(), at_start, begun: false }))
     }
 
     fn value(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let Place::Value(value) = &mut self.place else { return None };
+        let State::Value(value) = &mut self.state else { return None };
         if value.at_start {
             match input.peek() {
                 Some('\n') => input.skip(1),
@@ -382,8 +384,8 @@ impl Pairs {
         let (end, found) = tags::seek_end(&self.layout, known, input, out.tools());
         let is_over = input.ended && found == End::Nothing;
         let before = &input.seen()[..end];
-        // A line break before the end belongs to it; whether it does is not known yet, or
-        // depends on the format.
+        // A line break before the end is not part of the value. Whether it is before the end is
+        // unknown yet or depends on the format.
         let kept = match found {
             _ if is_over && input.cut => end - self.layout.cut_marker(before),
             _ if is_over => end,
@@ -401,10 +403,10 @@ impl Pairs {
                 input.take();
                 value.push(&text, out);
                 value.finish(out);
-                self.go(Place::Parameter)
+                self.go(State::Parameter)
             }
             End::Maybe | End::Nothing => {
-                // What stands before it is certain.
+                // The text before it is certain.
                 value.push(&input.take_to(kept), out);
                 if is_over && input.cut {
                     input.take();
@@ -436,7 +438,7 @@ impl Pairs {
                 input.rewind();
                 Some(Progress::More)
             }
-            _ => self.go(Place::Function),
+            _ => self.go(State::Function),
         }
     }
 }
@@ -481,7 +483,7 @@ impl Value {
         }
     }
 
-    /// It has no end; what there is of it is handed on as it stands.
+    /// Ends a value without an end marker. The available part is forwarded as it is.
     fn break_off(&self, out: &mut Emitter) {
         out.arguments(&self.text);
     }

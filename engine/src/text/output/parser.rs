@@ -17,50 +17,50 @@ use crate::limits::CALLS_TRIED_IN_THOUGHTS;
 use crate::types::ThinkingBudget;
 use crate::types::{FinishReason, MarkedText};
 
-/// Takes one answer apart as it comes.
+/// Splits one answer into parts as it arrives.
 #[derive(Debug, Clone)]
 pub struct OutputParser {
     format: Arc<format::Inner>,
     input: Input,
     out: Emitter,
     state: State,
-    /// What may begin in text.
+    /// Markers that may begin something in text.
     openers: Vec<(Marker, Opener)>,
-    /// Nothing but space has come yet, or since the thoughts.
+    /// Only space has arrived so far, or since the reasoning.
     at_start: bool,
-    /// The answer may be one object that no marker opens.
+    /// The answer may be a single object without an opening marker.
     may_be_whole: bool,
-    /// Calls that are tried now; what is read meanwhile is not given out.
+    /// A trial of possible calls. Its parts are held back meanwhile.
     trial: Option<Box<Trial<OutputParser>>>,
-    /// Calls tried in thoughts so far.
+    /// Number of trials in reasoning so far.
     tries: usize,
 }
 
 #[derive(Debug, Clone)]
 enum State {
     Thinking,
-    /// `lead`: how space at the beginning is taken.
+    /// `lead`: the treatment of space at the beginning.
     Text {
         lead: Lead,
     },
     Calls(Reader),
-    /// After the end of thoughts, where calls in them are tried.
+    /// After the end of reasoning, in a trial of calls inside it.
     Closed {
-        /// Something else stands there.
+        /// Other text follows.
         followed: bool,
     },
-    /// A format that is not text with something in it.
+    /// The gpt-oss format, which is not text with calls in it.
     Harmony(Box<Harmony>),
 }
 
-/// What to do with space that a text begins with.
+/// The treatment of space at the beginning of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lead {
     /// It is text.
     Keep,
-    /// After thoughts: line breaks are dropped.
+    /// After reasoning: line breaks are dropped.
     AfterThoughts,
-    /// After a call: it is text only when other text follows.
+    /// After a call: it is text only if other text follows.
     AfterCall,
 }
 
@@ -68,19 +68,19 @@ enum Lead {
 enum Opener {
     Thinking,
     Calls,
-    /// Calls, at the start of a line or where it is a token.
+    /// Calls without an opener, at the start of a line or anywhere if their marker is a token.
     BareCalls,
-    /// The end of thoughts, where calls in them are tried.
+    /// The end of reasoning, in a trial of calls inside it.
     Close,
 }
 
 impl OutputParser {
-    /// One that takes everything for text.
+    /// A parser that returns everything as text.
     pub fn plain() -> Self {
         OutputFormat::plain().parser("", &[], true)
     }
 
-    /// `prompt` ends with what the template opened the answer with.
+    /// `prompt` ends with the text with which the template opened the answer.
     fn new(format: Arc<format::Inner>, prompt: &str, tools: &[Value], parallel: bool) -> Self {
         let tools = Arc::new(Tools::new(tools));
         let mut openers = Vec::new();
@@ -115,20 +115,21 @@ impl OutputParser {
         }
     }
 
-    /// The tokens that structure the answer, such as `<tool_call>`: the detokenizer marks them in the text.
+    /// The tokens that structure the answer, such as `<tool_call>`. The detokenizer marks them in
+    /// the text.
     pub fn markers(&self) -> Arc<[u32]> {
         self.format.markers().into()
     }
 
-    /// What makes the model think for no more than so many tokens, where its thoughts end with a
-    /// token of their own. Asked for before the answer begins.
+    /// A budget that limits reasoning to `tokens` tokens, if the end marker is a token. Must be
+    /// called before the answer begins.
     pub fn thinking_budget(&self, tokens: usize) -> Option<ThinkingBudget> {
         let Thinking { open, close, .. } = self.format.thinking?;
         let is_open = self.is_thinking();
         Some(ThinkingBudget { tokens, is_open, open: open.id, close: close.id? })
     }
 
-    /// Takes more of the answer and gives what is certain by now.
+    /// Adds the next piece of the answer. Returns the parts that are certain by now.
     pub fn push(&mut self, delta: &MarkedText) -> Vec<Part> {
         self.input.push(&delta.text, &delta.marks);
         if let Some(trial) = &mut self.trial {
@@ -138,8 +139,8 @@ impl OutputParser {
         self.out.take()
     }
 
-    /// The answer is complete: gives what was held back. What is a call may depend on whether the
-    /// model ended the answer, or its length.
+    /// Ends the answer and returns the parts that were held back. Whether they are a call may
+    /// depend on whether the model or the length limit ended the answer.
     pub fn finish(&mut self, finish: FinishReason) -> Vec<Part> {
         (self.input.ended, self.input.cut) = (true, finish == FinishReason::Length);
         if let Some(trial) = &mut self.trial {
@@ -149,7 +150,7 @@ impl OutputParser {
         self.out.take()
     }
 
-    /// Whether the model is thinking where the answer is now.
+    /// Whether the answer is currently inside reasoning.
     pub fn is_thinking(&self) -> bool {
         match &self.state {
             State::Thinking => true,
@@ -158,12 +159,12 @@ impl OutputParser {
         }
     }
 
-    /// Calls announced so far.
+    /// Number of calls started so far.
     pub fn calls(&self) -> usize {
         self.out.calls()
     }
 
-    /// Whether a call that was announced broke off: its arguments are not complete.
+    /// Whether a started call was cut off, so that its arguments are incomplete.
     pub fn is_cut(&self) -> bool {
         self.out.is_cut()
     }
@@ -194,7 +195,7 @@ impl OutputParser {
         {}
     }
 
-    /// Thoughts up to their end. True when something else follows.
+    /// Reads reasoning up to its end. Returns true when something else follows.
     fn thinking(&mut self) -> bool {
         let Some(Thinking { close, label, .. }) = self.format.thinking else { return false };
         if self.at_start && !self.thoughts_begin(label) {
@@ -213,7 +214,7 @@ impl OutputParser {
             self.input.skip(length);
             sought = self.input.seek(&ends);
         }
-        // Line breaks at the end belong to the marker, if it follows.
+        // Line breaks at the end belong to the marker, if one follows.
         let kept = if self.input.ended && sought == Sought::Nothing {
             self.input.seen().len()
         } else {
@@ -237,7 +238,7 @@ impl OutputParser {
         true
     }
 
-    /// Tries the calls that begin where thoughts are read now; the opening marker has `length` bytes.
+    /// Starts a trial of calls inside reasoning. The opening marker has `length` bytes.
     fn try_thoughts(&self, length: usize) -> Trial<Self> {
         let mut openers = self.call_openers();
         openers.extend(self.format.thinking.map(|thinking| (thinking.close, Opener::Close)));
@@ -246,7 +247,7 @@ impl OutputParser {
         Trial::new(parser, Kind::Thoughts, resume)
     }
 
-    /// Tries the object that begins after `length` bytes; `end` must stand behind it.
+    /// Starts a trial of the object after `length` bytes; `end` must come after it.
     fn try_whole(&self, length: usize, end: String) -> Trial<Self> {
         let key = match self.format.calls {
             Some(CallFormat::Llama { .. }) => "parameters",
@@ -259,7 +260,7 @@ impl OutputParser {
         Trial::new(parser, Kind::Whole { end }, 0)
     }
 
-    /// A parser of what follows, in which nothing else is tried.
+    /// A parser for a trial, in which no other trial is started.
     fn within(&self, openers: Vec<(Marker, Opener)>, state: State) -> Self {
         let mut parser = self.clone();
         parser.out.take();
@@ -269,7 +270,7 @@ impl OutputParser {
         parser
     }
 
-    /// Looks at what is tried. False while that is undecided.
+    /// Continues the trial. Returns false while its result is unknown.
     fn tried(&mut self) -> bool {
         let Some(trial) = &mut self.trial else { return true };
         let verdict = trial.verdict();
@@ -290,7 +291,7 @@ impl OutputParser {
         true
     }
 
-    /// What calls begin with.
+    /// The markers that begin calls.
     fn call_openers(&self) -> Vec<(Marker, Opener)> {
         let begins = |opener: Opener| matches!(opener, Opener::Calls | Opener::BareCalls);
         self.openers.iter().filter(|(_, opener)| begins(*opener)).copied().collect()
@@ -301,7 +302,7 @@ impl OutputParser {
         opener != Opener::BareCalls || marker.id.is_some() || self.is_line_start()
     }
 
-    /// Drops the label and the line breaks before thoughts. False while more of them may come.
+    /// Drops the label and line breaks before reasoning. Returns false while more may arrive.
     fn thoughts_begin(&mut self, label: &str) -> bool {
         let ahead = self.input.ahead();
         if !self.input.ended && !label.is_empty() && label.starts_with(ahead) {
@@ -315,7 +316,7 @@ impl OutputParser {
         true
     }
 
-    /// Text up to what begins in it. True when something began.
+    /// Reads text up to the next marker. Returns true when something began there.
     fn text(&mut self, lead: Lead) -> bool {
         let Some(lead) = self.lead(lead) else { return false };
         self.state = State::Text { lead };
@@ -352,7 +353,7 @@ impl OutputParser {
         }
     }
 
-    /// Deals with space before a text. `None` while there is nothing else.
+    /// Handles space before a text. Returns `None` while only space has arrived.
     fn lead(&mut self, lead: Lead) -> Option<Lead> {
         let ahead = self.input.ahead();
         match lead {
@@ -379,7 +380,8 @@ impl OutputParser {
         Some(Lead::Keep)
     }
 
-    /// Whether the answer's length cut it in a marker of its calls, of which `rest` is all there is.
+    /// Whether the answer's length limit cut it inside a marker of its calls; `rest` is the text
+    /// left.
     fn is_marker_cut(&self, rest: &str) -> bool {
         let begins =
             |marker: &Marker| marker.text.len() > rest.len() && marker.text.starts_with(rest);
@@ -387,7 +389,7 @@ impl OutputParser {
         self.input.ended && self.input.cut && markers.any(|marker| begins(&marker))
     }
 
-    /// Whether the answer begins with a call that no marker opens.
+    /// Whether the answer begins with a call without an opening marker.
     fn begins_bare(&mut self) -> bool {
         let Some(calls) = self.format.calls.as_ref().filter(|calls| calls.is_bare()) else {
             return false;
@@ -406,7 +408,7 @@ impl OutputParser {
         begins
     }
 
-    /// Whether the answer begins with an object that may be all of it. `None`: that is not known yet.
+    /// Whether the answer begins with an object that may be all of it. `None`: unknown yet.
     fn begins_whole(&mut self) -> Option<bool> {
         if !self.may_be_whole || !self.at_start || !self.input.seen().is_empty() {
             return Some(false);
@@ -417,7 +419,7 @@ impl OutputParser {
         let wrapper = if marked { Wrapper::No } else { trial::wrapper(&self.input) };
         match wrapper {
             Wrapper::Maybe => return None,
-            // What is bare begins a call of Llama's anyway.
+            // A bare object begins a call in Llama's format in any case.
             Wrapper::Begins(length, end) if !(self.is_bare() && end.is_empty()) => {
                 self.trial = Some(Box::new(self.try_whole(length, end)));
             }
@@ -432,13 +434,13 @@ impl OutputParser {
         self.format.calls.is_some_and(|calls| calls.is_bare())
     }
 
-    /// The marker ahead. False when it means nothing here.
+    /// Handles the marker ahead. Returns false when it has no meaning here.
     fn begins(&mut self, number: usize, length: usize) -> bool {
         let (marker, opener) = self.openers[number];
         match opener {
             Opener::Thinking => {
                 let before = self.input.seen();
-                // Where it is no token of its own, prose may well speak of it.
+                // If it is not a token, prose may mention it.
                 let first = self.at_start && before.trim_start().is_empty();
                 if marker.id.is_none() && !first {
                     return false;
@@ -464,7 +466,7 @@ impl OutputParser {
                 self.state = State::Calls(reader);
             }
             Opener::Close => {
-                // Space before it belongs to nothing.
+                // Space before it is dropped.
                 let before = self.input.seen().trim_end().len();
                 self.say(before);
                 self.input.skip(length);
@@ -475,21 +477,21 @@ impl OutputParser {
         true
     }
 
-    /// Whether nothing but space was seen, which is no text where thoughts follow it.
+    /// Whether only space was seen, which is not text if reasoning follows.
     fn may_be_before_thoughts(&self) -> bool {
         let is_space = self.input.seen().trim_start().is_empty();
         self.format.thinking.is_some() && self.at_start && is_space
     }
 
-    /// Whether what is ahead begins a line.
+    /// Whether the current position is at the start of a line.
     fn is_line_start(&self) -> bool {
         let seen = self.input.seen();
         let begins = self.at_start || matches!(self.state, State::Text { lead: Lead::AfterCall });
         seen.ends_with('\n') || (begins && seen.trim_start().is_empty())
     }
 
-    /// How much of the text seen is given out before a call: not the line breaks that a template
-    /// writes there, nor space that only separates two calls.
+    /// Number of bytes of the seen text to return before a call: without the line breaks that a
+    /// template writes there, and without space that only separates two calls.
     fn before_call(&self) -> usize {
         let seen = self.input.seen();
         if self.openers.iter().all(|(_, opener)| *opener == Opener::Thinking) {
@@ -505,7 +507,7 @@ impl OutputParser {
         }
     }
 
-    /// Gives out the first `bytes` of what was seen as text.
+    /// Returns the first `bytes` bytes of the seen text as text.
     fn say(&mut self, bytes: usize) {
         if bytes == 0 {
             return;
@@ -516,7 +518,7 @@ impl OutputParser {
         self.state = State::Text { lead: Lead::Keep };
     }
 
-    /// What comes after calls, or instead of them.
+    /// Continues after calls, or when there are none.
     fn called(&mut self, progress: Progress) -> bool {
         match progress {
             Progress::More => return false,
@@ -535,9 +537,9 @@ impl OutputParser {
 }
 
 impl OutputFormat {
-    /// A parser for the answer to `prompt`, of which the end matters: a template may open the
-    /// thoughts. Functions other than those in `tools` are never called. Without `parallel` only the
-    /// first call is given.
+    /// A parser for the answer to `prompt`. The end of the prompt matters, because a template may
+    /// open reasoning there. Only functions in `tools` are called. Without `parallel` only the
+    /// first call is returned.
     pub fn parser(&self, prompt: &str, tools: &[Value], parallel: bool) -> OutputParser {
         OutputParser::new(Arc::clone(&self.inner), prompt, tools, parallel)
     }

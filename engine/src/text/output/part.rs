@@ -1,34 +1,34 @@
-//! What an answer is taken apart into, and how far that is.
+//! The parts of an answer, and the progress of a reader.
 
-/// A piece of an answer.
+/// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// More of the model's thoughts.
+    /// A piece of reasoning.
     Reasoning(String),
-    /// More of what it says.
+    /// A piece of text.
     Text(String),
-    /// A call of a tool begins. The parts up to `CallEnd` belong to it.
+    /// The start of a tool call. The parts up to `CallEnd` belong to it.
     CallStart {
-        /// Counts the answer's calls from 0.
+        /// The call's index in the answer, from 0.
         index: usize,
-        /// Name of an offered function.
+        /// The name of an offered function.
         name: String,
     },
-    /// More of the call's arguments, which are one JSON object when they are complete.
+    /// A piece of the call's arguments, which concatenate to one JSON object.
     CallArguments(String),
-    /// The call is complete, or breaks off here.
+    /// The end of the call, which is complete or cut off here.
     CallEnd,
 }
 
-/// What a reader of calls came to.
+/// The result of a reader of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     /// It needs more text.
     More,
-    /// The calls are over; text follows.
+    /// The calls have ended; text follows.
     Done,
-    /// What was looked at is no call but text.
+    /// The text that was looked at is not a call.
     NotACall,
-    /// Functions and parameters stand here, where JSON was expected: see `JsonCalls::functions`.
+    /// There are functions and parameters in the place of JSON: see `JsonCalls::functions`.
     Functions,
 }

@@ -1,4 +1,4 @@
-//! Readers of calls, one for each kind of format.
+//! Readers of calls, one for each type of format.
 
 use super::emit::Emitter;
 use super::gemma::Gemma;
@@ -10,8 +10,8 @@ use super::pairs::Pairs;
 use super::part::Progress;
 use super::sectioned::{self, Sectioned};
 
-/// Reads calls from where they begin. What it takes of the input is understood; what it has only
-/// looked at when it finds no call is text.
+/// Reads calls from their beginning. The input that it takes is understood. If it finds no call,
+/// the input that it has only looked at is text.
 #[derive(Debug, Clone)]
 pub(super) enum Reader {
     Json(JsonCalls),

@@ -1,5 +1,4 @@
-//! Calls in a section, each with its name and its arguments between markers of their own: DeepSeek
-//! and Kimi K2.
+//! Calls in a section, each with markers around its name and its arguments: DeepSeek and Kimi K2.
 //!
 //! ```text
 //! DeepSeek V3.1   <calls begin><call begin>NAME<sep>{..}<call end>..<calls end>
@@ -13,11 +12,11 @@ use super::input::{Input, Marker, Sought, Stands};
 use super::json_calls::fence;
 use super::part::Progress;
 
-/// A name that is longer is none.
+/// Limit on a name. A longer one is invalid.
 const MAX_NAME_BYTES: usize = 1024;
-/// What DeepSeek V3 writes where V3.1 has the name.
+/// The word that DeepSeek V3 writes in the place of V3.1's name.
 const KIND: &str = "function";
-/// What stands around DeepSeek V3's arguments.
+/// The marker around DeepSeek V3's arguments.
 const FENCE: &str = "```";
 
 /// The markers of a section.
@@ -40,18 +39,18 @@ impl Markers {
 #[derive(Debug, Clone)]
 pub(super) struct Sectioned {
     markers: Markers,
-    place: Place,
-    /// A call was announced.
+    state: State,
+    /// A call was started.
     any: bool,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum State {
     /// Before a call, or the end of the section.
     Between,
-    /// In what stands before the separator, which begins at this byte of what was seen.
+    /// In the text before the separator, which begins at this byte of the seen text.
     Head(usize),
-    /// In the line with the name, DeepSeek V3's.
+    /// In the line with DeepSeek V3's name.
     NameLine(usize),
     /// Before the arguments.
     Before(String),
@@ -62,39 +61,39 @@ enum Place {
 
 impl Sectioned {
     pub(super) fn new(markers: Markers) -> Self {
-        Self { markers, place: Place::Between, any: false }
+        Self { markers, state: State::Between, any: false }
     }
 
     pub(super) fn read(&mut self, input: &mut Input, out: &mut Emitter) -> Progress {
         loop {
-            let progress = match &mut self.place {
-                Place::Between => self.between(input),
-                Place::Head(from) => {
+            let progress = match &mut self.state {
+                State::Between => self.between(input),
+                State::Head(from) => {
                     let from = *from;
                     self.head(from, input)
                 }
-                Place::NameLine(from) => {
+                State::NameLine(from) => {
                     let from = *from;
                     self.name_line(from, input)
                 }
-                Place::Before(_) => self.before(input, out),
-                Place::Arguments(arguments) => {
+                State::Before(_) => self.before(input, out),
+                State::Arguments(arguments) => {
                     let Markers { call, call_end, close, .. } = self.markers;
                     match arguments.read(&[call_end, close], &[call], input, out) {
                         Handed::More => Some(Progress::More),
-                        Handed::Whole => self.go(Place::After),
-                        // It was cut by the end of the call.
+                        Handed::Whole => self.go(State::After),
+                        // The end of the call cut it off.
                         Handed::Broken
                             if [call_end, close]
                                 .iter()
                                 .any(|end| matches!(input.stands(end), Stands::Yes(_))) =>
                         {
-                            self.go(Place::After)
+                            self.go(State::After)
                         }
                         Handed::Broken => Some(Progress::Done),
                     }
                 }
-                Place::After => self.after(input),
+                State::After => self.after(input),
             };
             if let Some(progress) = progress {
                 return progress;
@@ -102,8 +101,8 @@ impl Sectioned {
         }
     }
 
-    fn go(&mut self, place: Place) -> Option<Progress> {
-        self.place = place;
+    fn go(&mut self, state: State) -> Option<Progress> {
+        self.state = state;
         None
     }
 
@@ -117,14 +116,14 @@ impl Sectioned {
         match (call, close, again, end) {
             (Stands::Yes(length), ..) => {
                 input.skip(length);
-                self.go(Place::Head(input.seen().len()))
+                self.go(State::Head(input.seen().len()))
             }
             (_, Stands::Yes(length), ..) if self.any => {
                 input.skip(length);
                 input.take();
                 Some(Progress::Done)
             }
-            // Written twice.
+            // The marker was written twice.
             (_, _, Stands::Yes(length), _) if !self.any => {
                 input.skip(length);
                 None
@@ -143,16 +142,16 @@ impl Sectioned {
                 }
                 Some(Progress::More)
             }
-            // The end of the section was left out.
+            // The end of the section is missing.
             _ if self.any => Some(Progress::Done),
-            // What begins a call was left out.
-            _ => self.go(Place::Head(input.seen().len())),
+            // The marker that begins a call is missing.
+            _ => self.go(State::Head(input.seen().len())),
         }
     }
 
     fn head(&mut self, from: usize, input: &mut Input) -> Option<Progress> {
         let Markers { separator, call_end, close, .. } = self.markers;
-        // What separates the two may have been left out.
+        // The separator may be missing.
         let ends = [separator, call_end, close, Marker::spelled("{"), Marker::spelled(FENCE)];
         let sought = input.seek(&ends);
         let head = &input.seen()[from..];
@@ -167,12 +166,12 @@ impl Sectioned {
         let head = head.trim();
         let next = input.peek_after(length);
         if head == KIND && number == 0 && next != Some('{') {
-            // Whether the name follows is known with the next character only.
+            // Only the next character shows whether the name follows.
             if next.is_none() && !input.ended {
                 return Some(Progress::More);
             }
             input.skip(length);
-            return self.go(Place::NameLine(input.seen().len()));
+            return self.go(State::NameLine(input.seen().len()));
         }
         // Kimi: functions.NAME:NUMBER
         let name = head.strip_prefix("functions.").unwrap_or(head);
@@ -181,7 +180,7 @@ impl Sectioned {
         });
         let name = numbered.map_or(name, |(name, _)| name).to_owned();
         input.skip(length);
-        self.go(Place::Before(name))
+        self.go(State::Before(name))
     }
 
     fn name_line(&mut self, from: usize, input: &mut Input) -> Option<Progress> {
@@ -190,11 +189,11 @@ impl Sectioned {
         };
         let name = input.seen()[from..].trim().to_owned();
         input.skip(length);
-        self.go(Place::Before(name))
+        self.go(State::Before(name))
     }
 
     fn before(&mut self, input: &mut Input, out: &mut Emitter) -> Option<Progress> {
-        let Place::Before(name) = &self.place else { return None };
+        let State::Before(name) = &self.state else { return None };
         if !out.offers(name) {
             return Some(Progress::NotACall);
         }
@@ -211,21 +210,21 @@ impl Sectioned {
         }
         match (input.peek(), input.stands(&self.markers.call_end)) {
             (Some('{'), _) => {}
-            // No arguments at all.
+            // The call has no arguments.
             (_, Stands::Yes(_)) => {
                 input.take();
                 out.start(name);
                 out.arguments("{}");
                 out.end();
                 self.any = true;
-                return self.go(Place::After);
+                return self.go(State::After);
             }
             (_, Stands::Maybe) => return Some(Progress::More),
             _ => return Some(Progress::NotACall),
         }
         let arguments = Arguments::begin(name, input, out);
         self.any = true;
-        self.go(Place::Arguments(arguments))
+        self.go(State::Arguments(arguments))
     }
 
     fn after(&mut self, input: &mut Input) -> Option<Progress> {
@@ -237,7 +236,7 @@ impl Sectioned {
             (Stands::Yes(length), _) => {
                 input.skip(length);
                 input.take();
-                self.go(Place::Between)
+                self.go(State::Between)
             }
             (_, Stands::Yes(length)) => {
                 input.skip(length);
@@ -248,13 +247,13 @@ impl Sectioned {
                 input.rewind();
                 Some(Progress::More)
             }
-            // The end of the call was left out.
-            _ => self.go(Place::Between),
+            // The end of the call is missing.
+            _ => self.go(State::Between),
         }
     }
 }
 
-/// No end of a name yet.
+/// Ends the reader if the name is too long.
 fn too_long(head: &str, input: &Input) -> Option<Progress> {
     let hopeless = input.ended || head.len() > MAX_NAME_BYTES;
     Some(if hopeless { Progress::NotACall } else { Progress::More })

@@ -1,49 +1,50 @@
-//! Tags of the formats in [`super::pairs`], also where a model misspelt them, left them out or wrote
-//! them twice.
+//! Tags of the formats in [`super::pairs`], including tags that a model misspelt, omitted or
+//! repeated.
 
 use super::input::{Input, Marker, Sought, Stands};
 use super::layout::{Layout, MAX_NAME_BYTES};
 use super::tools::Tools;
 
-/// A tag that is longer is none of ours.
+/// Limit on a tag. A longer one is ordinary text.
 const MAX_TAG_BYTES: usize = 64;
-/// The words that openers of a function have, whatever the format.
+/// The words in openers of a function, in any format.
 const FUNCTION_WORDS: [&str; 2] = ["function", "invoke"];
-/// The word that openers of a parameter have.
+/// The word in openers of a parameter.
 const PARAMETER_WORD: &str = "parameter";
 
-/// Where a value ends. Of the places, the value is what stands before [`seek_end`]'s first result.
+/// The end of a value. The value is the text before the result of [`seek_end`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// At its own end, spelled rightly or not; what follows that is at this byte of what was seen.
+    /// At its own end, correct or misspelt. The text after that begins at this byte of the seen
+    /// text.
     Value(usize),
-    /// Before a tag, at this byte, that would stand after the end.
+    /// Before a tag, at this byte, that would come after the end.
     Here(usize),
-    /// That is not known yet.
+    /// Unknown yet.
     Maybe,
     /// Not in this text.
     Nothing,
 }
 
-/// What is known of the call that a value belongs to.
+/// The known facts about the call that a value belongs to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'c> {
     pub(super) function: &'c str,
-    /// The parameters that it has, the value's own last.
+    /// The parameters that it has so far; the last one is the value's.
     pub(super) keys: &'c [String],
     /// The value begins where the input begins.
     pub(super) at_start: bool,
 }
 
-/// The tag right ahead.
+/// The tag at the current position.
 enum Tag<'t> {
-    /// Its word, whether it closes, and the bytes up to the word's end.
+    /// Its word, whether it is a closing tag, and the number of bytes up to the end of the word.
     Word(&'t str, bool, usize),
     Maybe,
     No,
 }
 
-/// Reads `<WORD` or `</WORD`, with the layout's prefix before the word or without.
+/// Reads `<WORD` or `</WORD`, with or without the layout's prefix before the word.
 fn tag<'t>(prefix: Option<Marker>, input: &'t Input) -> Tag<'t> {
     let ahead = input.ahead();
     let Some(rest) = ahead.strip_prefix('<') else {
@@ -68,12 +69,12 @@ fn tag<'t>(prefix: Option<Marker>, input: &'t Input) -> Tag<'t> {
     }
 }
 
-/// Whether one opens a function: what stands before its name.
+/// Whether a function begins here: the text before its name.
 pub(super) fn function(begin: Marker, input: &Input) -> Stands {
     input.stands(&begin).or(opener(None, &FUNCTION_WORDS, input))
 }
 
-/// Whether one opens a parameter: what stands before its key.
+/// Whether a parameter begins here: the text before its key.
 pub(super) fn parameter(layout: &Layout, input: &Input) -> Stands {
     let key = layout.key.0;
     let variant = match layout.name {
@@ -83,8 +84,8 @@ pub(super) fn parameter(layout: &Layout, input: &Input) -> Stands {
     input.stands(&key).or(variant)
 }
 
-/// Whether one opens a parameter with the tag `<KEY>`, where the schema names it and the call does not
-/// have it: what stands before the key.
+/// Whether a parameter begins here with a tag `<KEY>`, if the schema names it and the call does not
+/// have it yet: the text before the key.
 pub(super) fn bare_key(
     layout: &Layout,
     function: &str,
@@ -108,7 +109,7 @@ pub(super) fn bare_key(
     }
 }
 
-/// Whether a marker stands ahead, after space or without: the bytes up to its end.
+/// Whether a marker is ahead, optionally after space: the number of bytes up to its end.
 pub(super) fn past_space(marker: Marker, input: &mut Input) -> Stands {
     let at = input.seen().len();
     let more = !input.skip_whitespace();
@@ -121,7 +122,7 @@ pub(super) fn past_space(marker: Marker, input: &mut Input) -> Stands {
     }
 }
 
-/// An opening tag with one of these words and something after it: `<word=` or `<word name=`.
+/// An opening tag with one of these words and a name after it: `<word=` or `<word name=`.
 fn opener(prefix: Option<Marker>, words: &[&str], input: &Input) -> Stands {
     match tag(prefix, input) {
         Tag::Word(word, false, length) if words.iter().any(|proper| similar(word, proper)) => {
@@ -143,7 +144,7 @@ fn opener(prefix: Option<Marker>, words: &[&str], input: &Input) -> Stands {
     }
 }
 
-/// Whether a closing tag of the layout stands ahead, rightly spelled or not.
+/// Whether a closing tag of the layout is ahead, correct or misspelt.
 pub(super) fn closing(layout: &Layout, input: &Input) -> Stands {
     let inner = [layout.key.1, layout.value_end];
     let mut ends: Vec<Marker> = inner.into_iter().chain(layout.function_end).collect();
@@ -156,7 +157,7 @@ pub(super) fn closing(layout: &Layout, input: &Input) -> Stands {
     }
 }
 
-/// Whether a tag stands ahead that is like one of `markers`, opening or closing.
+/// Whether a tag ahead resembles one of `markers`, opening or closing.
 pub(super) fn like(markers: &[Marker], input: &Input) -> Stands {
     match tag(None, input) {
         Tag::Maybe => Stands::Maybe,
@@ -185,7 +186,7 @@ fn prefixed(markers: &[Marker], input: &Input) -> Stands {
     }
 }
 
-/// The length of the tag right ahead, with its `>` where it has one.
+/// The length of the tag at the current position, including its `>` if it has one.
 fn whole_tag(input: &Input) -> Stands {
     let ahead = input.ahead();
     match ahead[1..].find(['>', '\n', '<']) {
@@ -203,14 +204,14 @@ fn word_of(marker: Marker) -> &'static str {
     text.rsplit('\u{ff5c}').next().unwrap_or(text)
 }
 
-/// Whether a word is this one, shortened or with a slip or two.
+/// Whether a word is this one, shortened or with one or two mistakes.
 fn similar(word: &str, proper: &str) -> bool {
     let word = word.to_ascii_lowercase();
     let is_short = word.len() >= 3 && proper.starts_with(&word);
     word == proper || is_short || (word.len() >= 5 && distance(&word, proper) <= 2)
 }
 
-/// Letters that must be added, taken away or changed to make `b` of `a`.
+/// The edit distance: letters to add, remove or change to turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
@@ -224,7 +225,7 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Looks for the end of a value: how many bytes of what was seen come before it, and what it is.
+/// Looks for the end of a value. Returns the number of bytes before it and the type of end.
 pub(super) fn seek_end(
     layout: &Layout,
     known: Known<'_>,
@@ -232,7 +233,7 @@ pub(super) fn seek_end(
     tools: &Tools,
 ) -> (usize, End) {
     let mut ends = vec![layout.value_end, layout.close, Marker::spelled("<")];
-    // Of markers at one place the first counts.
+    // Of markers at the same position the first in the list wins.
     ends.splice(1..1, layout.function_end);
     ends.splice(1..1, layout.value.map(|_| layout.key.0));
     loop {
@@ -248,7 +249,7 @@ pub(super) fn seek_end(
             input.skip(length);
             let after = input.seen().len();
             match ends_function(layout, input) {
-                // It stands for the end of the value.
+                // It takes the place of the value's end.
                 Stands::No => {
                     input.go_to(after);
                     if input.skip_whitespace() {
@@ -281,7 +282,7 @@ fn answer(stands: Stands, end: End) -> End {
     }
 }
 
-/// Whether any other tag, right ahead, ends the value.
+/// Whether any other tag at the current position ends the value.
 fn misspelt(layout: &Layout, known: Known<'_>, input: &mut Input, tools: &Tools) -> End {
     let end = input.seen().len();
     if input.ahead().starts_with("</") || input.ahead() == "<" {
@@ -332,9 +333,9 @@ fn names_next(layout: &Layout, known: Known<'_>, input: &Input, tools: &Tools) -
     if is_new && tools.names(known.function, key) { Stands::Yes(length) } else { Stands::No }
 }
 
-/// Whether what follows an end of a value, right ahead, makes it one: the next parameter or the end
-/// of the function, and not more of a text that speaks of this format. After an end that is misspelt a
-/// right one must not follow.
+/// Whether the text after an end of a value confirms it: the next parameter or the end of the
+/// function must follow, and not more of a text about this format. After a misspelt end a correct
+/// one must not follow.
 fn followed(
     layout: &Layout,
     known: Known<'_>,
@@ -371,7 +372,7 @@ fn followed(
     }
 }
 
-/// Whether what follows an end of a function, right ahead, makes it one.
+/// Whether the text after an end of a function confirms it.
 fn ends_function(layout: &Layout, input: &mut Input) -> Stands {
     if !input.skip_whitespace() {
         return Stands::Maybe;
@@ -383,7 +384,7 @@ fn ends_function(layout: &Layout, input: &mut Input) -> Stands {
     input.stands(&layout.close).or(input.stands(&layout.open)).or(function)
 }
 
-/// Whether only calls follow an end of calls, right ahead, or nothing.
+/// Whether only calls, or nothing, follow an end of calls.
 fn ends_answer(layout: &Layout, input: &mut Input) -> Stands {
     if !input.skip_whitespace() {
         return Stands::Maybe;

@@ -25,12 +25,12 @@ impl Tools {
         self.functions.is_empty()
     }
 
-    /// Whether a function of this name may be called.
+    /// Whether a function of this name is offered.
     pub(super) fn offers(&self, name: &str) -> bool {
         self.functions.contains_key(name)
     }
 
-    /// What a function's parameter may be by its schema. Text, where that does not say.
+    /// The types that a function's schema allows for a parameter; text if the schema does not say.
     pub(super) fn kinds(&self, function: &str, key: &str) -> Kinds {
         self.search(function).map(|mut search| search.property(key).0).unwrap_or_default()
     }

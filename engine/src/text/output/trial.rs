@@ -1,56 +1,57 @@
-//! Parts of an answer that look like calls, and of which only what follows tells whether they are.
+//! Trials: parts of an answer that look like calls, which only the text after them can confirm.
 //!
-//! - A call inside thoughts that were never closed: models forget the end of their thoughts. It is a
-//!   call if it is whole and the answer ends without an end of the thoughts that anything follows.
-//! - An object that no marker opens, bare, fenced as code or between tags of another format: models
-//!   whose template shows calls as JSON write them so. It is a call if it is whole and all of the answer.
+//! - A call inside reasoning that was never closed, because models forget the end marker. It is a
+//!   call if it is complete and the answer ends without an end of reasoning that anything follows.
+//! - An object without an opening marker, bare, fenced as code or between tags of another format,
+//!   because models whose template shows calls as JSON write them so. It is a call if it is
+//!   complete and is the whole answer.
 //!
-//! What is tried is read ahead by a parser of its own; nothing is given out meanwhile.
+//! A separate parser reads the text ahead. Its parts are held back meanwhile.
 
 use super::input::{Input, Stands};
 use super::json_calls::fence;
 use super::part::Part;
 use crate::types::MarkedText;
 
-/// A tag around an object that is longer is none.
+/// Limit on a tag around an object. A longer one is ordinary text.
 const MAX_TAG_BYTES: usize = 32;
 
-/// A parser of what would be calls.
+/// A parser of possible calls.
 pub(super) trait Parser {
     fn input(&self) -> &Input;
     fn input_mut(&mut self) -> &mut Input;
-    /// Reads as far as the input goes; returns what came out.
+    /// Reads all available input. Returns the parts.
     fn read_on(&mut self) -> Vec<Part>;
-    /// Whether it stands where thoughts have ended, and something else follows.
+    /// Whether reasoning has ended and something else follows.
     fn is_followed(&self) -> bool;
-    /// Whether a call was announced and broke off.
+    /// Whether a started call was cut off.
     fn is_cut(&self) -> bool;
 }
 
-/// What is tried.
+/// A trial in progress.
 #[derive(Debug, Clone)]
 pub(super) struct Trial<P> {
-    /// Reads what would be calls.
+    /// Reads the possible calls.
     parser: Box<P>,
-    /// What it found, and the text among it.
+    /// The parts that it found.
     parts: Vec<Part>,
     said: String,
     kind: Kind,
-    /// Where the answer goes on if there are no calls: bytes of the input.
+    /// Where the answer continues if there are no calls: bytes of the input.
     pub(super) resume: usize,
 }
 
-/// What the calls would stand in.
+/// The context of the possible calls.
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
     Thoughts,
-    /// An object, and what must stand after it.
+    /// An object, and the text that must come after it.
     Whole {
         end: String,
     },
 }
 
-/// What came of it.
+/// The result of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Open,
@@ -58,32 +59,32 @@ pub(super) enum Verdict {
     NoCalls,
 }
 
-/// What an object may stand in.
+/// The text around an object.
 pub(super) enum Wrapper {
-    /// Its length, and its end.
+    /// The length of the text before it, and the text after it.
     Begins(usize, String),
     Maybe,
     No,
 }
 
 impl<P: Parser> Trial<P> {
-    /// Tries what `parser` reads.
+    /// Starts a trial with `parser`.
     pub(super) fn new(parser: P, kind: Kind, resume: usize) -> Self {
         Self { parser: Box::new(parser), parts: Vec::new(), said: String::new(), kind, resume }
     }
 
-    /// More of the answer came.
+    /// Adds the next piece of the answer.
     pub(super) fn push(&mut self, delta: &MarkedText) {
         self.parser.input_mut().push(&delta.text, &delta.marks);
     }
 
-    /// The answer is complete.
+    /// Ends the answer.
     pub(super) fn finish(&mut self, cut: bool) {
         let input = self.parser.input_mut();
         (input.ended, input.cut) = (true, cut);
     }
 
-    /// Reads on and says what is known by now.
+    /// Reads on and returns the result so far.
     pub(super) fn verdict(&mut self) -> Verdict {
         for part in self.parser.read_on() {
             if let Part::Text(text) = &part {
@@ -98,7 +99,7 @@ impl<P: Parser> Trial<P> {
             None => false,
         };
         let after = self.said.trim();
-        let goes_on = match &self.kind {
+        let continues = match &self.kind {
             Kind::Thoughts => self.parser.is_followed(),
             Kind::Whole { end } => !end.starts_with(after),
         };
@@ -107,7 +108,7 @@ impl<P: Parser> Trial<P> {
                 Kind::Thoughts => !after.is_empty(),
                 Kind::Whole { end } => end != after,
             };
-        match (has_call, goes_on || self.parser.is_cut() || is_cut_after) {
+        match (has_call, continues || self.parser.is_cut() || is_cut_after) {
             (_, true) => Verdict::NoCalls,
             (true, false) if ended => Verdict::Calls,
             (false, false) if ended => Verdict::NoCalls,
@@ -115,8 +116,8 @@ impl<P: Parser> Trial<P> {
         }
     }
 
-    /// The parser that goes on after the calls, and what to give out. What stands around an object
-    /// is no text.
+    /// Returns the parser that continues after the calls, and the parts. The text around an object
+    /// is dropped.
     pub(super) fn accept(self) -> (P, Vec<Part>) {
         let mut parts = self.parts;
         if matches!(self.kind, Kind::Whole { .. }) {
@@ -126,7 +127,7 @@ impl<P: Parser> Trial<P> {
     }
 }
 
-/// What stands around an object that the answer begins with.
+/// The text around an object at the start of the answer.
 pub(super) fn wrapper(input: &Input) -> Wrapper {
     let ahead = input.ahead();
     let blank = ahead.len() - ahead.trim_start().len();
@@ -150,7 +151,7 @@ pub(super) fn wrapper(input: &Input) -> Wrapper {
     }
 }
 
-/// The length and the word of a tag without anything else in it.
+/// The length and the word of a tag that contains nothing else.
 fn tag(text: &str) -> Option<(usize, &str)> {
     let (word, _) = text.strip_prefix('<')?.split_once('>')?;
     may_be_tag(&text[..=word.len()]).then_some((word.len() + 2, word))

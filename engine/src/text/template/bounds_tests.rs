@@ -1,5 +1,5 @@
-//! Templates that are too long, too deep or never done: each limit at its value and one past it, and other
-//! ways to the same end. None of them may end the process.
+//! Templates that are too long, too deep or never end: tests each limit at its value and one past
+//! it, and other ways to exceed it. None of them may end the process.
 
 use serde_json::json;
 
@@ -32,7 +32,7 @@ fn on_a_quarter(source: &str) -> Result<(), String> {
     stack::on_stack(stack::STACK_BYTES / 4, || {
         let mut environment = environment().map_err(|error| error.to_string())?;
         let guarded = guard::guarded(source)?;
-        // What it renders, or which error there is, is all the same.
+        // The output or the kind of error does not matter here.
         if environment.add_template("it", &guarded).is_ok() {
             let _ =
                 environment.get_template("it").unwrap().render(JinjaValue::from_pairs([("a", 1)]));
@@ -41,7 +41,7 @@ fn on_a_quarter(source: &str) -> Result<(), String> {
     })?
 }
 
-/// What a chain begins with, what is repeated, and what it ends with; with the tokens of each.
+/// The start of a chain, its repeated part, and its end, each with its number of tokens.
 type Chain = (&'static str, usize, &'static str, usize, &'static str, usize);
 
 const CHAINS: [Chain; 38] = [
@@ -77,7 +77,7 @@ const CHAINS: [Chain; 38] = [
     ("a(", 2, "a, ", 2, ")", 1),
     ("a(", 2, "b=a, ", 4, ")", 1),
     ("'a'", 1, " 'b'", 1, "", 0),
-    // Lists that are made of the one before only when they are looked at.
+    // Lazy lists, each made of the previous one only when it is read.
     ("[1]", 3, " * 1", 2, "", 0),
     ("[1]", 3, " + [1]", 4, "", 0),
     ("[1]", 3, " | reverse", 2, "", 0),
@@ -94,10 +94,10 @@ fn chains_at_their_limit() {
         assert_eq!(on_a_quarter(&chain(most)), Ok(()), "{first}{link}{last}");
         let refused = on_a_quarter(&chain(most + 1)).unwrap_err();
         assert!(refused.contains("line 1") && refused.contains("2048 names"), "{refused}");
-        // In a macro, where what it takes from outside is looked for.
+        // In a macro, where the compiler searches for captured variables.
         let inside = format!("{{% macro m() %}}{}{{% endmacro %}}{{{{ m() }}}}", chain(most));
         assert_eq!(on_a_quarter(&inside), Ok(()), "{first}{link}{last}");
-        // What was reported was longer still.
+        // The reported template was even longer.
         assert!(refusal(&chain(10_000)).contains("names, operators and brackets"));
     }
 }
@@ -138,7 +138,7 @@ fn nesting_at_its_limit() {
     let arms = |n: usize| format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(n));
     assert_eq!(on_a_quarter(&arms(TEMPLATE_BLOCK_LEVELS - 1)), Ok(()));
     assert!(on_a_quarter(&arms(TEMPLATE_BLOCK_LEVELS)).unwrap_err().contains("elif"));
-    // Blocks that follow each other are not nested.
+    // Consecutive blocks are not nested.
     assert_eq!(on_a_quarter(&"{% if a %}{% elif a %}{% endif %}".repeat(1000)), Ok(()));
 }
 
@@ -173,7 +173,7 @@ fn values_at_their_depth() {
             "{% for y in x %}{{ loop.changed(y) }}{% endfor %}",
         ] {
             let text = rendered(&deep(most, then));
-            // One level more is in the list around it.
+            // The list around it adds one level.
             let is_refused =
                 matches!(&text, Err(TemplateError::Failed(what)) if what.contains("levels"));
             assert!(text.is_ok() || is_refused, "{text:?}");
@@ -185,7 +185,7 @@ fn values_at_their_depth() {
 }
 
 #[test]
-fn values_get_deep_in_no_other_way() {
+fn values_cannot_get_deep_in_another_way() {
     for source in [
         "{% macro m(x) %}{{ m([x]) }}{% endmacro %}{{ m(1) }}",
         "{% macro m(x) %}{{ m([[[[[x]]]]]) }}{% endmacro %}{{ m(1) }}",
@@ -206,7 +206,7 @@ fn values_get_deep_in_no_other_way() {
         "{% import 'default' as x %}",
         "{% from 'default' import x %}",
         "{% extends 'default' %}",
-        // The dependency panics here.
+        // minijinja panics here.
         "{% for x in a %}{{ loop.cycle() }}{% endfor %}",
         "{% for x in a %}{% with y = 1 %}{% continue %}{% endwith %}{% endfor %}",
         "{% set omlx__checked = 1 %}",
@@ -216,14 +216,15 @@ fn values_get_deep_in_no_other_way() {
     let straight =
         format!("{{% set x = [] %}}{}{{{{ x == x }}}}", "{% set x = [x] %}".repeat(50_000));
     assert!(refusal(&straight).contains("200 levels"));
-    // A namespace that holds itself, or as many others as there is fuel for, is dropped and compared.
+    // A namespace that contains itself, or as many others as the fuel allows, is dropped and
+    // compared.
     let selfish =
         "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns == ns.x.x }}{{ [ns] == [ns.x] }}";
     assert_eq!(rendered(selfish).unwrap(), "TrueTrue");
     let chain = "{% set ns = namespace() %}{% for i in range(100000) %}{% set ns.x = namespace(x=ns.x) %}\
                  {% endfor %}{{ ns.x.x.x is defined }}";
     assert_eq!(rendered(chain).unwrap(), "True");
-    // Nobody takes the place of a function of the guard, in a request neither.
+    // Nothing can replace a function of the guard, not even a request's variables.
     let kwargs = json!({"omlx__checked": 1, "omlx__weighed": 1, "omlx__looped": "x"});
     let named =
         vec![(DEFAULT_NAME.to_owned(), "{% for x in [[1]] %}{{ x }}{% endfor %}".to_owned())];
@@ -239,8 +240,8 @@ fn values_get_deep_in_no_other_way() {
 }
 
 #[test]
-fn what_is_huge_only_in_other_hands_costs_fuel() {
-    // A list of 10^12 numbers that takes the memory of four.
+fn values_that_others_expand_cost_fuel() {
+    // A list of 10^12 numbers that uses the memory of four.
     let huge = "([[[[1] * 1000] * 1000] * 1000] * 1000)";
     for use_of in [
         "{{ X == X }}",
@@ -295,7 +296,7 @@ fn a_rendering_at_its_fuel() {
         let middle = (most + too_many) / 2;
         *if fits(middle) { &mut most } else { &mut too_many } = middle;
     }
-    // It is made, and handed on to be kept: 64 bytes of each cost one.
+    // The text is made and then stored: each costs one unit per 64 bytes.
     let cost = 2 * (49 * 3_000_000 + most as u64) / 64;
     assert!(cost < TEMPLATE_FUEL && cost > TEMPLATE_FUEL - TEMPLATE_FUEL / 100, "{cost}");
 }
@@ -315,7 +316,7 @@ fn a_rendering_at_its_deadline() {
     let plain = ChatTemplate::new(named("x"), Map::new()).unwrap();
     assert_eq!(plain.render_until(&inputs(&[]), deadline()), Ok("x".to_owned()));
     assert_eq!(plain.render_until(&inputs(&[]), Instant::now()), late);
-    // Each of these takes far longer for its fuel.
+    // Each of these takes much time for little fuel.
     let text = [json!({"role": "user", "content": "a".repeat(1 << 20)})];
     for slow in ["s[-1]", "s[1048575]", "s[-2:-1]", "s[1048570::2]"] {
         let source = format!(
@@ -327,7 +328,7 @@ fn a_rendering_at_its_deadline() {
         let got = template.render_until(&inputs(&text), soon);
         let is_charged = matches!(got, Err(TemplateError::OutOfFuel(_)));
         assert!(got == late || is_charged, "{slow}: {got:?}");
-        // All renderings of a learning have one deadline.
+        // All renderings of a probe share one deadline.
         let template = ChatTemplate::new(
             named(&source.replace("messages[0].content", "'a' * 1000000")),
             Map::new(),
@@ -340,7 +341,7 @@ fn a_rendering_at_its_deadline() {
 }
 
 #[test]
-fn what_is_scanned_or_cut_costs_fuel_first() {
+fn scanning_and_splitting_cost_fuel_first() {
     for (text, uses) in [
         (
             "'ab' * 5000000",
@@ -421,15 +422,15 @@ fn additional_templates_are_found_as_transformers_finds_them() {
     assert_eq!(says(&[config, more], true), "1 tools");
     assert_eq!(says(&[config, more], false), "config");
     assert_eq!(says(&[more], true), "1 tools");
-    // A file wins over an entry of the same name, and `default` is the main one.
+    // A file overrides an entry of the same name, and `default` is the main template.
     let list = r#"{"chat_template": [{"name": "tool_use", "template": "old"}, {"name": "default", "template": "c"}]}"#;
     assert_eq!(says(&[("tokenizer_config.json", list), more], true), "1 tools");
     assert_eq!(says(&[("tokenizer_config.json", list), more], false), "c");
     let default = ("additional_chat_templates/default.jinja", "default");
     assert_eq!(says(&[main, default], false), "default");
-    // Nobody asks for another one, so that it may be broken.
+    // No caller requests any other template, so it may be invalid.
     assert_eq!(says(&[main, more, other], true), "1 tools");
-    // Other files of the folder are none, and an error names the file.
+    // Other files of the folder are ignored, and an error names the file.
     let notes = ("additional_chat_templates/notes.txt", "{{");
     assert_eq!(says(&[main, notes], false), "main");
     let broken = ("additional_chat_templates/tool_use.jinja", "{{ nobody asks }}");
@@ -465,7 +466,7 @@ fn a_template_file_at_its_limit() {
     assert!(at(TEMPLATE_FILE_BYTES + 1).unwrap_err().contains("more than 16777216 bytes"));
 }
 
-/// The fuzz target's twin.
+/// The same test as the fuzz target.
 #[test]
 fn anything_at_all_is_compiled_and_rendered() {
     use proptest::prelude::*;

@@ -1,5 +1,5 @@
-//! The time that a rendering has. Fuel counts what is done, not how long it takes: whatever looks through a
-//! value pays here, and past the deadline nothing can.
+//! The time limit of a rendering. Fuel counts operations and not time. Every function that walks a
+//! value burns fuel here, and past the deadline no operation can.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -7,11 +7,11 @@ use std::time::Instant;
 use minijinja::{Error, State};
 
 thread_local! {
-    /// When the rendering on this thread has to be done. Each has a thread of its own.
+    /// The deadline of the rendering on this thread. Each rendering has its own thread.
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Sets the deadline of what is rendered on this thread from now on.
+/// Sets the deadline of the rendering on this thread.
 pub(super) fn set(deadline: Instant) {
     DEADLINE.set(Some(deadline));
 }
@@ -21,7 +21,7 @@ pub(super) fn is_over() -> bool {
     DEADLINE.get().is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// Takes fuel: `units`, or all of it where the time is over, so that nothing goes on without it.
+/// Burns `units` of fuel, or all of it if the time is over, so that the rendering stops.
 pub(super) fn burn(state: &State<'_, '_>, units: usize) -> Result<(), Error> {
     state.consume_fuel(if is_over() { u64::MAX } else { units as u64 })
 }

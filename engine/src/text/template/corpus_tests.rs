@@ -1,5 +1,5 @@
-//! What transformers renders, byte for byte: `tests/fixtures/templates`, made by
-//! `tests/oracle/make_template_goldens.py`.
+//! Compares renderings with those of transformers, byte for byte: `tests/fixtures/templates`, made
+//! by `tests/oracle/make_template_goldens.py`.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ fn expected() -> Value {
     read(&fixtures().join("expected.json"))
 }
 
-/// Noon of the day whose beginning the oracle's clock shows.
+/// Noon of the day at whose beginning the oracle's clock stands.
 fn now() -> SystemTime {
     let day = expected()["day"].as_str().unwrap().parse::<jiff::civil::Date>().unwrap();
     day.at(12, 0, 0, 0).to_zoned(jiff::tz::TimeZone::system()).unwrap().timestamp().into()
@@ -44,7 +44,7 @@ fn render(template: &ChatTemplate, case: &Value, kwargs: &Value, now: SystemTime
 
 type Rendered = Result<String, TemplateError>;
 
-/// What differs from the oracle's outcome, in words.
+/// Describes the difference from the oracle's outcome.
 fn difference(got: &Rendered, expected: &Value) -> Option<String> {
     let same = match got {
         Ok(text) => match expected.get("sha256") {
@@ -65,13 +65,13 @@ fn sha256(text: &str) -> String {
     sha2::Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Every conversation of the corpus through one template.
+/// Renders every conversation of the corpus with one template.
 fn conversations(name: &str, source: &str, expected: &Value) -> Vec<String> {
     let corpus = read(&fixtures().join("conversations.json"));
     let (template, now) = (template(source), now());
     let check = |case: &Value| {
         let title = case["name"].as_str().unwrap();
-        // One of two named templates: it is chosen where there are tools, and loops over them.
+        // One of two named templates: it is chosen for requests with tools, and loops over them.
         if name.contains("tool-use") && case.get("tools").is_none() {
             return None;
         }
@@ -81,8 +81,8 @@ fn conversations(name: &str, source: &str, expected: &Value) -> Vec<String> {
     corpus.as_array().unwrap().iter().filter_map(check).collect()
 }
 
-/// What minijinja renders where Jinja2 raises an error, or renders otherwise: comparisons of what
-/// cannot be compared, and views and ranges that are printed whole.
+/// Cases in which Jinja2 raises an error, or renders something else, but minijinja renders:
+/// comparisons of incomparable values, and views and ranges that are printed completely.
 const OTHERWISE: [&str; 20] = [
     "{{ 'a' < 1 }}",
     "{{ none < 1 }}",
@@ -116,7 +116,7 @@ fn snippets_render_as_jinja2_renders_them() {
         let got = template(source).and_then(|t| render(&t, &case, &snippets["context"], now));
         match (difference(&got, expected), &got) {
             (None, _) => {}
-            // What is not there is a clear error, never a wrong prompt.
+            // An unsupported feature gives a clear error, never a wrong prompt.
             (Some(_), Err(TemplateError::Failed(_))) => refused.push(source.as_str()),
             (Some(what), _) => otherwise.push((source.as_str(), what)),
         }
@@ -127,8 +127,8 @@ fn snippets_render_as_jinja2_renders_them() {
     assert!(refused.len() <= MOST_REFUSED, "{} are refused: {refused:#?}", refused.len());
 }
 
-/// Filters, methods and globals that chat templates do not use, and that are not there: `%`, `xmlattr`,
-/// `varargs` and the like.
+/// Number of cases with filters, methods and globals that chat templates do not use and that are
+/// not supported: `%`, `xmlattr`, `varargs` and the like.
 const MOST_REFUSED: usize = 26;
 
 #[test]
@@ -138,7 +138,7 @@ fn the_bundled_template_renders_as_in_transformers() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// Published templates lie beside the checkout, and are not ours to store.
+/// Published templates are outside the checkout, because they are not ours to distribute.
 #[test]
 #[expect(clippy::print_stderr, reason = "who runs the tests must see what did not run")]
 fn published_templates_render_as_in_transformers() {

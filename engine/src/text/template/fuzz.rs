@@ -1,6 +1,6 @@
-//! What the fuzz target (`engine/fuzz`) and its twin under proptest call: templates made of anything at all,
-//! compiled and rendered. Whatever they are, they end, they leave the process alive, and they say the same
-//! twice.
+//! Entry points for the fuzz target (`engine/fuzz`) and for the same test under proptest: arbitrary
+//! templates are compiled and rendered. They must end, must not end the process, and must give the
+//! same result twice.
 
 use std::time::SystemTime;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{ChatInputs, ChatTemplate, DEFAULT_NAME};
 
-/// What a template is made of besides plain characters.
+/// Fragments of templates, apart from plain characters.
 const FRAGMENTS: &[&str] = &[
     "{{ ",
     " }}",
@@ -183,7 +183,8 @@ const FRAGMENTS: &[&str] = &[
     "namespace(d)",
 ];
 
-/// The first byte chooses whether the others are fragments (and characters) in a row or choices of a grammar.
+/// The first byte selects whether the others are a sequence of fragments and characters, or choices
+/// of a grammar.
 pub fn template(bytes: &[u8]) {
     let Some((&first, bytes)) = bytes.split_first() else { return };
     let source = match first & 1 {
@@ -217,13 +218,13 @@ fn fragment(byte: u8) -> String {
         .map_or_else(|| char::from(byte).to_string(), |text| (*text).to_owned())
 }
 
-/// Templates that parse.
+/// Generates templates that parse.
 struct Grammar<'a> {
     choices: std::slice::Iter<'a, u8>,
 }
 
 impl Grammar<'_> {
-    /// Levels of blocks and of operands.
+    /// Maximum nesting of blocks and of operands.
     const LEVELS: usize = 6;
     const OPERATORS: [&'static str; 14] =
         ["~", "+", "-", "*", "/", "//", "%", "**", "==", "<", "in", "not in", "and", "or"];

@@ -1,13 +1,13 @@
-//! What is done to a template before minijinja compiles it.
+//! Rewrites a template before minijinja compiles it.
 //!
-//! minijinja's parser and code generator recurse over what a template says, and it compares, prints and drops
-//! values by recursion. So a template is bounded first (tokens in a tag, brackets in brackets, blocks in
-//! blocks), which bounds how deep a tree it can become. Then each place where a value is kept or looked
-//! through is given to a function of `values.rs`, which bounds the value: what is assigned, looped over,
-//! handed to a macro, compared, joined to a text or used as a key. What a single tag builds beyond such a
-//! value is no deeper than the tag has tokens.
+//! minijinja's parser and code generator recurse over a template, and minijinja compares, prints
+//! and drops values by recursion. So a template is bounded first (tokens in a tag, nested brackets,
+//! nested blocks), which bounds the depth of its tree. Then every value that is stored or walked is
+//! passed to a function of `values.rs`, which bounds its depth: values that are assigned, looped
+//! over, passed to a macro, compared, joined to a text or used as a key. The nesting that a single
+//! tag adds to such a value is at most its number of tokens.
 //!
-//! Where minijinja differs from Jinja2, the same functions make up for it.
+//! Where minijinja differs from Jinja2, the same functions compensate.
 
 use std::ops::Range;
 
@@ -15,15 +15,15 @@ use super::lexer::{Kind, Tag, line, tags};
 use super::values::PREFIX;
 use crate::limits::{TEMPLATE_BLOCK_LEVELS, TEMPLATE_BRACKET_LEVELS, TEMPLATE_TAG_TOKENS};
 
-/// Words that are no operand.
+/// Words that are not operands.
 const KEYWORDS: [&str; 8] = ["and", "or", "not", "if", "else", "in", "is", "recursive"];
-/// Statements that have an end of their own.
+/// Statements with an end tag.
 const BLOCKS: [&str; 8] = ["for", "if", "with", "autoescape", "filter", "block", "macro", "call"];
 
-/// The template that is compiled instead of `source`.
+/// Returns the template that is compiled instead of `source`.
 ///
 /// # Errors
-/// What is too long, too deep or not closed, in words, with its line.
+/// Describes what is too long, too deep or not closed, with its line.
 pub(super) fn guarded(source: &str) -> Result<String, String> {
     let mut out = String::with_capacity(source.len() * 2);
     let mut blocks = Blocks { open: Vec::new(), levels: 0 };
@@ -48,17 +48,17 @@ pub(super) fn guarded(source: &str) -> Result<String, String> {
     Ok(out)
 }
 
-/// The blocks that are open at a place.
+/// The open blocks at a position.
 struct Blocks {
     open: Vec<Open>,
-    /// Open blocks, and an `elif` counts as one in its `if`.
+    /// Number of open blocks. An `elif` counts as a block inside its `if`.
     levels: usize,
 }
 
 struct Open {
     name: String,
     levels: usize,
-    /// Of `{% set namespace.name %}`: what follows its end.
+    /// For `{% set namespace.name %}`: the text to add after the end of the block.
     assignment: Option<String>,
 }
 
@@ -81,7 +81,7 @@ impl Blocks {
         Ok(())
     }
 
-    /// What follows the end of the block `name`. minijinja tells of an end that ends nothing.
+    /// Returns the text to add after the end of the block `name`. minijinja reports unmatched ends.
     fn leave(&mut self, name: &str) -> Option<String> {
         let open = self.open.pop_if(|open| open.name == name)?;
         self.levels -= open.levels;
@@ -103,7 +103,7 @@ impl Blocks {
     }
 }
 
-/// A call put around tokens.
+/// A call to put around tokens.
 struct Wrap {
     tokens: Range<usize>,
     function: &'static str,
@@ -116,11 +116,11 @@ struct Rewrite<'a> {
     source: &'a str,
     tag: &'a Tag,
     wraps: Vec<Wrap>,
-    /// What the tokens before a place are replaced by, and what is put after the last one.
+    /// Replacement for the tokens before a position, and the text to add after the last token.
     instead: Option<(usize, String, &'static str)>,
-    /// Values that are replaced by one that is undefined.
+    /// Values to replace by an undefined one.
     hidden: Vec<Range<usize>>,
-    /// Tags after this one.
+    /// Tags to add after this one.
     after: Option<String>,
 }
 
@@ -185,7 +185,7 @@ impl<'a> Rewrite<'a> {
         Ok(())
     }
 
-    /// `{% set target = value %}` or `{% set target %}..{% endset %}`.
+    /// Handles `{% set target = value %}` and `{% set target %}..{% endset %}`.
     fn set(&mut self, blocks: &mut Blocks) -> Result<(), String> {
         let end = self.tag.tokens.len();
         let equals = self.top(1..end).find(|&at| self.text(at) == "=");
@@ -196,7 +196,7 @@ impl<'a> Rewrite<'a> {
             self.expression(1..end);
             let mut assignment = None;
             if is_attribute {
-                // The attribute is set after the block, by a function.
+                // A function sets the attribute after the block.
                 let (namespace, name) = (self.text(1), self.text(3));
                 assignment =
                     Some(format!("{{% do {PREFIX}set({namespace}, \"{name}\", {PREFIX}block) %}}"));
@@ -215,7 +215,7 @@ impl<'a> Rewrite<'a> {
         Ok(())
     }
 
-    /// `{% for target in values if condition recursive %}`.
+    /// Handles `{% for target in values if condition recursive %}`.
     fn for_loop(&mut self) {
         let mut end = self.tag.tokens.len();
         if end > 0 && self.text(end - 1) == "recursive" {
@@ -229,7 +229,7 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    /// `{% with a = 1, b = 2 %}`.
+    /// Handles `{% with a = 1, b = 2 %}`.
     fn with(&mut self) {
         for part in self.parts(1..self.tag.tokens.len(), ",") {
             if let Some(equals) = self.top(part.clone()).find(|&at| self.text(at) == "=") {
@@ -238,7 +238,7 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    /// An expression whose value is kept: it is checked where it may build one.
+    /// Wraps an expression whose value is stored. It is only checked if it may build a container.
     fn kept(&mut self, function: &'static str, tokens: Range<usize>) {
         let builds = |at: usize| {
             self.tag.tokens[at].kind == Kind::Sign
@@ -251,10 +251,10 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    /// An expression whose value is given to a function.
+    /// Passes the value of an expression to a function.
     fn given(&mut self, function: &'static str, tokens: Range<usize>) {
         self.expression(tokens.clone());
-        // A text is looped over by its characters, and a list is no key.
+        // A text is looped over by its characters, and a list cannot be a key.
         let is_list = function == "hashed"
             && self.tag.tokens.get(tokens.start).is_some_and(|t| t.mate.is_some());
         let is_fine = self.is_literal(tokens.clone()) && function != "looped" && !is_list;
@@ -265,7 +265,7 @@ impl<'a> Rewrite<'a> {
         self.wraps.push(Wrap { tokens, function, is_tuple });
     }
 
-    /// Everything in an expression, or in several between commas, that is given to a function.
+    /// Handles all parts of an expression, or of several between commas, that must pass a function.
     fn expression(&mut self, tokens: Range<usize>) {
         let openings: Vec<usize> = self
             .top(tokens.clone())
@@ -284,7 +284,7 @@ impl<'a> Rewrite<'a> {
         self.comparisons(tokens);
     }
 
-    /// The arguments of a call, or the parameters of a macro (`callee` is none).
+    /// Handles the arguments of a call, or the parameters of a macro (without `callee`).
     fn arguments(&mut self, opening: usize, callee: Option<usize>) {
         let Some(Some(mate)) = self.tag.tokens.get(opening).map(|token| token.mate) else { return };
         let function = callee.map(|start| self.taken_by(start, opening));
@@ -301,8 +301,8 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    /// A default may name the parameters before it, which minijinja does not know yet when it makes the
-    /// default: such a one is set in the body.
+    /// A default may refer to earlier parameters, which minijinja does not know yet when it
+    /// computes the default. Such a parameter is set in the body.
     fn defaults(&mut self, opening: usize) {
         let Some(Some(mate)) = self.tag.tokens.get(opening).map(|token| token.mate) else { return };
         let mut known: Vec<&str> = Vec::new();
@@ -330,7 +330,7 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    /// The function for arguments of what stands before a bracket.
+    /// The function for the arguments of the operand before a bracket.
     fn taken_by(&self, start: usize, opening: usize) -> &'static str {
         let name = self.text(opening - 1);
         let before = if opening >= start + 2 { self.text(opening - 2) } else { "" };
@@ -344,8 +344,8 @@ impl<'a> Rewrite<'a> {
     }
 
     fn subscript(&mut self, opening: usize, tokens: Range<usize>) {
-        // To find its place in a text takes time: even a number is given to the function, which has a clock.
-        // Of a slice, one of its places is.
+        // Finding a position in a text takes time, so even a number is passed to the function,
+        // which checks the time. In a slice, one of its positions is enough.
         let mut parts = self.parts(tokens, ":");
         if parts.len() == 3 && !parts[2].is_empty() {
             let tokens = self.operand_start(opening - 1)..opening;
@@ -362,7 +362,8 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    /// Where the operand begins whose last token this is: before all its calls, subscripts and attributes.
+    /// The start of the operand that ends with this token: before all its calls, subscripts and
+    /// attributes.
     fn operand_start(&self, last: usize) -> usize {
         let mut start = last;
         loop {
@@ -389,7 +390,7 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    /// What is compared, and what `~` joins.
+    /// Handles comparisons, and the operands of `~`.
     fn comparisons(&mut self, tokens: Range<usize>) {
         let borders: Vec<usize> =
             self.top(tokens.clone()).filter(|&at| self.is_border(at)).collect();
@@ -400,7 +401,8 @@ impl<'a> Rewrite<'a> {
             let right = border + 1..next;
             let is_in = self.text(border) == "in";
             if is_in || matches!(self.text(border), "==" | "!=" | "<" | ">" | "<=" | ">=") {
-                // Comparing costs as much as the lighter of the two. Looking for a value in a text prints it.
+                // A comparison costs as much as the smaller operand. Searching a value in a text
+                // prints the value.
                 if !self.is_literal(right.clone()) {
                     self.wraps.push(Wrap { tokens: right, function: "weighed", is_tuple: false });
                 }
@@ -431,7 +433,7 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    /// What `~` joins becomes a text first: minijinja's own texts of lists and dicts differ from Python's.
+    /// Converts the operands of `~` to text first: minijinja prints lists and dicts unlike Python.
     fn joins(&mut self, tokens: Range<usize>) {
         let cuts: Vec<usize> = self
             .top(tokens.clone())
@@ -456,7 +458,7 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    /// Whether a token is the last one of an operand, so that a bracket after it is a call or a subscript.
+    /// Whether a token ends an operand, so that a bracket after it is a call or a subscript.
     fn ends_operand(&self, at: usize) -> bool {
         let is_attribute = at > 0 && self.text(at - 1) == ".";
         match self.tag.tokens[at].kind {
@@ -481,7 +483,7 @@ impl<'a> Rewrite<'a> {
             }
             Kind::Sign => self.text(at) == "-",
         };
-        // A long one is charged for like any other value.
+        // A long literal is charged like any other value.
         if self.tag.tokens[tokens.clone()].iter().map(|token| token.at.len()).sum::<usize>() > 1024
         {
             return false;
@@ -496,7 +498,7 @@ impl<'a> Rewrite<'a> {
         tokens.len() <= 2 && tokens.clone().all(is_plain)
     }
 
-    /// The places of the tokens that stand in no bracket within `tokens`; of a bracket, both places.
+    /// The indices of the tokens outside all brackets within `tokens`; of a bracket, both indices.
     fn top(&self, tokens: Range<usize>) -> impl Iterator<Item = usize> + use<'a> {
         let tag = self.tag;
         let mut at = tokens.start;
@@ -510,7 +512,7 @@ impl<'a> Rewrite<'a> {
         })
     }
 
-    /// What stands between the separators of a list.
+    /// The parts of a list between its separators.
     fn parts(&self, tokens: Range<usize>, separator: &str) -> Vec<Range<usize>> {
         let mut parts = Vec::new();
         let mut start = tokens.start;
@@ -530,7 +532,7 @@ impl<'a> Rewrite<'a> {
 
     fn write(mut self, out: &mut String) {
         let tokens = &self.tag.tokens;
-        // An outer call is written before the ones in it.
+        // An outer call is written before the calls inside it.
         self.wraps.sort_by_key(|wrap| (wrap.tokens.start, usize::MAX - wrap.tokens.end));
         let mut closings = vec![0; tokens.len() + 1];
         let mut wraps = self.wraps.iter().peekable();
@@ -539,7 +541,7 @@ impl<'a> Rewrite<'a> {
         let inside = tokens.first().map_or(self.tag.at.end - 2, |token| token.at.start);
         let head = &self.source[self.tag.at.start..inside];
         if self.instead.is_some() && skipped == tokens.len() && instead.is_empty() {
-            // An empty comment keeps what the tag does to the white space around it.
+            // An empty comment keeps the tag's effect on the white space around it.
             let left = if whole.starts_with("{%-") { "-" } else { "" };
             let right = if whole.ends_with("-%}") { "-" } else { "" };
             out.push_str(&format!("{{#{left} {right}#}}"));
@@ -567,14 +569,14 @@ impl<'a> Rewrite<'a> {
         out.push_str(last);
         out.push_str(&self.source[copied.max(self.skipped_end(skipped))..self.tag.at.end]);
         if let Some(after) = &self.after {
-            // What the tag does to the white space after it is done by the last one.
+            // The last added tag takes over the tag's effect on the white space after it.
             let has_flag = whole[..whole.len() - 2].ends_with(['-', '+']);
             out.push_str(&after[..after.len() - 2]);
             out.push_str(&whole[whole.len() - if has_flag { 3 } else { 2 }..]);
         }
     }
 
-    /// Where the tokens that are replaced end.
+    /// The end of the replaced tokens.
     fn skipped_end(&self, skipped: usize) -> usize {
         skipped.checked_sub(1).map_or(0, |last| self.tag.tokens[last].at.end)
     }

@@ -1,9 +1,9 @@
-//! The tags of a template and the tokens in them, found as minijinja's lexer finds them: what one of the two
-//! takes for a tag, the other must not take for text.
+//! Finds a template's tags and their tokens with the same rules as minijinja's lexer: text that one
+//! of the two takes for a tag must not be plain text for the other.
 
 use std::ops::Range;
 
-/// What a token is, as far as the guard has to know.
+/// The kind of a token, as far as the guard needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A name or a keyword.
@@ -20,7 +20,7 @@ pub(super) struct Token {
     pub(super) kind: Kind,
     /// Bytes of the source.
     pub(super) at: Range<usize>,
-    /// Of a bracket: the other one's place in the list of tokens.
+    /// For a bracket: the index of the matching one in the list of tokens.
     pub(super) mate: Option<usize>,
 }
 
@@ -28,19 +28,19 @@ pub(super) struct Token {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tag {
     pub(super) is_statement: bool,
-    /// Bytes of the source, with the delimiters.
+    /// Range in the source, including the delimiters.
     pub(super) at: Range<usize>,
     pub(super) tokens: Vec<Token>,
-    /// Open brackets at the deepest place.
+    /// Maximum number of open brackets.
     pub(super) depth: usize,
 }
 
 const SIGNS: [&str; 6] = ["//", "**", "==", "!=", ">=", "<="];
 
-/// Every tag of a template, in order. Comments and raw blocks are text.
+/// Returns all tags of a template in order. Comments and raw blocks are text.
 ///
 /// # Errors
-/// What is not closed, in words, with its line.
+/// Describes what is not closed, with its line.
 pub(super) fn tags(source: &str) -> Result<Vec<Tag>, String> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -87,7 +87,7 @@ pub(super) fn tags(source: &str) -> Result<Vec<Tag>, String> {
     Ok(found)
 }
 
-/// The line of a place, counted from one.
+/// The line of a position, counted from one.
 pub(super) fn line(source: &str, at: usize) -> usize {
     1 + source[..at].matches('\n').count()
 }
@@ -103,7 +103,7 @@ fn next_opening(source: &str, from: usize) -> Option<usize> {
     }
 }
 
-/// The length of what follows `{%` when the tag is `name` and nothing else.
+/// The length of the text after `{%` if the tag is `name` and nothing else.
 fn basic_tag(text: &str, name: &str) -> Option<usize> {
     let space = |c: char| c.is_ascii_whitespace();
     let rest = text.trim_start_matches(space).strip_prefix(name)?.trim_start_matches(space);
@@ -111,7 +111,7 @@ fn basic_tag(text: &str, name: &str) -> Option<usize> {
     Some(text.len() - rest.len())
 }
 
-/// Where what follows `{% endraw %}` begins.
+/// The position after `{% endraw %}`.
 fn raw_end(text: &str) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -128,13 +128,13 @@ struct Reader<'s> {
     source: &'s str,
     at: usize,
     tokens: Vec<Token>,
-    /// Places of the brackets that are open in `tokens`.
+    /// Indices of the open brackets in `tokens`.
     open: Vec<usize>,
     depth: usize,
 }
 
 impl Reader<'_> {
-    /// Reads up to and with `closing`; whether it is there.
+    /// Reads up to and including `closing`. Returns whether it was found.
     fn read(&mut self, closing: &str) -> Result<bool, String> {
         loop {
             let rest = &self.source[self.at..];
@@ -202,7 +202,8 @@ impl Reader<'_> {
         format!("{what} in line {}", line(self.source, self.at))
     }
 
-    /// A number with its fraction and its exponent. After a dot it is an index, which has neither.
+    /// The length of a number with its fraction and exponent. After a dot it is an index, without
+    /// either.
     fn number_length(&self, text: &str) -> usize {
         let bytes = text.as_bytes();
         let digits = |from: usize| {
@@ -234,12 +235,12 @@ fn is_word(c: char) -> bool {
     c == '_' || c.is_ascii_alphanumeric() || (!c.is_ascii() && c.is_alphanumeric()) || is_mark(c)
 }
 
-/// Marks that combine with a letter, which may stand in a name.
+/// Combining marks, which may be part of a name.
 fn is_mark(c: char) -> bool {
     matches!(c, '\u{300}'..='\u{36f}' | '\u{93e}'..='\u{94d}' | '\u{e31}'..='\u{e4e}')
 }
 
-/// The length of a text with its quotes, when it ends.
+/// The length of a text with its quotes, if it ends.
 fn text_length(text: &str) -> Option<usize> {
     let quote = text.as_bytes()[0];
     let mut escaped = false;

@@ -1,4 +1,4 @@
-//! Methods of Python's texts, lists and dicts that minijinja's own set lacks or has otherwise.
+//! Methods of Python's texts, lists and dicts that minijinja lacks or implements differently.
 
 use minijinja::value::{Kwargs, Tuple, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State};
@@ -6,7 +6,7 @@ use minijinja_contrib::pycompat;
 
 use super::clock;
 
-/// Gives templates Python's methods, and `trim` its white space.
+/// Adds Python's methods, and Python's white space for `trim`.
 pub(super) fn install(environment: &mut Environment<'static>) {
     environment.set_unknown_method_callback(call);
     environment.add_filter("trim", |value: &Value, chars: Option<&str>, named: Kwargs| {
@@ -47,7 +47,7 @@ fn failed(what: &'static str) -> Error {
     Error::new(ErrorKind::InvalidOperation, what)
 }
 
-/// A method of a text, or `None` where minijinja's does the same.
+/// A method of a text, or `None` where minijinja's is the same.
 fn text(
     state: &State<'_, '_>,
     s: &str,
@@ -84,7 +84,7 @@ fn text(
         }
         "join" => {
             let (items,): (&Value,) = from_args(args)?;
-            // Each of its characters is looked at as a value.
+            // Each of its characters is read as a value.
             clock::burn(state, items.as_str().map_or(0, str::len))?;
             if items.try_iter()?.any(|item| item.as_str().is_none()) {
                 return Err(failed("only texts can be joined"));
@@ -96,7 +96,7 @@ fn text(
     Ok(Some(result))
 }
 
-/// Charges for the widths in a text that is formatted, which are padded to.
+/// Charges for the widths in a format string, to which values are padded.
 fn bounded_format(state: &State<'_, '_>, s: &str) -> Result<(), Error> {
     let mut rest = s;
     while let Some(at) = rest.find('{') {
@@ -134,7 +134,7 @@ fn split(state: &State<'_, '_>, s: &str, args: &[Value], from_right: bool) -> Re
     let sep = sep.or(named.get("sep")?).filter(|sep| !sep.is_none());
     let most = most.or(named.get("maxsplit")?).unwrap_or(-1);
     named.assert_all_used()?;
-    // One piece more than cuts.
+    // There is one more piece than there are cuts.
     let pieces = usize::try_from(most).map_or(usize::MAX, |cuts| cuts.saturating_add(1));
     let Some(sep) = sep else { return words(state, s, pieces, from_right) };
     let sep = sep.as_str().filter(|sep| !sep.is_empty());
@@ -149,7 +149,7 @@ fn split(state: &State<'_, '_>, s: &str, args: &[Value], from_right: bool) -> Re
     Ok(Value::from(found.texts))
 }
 
-/// Pieces between white space; the last one keeps what is in it.
+/// Splits at white space; the last piece keeps its inner white space.
 fn words(state: &State<'_, '_>, s: &str, pieces: usize, from_right: bool) -> Result<Value, Error> {
     let mut found = Pieces { state, texts: Vec::new() };
     let mut rest = strip(s, None, true, true);
@@ -191,14 +191,14 @@ fn lines(state: &State<'_, '_>, s: &str, args: &[Value]) -> Result<Value, Error>
     Ok(Value::from(found.texts))
 }
 
-/// What a text is cut into.
+/// The pieces of a split text.
 struct Pieces<'a, 't, 'e> {
     state: &'a State<'t, 'e>,
     texts: Vec<Value>,
 }
 
 impl Pieces<'_, '_, '_> {
-    /// Adds a piece if there is fuel for it: a value takes tens of bytes, even of an empty text.
+    /// Adds a piece if there is fuel for it: even an empty text takes tens of bytes as a value.
     fn push(&mut self, piece: &str) -> Result<(), Error> {
         clock::burn(self.state, 2 + piece.len() / 64)?;
         self.texts.push(Value::from(piece));
@@ -220,8 +220,8 @@ fn partition(s: &str, args: &[Value], from_right: bool) -> Result<Value, Error> 
     Ok(Value::from(Tuple::from(parts.map(Value::from))))
 }
 
-/// The part of a text between two places counted in characters, as in a slice, and how many
-/// characters stand before it.
+/// The part of a text between two positions, counted in characters as in a slice, and the number of
+/// characters before it.
 fn part(s: &str, start: Option<i64>, end: Option<i64>) -> (&str, usize) {
     let length = s.chars().count();
     let place = |at: i64| match usize::try_from(at) {
@@ -278,14 +278,14 @@ fn pad(state: &State<'_, '_>, s: &str, method: &str, args: &[Value]) -> Result<V
             None => run(missing) + s,
         },
         _ => {
-            // Where the two sides cannot be equal, Python decides by the width.
+            // If the two sides cannot be equal, Python decides by the width.
             let left = missing / 2 + (missing & width & 1);
             run(left) + s + &run(missing - left)
         }
     }))
 }
 
-/// Each letter after what is none is a capital.
+/// Makes each letter after a character that is not a letter a capital.
 fn title(s: &str) -> String {
     let (mut out, mut inside) = (String::with_capacity(s.len()), false);
     for c in s.chars() {

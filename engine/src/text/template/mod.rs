@@ -1,13 +1,14 @@
-//! Chat templates: a conversation rendered to the text that the model was trained on.
+//! Chat templates: render a conversation to the prompt format that the model was trained on.
 //!
-//! Templates are Jinja as Hugging Face transformers runs them (`trim_blocks`, `lstrip_blocks`, loop
-//! controls, `raise_exception`, `strftime_now`, its own `tojson`), here by minijinja with Python's
-//! values (`template/python.rs`) and their methods (`template/methods.rs`). They come with a model and
-//! are not trusted: fuel bounds how long one runs and what it makes, `template/guard.rs` how deep it and its
-//! values can be, and it is compiled and rendered on a thread whose stack is enough for that.
+//! Templates are Jinja as used by Hugging Face transformers (`trim_blocks`, `lstrip_blocks`, loop
+//! controls, `raise_exception`, `strftime_now`, its own `tojson`), rendered by minijinja with
+//! Python's values (`template/python.rs`) and methods (`template/methods.rs`). They come with a
+//! model and are not trusted: fuel bounds a rendering's time and output, `template/guard.rs` bounds
+//! the depth of the template and its values, and both compiling and rendering run on a thread with
+//! enough stack for that depth.
 
 mod clock;
-// Not in release builds: fuzz targets and their twins in tests call it.
+// Fuzz targets and tests call it; release builds do not contain it.
 #[cfg(debug_assertions)]
 pub mod fuzz;
 mod guard;
@@ -42,11 +43,11 @@ use crate::limits::{
 use crate::small_file;
 use crate::text::python_json;
 
-/// The name under which the main template of a list is known.
+/// The name of the main template in a list.
 const DEFAULT_NAME: &str = "default";
-/// The folder of further templates.
+/// The folder of additional templates.
 const ADDITIONAL: &str = "additional_chat_templates";
-/// The name of the template that a list may hold for requests with tools.
+/// The name of the template for requests with tools in a list.
 const TOOL_NAME: &str = "tool_use";
 
 /// A model's chat template. Clones share it.
@@ -63,7 +64,7 @@ struct Inner {
     special_tokens: Map<String, Value>,
     has_tool_template: bool,
     sources: String,
-    /// What it takes in requests without and with tools, once that was asked for.
+    /// The supported features in requests without and with tools, once they have been probed.
     takes: [OnceLock<Takes>; 2],
 }
 
@@ -73,35 +74,38 @@ impl std::fmt::Debug for ChatTemplate {
     }
 }
 
-/// What a template is rendered with.
+/// The input of a rendering.
 #[derive(Debug, Clone)]
 pub struct ChatInputs<'a> {
-    /// As templates expect them: `role`, `content`, `tool_calls` with `arguments` as an object.
+    /// In the format that templates expect: `role`, `content`, `tool_calls` with `arguments` as an
+    /// object.
     pub messages: &'a [Value],
     /// Tool definitions, `{"type": "function", "function": {..}}`.
     pub tools: Option<&'a [Value]>,
-    /// End with the start of the assistant's turn.
+    /// Whether the prompt ends with the start of the assistant's turn.
     pub add_generation_prompt: bool,
     /// Further variables, such as `enable_thinking`.
     pub kwargs: &'a Map<String, Value>,
-    /// What `strftime_now` shows the day of.
+    /// The time whose day `strftime_now` shows.
     pub now: SystemTime,
 }
 
-/// The message of `raise_exception`, to be told from other errors.
+/// The message of `raise_exception`, distinguished from other errors.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Raised(String);
 
 impl ChatTemplate {
-    /// The templates of a model folder, as transformers finds them: `chat_template.jinja` and those of
-    /// `additional_chat_templates`, which are named as their files; else `chat_template.json`, else
-    /// `chat_template` of `tokenizer_config.json`, which may be a list of named ones. Where there are only
-    /// additional ones, the main one is looked for as if there were none. `None` when there is no template,
-    /// as for base models. Only the main one and `tool_use` are ever rendered, so the others may be broken.
+    /// Loads the templates of a model folder in the same order as transformers:
+    /// `chat_template.jinja` and the files of `additional_chat_templates`, which give the
+    /// templates' names; else `chat_template.json`; else `chat_template` of
+    /// `tokenizer_config.json`, which may be a list of named templates. If there are only
+    /// additional ones, the main one is searched in the other files. `None` if there is no
+    /// template, as in base models. Only the main template and `tool_use` are rendered, so the
+    /// others may be invalid.
     ///
     /// # Errors
-    /// When a file cannot be read, or a template that is rendered does not parse.
+    /// If a file cannot be read, or a template that is rendered does not parse.
     pub fn load(dir: &Path) -> Result<Option<Self>, LoadError> {
         let read = |name: &str| read_optional(&dir.join(name));
         let tokenizer_config = match read("tokenizer_config.json")? {
@@ -146,7 +150,7 @@ impl ChatTemplate {
         Self::compile(named, special_tokens).map_err(|(_, what)| what)
     }
 
-    /// From sources with their names; an error tells which one it is.
+    /// Compiles named sources. An error names the template.
     fn compile(
         mut named: Vec<(String, String)>,
         special_tokens: Map<String, Value>,
@@ -157,7 +161,7 @@ impl ChatTemplate {
         let mut environment = environment().map_err(|error| (0, error.to_string()))?;
         let mut sources = String::new();
         let has_tool_template = named.iter().any(|(name, _)| name == TOOL_NAME);
-        // The others are for what is never asked here.
+        // The others have purposes that are not supported here.
         let is_used = |name: &str| name == DEFAULT_NAME || name == TOOL_NAME;
         let used = named.into_iter().enumerate().filter(|(_, (name, _))| is_used(name));
         for (at, (name, source)) in used {
@@ -165,7 +169,7 @@ impl ChatTemplate {
                 let what = format!("the chat template \"{name}\" is over {TEMPLATE_BYTES} bytes");
                 return Err((at, what));
             }
-            // Jinja reads every end of line as one.
+            // Jinja normalizes all line ends.
             let source = source.replace("\r\n", "\n").replace('\r', "\n");
             sources.push_str(&source);
             let compile = || {
@@ -173,7 +177,7 @@ impl ChatTemplate {
                 let compiled = environment.add_template_owned(name, guarded);
                 compiled.map_err(|error| format!("{error:#}"))
             };
-            stack::on_its_own(compile)
+            stack::on_own_thread(compile)
                 .and_then(|compiled| compiled)
                 .map_err(|what| (at, format!("the chat template does not parse: {what}")))?;
         }
@@ -182,7 +186,7 @@ impl ChatTemplate {
         Ok(Self { inner: Arc::new(inner), defaults: Arc::default() })
     }
 
-    /// With variables for renderings that do not set them.
+    /// Sets variables for renderings that do not set them.
     pub(crate) fn with_defaults(self, defaults: Map<String, Value>) -> Self {
         Self { defaults: Arc::new(defaults), ..self }
     }
@@ -190,12 +194,12 @@ impl ChatTemplate {
     /// Renders a conversation.
     ///
     /// # Errors
-    /// When the template refuses the conversation, fails, or runs for too long.
+    /// If the template rejects the conversation, fails, or runs for too long.
     pub fn render(&self, inputs: &ChatInputs<'_>) -> Result<String, TemplateError> {
         self.render_until(inputs, deadline())
     }
 
-    /// The same with the time when it has to be done.
+    /// Renders a conversation until a deadline.
     fn render_until(
         &self,
         inputs: &ChatInputs<'_>,
@@ -208,9 +212,9 @@ impl ChatTemplate {
             clock::set(deadline);
             self.render_here(inputs)
         };
-        let rendered = stack::on_its_own(|| match start() {
-            // A template for tools alone, such as Hermes 2 Pro's, loops over them without asking whether
-            // there are any.
+        let rendered = stack::on_own_thread(|| match start() {
+            // A template for tools only, such as Hermes 2 Pro's, loops over them without checking
+            // whether there are any.
             Err(TemplateError::Failed(what)) if inputs.tools.is_none() => {
                 let inputs = ChatInputs { tools: Some(&[]), ..inputs.clone() };
                 self.render_here(&inputs).map_err(|_| TemplateError::Failed(what))
@@ -238,7 +242,7 @@ impl ChatTemplate {
         let now = inputs.now;
         let mut variables: Vec<(&str, JinjaValue)> = Vec::new();
         for given in [special_tokens, &*self.defaults, inputs.kwargs] {
-            // Nobody takes the place of the guard's functions.
+            // Variables cannot replace the guard's functions.
             let given = given.iter().filter(|(name, _)| !name.starts_with(values::PREFIX));
             variables.extend(given.map(|(name, value)| (name.as_str(), values::from_json(value))));
         }
@@ -258,9 +262,9 @@ impl ChatTemplate {
         template.render(JinjaValue::from_pairs(variables)).map_err(failed)
     }
 
-    /// What stands right before a user's text, in a first message as well as in a later one: such as
-    /// `<|im_start|>user`, with whatever always stands before that. `None` when there is nothing that
-    /// is the same for both.
+    /// The text right before a user's content, both in a first and in a later message, such as
+    /// `<|im_start|>user`, including the text that always comes before that. `None` if the two have
+    /// nothing in common.
     pub(crate) fn user_opening(&self) -> Option<String> {
         const TEXTS: [(&str, &str); 3] =
             [("user", "First-question."), ("assistant", "Answer."), ("user", "Second-question.")];
@@ -282,23 +286,23 @@ impl ChatTemplate {
         (!opening.is_empty()).then(|| opening.to_owned())
     }
 
-    /// Whether the template's source holds `name` (a variable or a role that it may know).
+    /// Whether the template's source contains `name` (a variable or a role that it may know).
     pub fn mentions(&self, name: &str) -> bool {
         self.inner.sources.contains(name)
     }
 }
 
-/// When a rendering that begins now has to be done.
+/// The deadline of a rendering that begins now.
 fn deadline() -> Instant {
     Instant::now() + Duration::from_millis(TEMPLATE_RENDER_MILLIS)
 }
 
-/// Jinja as transformers sets it up.
+/// A Jinja environment with the settings of transformers.
 fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_fuel(Some(TEMPLATE_FUEL));
-    // Errors would quote the template, as it is after the guard.
+    // Errors would quote the template as rewritten by the guard.
     environment.set_debug(false);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     python::install(&mut environment);
@@ -311,8 +315,8 @@ fn environment() -> Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
-/// A message as transformers hands it over: without fields that are null, and with the thoughts of an
-/// assistant under every name that templates know.
+/// A message in the form that transformers passes to templates: without null fields, and with an
+/// assistant's reasoning under every name that templates use.
 fn normalised(message: &Value) -> Cow<'_, Value> {
     const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
     let Some(fields) = message.as_object() else { return Cow::Borrowed(message) };
@@ -346,8 +350,8 @@ fn failed(error: Error) -> TemplateError {
     }
 }
 
-/// Python's `datetime.now().strftime`, local time that knows no zone, at the beginning of the day: a
-/// prompt that tells the minute would share nothing with the one before.
+/// Python's `datetime.now().strftime` in local time without a zone, at the beginning of the day: a
+/// prompt with the exact time would share no prefix with the previous one.
 fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
     let invalid = |error: jiff::Error| {
         Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}"))
@@ -370,7 +374,7 @@ fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
     jiff::fmt::strtime::format(adapted, &day).map_err(invalid)
 }
 
-/// `chat_template`: one string, or a list of `{name, template}`.
+/// Reads `chat_template`: one string, or a list of `{name, template}`.
 fn named_templates(field: Option<&Value>) -> Vec<(String, String)> {
     match field {
         Some(Value::String(source)) => vec![(DEFAULT_NAME.to_owned(), source.clone())],
@@ -384,10 +388,10 @@ fn named_templates(field: Option<&Value>) -> Vec<(String, String)> {
     }
 }
 
-/// A file with its template and the template's name.
+/// A file, the name of its template, and the template.
 type Additional = (PathBuf, (String, String));
 
-/// The templates of a folder of them, in the order of their names.
+/// The templates of such a folder, sorted by name.
 fn additional_templates(dir: &Path) -> Result<Vec<Additional>, LoadError> {
     let io = |source| LoadError::Io { path: dir.to_owned(), source };
     let entries = match std::fs::read_dir(dir) {
@@ -435,7 +439,7 @@ fn read_optional(path: &Path) -> Result<Option<String>, LoadError> {
     small_file::read_text(path, TEMPLATE_FILE_BYTES)
 }
 
-/// A JSON file that must hold an object.
+/// Parses a JSON file that must contain an object.
 pub(crate) fn parse_object(path: &Path, text: &str) -> Result<Map<String, Value>, LoadError> {
     python_json::object(path, text)
 }
@@ -486,7 +490,7 @@ mod tests {
 
     #[test]
     fn a_template_that_fills_memory_runs_out_of_fuel() {
-        // Fuel counts bytes as well: 64 of them are one.
+        // Fuel counts bytes as well: 64 bytes cost one unit.
         let doubled = "{% set n = namespace(s='x') %}{% for i in range(60) %}\
                        {% set n.s = n.s ~ n.s %}{% endfor %}";
         assert_eq!(render(doubled, json!([])), Err(TemplateError::OutOfFuel(TEMPLATE_FUEL)));
@@ -534,7 +538,7 @@ mod tests {
         let messages: Vec<Value> = turn.iter().cycle().take(40_000).cloned().collect();
         let rendered = render(source, Value::from(messages)).unwrap();
         assert!(rendered.len() > 4_000_000);
-        // And one message of that length, of which templates cut and look through every part.
+        // One message of that length, of which templates split and search every part.
         let long = json!([{"role": "user", "content": "\u{1}two\n".repeat(800_000)}]);
         let usual = "{% for m in messages %}{% if m.content is string and not m.content.startswith('<') %}\
                      {{ m.content.split('</think>')[-1].lstrip('\\n') | trim }}{{ m.content | tojson }}\
@@ -545,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_users_message_begins_with_is_asked_of_the_template() {
+    fn the_opening_of_a_users_message_comes_from_the_template() {
         let opening = |source: &str| {
             let named = vec![(DEFAULT_NAME.to_owned(), source.to_owned())];
             ChatTemplate::new(named, Map::new()).unwrap().user_opening()
@@ -553,12 +557,12 @@ mod tests {
         let chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
                       {% endfor %}";
         assert_eq!(opening(chatml).as_deref(), Some("<|im_start|>user"));
-        // What always stands before it cannot be told from it here.
+        // Text that always comes before it cannot be distinguished from it here.
         let with_system = format!("<|im_start|>system\nBe kind.<|im_end|>\n{chatml}");
         assert_eq!(opening(&with_system).as_deref(), Some("<|im_end|>\n<|im_start|>user"));
         let mistral = "<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} \
                        [/INST]{% else %}{{ m.content }}</s>{% endif %}{% endfor %}";
-        // Nor can the end of a token that has nothing to do with it.
+        // Neither can the end of an unrelated token.
         assert_eq!(opening(mistral).as_deref(), Some("s>[INST]"));
         let folded = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
         assert_eq!(opening(folded), None);

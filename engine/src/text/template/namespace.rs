@@ -1,4 +1,4 @@
-//! What `namespace()` gives: attributes that a template sets.
+//! `namespace()`: objects whose attributes a template sets.
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -9,19 +9,19 @@ use std::sync::Arc;
 use minijinja::value::{DynObject, Object, ObjectRepr, Value};
 
 thread_local! {
-    /// The attributes of a rendering's namespaces: a namespace is its place in this list, so that what
-    /// holds it does not hold them.
+    /// The attributes of a rendering's namespaces. A namespace is an index into this list, so that
+    /// a value that contains it does not own its attributes.
     pub(super) static NAMESPACES: RefCell<Vec<Attributes>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Forgets the namespaces of the rendering that ends.
+/// Drops the namespaces of the rendering that ends.
 pub(super) fn forget_namespaces() {
     let _ = NAMESPACES.take();
 }
 
 #[derive(Default)]
 pub(super) struct Attributes {
-    /// The value, and how many were there before it.
+    /// Each value, with the number of names that were set before it.
     pub(super) by_name: BTreeMap<Arc<str>, (usize, Value)>,
 }
 
@@ -40,15 +40,15 @@ pub(super) fn with_namespace<T>(
     namespace: &Namespace,
     run: impl FnOnce(&mut Attributes) -> T,
 ) -> T {
-    // What is put out of place must not be dropped while the list is borrowed; nothing that is dropped
-    // looks at it, as namespaces are only numbers.
+    // A replaced value must not be dropped while the list is borrowed. Dropping a value does not
+    // access the list, because namespaces are only indices.
     NAMESPACES.with_borrow_mut(|all| match all.get_mut(namespace.0) {
         Some(fields) => run(fields),
         None => run(&mut Attributes::default()),
     })
 }
 
-/// A namespace's names and values in the order in which they were given, or `None` for another value.
+/// A namespace's names and values in the order in which they were set; `None` for other values.
 pub(super) fn attributes(value: &Value) -> Option<Vec<(Value, Value)>> {
     let namespace = value.downcast_object_ref::<Namespace>()?;
     let mut found = with_namespace(namespace, |fields| {
@@ -61,7 +61,7 @@ pub(super) fn attributes(value: &Value) -> Option<Vec<(Value, Value)>> {
     Some(found.into_iter().map(|(_, name, value)| (name, value)).collect())
 }
 
-/// What `namespace()` gives.
+/// The value of `namespace()`.
 #[derive(Debug)]
 pub(super) struct Namespace(pub(super) usize);
 

@@ -1,4 +1,4 @@
-//! Learns what a chat template takes by rendering small conversations with it.
+//! Probes which features a chat template supports by rendering small conversations.
 
 use std::time::{Instant, SystemTime};
 
@@ -9,8 +9,8 @@ use super::{ChatInputs, ChatTemplate};
 use crate::error::TemplateError;
 
 impl ChatTemplate {
-    /// What it takes of requests with or without tools. It is learned the first time, by rendering some
-    /// thirty small conversations.
+    /// The features that it supports in requests with or without tools. The first call probes them
+    /// by rendering about thirty small conversations.
     pub fn takes(&self, with_tools: bool) -> &Takes {
         self.inner.takes[usize::from(with_tools)]
             .get_or_init(|| learn(self, with_tools, super::deadline()))
@@ -29,11 +29,11 @@ const OTHER_NAME: &str = "probe_other";
 const VALUE: &str = "probe_value";
 const TEXT_ARGUMENTS: &str = "{ \"probe_key\":\"probe_value\"}";
 
-/// Renders conversations and looks for what was to be in them.
+/// Renders conversations and checks their output for the expected texts.
 struct Probe<'a> {
     template: &'a ChatTemplate,
     tools: Option<Vec<Value>>,
-    /// When all renderings together have to be done.
+    /// The deadline of all renderings together.
     deadline: Instant,
 }
 
@@ -56,7 +56,8 @@ impl Probe<'_> {
         rendered.is_ok_and(|rendered| texts.iter().all(|text| rendered.contains(text)))
     }
 
-    /// Whether calls are rendered with all of these texts, with or without what usually follows them.
+    /// Whether calls are rendered with all of these texts, with or without the usual messages after
+    /// them.
     fn calls(&self, message: &Value, texts: &[&str]) -> bool {
         let alone = [user(QUESTION), message.clone()];
         let mut whole = alone.to_vec();
@@ -66,7 +67,7 @@ impl Probe<'_> {
         self.says(&alone, texts) || self.says(&whole, texts)
     }
 
-    /// What the arguments of a call may be; `None` where calls are not rendered at all.
+    /// The supported form of a call's arguments; `None` if calls are not rendered at all.
     fn arguments(&self) -> Option<TakenArguments> {
         let with = |arguments: Value| calling("", &[call(NAME, arguments)]);
         let object = self.calls(&with(json!({"probe_key": VALUE})), &[NAME, VALUE]);
@@ -99,7 +100,7 @@ impl Probe<'_> {
         let plain = [user(QUESTION), assistant(ANSWER), user(LAST)];
         match self.render(&plain, json!({})) {
             Ok(text) if [QUESTION, ANSWER, LAST].iter().all(|said| text.contains(said)) => {}
-            // Each further rendering would take as long.
+            // Every further rendering would take as long.
             Err(TemplateError::OutOfFuel(_) | TemplateError::TooSlow(_)) => {
                 return Takes::anything();
             }
@@ -156,7 +157,7 @@ impl Probe<'_> {
         }
     }
 
-    /// The shortest text that an answer may have.
+    /// The shortest supported text of an answer.
     fn blank(&self) -> &'static str {
         let taken = |text: &str| {
             self.says(&[user(QUESTION), assistant(text), user(LAST)], &[QUESTION, LAST])
@@ -165,9 +166,10 @@ impl Probe<'_> {
     }
 }
 
-/// What a template takes, of requests with or without tools: everything, where that cannot be told in time.
+/// Probes the features that a template supports, with or without tools. If that takes too long, all
+/// features are assumed.
 pub(super) fn learn(template: &ChatTemplate, with_tools: bool, deadline: Instant) -> Takes {
-    // What a configuration sets is no part of what the template is.
+    // Variables set by the configuration are not part of the template.
     let template = ChatTemplate { defaults: std::sync::Arc::default(), ..template.clone() };
     let parameters = json!({"type": "object", "required": ["probe_key"], "properties": {
         "probe_key": {"type": "string", "description": "Probe."}}});
@@ -175,7 +177,7 @@ pub(super) fn learn(template: &ChatTemplate, with_tools: bool, deadline: Instant
         "name": "probe_tool", "description": "Probe.", "parameters": parameters}});
     let probe = Probe { template: &template, tools: with_tools.then(|| vec![tool]), deadline };
     let takes = probe.takes();
-    // What was not rendered in time says nothing.
+    // Renderings that did not finish in time prove nothing.
     if Instant::now() >= deadline { Takes::anything() } else { takes }
 }
 
@@ -199,7 +201,7 @@ fn calling(text: &str, calls: &[Value]) -> Value {
     json!({"role": "assistant", "content": text, "tool_calls": calls})
 }
 
-/// A call with an id that every template takes.
+/// A call whose id every template accepts.
 fn call(name: &str, arguments: Value) -> Value {
     json!({"id": "probeid01", "type": "function",
            "function": {"name": name, "arguments": arguments}})
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_what_the_template_makes_of_them() {
+    fn arguments_have_the_form_that_the_template_renders() {
         let with = |arguments: &str| {
             let calls = "{% for c in m.tool_calls or [] %}{{ c.function.name }} ";
             takes(&format!(

@@ -1,5 +1,6 @@
-//! Where Python's values differ from minijinja's: how they print, what `tojson` writes, which tests
-//! hold. What a template can build is bounded by fuel, one unit for each value that is written.
+//! Differences between Python's values and minijinja's: printing, the output of `tojson`, and the
+//! results of tests. Fuel bounds what a template can build: each value that is written costs one
+//! unit.
 
 use std::fmt::Write;
 
@@ -10,12 +11,12 @@ use super::clock;
 use super::namespace::attributes;
 use crate::limits::TEMPLATE_VALUE_LEVELS;
 
-/// Widest indentation of `tojson`.
+/// Maximum indentation of `tojson`.
 const MAX_INDENT: usize = 64;
-/// The most bytes that are written for one byte of a text.
+/// Maximum number of bytes written for one byte of a text.
 const ESCAPED: usize = 6;
 
-/// Makes an environment print and test values as Python does.
+/// Makes an environment print and test values like Python.
 pub(super) fn install(environment: &mut Environment<'static>) {
     environment.set_formatter(format);
     environment.add_filter("string", string);
@@ -26,10 +27,10 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_test("iterable", |value: &Value| {
         value.as_str().is_some() || (!value.is_none() && value.try_iter().is_ok())
     });
-    // Jinja has none, and it would write down all variables.
+    // Jinja has no such function, and it would print all variables.
     environment.remove_global("debug");
     for name in ["tools", "documents"] {
-        // Defined, and None where there are none.
+        // Defined, with the value None if a model has none.
         environment.add_global(name, ());
     }
 }
@@ -79,11 +80,11 @@ fn default(
     Ok(if is_absent { other } else { value.clone() })
 }
 
-/// Whatever has a length and items in Python: texts and dicts too.
+/// Whether Python can iterate the value and take its length: true for texts and dicts too.
 fn is_sequence(value: &Value) -> bool {
     match value.kind() {
         ValueKind::String | ValueKind::Map | ValueKind::Seq | ValueKind::Undefined => true,
-        // The sum of two lists is one, what `map` gives is not.
+        // The sum of two lists is a list; the result of `map` is not.
         ValueKind::Iterable => {
             let first = value.get_item_by_index(0);
             value.len() == Some(0) || first.is_ok_and(|first| !first.is_undefined())
@@ -98,7 +99,7 @@ struct Printer<'a, W, S> {
     state: S,
 }
 
-/// What fuel is taken from.
+/// The source of fuel.
 trait Tank {
     fn burn(&self, units: usize) -> Result<(), Error>;
 }
@@ -178,7 +179,7 @@ impl<W: Write, S: Tank> Printer<'_, W, S> {
         self.put("}")
     }
 
-    /// A text with quotes: single ones, unless it holds those and no double ones.
+    /// Writes a text in quotes: single ones, unless it contains single but no double quotes.
     fn text(&mut self, text: &str) -> Result<(), Error> {
         self.state.burn(text.len() * ESCAPED / 64)?;
         let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
@@ -208,9 +209,9 @@ impl<W: Write, S: Tank> Printer<'_, W, S> {
     }
 }
 
-/// Python and Rust agree on which characters print; Rust tells only by escaping them.
+/// Python and Rust agree on printable characters; Rust shows them only through its escaping.
 fn is_printable(c: char) -> bool {
-    // After another character, marks that combine are not escaped.
+    // After another character, combining marks are not escaped.
     if c.is_ascii() {
         return (' '..='~').contains(&c);
     }
@@ -234,7 +235,8 @@ fn float(value: &Value) -> Option<f64> {
     if value.is_integer() { None } else { f64::try_from(value.clone()).ok() }
 }
 
-/// `repr` of a float: the shortest digits that name it, with an exponent from 1e16 and below 1e-4.
+/// `repr` of a float: the shortest digits that identify it, with an exponent from 1e16 and below
+/// 1e-4.
 fn float_text(number: f64) -> String {
     if !number.is_finite() {
         return number.to_string().to_lowercase();
@@ -249,8 +251,8 @@ fn float_text(number: f64) -> String {
     format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
-/// `tojson` as transformers overrides it, `json.dumps` with four of its arguments. It escapes neither
-/// HTML nor, unless asked to, what is not ASCII.
+/// `tojson` as overridden by transformers: `json.dumps` with four of its arguments. It escapes
+/// neither HTML nor, unless requested, characters beyond ASCII.
 fn to_json(
     state: &State<'_, '_>,
     value: &Value,
@@ -292,12 +294,12 @@ pub fn template_json(value: &serde_json::Value) -> String {
     let mut writer = Json { out, state: None, ascii: false, indent: None, item, key, sort: false };
     match writer.value(&Value::from(Serde(value)), 0) {
         Ok(()) => writer.out,
-        // Nested deeper than any body that is parsed.
+        // It is nested deeper than any request body that can be parsed.
         Err(_) => value.to_string(),
     }
 }
 
-/// A number of spaces, or the text itself.
+/// The indentation: a number of spaces, or the text itself.
 fn indentation(value: Value) -> Result<String, Error> {
     if let Some(text) = value.as_str().filter(|text| text.len() <= MAX_INDENT) {
         return Ok(text.to_owned());
@@ -310,7 +312,7 @@ fn indentation(value: Value) -> Result<String, Error> {
 
 struct Json<'a, 'e, 't> {
     out: String,
-    /// What fuel is taken from.
+    /// The source of fuel.
     state: Option<&'a State<'e, 't>>,
     ascii: bool,
     indent: Option<String>,
@@ -426,7 +428,7 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// Keys that are no texts are written as texts.
+/// Keys that are not texts are written as texts.
 fn key_text(key: &Value) -> Result<String, Error> {
     match key.kind() {
         ValueKind::String => Ok(key.to_string()),

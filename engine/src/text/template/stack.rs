@@ -1,18 +1,20 @@
-//! A thread for what recurses: its stack is known, and so are the bounds of the recursion.
+//! Runs recursive code on a thread with a known stack size, which bounds on the recursion depth
+//! match.
 
 use crate::panic_text;
 
-/// What is compiled is bounded by `TEMPLATE_TAG_TOKENS` levels of an expression in `TEMPLATE_BLOCK_LEVELS`
-/// blocks, what is rendered by as many levels of a value (`TEMPLATE_VALUE_LEVELS` and what one tag builds) and
-/// by minijinja's own limit of 125 macros in macros. None of them takes 8 KiB a level, in a build for tests:
-/// `chains_at_their_limit` passes with a quarter of this stack. Only what is used of it takes memory.
+/// Compiling recurses at most `TEMPLATE_TAG_TOKENS` levels of an expression in
+/// `TEMPLATE_BLOCK_LEVELS` blocks. Rendering recurses over the levels of a value
+/// (`TEMPLATE_VALUE_LEVELS` and what one tag adds) and at most minijinja's limit of 125 nested
+/// macros. No level takes 8 KiB, even in a test build: `chains_at_their_limit` passes with a
+/// quarter of this stack. Only the used part takes memory.
 pub(super) const STACK_BYTES: usize = 64 << 20;
 
-/// Runs on a thread of its own.
+/// Runs `run` on a new thread.
 ///
 /// # Errors
-/// What went wrong, in words: there is no thread, or it panicked.
-pub(super) fn on_its_own<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, String> {
+/// Describes the failure: the thread could not be started, or it panicked.
+pub(super) fn on_own_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, String> {
     on_stack(STACK_BYTES, run)
 }
 

@@ -1,41 +1,42 @@
-//! What a chat template takes, learned by rendering small conversations with it: clients send any
-//! history, and many templates raise an exception at it or leave a part of it out.
+//! The features that a chat template supports, found by rendering small conversations. Clients send
+//! any history, and many templates raise an exception for parts of it, or omit them.
 
-/// The words for how much to think, from nothing to the most.
+/// The levels of reasoning effort, in ascending order.
 pub const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
-/// What a template gets that writes any word into the prompt: a word that the model never saw would
-/// tell it nothing.
+/// The levels passed to a template that copies any word into the prompt: other words are unknown to
+/// the model.
 pub(super) const USUAL_EFFORTS: [&str; 3] = ["low", "medium", "high"];
 
-/// What the arguments of a call may be.
+/// The supported form of a call's arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakenArguments {
     /// A JSON object only.
     Object,
-    /// An object; a text is taken too, and written as a JSON string.
+    /// An object. A text is accepted too, and written as a JSON string.
     ObjectOrQuoted,
-    /// An object, or a text that is written as it is.
+    /// An object, or a text that is written unchanged.
     ObjectOrText,
     /// A text only.
     Text,
 }
 
-/// What a chat template takes. A part that is not taken raises an exception, or falls out.
+/// The features that a chat template supports. An unsupported part raises an exception or is
+/// omitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Takes {
     /// A system message at the beginning.
     pub system: bool,
-    /// A system message further on.
+    /// A system message at a later position.
     pub later_system: bool,
     /// The role `developer`.
     pub developer: bool,
     /// Two messages of the user in a row.
     pub users_in_a_row: bool,
-    /// Two messages of the assistant in a row, none with calls.
+    /// Two messages of the assistant in a row, without calls.
     pub assistants_in_a_row: bool,
-    /// A conversation that the assistant begins.
+    /// A conversation that begins with the assistant.
     pub assistant_first: bool,
-    /// A message of the user right after calls that have no result.
+    /// A message of the user right after calls without results.
     pub user_after_call: bool,
     /// A message of the user right after the result of a call.
     pub user_after_result: bool,
@@ -45,23 +46,23 @@ pub struct Takes {
     pub many_calls: bool,
     /// Text in a message with calls.
     pub text_beside_calls: bool,
-    /// Thoughts in a message with calls and text.
+    /// Reasoning in a message with calls and text.
     pub thoughts_beside_both: bool,
     /// The results of calls, as messages of the role `tool`.
     pub results: bool,
-    /// Definitions of tools: they are shown to the model.
+    /// Tool definitions, which are shown to the model.
     pub tools: bool,
-    /// What the arguments of a call may be.
+    /// The supported form of a call's arguments.
     pub arguments: TakenArguments,
-    /// The shortest text that a message of the assistant may have.
+    /// The shortest supported text of an assistant's message.
     pub blank: &'static str,
-    /// Those of [`EFFORTS`] that may be handed over as `reasoning_effort`; none where the template does
-    /// not know that variable.
+    /// The entries of [`EFFORTS`] that may be passed as `reasoning_effort`; empty if the template
+    /// does not use that variable.
     pub efforts: Vec<&'static str>,
 }
 
 impl Takes {
-    /// Everything. That is assumed of a template that does not even render questions and answers.
+    /// All features. Assumed of a template that cannot even render questions and answers.
     pub fn anything() -> Self {
         Takes {
             system: true,
@@ -84,9 +85,9 @@ impl Takes {
         }
     }
 
-    /// The same but for what a template may refuse all the same, for conversations that it did refuse:
-    /// first only its order of roles, then system messages, at last everything but questions and answers
-    /// in turn.
+    /// Reduced sets for conversations that the template rejected although it supports these
+    /// features: first without unusual orders of roles, then without system messages, finally with
+    /// only questions and answers in turn.
     pub fn less(&self) -> [Self; 3] {
         let turns = Takes {
             later_system: false,
@@ -102,8 +103,8 @@ impl Takes {
         [turns, no_system, talk]
     }
 
-    /// What to hand over as `reasoning_effort` for one of [`EFFORTS`]: the nearest word that the template
-    /// takes, the higher one of two that are as near. Only who asks for no thoughts gets `none`.
+    /// The `reasoning_effort` for one of [`EFFORTS`]: the nearest supported level, the higher of
+    /// two that are equally near. Only a request for `none` gets `none`.
     pub fn effort(&self, wanted: &str) -> Option<&'static str> {
         let place = |word: &str| EFFORTS.iter().position(|known| *known == word);
         let wanted_place = place(wanted)?;

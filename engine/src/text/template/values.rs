@@ -1,10 +1,11 @@
-//! Values with bounds: what a rendering is given, what a template may keep, and what it costs to look through.
+//! Bounded values: inputs of a rendering, values that a template stores, and the cost of walking
+//! them.
 //!
-//! The functions are called where `guard.rs` puts them. A value that passes one of them nests no deeper than
-//! [`TEMPLATE_VALUE_LEVELS`] and holds nothing that cannot be looked into, so that whoever walks it later
-//! (minijinja prints, compares and drops by recursion) stays within the stack. Namespaces and macros are
-//! leaves: what they hold is not reached through them, and namespaces that hold each other are no cycle in
-//! memory.
+//! The functions are called where `guard.rs` inserts them. A value that has passed one of them is
+//! nested no deeper than [`TEMPLATE_VALUE_LEVELS`] and contains nothing opaque. Code that walks it
+//! later (minijinja prints, compares and drops by recursion) therefore stays within the stack.
+//! Namespaces and macros are leaves: their content is not reached through them, so namespaces that
+//! contain each other form no cycle in memory.
 
 use crate::text::template::namespace::Attributes;
 use std::collections::HashMap;
@@ -19,9 +20,9 @@ use super::namespace::{NAMESPACES, Namespace, attributes, with_namespace};
 use super::{clock, python};
 use crate::limits::TEMPLATE_VALUE_LEVELS;
 
-/// What the names of the functions begin with.
+/// The prefix of the functions' names.
 pub(super) const PREFIX: &str = "omlx__";
-/// Bytes of text that weigh as much as one value: as many as one unit of fuel pays for.
+/// Bytes of text that count as one value, because one unit of fuel pays for them.
 const BYTES_PER_UNIT: usize = 64;
 
 /// minijinja's type of macros.
@@ -43,7 +44,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     });
     add("looped", looped);
     add("stepped", |state, value| {
-        // minijinja takes its characters apart, 4 bytes each.
+        // minijinja splits it into characters, 4 bytes each.
         clock::burn(state, value.as_str().map_or(0, str::len) / 8)?;
         Ok(value.clone())
     });
@@ -71,7 +72,7 @@ fn invalid(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, what)
 }
 
-/// Charges fuel for looking through all of the values.
+/// Charges fuel for walking all of the values.
 pub(super) fn weigh(state: &State<'_, '_>, values: &[Value]) -> Result<(), Error> {
     let walk = Walk { state, weighs: true, bare: true };
     values
@@ -80,27 +81,27 @@ pub(super) fn weigh(state: &State<'_, '_>, values: &[Value]) -> Result<(), Error
         .try_for_each(|value| walk.settled(value).map(drop))
 }
 
-/// A value as a list, a namespace or the like may hold it.
+/// A value in the form in which a list, a namespace or the like may store it.
 fn held(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     Walk { state, weighs: false, bare: false }.settled(value)
 }
 
-/// Looks through a value.
+/// Walks a value.
 struct Walk<'a, 't, 'e> {
     state: &'a State<'t, 'e>,
-    /// Charges for all of a value, not only for what is new.
+    /// Charges for the whole value, and not only for its new parts.
     weighs: bool,
-    /// The value itself may be one that cannot be looked into: a loop, a function.
+    /// The value itself may be opaque, such as a loop or a function.
     bare: bool,
 }
 
 impl Walk<'_, '_, '_> {
-    /// The value, with lists in the place of what gives its items one after the other.
+    /// Returns the value with iterators replaced by lists.
     fn settled(&self, value: &Value) -> Result<Value, Error> {
         Ok(self.changed(value, 0)?.unwrap_or_else(|| value.clone()))
     }
 
-    /// What a value has to be replaced by, if it has to.
+    /// Returns the replacement of a value, if it needs one.
     fn changed(&self, value: &Value, depth: usize) -> Result<Option<Value>, Error> {
         let deep = |levels: usize| {
             if depth + levels > TEMPLATE_VALUE_LEVELS {
@@ -175,24 +176,24 @@ impl Walk<'_, '_, '_> {
     }
 }
 
-/// minijinja's own dicts: its loops, macros and modules are seen as dicts, too.
+/// True for minijinja's own dicts: its loops, macros and modules look like dicts, too.
 fn is_dict(object: &DynObject) -> bool {
     ["indexmap::", "alloc::collections::", "std::collections::"]
         .iter()
         .any(|path| object.type_name().starts_with(path))
 }
 
-/// What holds no values itself.
+/// True for values that contain no others.
 fn is_leaf(value: &Value, object: &DynObject) -> bool {
     value.downcast_object_ref::<Namespace>().is_some() || object.type_name().ends_with(MACRO)
 }
 
-/// What a dict or a list is asked for.
+/// Checks and charges for the key of a lookup in a dict or a list.
 fn key(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     Walk { state, weighs: true, bare: false }.settled(value)
 }
 
-/// What a loop goes through, as a list.
+/// Returns the items of a loop as a list.
 fn looped(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::None => Err(invalid("None cannot be looped over")),
@@ -210,7 +211,7 @@ fn looped(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     }
 }
 
-/// Gives an attribute to a namespace.
+/// Sets an attribute of a namespace.
 fn set(state: &State<'_, '_>, target: &Value, name: &str, value: &Value) -> Result<(), Error> {
     let Some(namespace) = target.downcast_object_ref::<Namespace>() else {
         return Err(invalid("only a namespace can be given an attribute"));
@@ -220,7 +221,7 @@ fn set(state: &State<'_, '_>, target: &Value, name: &str, value: &Value) -> Resu
     Ok(())
 }
 
-/// `namespace(dict, name=value)`.
+/// Creates a namespace: `namespace(dict, name=value)`.
 fn namespace(state: &State<'_, '_>, from: Option<&Value>, named: Kwargs) -> Result<Value, Error> {
     let mut fields = Attributes::default();
     if let Some(from) = from.filter(|from| !from.is_undefined()) {
@@ -239,12 +240,12 @@ fn namespace(state: &State<'_, '_>, from: Option<&Value>, named: Kwargs) -> Resu
     Ok(Value::from_object(Namespace(index)))
 }
 
-/// What is known of a value that a rendering was given.
+/// The size of an input value.
 #[derive(Debug, Clone, Copy)]
 struct Size {
-    /// Units of fuel for looking through all of it.
+    /// Units of fuel for walking it.
     weight: usize,
-    /// Levels of lists and dicts.
+    /// Nesting levels of lists and dicts.
     levels: usize,
 }
 
@@ -253,7 +254,7 @@ fn given(value: &Value) -> Option<Size> {
     list.or_else(|| value.downcast_object_ref::<Dict>().map(|dict| dict.size))
 }
 
-/// A list that a rendering was given.
+/// A list in the input of a rendering.
 #[derive(Debug)]
 struct List {
     items: Vec<Value>,
@@ -274,17 +275,17 @@ impl Object for List {
     }
 }
 
-/// A dict that a rendering was given.
+/// A dict in the input of a rendering.
 #[derive(Debug)]
 struct Dict {
     pairs: Vec<(Value, Value)>,
-    /// Places in `pairs`, where there are many.
+    /// Indices in `pairs`, if there are many.
     places: HashMap<Arc<str>, usize>,
     size: Size,
 }
 
 impl Dict {
-    /// With more keys than this there is an index.
+    /// A dict with more keys than this has an index.
     const FEW: usize = 12;
 }
 
@@ -311,12 +312,12 @@ impl Object for Dict {
     }
 }
 
-/// A value that a rendering is given. JSON that was parsed is no deeper than its parser lets it be.
+/// An input value of a rendering. The JSON parser has bounded its depth.
 pub(super) fn from_json(value: &serde_json::Value) -> Value {
     sized(value).0
 }
 
-/// A list of values that a rendering is given.
+/// A list of input values of a rendering.
 pub(super) fn from_list<'v>(values: impl IntoIterator<Item = &'v serde_json::Value>) -> Value {
     list(values.into_iter().map(sized)).0
 }

@@ -1,4 +1,4 @@
-//! Filters and tests that look through whole values: what they look through is charged first.
+//! Filters and tests that walk whole values, which are charged first.
 
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, State, filters, tests};
@@ -8,8 +8,8 @@ use super::python::string;
 use super::values::weigh;
 
 pub(super) fn install(environment: &mut Environment<'static>) {
-    // How many bytes each makes of one, at most; and whether it may make a value of each
-    // character of a text, or another list of a list's items.
+    // The maximum number of bytes that each makes of one byte, and whether it may make a value of
+    // each character of a text, or a new list of a list's items.
     let walkers = [
         ("sort", 1, true, Value::from_function(filters::sort)),
         ("unique", 1, true, Value::from_function(filters::unique)),
@@ -95,7 +95,7 @@ fn comparisons() -> [Comparison; 6] {
     ]
 }
 
-/// Jinja's `int(value, default, base)`: what is no number is the default.
+/// Jinja's `int(value, default, base)`. A value that is not a number gives the default.
 fn int(
     value: &Value,
     default: Option<Value>,
@@ -128,7 +128,7 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// A whole number as Python reads it, with the prefix of its base.
+/// Parses a whole number with Python's rules, including the prefix of its base.
 fn whole_number(text: &str, base: u32) -> Option<i64> {
     let text = text.trim();
     let (sign, digits) = match text.strip_prefix(['-', '+']) {
@@ -162,7 +162,7 @@ fn replace(state: &State<'_, '_>, args: Rest<ValueOrKwargs>) -> Result<String, E
     let (value, old, new) = (text(state, value)?, text(state, old)?, text(state, new)?);
     let (value, old, new) = (text_of(&value), text_of(&old), text_of(&new));
     let count = count.unwrap_or(usize::MAX);
-    // The result is made only if there is fuel for it.
+    // The result is built only if there is fuel for it.
     let found = value.matches(old).take(count).count();
     clock::burn(state, (value.len() + found.saturating_mul(new.len())) / 64)?;
     Ok(value.replacen(old, new, count))

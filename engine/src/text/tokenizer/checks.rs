@@ -1,5 +1,5 @@
-//! What a tokenizer.json may ask for. The file is looked through before the `tokenizers` library reads it: the
-//! library takes whatever stands there, and pays for it at load or with every text.
+//! Checks a tokenizer.json before the `tokenizers` library reads it: the library accepts any
+//! content, and would spend its time and memory at load or with every text.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::limits;
 
-/// The parts of a tokenizer.json that are bounded.
+/// The parts of a tokenizer.json that have limits.
 #[derive(Deserialize)]
 pub(super) struct File {
     #[serde(default)]
@@ -38,7 +38,7 @@ struct Model {
     end_of_word_suffix: Option<String>,
 }
 
-/// What is counted of a vocabulary, whose tokens are not kept.
+/// The numbers of a vocabulary, whose tokens are not kept.
 #[derive(Default)]
 struct Vocab {
     tokens: usize,
@@ -50,16 +50,16 @@ struct Vocab {
 struct Merges(usize);
 
 impl File {
-    /// Reads a tokenizer.json.
+    /// Parses a tokenizer.json.
     ///
     /// # Errors
-    /// When it is none.
+    /// If it is not one.
     pub(super) fn read(text: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(text).map_err(|error| error.to_string())
     }
 
     /// # Errors
-    /// In words, with the part and the limit that it passes.
+    /// Names the part and the limit that it exceeds.
     pub(super) fn check(&self) -> Result<(), String> {
         self.check_model()?;
         let text = self.text_growth()?;
@@ -80,20 +80,20 @@ impl File {
         within("the growth of a token by its decoder", decoded, limits::TOKEN_GROWTH)
     }
 
-    /// How many bytes normalizer and pre_tokenizer make of one, at most.
+    /// The maximum number of bytes that normalizer and pre_tokenizer make of one byte.
     pub(super) fn text_growth(&self) -> Result<u64, String> {
         let normalizer = steps(self.normalizer.as_ref(), "normalizer", "normalizers")?;
         let pre_tokenizer = steps(self.pre_tokenizer.as_ref(), "pre_tokenizer", "pretokenizers")?;
         Ok(expansion(&normalizer)?.saturating_mul(expansion(&pre_tokenizer)?))
     }
 
-    /// The decoder's steps, in order; none where there is no decoder.
+    /// The decoder's steps in order; empty if there is no decoder.
     pub(super) fn decoder_steps(&self) -> Result<Vec<&Value>, String> {
         steps(self.decoder.as_ref(), "decoder", "decoders")
     }
 
-    /// More ids than there are: those of the vocabulary, and of added tokens behind it.
-    pub(super) fn most_ids(&self) -> u32 {
+    /// An upper bound on the ids: those of the vocabulary, and of added tokens after it.
+    pub(super) fn max_ids(&self) -> u32 {
         let Vocab { tokens, largest_id, .. } = self.model.vocab;
         (largest_id.max(tokens as u64) + self.added_tokens.len() as u64 + 1) as u32
     }
@@ -127,7 +127,7 @@ fn within(what: &str, value: u64, limit: u64) -> Result<(), String> {
     }
 }
 
-/// The steps of a component in their order, those of nested sequences in their place.
+/// The steps of a component in order, with nested sequences expanded.
 fn steps<'a>(
     component: Option<&'a Value>,
     name: &str,
@@ -160,7 +160,7 @@ fn steps<'a>(
     Ok(steps)
 }
 
-/// How many bytes the steps make of one, at most.
+/// The maximum number of bytes that the steps make of one byte.
 fn expansion(steps: &[&Value]) -> Result<u64, String> {
     let mut growth = 1u64;
     for step in steps {
@@ -173,14 +173,14 @@ fn growth_of(step: &Value) -> Result<u64, String> {
     let bytes = |field: &str| step[field].as_str().map_or(0, str::len) as u64;
     Ok(match step["type"].as_str().unwrap_or_default() {
         "Replace" => return growth_of_replace(step),
-        // The normalizer has `prepend`; a piece of text has one byte at least.
+        // The normalizer has `prepend`, and a piece of text has at least one byte.
         "Prepend" => 1 + bytes("prepend"),
-        // The largest growth of UTF-8 in Unicode's own tables.
+        // The largest growth of UTF-8 in Unicode's tables.
         "NFC" | "NFD" => 3,
         "NFKC" | "NFKD" => 11,
         "Lowercase" => 2,
         "BertNormalizer" => 8,
-        // Two bytes for each, and a space before each piece.
+        // Two bytes for each byte, and a space before each piece.
         "ByteLevel" => 4,
         "Metaspace" => 2 * bytes("replacement").max(1),
         "Precompiled" => longest_replacement(step)?,
@@ -188,7 +188,7 @@ fn growth_of(step: &Value) -> Result<u64, String> {
             check_pattern(step)?;
             1
         }
-        // A separator before each, or in place of an affix that may be empty.
+        // A separator before each piece, or in the place of an affix that may be empty.
         "WordPiece" | "BPEDecoder" | "CTC" => 2,
         _ => 1,
     })
@@ -210,8 +210,8 @@ fn check_pattern(step: &Value) -> Result<(), String> {
     within("the bytes of a pattern", text.len() as u64, limits::PATTERN_BYTES)
 }
 
-/// The longest text that a SentencePiece normalizer puts in place of a character: its table ends with all of
-/// them, each closed by a zero.
+/// The longest replacement text of a SentencePiece normalizer. They are at the end of its table,
+/// each closed by a zero.
 fn longest_replacement(step: &Value) -> Result<u64, String> {
     let table = step["precompiled_charsmap"].as_str().unwrap_or_default();
     let table = BASE64_STANDARD.decode(table).map_err(|error| format!("its charsmap: {error}"))?;

@@ -1,8 +1,9 @@
-//! A prompt's text to token ids, whatever the text and the tokenizer.
+//! Tokenizes a prompt's text, with bounded resources for any text and any tokenizer.
 //!
-//! The library takes some 200 bytes of memory for each token and 100 for each byte of a text, and a text is encoded
-//! as a whole, since no cut can be shown to change nothing for every tokenizer. So the text is bounded first: by
-//! its bytes; and if it is long, by a count of its tokens in pieces, each encoded alone and forgotten.
+//! The library takes about 200 bytes of memory for each token and 100 for each byte of a text. A
+//! text is encoded as a whole, because for some tokenizers any split may change the result. So the
+//! text is bounded first: by its bytes and, if it is long, by counting its tokens in pieces, each
+//! encoded alone and then dropped.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
@@ -11,42 +12,42 @@ use std::time::{Duration, Instant};
 use tokenizers::tokenizer::{Model as _, PreTokenizer as _};
 use tokenizers::{OffsetReferential, OffsetType};
 
-use super::guard::{self, Fault, Place, Places};
+use super::guard::{self, Fault, Permit, Semaphore};
 use super::{Inner, Tokenizer};
 use crate::error::TokenizeError;
 use crate::limits;
 
-/// Bytes of a piece that is counted; fewer where the tokenizer makes much of a byte.
+/// Number of bytes in a counted piece; fewer if the tokenizer expands bytes a lot.
 const PIECE_BYTES: usize = 64 << 10;
-/// What a normalizer may make of such a piece.
+/// Limit on the normalized bytes of such a piece.
 const NORMALIZED_PIECE_BYTES: usize = 4 << 20;
-/// A count refuses a text with so many times the tokens that there is room for, and [`TOKENS_A_CUT`] for each
-/// piece: a cut adds tokens where it falls, and no others.
+/// The count rejects a text with more than this multiple of the allowed tokens, plus
+/// [`TOKENS_A_CUT`] for each piece, because a split can only add tokens where it is.
 const COUNT_SLACK: usize = 4;
-/// The most tokens that a cut is taken to add.
+/// Upper bound on the tokens that one split adds.
 const TOKENS_A_CUT: usize = 16;
-/// For each token of the context, so many bytes of text are taken. Prose has four or five.
+/// Number of bytes of text allowed for each token of the context. Prose has four or five.
 const TEXT_BYTES_A_TOKEN: usize = 8;
-/// The same for the text as the normalizer leaves it.
+/// The same for the normalized text.
 const NORMALIZED_BYTES_A_TOKEN: usize = 32;
-/// Texts are encoded without a count when the normalizer makes no more than this of them.
+/// A text is encoded without a count if its normalized size is at most this.
 const UNCOUNTED_NORMALIZED_BYTES: usize = 12 << 20;
-/// What encoding takes of memory for each byte of the text that the normalizer leaves, at most.
+/// Upper bound on the memory that encoding takes for each byte of the normalized text.
 const MEMORY_BYTES_A_BYTE: u64 = 100;
-/// The largest context that any model has.
+/// The largest context of any model.
 const MOST_CONTEXT_TOKENS: usize = 1 << 26;
 
-/// Long texts are encoded one at a time, whatever their models.
-static LONG_TEXT: Places = Places::new(1);
-/// What the text that holds [`LONG_TEXT`] takes.
+/// Long texts are encoded one at a time, across all models.
+static LONG_TEXT: Semaphore = Semaphore::new(1);
+/// Memory of the text that holds [`LONG_TEXT`].
 static LONG_TEXT_BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// Bytes that encoding takes now, beyond what every request may: for the memory budget.
+/// Bytes that encoding takes now, beyond each request's allowance; for the memory budget.
 pub(crate) fn bytes_in_use() -> u64 {
     LONG_TEXT_BYTES.load(Ordering::Relaxed)
 }
 
-/// What is wanted of one text.
+/// The parameters of encoding one text.
 struct Job<'a> {
     inner: &'a Arc<Inner>,
     deadline: Instant,
@@ -54,27 +55,28 @@ struct Job<'a> {
     most_tokens: usize,
 }
 
-/// A call's place, which stays with it when it is left behind.
-type OwnPlace = Place<Arc<Places>>;
+/// A call's permit, which it keeps when it is abandoned.
+type OwnedPermit = Permit<Arc<Semaphore>>;
 
 impl Tokenizer {
-    /// Token ids of `text`. `add_special_tokens` adds what the model puts around a text (a
-    /// beginning of sequence, for one); a rendered chat template holds it already.
+    /// Returns the token ids of `text`. `add_special_tokens` adds the model's tokens around a text
+    /// (such as a beginning-of-sequence token), which a rendered chat template contains already.
     ///
-    /// Slow for long texts: not to be called on an async thread.
+    /// This is slow for long texts, so do not call it on an async thread.
     ///
     /// # Errors
-    /// When the tokenizer refuses the text, or no context could hold it.
+    /// If the tokenizer rejects the text, or no context could hold it.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizeError> {
         self.encode_within(text, add_special_tokens, MOST_CONTEXT_TOKENS, &|| true)
     }
 
-    /// The same for a context of `most_tokens`. A text that has far more is refused before it is encoded as a
-    /// whole; one that has somewhat more is encoded. Ends soon after `wanted` says no.
+    /// Tokenizes for a context of `most_tokens`. A text with far more tokens is rejected before it
+    /// is encoded as a whole; one with somewhat more is encoded. Ends soon after `wanted` returns
+    /// false.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`], and when the text is too long, is not wanted any more, or takes too long: then the
-    /// tokenizer refuses others until that one is done.
+    /// The same as [`Tokenizer::encode`]; also if the text is too long, is no longer wanted, or
+    /// takes too long. After the latter the tokenizer rejects other texts until that one is done.
     pub fn encode_within(
         &self,
         text: &str,
@@ -86,7 +88,7 @@ impl Tokenizer {
         self.encode_until(Instant::now() + limit, text, add_special_tokens, most_tokens, wanted)
     }
 
-    /// The same with a limit of time of one's own.
+    /// Tokenizes with an explicit time limit.
     pub(super) fn encode_until(
         &self,
         deadline: Instant,
@@ -105,14 +107,15 @@ impl Job<'_> {
         let Job { inner, deadline, wanted, most_tokens } = *self;
         inner.check_free()?;
         let most_bytes = limits::PROMPT_TEXT_BYTES.max(most_tokens * TEXT_BYTES_A_TOKEN);
-        let place = Places::take(Arc::clone(&inner.places), deadline, wanted).map_err(fault)?;
+        let permit =
+            Semaphore::take(Arc::clone(&inner.permits), deadline, wanted).map_err(fault)?;
         let start: Arc<str> = text[..text.floor_char_boundary(most_bytes)].into();
         if text.len() <= uncounted_bytes(inner.text_growth) {
-            return self.call(place, move |inner, _| inner.encode(&start, add_special_tokens))?.1;
+            return self.call(permit, move |inner, _| inner.encode(&start, add_special_tokens))?.1;
         }
         let counting = Arc::clone(&start);
-        let (place, counted) =
-            self.call(place, move |inner, is_over| inner.count(&counting, most_tokens, is_over))?;
+        let (permit, counted) =
+            self.call(permit, move |inner, is_over| inner.count(&counting, most_tokens, is_over))?;
         let (tokens, normalized_bytes) = counted?;
         if text.len() > most_bytes && tokens > most_tokens {
             return Err(TokenizeError::TooManyTokens { tokens, most_tokens });
@@ -121,30 +124,31 @@ impl Job<'_> {
             let bytes = text.len();
             return Err(TokenizeError::TooManyBytes { bytes, most_bytes, most_tokens });
         }
-        // Taken by the thread that waits, not by the one that encodes: what is left behind blocks nobody.
-        let _turn = Places::take(&LONG_TEXT, deadline, wanted).map_err(fault)?;
+        // The waiting thread takes it and not the encoding one, so an abandoned call blocks no
+        // other.
+        let _permit = Semaphore::take(&LONG_TEXT, deadline, wanted).map_err(fault)?;
         let _taken = Taken::new(normalized_bytes as u64 * MEMORY_BYTES_A_BYTE);
-        self.call(place, move |inner, _| inner.encode(&start, add_special_tokens))?.1
+        self.call(permit, move |inner, _| inner.encode(&start, add_special_tokens))?.1
     }
 
     fn call<T: Send + 'static>(
         &self,
-        place: OwnPlace,
+        permit: OwnedPermit,
         call: impl FnOnce(&Inner, &AtomicBool) -> T + Send + 'static,
-    ) -> Result<(OwnPlace, T), TokenizeError> {
+    ) -> Result<(OwnedPermit, T), TokenizeError> {
         let is_over = Arc::new(AtomicBool::new(false));
         let running = Arc::downgrade(&is_over);
-        let told = Arc::clone(&is_over);
+        let over_flag = Arc::clone(&is_over);
         let inner = Arc::clone(self.inner);
         let outcome = guard::run(self.deadline, self.wanted, move || {
             let result = call(&inner, &is_over);
-            (place, result)
+            (permit, result)
         });
-        told.store(true, Ordering::Relaxed);
-        drop(told);
+        over_flag.store(true, Ordering::Relaxed);
+        drop(over_flag);
         outcome.map_err(|reason| {
             if reason == Fault::TooSlow {
-                self.inner.leave_behind(running);
+                self.inner.abandon(running);
             }
             fault(reason)
         })
@@ -152,20 +156,20 @@ impl Job<'_> {
 }
 
 impl Inner {
-    /// Refuses a text while one that took too long is not done.
+    /// Rejects a text while an earlier one that took too long is still in progress.
     fn check_free(&self) -> Result<(), TokenizeError> {
-        let mut left_behind = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner);
-        left_behind.retain(|call| call.strong_count() > 0);
-        if left_behind.is_empty() { Ok(()) } else { Err(TokenizeError::TooSlow) }
+        let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
+        abandoned.retain(|call| call.strong_count() > 0);
+        if abandoned.is_empty() { Ok(()) } else { Err(TokenizeError::TooSlow) }
     }
 
-    fn leave_behind(&self, call: Weak<AtomicBool>) {
+    fn abandon(&self, call: Weak<AtomicBool>) {
         tracing::error!(
             path = %self.path.display(),
             "the tokenizer did not end in {} s; it refuses other texts until it does",
             limits::ENCODE_SECS
         );
-        self.left_behind.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(call);
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizeError> {
@@ -173,8 +177,8 @@ impl Inner {
         encoding.map(|e| e.get_ids().to_vec()).map_err(refused)
     }
 
-    /// Encodes a text piece by piece, until it is known that it has too many tokens, or grows too much. Gives its
-    /// tokens, and the bytes that the normalizer makes of it.
+    /// Encodes a text piece by piece, until it is certain that it has too many tokens or grows too
+    /// much. Returns its number of tokens, and its normalized bytes.
     fn count(
         &self,
         text: &str,
@@ -204,7 +208,7 @@ impl Inner {
         Ok((tokens, normalized_bytes))
     }
 
-    /// The tokens of a piece, and the bytes that the normalizer makes of it.
+    /// The number of tokens in a piece, and its normalized bytes.
     fn count_piece(
         &self,
         piece: &str,
@@ -232,7 +236,7 @@ impl Inner {
     }
 }
 
-/// Counts what a long text takes for as long as it exists.
+/// Counts the memory of a long text for as long as this value lives.
 struct Taken(u64);
 
 impl Taken {
@@ -248,7 +252,7 @@ impl Drop for Taken {
     }
 }
 
-/// The bytes of text that are encoded without a count.
+/// The maximum number of bytes of a text that is encoded without a count.
 fn uncounted_bytes(text_growth: u64) -> usize {
     let growth = usize::try_from(text_growth).unwrap_or(usize::MAX);
     (UNCOUNTED_NORMALIZED_BYTES / growth).min(limits::UNCOUNTED_TEXT_BYTES)

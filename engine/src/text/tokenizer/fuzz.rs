@@ -1,6 +1,7 @@
-//! What the fuzz target (`engine/fuzz`) and its twin under proptest call: a tokenizer.json made of any parts, a text
-//! made of anything, and the way there and back. Whatever they are, loading ends, encoding ends or refuses, and a
-//! stream gives the same text as the whole.
+//! Entry points for the fuzz target (`engine/fuzz`) and for the same test under proptest: a
+//! tokenizer.json of arbitrary parts, an arbitrary text, and the conversion in both directions.
+//! Loading must end, encoding must end or be rejected, and a stream must give the same text as the
+//! whole.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use super::Tokenizer;
 use crate::error::TokenizeError;
 use crate::text::detokenize::Detokenizer;
 
-/// What texts, tokens, patterns and replacements are made of.
+/// Fragments of texts, tokens, patterns and replacements.
 const FRAGMENTS: [&str; 40] = [
     "",
     " ",
@@ -55,7 +56,7 @@ const FRAGMENTS: [&str; 40] = [
     "don't n't .",
 ];
 
-/// Patterns of published models, and worse.
+/// Patterns of published models, and worse ones.
 const PATTERNS: [&str; 14] = [
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     r"\p{N}",
@@ -73,10 +74,10 @@ const PATTERNS: [&str; 14] = [
     r"((((((((((a?)?)?)?)?)?)?)?)?)?)b",
 ];
 
-/// How long a tokenizer may take for one of these texts. They are short; a pattern may still be what is slow.
+/// Time limit for one of these short texts. A pattern may still be slow.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Bytes as choices.
+/// Interprets bytes as choices.
 struct Choices<'a>(&'a [u8]);
 
 impl Choices<'_> {
@@ -111,7 +112,7 @@ impl Choices<'_> {
     }
 }
 
-/// Panics when one of the properties does not hold.
+/// Panics if any of the properties is violated.
 pub fn tokenizer(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let file = file(&mut choices).to_string();
@@ -128,10 +129,10 @@ pub fn tokenizer(bytes: &[u8]) {
     check_stream(&tokenizer, &ids);
 }
 
-/// A stream gives what the tokens stand for, as the whole does.
+/// Checks that a stream gives the same text as decoding all tokens at once.
 fn check_stream(tokenizer: &Tokenizer, ids: &[u32]) {
     let shown: Vec<u32> = ids.iter().copied().filter(|id| !tokenizer.is_special(*id)).collect();
-    let mut stream = Detokenizer::going_on(tokenizer.clone(), Arc::new([]));
+    let mut stream = Detokenizer::continuing(tokenizer.clone(), Arc::new([]));
     let pieces: String = ids.iter().map(|id| stream.push(*id).text).collect();
     let bytes: Vec<u8> = shown.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect();
     assert_eq!(pieces + &stream.finish(), String::from_utf8_lossy(&bytes));

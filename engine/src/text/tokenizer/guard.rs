@@ -1,7 +1,7 @@
-//! The one way into the `tokenizers` library: on a thread of its own, with its panics caught and its time bounded.
-//! A model folder chooses the patterns that the library runs and a request the text, so that a call may panic,
-//! and may take longer than anybody waits. A thread cannot be ended from outside: what is too slow is left
-//! behind, and whoever started it says so and starts no more.
+//! The only access to the `tokenizers` library: each call runs on its own thread, its panics are
+//! caught, and its time is limited. A model folder chooses the patterns and a request the text, so
+//! a call may panic, or take longer than any client waits. A thread cannot be ended from outside: a
+//! call that is too slow is abandoned, and its caller reports it and starts no further call.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 
 use crate::panic_text;
 
-/// How often it is looked whether anybody still waits for a call.
+/// How often to check whether a call is still wanted.
 const POLL: Duration = Duration::from_millis(20);
-/// The stack of a call. Oniguruma compiles nested patterns by recursion.
+/// Stack size of a call. Oniguruma compiles nested patterns by recursion.
 const STACK_BYTES: usize = 16 << 20;
 
-/// Why a call gave nothing.
+/// Why a call returned no result.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It panicked; with what may be told of that.
+    /// It panicked, with the part of the message that is safe to log.
     Panic(String),
-    /// It did not end in time, and may be running still.
+    /// It did not end in time, and may still be running.
     TooSlow,
-    /// Nobody waits for it any more.
+    /// No request waits for it any more.
     Unwanted,
-    /// The system gave no thread.
+    /// The system could not start a thread.
     NoThread(String),
 }
 
@@ -37,7 +37,7 @@ pub(super) fn run<T: Send + 'static>(
     let (sender, receiver) = sync_channel(1);
     let work = move || {
         let outcome = catch_unwind(AssertUnwindSafe(call));
-        // An error says that nobody waits any more.
+        // An error means that the caller does not wait any more.
         let _ = sender.send(outcome.map_err(|panic| panic_text(&*panic)));
     };
     let thread = std::thread::Builder::new().name("tokenizer".into()).stack_size(STACK_BYTES);
@@ -54,29 +54,29 @@ pub(super) fn run<T: Send + 'static>(
     }
 }
 
-/// A number of places, each taken by one at a time.
+/// A semaphore: a fixed number of permits.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Semaphore {
     free: Mutex<usize>,
-    given_back: Condvar,
+    released: Condvar,
 }
 
-/// A place that is taken, until it is dropped.
+/// A permit, returned when dropped.
 #[derive(Debug)]
-pub(super) struct Place<P: std::ops::Deref<Target = Places>>(P);
+pub(super) struct Permit<P: std::ops::Deref<Target = Semaphore>>(P);
 
-impl Places {
+impl Semaphore {
     pub(super) const fn new(free: usize) -> Self {
-        Self { free: Mutex::new(free), given_back: Condvar::new() }
+        Self { free: Mutex::new(free), released: Condvar::new() }
     }
 
-    /// Waits for a place.
-    pub(super) fn take<P: std::ops::Deref<Target = Places>>(
-        places: P,
+    /// Waits for a permit.
+    pub(super) fn take<P: std::ops::Deref<Target = Semaphore>>(
+        semaphore: P,
         deadline: Instant,
         wanted: &dyn Fn() -> bool,
-    ) -> Result<Place<P>, Fault> {
-        let mut free = places.free();
+    ) -> Result<Permit<P>, Fault> {
+        let mut free = semaphore.free();
         while *free == 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if !wanted() {
@@ -85,12 +85,12 @@ impl Places {
             if left.is_zero() {
                 return Err(Fault::TooSlow);
             }
-            let waited = places.given_back.wait_timeout(free, left.min(POLL));
+            let waited = semaphore.released.wait_timeout(free, left.min(POLL));
             free = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         *free -= 1;
         drop(free);
-        Ok(Place(places))
+        Ok(Permit(semaphore))
     }
 
     fn free(&self) -> MutexGuard<'_, usize> {
@@ -98,10 +98,10 @@ impl Places {
     }
 }
 
-impl<P: std::ops::Deref<Target = Places>> Drop for Place<P> {
+impl<P: std::ops::Deref<Target = Semaphore>> Drop for Permit<P> {
     fn drop(&mut self) {
         *self.0.free() += 1;
-        self.0.given_back.notify_one();
+        self.0.released.notify_one();
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_told() {
+    fn a_panic_is_reported() {
         assert_eq!(
             run(soon(), &|| true, || panic!("a pattern")),
             Err::<(), _>(Fault::Panic("a pattern".into()))
@@ -143,15 +143,15 @@ mod tests {
 
     #[test]
     fn no_more_than_so_many_are_encoded_at_once() {
-        let places = Arc::new(Places::new(crate::limits::ENCODES_AT_ONCE));
-        let take = || Places::take(places.clone(), Instant::now(), &|| true);
+        let semaphore = Arc::new(Semaphore::new(crate::limits::ENCODES_AT_ONCE));
+        let take = || Semaphore::take(semaphore.clone(), Instant::now(), &|| true);
         let mut taken: Vec<_> =
             (0..crate::limits::ENCODES_AT_ONCE).map(|_| take().unwrap()).collect();
         assert_eq!(take().unwrap_err(), Fault::TooSlow);
-        let unwanted = Places::take(places.clone(), soon(), &|| false);
+        let unwanted = Semaphore::take(semaphore.clone(), soon(), &|| false);
         assert_eq!(unwanted.unwrap_err(), Fault::Unwanted);
         let waiting = {
-            let places = places.clone();
+            let semaphore = semaphore.clone();
             let asked = Arc::new(AtomicUsize::new(0));
             let count = asked.clone();
             let thread = std::thread::spawn(move || {
@@ -159,7 +159,7 @@ mod tests {
                     count.fetch_add(1, Ordering::Relaxed);
                     true
                 };
-                Places::take(places, soon(), &wanted).map(drop)
+                Semaphore::take(semaphore, soon(), &wanted).map(drop)
             });
             while asked.load(Ordering::Relaxed) == 0 {
                 std::thread::yield_now();

@@ -1,15 +1,15 @@
-//! Text to token ids and back, by the model's tokenizer.json.
+//! Converts text to token ids and back, with the model's tokenizer.json.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `checks.rs` | what a tokenizer.json may ask for |
-//! | `table.rs` | what each token adds to a text |
-//! | `encode.rs` | texts to ids, bounded in bytes, tokens, memory and time |
-//! | `guard.rs` | the one way into the `tokenizers` library |
+//! | `checks.rs` | limits on the content of a tokenizer.json |
+//! | `table.rs` | the bytes that each token adds to a text |
+//! | `encode.rs` | encoding of texts, bounded in bytes, tokens, memory and time |
+//! | `guard.rs` | the only access to the `tokenizers` library |
 
 mod checks;
 mod encode;
-// Not in release builds: fuzz targets and their twins in tests call it.
+// Fuzz targets and tests call it; release builds do not contain it.
 #[cfg(debug_assertions)]
 pub mod fuzz;
 mod guard;
@@ -24,7 +24,7 @@ use crate::error::LoadError;
 use crate::limits;
 use crate::small_file;
 pub(crate) use encode::bytes_in_use;
-use guard::{Fault, Places};
+use guard::{Fault, Semaphore};
 use table::Table;
 #[cfg(test)]
 pub(crate) use table::byte_of_level;
@@ -38,13 +38,13 @@ pub struct Tokenizer {
 struct Inner {
     library: tokenizers::Tokenizer,
     table: Table,
-    /// How many bytes the normalizer may make of one.
+    /// Maximum number of bytes that the normalizer makes of one byte.
     text_growth: u64,
-    /// The tokenizer.json, for logs.
+    /// The path of tokenizer.json, for logs.
     path: PathBuf,
-    places: Arc<Places>,
-    /// Calls that took too long, for as long as they run.
-    left_behind: Mutex<Vec<Weak<AtomicBool>>>,
+    permits: Arc<Semaphore>,
+    /// Abandoned calls that took too long, for as long as they run.
+    abandoned: Mutex<Vec<Weak<AtomicBool>>>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -64,17 +64,17 @@ impl Tokenizer {
         Self::guarded(path.clone(), text).map_err(|what| LoadError::Invalid { path, what })
     }
 
-    /// From the text of a tokenizer.json.
+    /// Creates a tokenizer from the text of a tokenizer.json.
     ///
     /// # Errors
-    /// In words, when it is none.
+    /// Describes the problem, if it is not a valid tokenizer.json.
     pub fn from_json(text: &[u8]) -> Result<Self, String> {
         Self::guarded(PathBuf::from("tokenizer.json"), text.to_vec())
     }
 
     fn guarded(path: PathBuf, text: Vec<u8>) -> Result<Self, String> {
         let too_slow = || format!("reading it takes more than {} s", limits::TOKENIZER_LOAD_SECS);
-        if left_behind(&path, None) {
+        if abandoned(&path, None) {
             return Err(format!("{}, and has not ended since", too_slow()));
         }
         let running = Arc::new(());
@@ -92,7 +92,7 @@ impl Tokenizer {
                 }
                 Fault::NoThread(what) => format!("the system gave no thread to read it: {what}"),
                 Fault::TooSlow | Fault::Unwanted => {
-                    left_behind(&path, Some(watched));
+                    abandoned(&path, Some(watched));
                     too_slow()
                 }
             })
@@ -109,24 +109,24 @@ impl Tokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// What a token adds to a text, in bytes: a character may be spread over several tokens. Empty for an id
-    /// outside the vocabulary.
+    /// The bytes that a token adds to a text: the bytes of a character may belong to several
+    /// tokens. Empty for an id outside the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
         self.bytes(id).to_vec()
     }
 
-    /// The same without a copy.
+    /// The same bytes without a copy.
     pub(crate) fn bytes(&self, id: u32) -> &[u8] {
         self.inner.table.bytes(id).unwrap_or_default()
     }
 
-    /// A token's own text, without a space that only separates it from the one before.
+    /// A token's text, without the space that only separates it from the token before.
     pub(crate) fn own_text(&self, id: u32) -> String {
         let bytes = self.inner.table.own_bytes(id).unwrap_or_default();
         String::from_utf8_lossy(bytes).into_owned()
     }
 
-    /// How many bytes of `text` are left out at the beginning of a text.
+    /// The number of bytes of `text` that are dropped at the beginning of a text.
     pub(crate) fn leading_bytes(&self, text: &[u8]) -> usize {
         let Some((content, count)) = self.inner.table.leading() else { return 0 };
         let mut buffer = [0; 4];
@@ -135,7 +135,7 @@ impl Tokenizer {
         found.take_while(|chunk| *chunk == content).count() * content.len()
     }
 
-    /// A token; `None` for an id outside the vocabulary.
+    /// Returns a token; `None` for an id outside the vocabulary.
     pub(crate) fn entry(&self, id: u32) -> Option<Entry> {
         let bytes = self.inner.table.bytes(id)?;
         let added = self.inner.library.get_added_vocabulary().get_added_tokens_decoder();
@@ -146,24 +146,24 @@ impl Tokenizer {
         Some(Entry { bytes: bytes.to_vec(), is_marker })
     }
 
-    /// Ids run from 0 to this, exclusive, added tokens included. Some of them may be no token's.
+    /// The number of ids, including added tokens. Some ids may have no token.
     pub fn vocab_tokens(&self) -> usize {
         self.inner.table.ids()
     }
 
-    /// The id of the added token with exactly this content. Such a token is never made of a text's
-    /// ordinary pieces.
+    /// The id of the added token with exactly this content. Ordinary text is never encoded to it by
+    /// merging pieces.
     pub(crate) fn added_token(&self, content: &str) -> Option<u32> {
         self.inner.library.get_added_vocabulary().get_vocab().get(content).copied()
     }
 
-    /// Whether a token is one of those that structure a text and are none of it.
+    /// Whether a token structures a text and is not part of it.
     pub(crate) fn is_special(&self, id: u32) -> bool {
         let added = self.inner.library.get_added_vocabulary().get_added_tokens_decoder();
         added.get(&id).is_some_and(|token| token.special)
     }
 
-    /// Whether a token is no piece of a text but has a content of its own, special or not.
+    /// Whether a token is an added one, special or not, and not a piece of text.
     pub(crate) fn is_added(&self, id: u32) -> bool {
         self.inner.library.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
     }
@@ -174,8 +174,8 @@ impl Tokenizer {
     }
 }
 
-/// Whether a file is still being read by a thread that was left behind. `more` is another such thread.
-fn left_behind(path: &Path, more: Option<Weak<()>>) -> bool {
+/// Whether an abandoned thread is still reading a file. `more` adds another such thread.
+fn abandoned(path: &Path, more: Option<Weak<()>>) -> bool {
     static LEFT_BEHIND: Mutex<Vec<(PathBuf, Weak<()>)>> = Mutex::new(Vec::new());
     let mut all = LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner);
     all.retain(|(_, thread)| thread.strong_count() > 0);
@@ -193,34 +193,34 @@ impl Inner {
         if let Some(id) =
             added.copied().find(|id| library.id_to_token(*id).is_some_and(|s| s.is_empty()))
         {
-            // The library would find it in every text, for ever.
+            // The library would find it at every position of a text, without end.
             return Err(format!("its normalizer leaves nothing of the added token {id}"));
         }
-        // A file saved for training may cut or pad every text; a prompt is taken as it is.
+        // A file saved for training may truncate or pad every text; prompts must stay unchanged.
         let _ = library.with_truncation(None);
         library.with_padding(None);
         Ok(Self {
-            table: Table::new(&file, file.most_ids(), |id| library.id_to_token(id), deadline)?,
+            table: Table::new(&file, file.max_ids(), |id| library.id_to_token(id), deadline)?,
             text_growth: file.text_growth()?,
             library,
             path,
-            places: Arc::new(Places::new(limits::ENCODES_AT_ONCE)),
-            left_behind: Mutex::default(),
+            permits: Arc::new(Semaphore::new(limits::ENCODES_AT_ONCE)),
+            abandoned: Mutex::default(),
         })
     }
 }
 
-/// What a token is.
+/// A token of the vocabulary.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// What it stands for in a text.
+    /// The bytes that it adds to a text.
     pub(crate) bytes: Vec<u8>,
-    /// It structures a conversation (`<|im_end|>`, `<tool_call>`) and is no part of a text.
+    /// It structures a conversation (`<|im_end|>`, `<tool_call>`) and is not part of a text.
     pub(crate) is_marker: bool,
 }
 
-/// Some vocabularies do not call their markers special, and add runs of spaces as tokens, which are
-/// text.
+/// Some vocabularies do not mark their markers as special, and also add runs of spaces as tokens,
+/// which are text.
 fn looks_like_a_marker(piece: &str) -> bool {
     let within = |open, close| piece.starts_with(open) && piece.ends_with(close);
     within('<', '>') || within('[', ']')

@@ -1,9 +1,9 @@
-//! What each token adds to a text. The decoder of a tokenizer.json is run over the vocabulary once, at load, and
-//! never again: a stream, a grammar, log probabilities and stop strings all read the same table, and nothing
-//! that a model folder says is run for a token.
+//! The bytes that each token adds to a text. The decoder of a tokenizer.json runs over the
+//! vocabulary once, at load. Streams, grammars, log probabilities and stop strings all use the same
+//! table, so no code chosen by a model folder runs for a token.
 //!
-//! The table says what a token adds *within* a text. What a decoder does to the first token alone (it leaves out
-//! a space) is [`Table::leading`].
+//! The table has the bytes of a token *within* a text. What a decoder does to the first token only
+//! (it drops a space) is in [`Table::leading`].
 
 use std::time::Instant;
 
@@ -15,24 +15,25 @@ use tokenizers::normalizers::replace::ReplacePattern;
 use super::checks::File;
 use crate::limits;
 
-/// Bytes for each token id.
+/// The bytes of each token id.
 pub(super) struct Table {
     bytes: Vec<u8>,
-    /// For each id, where its bytes begin; and the end of the last.
+    /// The start of each id's bytes, and the end of the last.
     starts: Vec<u32>,
-    /// Ids that there are, one bit each: a token may have no bytes.
+    /// Whether each id exists: a token may have no bytes.
     known: Vec<bool>,
-    /// The character that the beginning of a text loses, and how often at most.
+    /// The character that is dropped at the beginning of a text, and its maximum number.
     leading: Option<(char, usize)>,
-    /// What stands before each token, and is no part of it.
+    /// The separator before each token, which is not part of it.
     separator: &'static str,
 }
 
 impl Table {
-    /// `piece` gives what the vocabulary writes for an id; ids run from 0 to `ids`, exclusive.
+    /// `piece` returns the vocabulary's text for an id; ids are below `ids`.
     ///
     /// # Errors
-    /// In words, when the decoder is none, makes too much of the vocabulary, or is not done by `deadline`.
+    /// Describes the problem, if the decoder is invalid, expands the vocabulary too much, or is not
+    /// done by `deadline`.
     pub(super) fn new(
         file: &File,
         ids: u32,
@@ -66,31 +67,32 @@ impl Table {
         Ok(table)
     }
 
-    /// What `id` adds to a text; `None` for an id that is no token's.
+    /// The bytes that `id` adds to a text; `None` for an id without a token.
     pub(super) fn bytes(&self, id: u32) -> Option<&[u8]> {
         let id = id as usize;
         let is_known = *self.known.get(id)?;
         is_known.then(|| &self.bytes[self.starts[id] as usize..self.starts[id + 1] as usize])
     }
 
-    /// The same without what only separates it from the token before.
+    /// The same bytes without the separator from the token before.
     pub(super) fn own_bytes(&self, id: u32) -> Option<&[u8]> {
         let bytes = self.bytes(id)?;
         Some(bytes.strip_prefix(self.separator.as_bytes()).unwrap_or(bytes))
     }
 
-    /// Ids run from 0 to this, exclusive.
+    /// The number of ids.
     pub(super) fn ids(&self) -> usize {
         self.known.len()
     }
 
-    /// The character that the beginning of a text loses, and how often at most.
+    /// The character that is dropped at the beginning of a text, and its maximum number.
     pub(super) fn leading(&self) -> Option<(char, usize)> {
         self.leading
     }
 }
 
-/// The steps of a decoder, each as it is for a token that is neither the first of a text nor the last.
+/// The steps of a decoder, as they apply to a token that is neither the first nor the last of a
+/// text.
 struct Decoder {
     steps: Vec<Step>,
     leading: Option<(char, usize)>,
@@ -108,10 +110,10 @@ enum Step {
     Ctc { pad: String, delimiter: String, cleanup: bool },
 }
 
-/// A token on its way through the steps.
+/// A token between two steps.
 enum Piece {
     Text(String),
-    /// A byte is no text, and text steps pass it over.
+    /// A byte is not text, so text steps skip it.
     Bytes(Vec<u8>),
 }
 
@@ -148,7 +150,7 @@ impl Decoder {
                 let content = character("content").ok_or("a Strip has no \"content\"")?;
                 let (start, stop) = (number("start"), number("stop"));
                 if *is_one_text {
-                    // Of a whole text, whose end is not known while it is written.
+                    // It applies to a whole text, whose end is unknown while it is streamed.
                     self.leading = (start > 0).then_some((content, start)).or(self.leading);
                     return Ok(());
                 }
@@ -163,7 +165,8 @@ impl Decoder {
                 (self.leading, self.separator) = (Some((' ', 1)), " ");
                 Step::WordPiece { prefix: text("prefix"), cleanup }
             }
-            // The last word of a text keeps its space: it was written before it was known to be the last.
+            // The last word of a text keeps its space, because it was returned before it was known
+            // to be the last.
             "BPEDecoder" => Step::Replace { pattern: text("suffix"), content: " ".to_owned() },
             "CTC" => Step::Ctc {
                 pad: text("pad_token"),
@@ -186,7 +189,7 @@ impl Decoder {
             Piece::Text(text) => text.into_bytes(),
             Piece::Bytes(bytes) => bytes,
         };
-        // A WordPiece puts its own spaces.
+        // A WordPiece decoder adds its own spaces.
         let joins = self.steps.is_empty() && !self.separator.is_empty();
         Ok(if joins { [self.separator.as_bytes(), &bytes].concat() } else { bytes })
     }
@@ -200,7 +203,7 @@ fn replace(step: &Value) -> Result<Step, String> {
     }
     let pattern = step["pattern"]["String"].as_str().unwrap_or_default().to_owned();
     if pattern.is_empty() {
-        // The library finds it everywhere.
+        // The library finds it at every position.
         let everywhere = Replace::new(ReplacePattern::String(pattern), content);
         return everywhere.map(Box::new).map(Step::ReplaceRegex).map_err(|error| error.to_string());
     }
@@ -247,7 +250,7 @@ impl Step {
     }
 }
 
-/// `text` without up to `start` of `content` at its beginning and up to `stop` at its end.
+/// `text` without up to `start` times `content` at its beginning and up to `stop` times at its end.
 fn strip(text: &str, content: char, start: usize, stop: usize) -> &str {
     let mut rest = text;
     for _ in 0..start.min(text.len()) {
@@ -259,14 +262,15 @@ fn strip(text: &str, content: char, start: usize, stop: usize) -> &str {
     rest
 }
 
-/// `<0x0A>` as vocabularies with byte fallback write a byte.
+/// The byte in `<0x0A>`, the form in which vocabularies with byte fallback write a byte.
 fn byte_fallback(piece: &str) -> Option<u8> {
     let hex = piece.strip_prefix("<0x")?.strip_suffix('>')?;
     u8::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 2)
 }
 
-/// The byte that a character of a byte-level piece stands for: printable Latin-1 stands for itself,
-/// the other bytes, in order, for the characters from U+0100 on (the GPT-2 table).
+/// The byte of a character in a byte-level piece: printable Latin-1 characters stand for
+/// themselves, and the characters from U+0100 on stand for the other bytes in order (the GPT-2
+/// table).
 pub(crate) fn byte_of_level(c: char) -> Option<u8> {
     let plain = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     match u32::from(c) {

@@ -1,4 +1,4 @@
-//! Every limit of a tokenizer.json, and what a token adds for every kind of decoder.
+//! Tests every limit of a tokenizer.json, and the bytes of a token for every kind of decoder.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::error::TokenizeError;
 use crate::text::detokenize::Detokenizer;
 
-/// A tokenizer.json of words, with some of its fields replaced.
+/// A tokenizer.json of words, with some fields replaced.
 fn file(fields: &Value) -> Value {
     let vocab = json!({"a": 0, "b": 1, "c": 2, "?": 3});
     let mut file = json!({
@@ -34,8 +34,8 @@ fn check_limit(make: impl Fn(u64) -> Value, limit: u64, what: &str) {
         panic!("at the limit: {error}");
     }
     let error = read(make(limit + 1)).expect_err("one past the limit");
-    let told = format!("{what} is {}, and at most {limit} is taken", limit + 1);
-    assert_eq!(error, told);
+    let expected = format!("{what} is {}, and at most {limit} is taken", limit + 1);
+    assert_eq!(error, expected);
 }
 
 fn added(content: &str) -> Value {
@@ -75,7 +75,7 @@ fn a_vocabulary_at_its_limits() {
     };
     check_limit(word, limits::WORD_CHARS, "\"max_input_chars_per_word\"");
 
-    // So many that the library would take minutes: what is counted is told by the check alone.
+    // So many that the library would take minutes, so only the check counts them.
     let counted = |tokens: u64, merges: u64| {
         let vocab: Vec<String> = (0..tokens).map(|id| format!("\"{id}\":0")).collect();
         let merges = vec!["0"; merges as usize].join(",");
@@ -112,7 +112,7 @@ fn the_text_of_a_vocabulary_at_its_limit() {
             json!({"type": "Replace", "pattern": {"String": "a"}, "content": "b".repeat(64)});
         let text = file(&json!({ "decoder": decoder })).to_string();
         let file = checks::File::read(text.as_bytes()).unwrap();
-        // A token of the largest kind, as often as it fits.
+        // A token of the maximum size, as often as it fits.
         let piece = "a".repeat(limits::TOKEN_BYTES as usize);
         Table::new(&file, tokens as u32, |_| Some(piece.clone()), soon())
     };
@@ -231,7 +231,7 @@ fn the_tokens_around_a_text_at_their_limit() {
     assert!(read(repeats).unwrap_err().contains("repeats the text"));
 }
 
-/// Tokens of every kind that a decoder treats apart.
+/// Tokens of every kind that decoders treat differently.
 const PIECES: [&str; 27] = [
     "a",
     "b",
@@ -285,7 +285,7 @@ fn with_decoder(decoder: &Value, normalizer: &Value) -> Tokenizer {
     read(json!({"decoder": decoder, "model": model, "added_tokens": added, "normalizer": normalizer})).unwrap()
 }
 
-/// What every token adds is what the library's decoder gives for it in the middle of a text.
+/// Checks that every token's bytes equal the library's decoding in the middle of a text.
 fn check_every_token(tokenizer: &Tokenizer, before: u32, after: u32) {
     let library = &tokenizer.inner.library;
     let mut known = 0;
@@ -297,10 +297,10 @@ fn check_every_token(tokenizer: &Tokenizer, before: u32, after: u32) {
         let ids = [before, id, after];
         let expected = library.decode(&ids, false).unwrap();
         assert_eq!(tokenizer.decode(&ids, false), expected, "{id}: {:?}", library.id_to_token(id));
-        // The text of a stream is the same bytes.
+        // A stream gives the same bytes.
         let markers: Arc<[u32]> = [id].into();
         let stream = |markers: Arc<[u32]>| {
-            let mut stream = Detokenizer::going_on(tokenizer.clone(), markers);
+            let mut stream = Detokenizer::continuing(tokenizer.clone(), markers);
             let first = stream.push(id);
             (first.text + &stream.finish(), first.marker)
         };
@@ -316,7 +316,7 @@ fn check_every_token(tokenizer: &Tokenizer, before: u32, after: u32) {
 }
 
 #[test]
-fn every_token_is_what_it_adds() {
+fn every_token_has_the_bytes_that_the_library_decodes() {
     let replace = json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "});
     let regex = json!({"type": "Replace", "pattern": {"Regex": "\u{2581}+|x"}, "content": "-"});
     let (fallback, fuse) = (json!({"type": "ByteFallback"}), json!({"type": "Fuse"}));
@@ -334,7 +334,7 @@ fn every_token_is_what_it_adds() {
         sequence(&[&replace, &fallback, &fuse]),
         sequence(&[&fallback, &fuse, &replace]),
         sequence(&[&regex, &fuse]),
-        // The library panics where it strips the end of an empty token.
+        // The library panics when it strips the end of an empty token.
         sequence(&[
             &json!({"type": "Replace", "pattern": {"String": "</w>"}, "content": "w"}),
             &ends,
@@ -352,7 +352,7 @@ fn every_token_is_what_it_adds() {
         json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": false}),
     ] {
         for normalizer in [&Value::Null, &byte_level] {
-            // The last two pieces are plain in every decoder.
+            // The last two pieces are plain text in every decoder.
             check_every_token(&with_decoder(&decoder, normalizer), 25, 26);
         }
     }
@@ -369,15 +369,16 @@ fn a_text_loses_what_its_first_token_does() {
         pieces.concat() + &stream.finish()
     };
     assert_eq!(text(Detokenizer::new(tokenizer.clone(), Arc::new([]))), "a a");
-    assert_eq!(text(Detokenizer::going_on(tokenizer.clone(), Arc::new([]))), " a a");
-    // Only one of three spaces, as the library does.
+    assert_eq!(text(Detokenizer::continuing(tokenizer.clone(), Arc::new([]))), " a a");
+    // Only one of three spaces is dropped, as in the library.
     assert_eq!(tokenizer.decode(&[5, 0], false), "  a");
     assert_eq!(tokenizer.inner.library.decode(&[5, 0], false).unwrap(), "  a");
 }
 
-/// `OMLX_TOKENIZERS`: a folder of published tokenizers, at any depth. The test says nothing without it.
+/// `OMLX_TOKENIZERS`: a folder of published tokenizers, at any depth. Without it the test does
+/// nothing.
 #[test]
-fn every_token_of_published_tokenizers_is_what_it_adds() {
+fn tokens_of_published_tokenizers_have_the_bytes_that_the_library_decodes() {
     let Some(folder) = std::env::var_os("OMLX_TOKENIZERS") else { return };
     let mut open = vec![PathBuf::from(folder)];
     let mut found = 0;
@@ -395,7 +396,7 @@ fn every_token_of_published_tokenizers_is_what_it_adds() {
     assert!(found > 0, "no tokenizer.json in OMLX_TOKENIZERS");
 }
 
-/// Texts come back from their tokens, as a whole and as a stream.
+/// Checks that texts are restored from their tokens, as a whole and as a stream.
 fn check_texts(tokenizer: &Tokenizer) {
     for text in [
         "Hello world",
@@ -414,7 +415,7 @@ fn check_texts(tokenizer: &Tokenizer) {
 #[test]
 fn a_panic_at_load_names_the_library_and_the_file() {
     let temp = tempfile::tempdir().unwrap();
-    // The library reads this table past its end.
+    // The library reads beyond the end of this table.
     let precompiled = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
     let bad = file(&json!({ "normalizer": precompiled })).to_string();
     std::fs::write(temp.path().join("tokenizer.json"), bad).unwrap();
@@ -427,13 +428,13 @@ fn a_panic_at_load_names_the_library_and_the_file() {
 fn a_file_that_is_still_read_is_not_read_again() {
     let (slow, other) = (Path::new("slow/tokenizer.json"), Path::new("other/tokenizer.json"));
     let running = Arc::new(());
-    assert!(left_behind(slow, Some(Arc::downgrade(&running))));
+    assert!(abandoned(slow, Some(Arc::downgrade(&running))));
     let error =
         Tokenizer::guarded(slow.to_owned(), file(&json!({})).to_string().into()).unwrap_err();
     assert!(error.contains("has not ended since"), "{error}");
-    assert!(!left_behind(other, None));
+    assert!(!abandoned(other, None));
     drop(running);
-    assert!(!left_behind(slow, None));
+    assert!(!abandoned(slow, None));
 
     let text = file(&json!({"decoder": {"type": "Fuse"}})).to_string();
     let checked = checks::File::read(text.as_bytes()).unwrap();
@@ -482,10 +483,10 @@ fn a_pattern_that_gives_up_is_a_refusal() {
 }
 
 #[test]
-fn what_is_left_behind_refuses_others_until_it_is_done() {
+fn an_abandoned_call_blocks_others_until_it_ends() {
     let tokenizer = read(json!({})).unwrap();
     let running = Arc::new(AtomicBool::new(false));
-    tokenizer.inner.left_behind.lock().unwrap().push(Arc::downgrade(&running));
+    tokenizer.inner.abandoned.lock().unwrap().push(Arc::downgrade(&running));
     assert_eq!(tokenizer.encode("a", false), Err(TokenizeError::TooSlow));
     drop(running);
     assert_eq!(tokenizer.encode("a", false), Ok(vec![0]));
@@ -544,7 +545,7 @@ fn an_abandoned_text_ends() {
     assert_eq!(ended, Err(TokenizeError::Unwanted));
 }
 
-/// `OMLX_FUZZ_SECS`: for so long instead of a thousand cases.
+/// `OMLX_FUZZ_SECS`: the time to run, instead of a thousand cases.
 #[test]
 fn any_tokenizer_and_any_text_end_well() {
     use rand_chacha::ChaCha8Rng;

@@ -1,4 +1,4 @@
-//! Items of arrays.
+//! Keywords of arrays.
 
 use serde_json::{Map, Value};
 
@@ -8,7 +8,7 @@ use super::types::Types;
 use crate::text::grammar::error::GrammarError;
 
 impl Pass<'_> {
-    /// `items`, `prefixItems`, their older forms, and how many there are.
+    /// Handles `items`, `prefixItems`, their older forms, and the limits on the number of items.
     pub(super) fn array(
         &mut self,
         fields: &Map<String, Value>,

@@ -1,29 +1,29 @@
-//! Regular expressions put together: what matches all of some and none of others.
+//! Combines regular expressions: what matches all of some and none of others.
 
 use std::collections::HashMap;
 
 use llguidance::derivre::{ExprRef, Regex, RegexAst, RegexBuilder};
 
-/// Steps of derivre for one expression: milliseconds.
+/// Limit on derivre's steps for one expression, which take milliseconds.
 const FUEL: u64 = 20_000;
-/// The most states that are written back as one expression.
+/// Limit on the states of an automaton that is written back as an expression.
 const STATES: usize = 48;
-/// The longest expression that is written, in bytes.
+/// Limit on the length of a written expression, in bytes.
 const WRITTEN_BYTES: usize = 16 << 10;
-/// The longest name that is looked for among those that match, in bytes.
+/// Limit on the length of an enumerated name, in bytes.
 const NAME_BYTES: usize = 128;
 
-/// Several expressions as one.
+/// The result of combining several expressions.
 pub(super) enum Combined {
-    /// Nothing matches.
+    /// No text matches.
     Nothing,
-    /// What this one matches.
+    /// The texts that match this expression.
     Text(String),
-    /// It would have too many states.
+    /// The result would have too many states.
     TooComplex,
 }
 
-/// A builder and the expressions' meanings in it.
+/// A builder and the parsed expressions.
 fn parsed(builder: &mut RegexBuilder, regexes: &[String]) -> Result<Vec<RegexAst>, String> {
     let one = |regex: &String| match builder.mk_regex_for_serach(regex) {
         Ok(expression) => Ok(RegexAst::ExprRef(expression)),
@@ -32,13 +32,13 @@ fn parsed(builder: &mut RegexBuilder, regexes: &[String]) -> Result<Vec<RegexAst
     regexes.iter().map(one).collect()
 }
 
-/// What an error of the regex parser says, without its drawing.
+/// The message of a regex parser error, without its drawing.
 fn last_line(error: &str) -> String {
     let line = error.lines().next_back().unwrap_or_default();
     line.trim_start_matches("error: ").to_owned()
 }
 
-/// Whether an expression can be read.
+/// Checks that an expression is valid.
 pub(super) fn check(regex: &str) -> Result<(), String> {
     parsed(&mut RegexBuilder::new(), &[regex.to_owned()]).map(|_| ())
 }
@@ -55,7 +55,7 @@ fn machine(must: &[String], never: &[String]) -> Result<Option<Regex>, String> {
     Ok(builder.into_regex_limited(all, FUEL).ok())
 }
 
-/// Whether a text can match both. `None`: that takes too long to say.
+/// Whether a text can match both. `None`: deciding this takes too long.
 pub(super) fn overlap(one: &str, other: &str) -> Option<bool> {
     let both = [one.to_owned(), other.to_owned()];
     let mut builder = RegexBuilder::new();
@@ -67,7 +67,7 @@ pub(super) fn overlap(one: &str, other: &str) -> Option<bool> {
     Some(!builder.into_regex_limited(all, FUEL).ok()?.always_empty())
 }
 
-/// Whether llguidance, which takes half as many steps, can tell if a text matches all of these.
+/// Whether llguidance, which allows half as many steps, can decide if a text matches all of these.
 pub(super) fn is_decided(regexes: &[String]) -> bool {
     let mut builder = RegexBuilder::new();
     let all = parsed(&mut builder, regexes);
@@ -75,14 +75,14 @@ pub(super) fn is_decided(regexes: &[String]) -> bool {
     all.and_then(|all| builder.into_regex_limited(all, FUEL / 2).ok()).is_some()
 }
 
-/// Whether an expression finds something in the text.
+/// Whether an expression matches any part of the text.
 pub(super) fn matches(regex: &str, text: &str) -> bool {
     let mut builder = RegexBuilder::new();
     let Ok(expression) = builder.mk_regex_for_serach(regex) else { return false };
     builder.into_regex_limited(expression, FUEL).is_ok_and(|mut machine| machine.is_match(text))
 }
 
-/// All texts that an expression matches, where there are at most so many.
+/// All texts that an expression matches, if there are at most `most`.
 pub(super) fn all_texts(regex: &str, most: usize) -> Option<Vec<String>> {
     let mut builder = RegexBuilder::new();
     let expression = builder.mk_regex_for_serach(regex).ok()?;
@@ -107,12 +107,12 @@ pub(super) fn all_texts(regex: &str, most: usize) -> Option<Vec<String>> {
     Some(found)
 }
 
-/// One expression that matches what all of `must` and none of `never` match.
+/// Combines expressions into one that matches what all of `must` and none of `never` match.
 ///
 /// # Errors
-/// When one of them is no regular expression.
+/// If one of them is not a valid regular expression.
 pub(super) fn combine(must: &[String], never: &[String]) -> Result<Combined, String> {
-    // Letters beyond ASCII are told apart by what the translation of patterns writes, no further.
+    // Among characters beyond ASCII, only those used by translated patterns are distinguished.
     let is_plain =
         |regex: &String| regex.is_ascii() && !regex.contains(r"\p") && !regex.contains(r"\P");
     if !must.iter().chain(never).all(is_plain) {
@@ -128,7 +128,7 @@ pub(super) fn combine(must: &[String], never: &[String]) -> Result<Combined, Str
     })
 }
 
-/// Characters beyond ASCII that a translated pattern tells from others: first and last of each range.
+/// Characters beyond ASCII that translated patterns distinguish: first and last of each range.
 const APART: [(u32, u32); 9] = [
     (0xA0, 0xA0),
     (0x1680, 0x1680),
@@ -141,9 +141,10 @@ const APART: [(u32, u32); 9] = [
     (0x80, 0x9F),
 ];
 
-/// Ranges of characters of which all lead to the same state.
+/// Ranges of characters that all lead to the same state.
 fn symbols() -> Vec<(u32, u32)> {
-    // Without 0: a class with all control characters is taken to have quotes and backslashes too.
+    // 0 is excluded, because llguidance assumes that a class with all control characters also has
+    // quotes and backslashes.
     let mut ends: Vec<u32> = (1..=0x80).collect();
     ends.extend(APART.iter().flat_map(|(first, last)| [*first, *last + 1]));
     ends.extend([0xD800, 0xE000, 0x10000, 0x11_0000]);
@@ -153,20 +154,20 @@ fn symbols() -> Vec<(u32, u32)> {
     ranges.filter(|(first, _)| *first != 0xD800).collect()
 }
 
-/// States and what leads from one to the next.
+/// The states of an automaton and the transitions between them.
 struct Graph {
     accepts: Vec<bool>,
-    /// Which ranges lead from a state to another.
-    ways: Vec<HashMap<usize, Vec<(u32, u32)>>>,
+    /// The ranges of characters that lead from each state to another.
+    transitions: Vec<HashMap<usize, Vec<(u32, u32)>>>,
 }
 
 impl Graph {
     fn of(machine: &mut Regex) -> Option<Self> {
         let symbols = symbols();
         let mut states = vec![machine.initial_state()];
-        let mut graph = Self { accepts: Vec::new(), ways: Vec::new() };
-        while let Some(&state) = states.get(graph.ways.len()) {
-            let mut ways: HashMap<usize, Vec<(u32, u32)>> = HashMap::new();
+        let mut graph = Self { accepts: Vec::new(), transitions: Vec::new() };
+        while let Some(&state) = states.get(graph.transitions.len()) {
+            let mut transitions: HashMap<usize, Vec<(u32, u32)>> = HashMap::new();
             for &(first, last) in &symbols {
                 let mut next = |code: u32| {
                     let c = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
@@ -185,63 +186,66 @@ impl Graph {
                     states.push(next[0]);
                     states.len() - 1
                 });
-                ways.entry(to).or_default().push((first, last));
+                transitions.entry(to).or_default().push((first, last));
             }
             if states.len() > STATES {
                 return None;
             }
             graph.accepts.push(machine.is_accepting(state));
-            graph.ways.push(ways);
+            graph.transitions.push(transitions);
         }
         Some(graph)
     }
 
-    /// The states taken out one after the other, each time with what led through it written down.
+    /// Converts the automaton to an expression: removes one state after the other, and each time
+    /// writes the paths through it as an expression.
     fn regex(self) -> Option<String> {
-        let (begin, end) = (self.ways.len(), self.ways.len() + 1);
-        let mut ways: HashMap<(usize, usize), String> = HashMap::new();
-        for (from, to) in self.ways.iter().enumerate() {
+        let (begin, end) = (self.transitions.len(), self.transitions.len() + 1);
+        let mut transitions: HashMap<(usize, usize), String> = HashMap::new();
+        for (from, to) in self.transitions.iter().enumerate() {
             for (to, ranges) in to {
-                ways.insert((from, *to), class(ranges));
+                transitions.insert((from, *to), class(ranges));
             }
         }
-        ways.insert((begin, 0), String::new());
+        transitions.insert((begin, 0), String::new());
         for (state, _) in self.accepts.iter().enumerate().filter(|(_, accepts)| **accepts) {
-            ways.insert((state, end), String::new());
+            transitions.insert((state, end), String::new());
         }
         let mut left: Vec<usize> = (0..begin).collect();
         while !left.is_empty() {
             let cost = |state: usize| {
-                let into = ways.keys().filter(|(_, to)| *to == state).count();
-                into * ways.keys().filter(|(from, _)| *from == state).count()
+                let into = transitions.keys().filter(|(_, to)| *to == state).count();
+                into * transitions.keys().filter(|(from, _)| *from == state).count()
             };
             let at = (0..left.len()).min_by_key(|at| cost(left[*at]))?;
-            take_out(left.swap_remove(at), &mut ways);
-            if ways.values().map(String::len).sum::<usize>() > WRITTEN_BYTES {
+            take_out(left.swap_remove(at), &mut transitions);
+            if transitions.values().map(String::len).sum::<usize>() > WRITTEN_BYTES {
                 return None;
             }
         }
-        ways.remove(&(begin, end))
+        transitions.remove(&(begin, end))
     }
 }
 
-fn take_out(state: usize, ways: &mut HashMap<(usize, usize), String>) {
-    let around = match ways.remove(&(state, state)) {
+fn take_out(state: usize, transitions: &mut HashMap<(usize, usize), String>) {
+    let around = match transitions.remove(&(state, state)) {
         Some(text) => format!("(?:{text})*"),
         None => String::new(),
     };
     let mut taken = |is_in: bool| {
         let here = |(from, to): &(usize, usize)| if is_in { *to == state } else { *from == state };
-        let mut keys: Vec<(usize, usize)> = ways.keys().copied().filter(here).collect();
+        let mut keys: Vec<(usize, usize)> = transitions.keys().copied().filter(here).collect();
         keys.sort_unstable();
-        keys.into_iter().filter_map(|key| Some((key, ways.remove(&key)?))).collect::<Vec<_>>()
+        keys.into_iter()
+            .filter_map(|key| Some((key, transitions.remove(&key)?)))
+            .collect::<Vec<_>>()
     };
     let (into, out) = (taken(true), taken(false));
     for ((from, _), head) in &into {
         for ((_, to), tail) in &out {
             let through = format!("{}{around}{}", grouped(head), grouped(tail));
-            let way = ways.entry((*from, *to));
-            way.and_modify(|text| *text = format!("{text}|{through}")).or_insert(through);
+            let path = transitions.entry((*from, *to));
+            path.and_modify(|text| *text = format!("{text}|{through}")).or_insert(through);
         }
     }
 }
@@ -257,7 +261,7 @@ fn class(ranges: &[(u32, u32)]) -> String {
     let mut joined: Vec<(u32, u32)> = Vec::new();
     for (first, last) in ranges {
         match joined.last_mut() {
-            // What no character has is no gap.
+            // A gap without any valid character does not count.
             Some(before) if before.1 + 1 == first || (before.1, first) == (0xD7FF, 0xE000) => {
                 before.1 = last;
             }

@@ -1,4 +1,4 @@
-//! `oneOf`: a choice, where no value can match two of its schemas.
+//! `oneOf`: allowed if no value can match two of its schemas.
 
 use serde_json::{Map, Value, json};
 
@@ -8,9 +8,9 @@ use super::references::target;
 use super::types::Types;
 use crate::text::grammar::error::GrammarError;
 
-/// Comparisons of two schemas, all together. A choice of 500 takes a quarter of it.
+/// Limit on all comparisons of two schemas. A choice with 500 options takes a quarter of it.
 const COMPARISONS: usize = 500_000;
-/// References that are followed one after the other.
+/// Limit on the length of a chain of references.
 const REFERENCES: usize = 16;
 
 /// Replaces every `oneOf` by `anyOf`.
@@ -72,7 +72,7 @@ impl<'d> Compare<'d> {
         Ok(())
     }
 
-    /// Whether no value matches both, as far as this can be seen.
+    /// Whether it is certain that no value matches both schemas.
     fn are_apart(&mut self, one: &Value, other: &Value) -> bool {
         if *one == Value::Bool(false) || *other == Value::Bool(false) {
             return true;
@@ -94,7 +94,7 @@ impl<'d> Compare<'d> {
             || (types.without(Types::NUMBER) == Types::NONE && numbers_are_apart(&ours, &theirs))
     }
 
-    /// Everything that holds at once: the schema itself, `allOf`, and what `$ref` leads to.
+    /// All schemas that apply at once: the schema itself, `allOf`, and the target of `$ref`.
     fn all_of<'v>(&self, schema: &'v Value) -> Vec<&'v Fields>
     where
         'd: 'v,
@@ -159,8 +159,8 @@ impl<'d> Compare<'d> {
     }
 }
 
-/// Options that say which property is there, and nothing else: each then says of the others' that they
-/// are not.
+/// Handles options that only require one property each: each option then forbids the properties of
+/// the others.
 fn exclude_each_other(options: &mut [Value]) -> bool {
     let says_only = |fields: &Fields| {
         fields.keys().all(|name| ["required", "type", PLACE].contains(&name.as_str()))
@@ -182,7 +182,7 @@ fn exclude_each_other(options: &mut [Value]) -> bool {
             let others = names.iter().filter(|other| *other != name);
             let absent: Fields = others.map(|other| (other.clone(), Value::Bool(false))).collect();
             option["properties"] = Value::Object(absent);
-            // What is no object would match all of them.
+            // A value that is not an object would match all of them.
             option["type"] = json!("object");
         }
     }
@@ -204,7 +204,7 @@ fn names(fields: &Fields) -> Vec<&str> {
     names.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-/// What holds for a property, part by part.
+/// The schemas that apply to a property.
 fn properties<'v>(all: &[&'v Fields], name: &str) -> Vec<&'v Value> {
     let property = |fields: &&'v Fields| {
         let declared = fields.get("properties").and_then(|properties| properties.get(name));
@@ -220,14 +220,14 @@ fn properties<'v>(all: &[&'v Fields], name: &str) -> Vec<&'v Value> {
     all.iter().filter_map(property).collect()
 }
 
-/// Whether ours are listed values and theirs take none of these.
+/// Whether our schema lists its values and the other one rejects all of them.
 fn has_no_value_in(ours: &[&Fields], theirs: &[&Fields]) -> bool {
     let values = ours.iter().find_map(|fields| fields.get("enum").and_then(Value::as_array));
     let refused = |value: &Value| theirs.iter().any(|fields| refuses(fields, value));
     values.is_some_and(|values| values.iter().all(refused))
 }
 
-/// Whether a value does not match, as far as this can be seen.
+/// Whether it is certain that a value does not match.
 fn refuses(fields: &Fields, value: &Value) -> bool {
     let kind = fields.get("type").and_then(Types::read).unwrap_or(Types::ALL);
     let listed = fields.get("enum").and_then(Value::as_array);
@@ -273,7 +273,7 @@ fn ranges_are_apart((ours, theirs): (&[&Fields], &[&Fields]), low: &str, high: &
 }
 
 fn numbers_are_apart(ours: &[&Fields], theirs: &[&Fields]) -> bool {
-    // An end that is itself outside may touch the other's.
+    // An exclusive bound may equal the other's bound.
     let touches = |one, other, low: [&str; 2], high: [&str; 2]| {
         let low = bound(one, low[0], f64::max).or(bound(one, low[1], f64::max));
         let high = bound(other, high[0], f64::min).or(bound(other, high[1], f64::min));

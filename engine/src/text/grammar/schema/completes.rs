@@ -1,15 +1,16 @@
-//! What can be completed: parts that have no value, or none of finite length, are taken out.
+//! Removes parts that cannot be completed, because they have no value or none of finite length.
 
 use serde_json::{Map, Value};
 
 use super::references::target;
 use super::types::Types;
 
-/// Rounds over all definitions. Each finds what the one before made possible; those that are referred
-/// to come later and are looked at first, so that two or three are the rule.
+/// Limit on the rounds over all definitions. Each round uses the results of the previous one.
+/// Definitions that are referred to come later and are handled first, so two or three rounds
+/// usually suffice.
 const ROUNDS: usize = 64;
 
-/// The whole schema with its definitions, without what cannot be completed. `false`: nothing is left.
+/// Removes what cannot be completed from a schema and its definitions. `false`: no value is left.
 pub(super) fn prune(mut root: Value, mut definitions: Vec<Value>) -> Value {
     let mut known = vec![false; definitions.len()];
     for round in 0.. {
@@ -36,8 +37,8 @@ pub(super) fn prune(mut root: Value, mut definitions: Vec<Value>) -> Value {
     root
 }
 
-/// Whether there is a value. `known`: the definitions for which there is one; `within`: the types that
-/// it may have by what stands around.
+/// Whether a value exists. `known`: the definitions known to have one; `within`: the types that the
+/// surrounding schemas allow.
 fn completes(schema: &Value, known: &[bool], within: Types) -> bool {
     let fields = match schema {
         Value::Object(fields) => fields,
@@ -58,7 +59,7 @@ fn completes(schema: &Value, known: &[bool], within: Types) -> bool {
         || (types.has(Types::ARRAY) && array_completes(fields, known))
 }
 
-/// The types that the fields and all parts of an `allOf` leave.
+/// The types that the fields and all parts of an `allOf` allow.
 fn own_types(fields: &Map<String, Value>) -> Types {
     let kind = fields.get("type").and_then(Types::read).unwrap_or(Types::ALL);
     let values = fields.get("enum").and_then(Value::as_array);
@@ -126,7 +127,7 @@ fn prune_one(schema: &mut Value, known: &[bool]) {
     }
 }
 
-/// The parts of a schema that [`prepare`](super::prepare) made.
+/// The direct parts of a schema that [`prepare`](super::prepare) made.
 pub(in crate::text::grammar) fn children(schema: &Value) -> Vec<&Value> {
     let Value::Object(fields) = schema else { return Vec::new() };
     let parts = fields.iter().map(|(name, part)| match (name.as_str(), part) {

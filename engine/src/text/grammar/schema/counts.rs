@@ -1,4 +1,4 @@
-//! How many properties an object has.
+//! Limits on the number of an object's properties.
 
 use serde_json::{Map, Value, json};
 
@@ -9,16 +9,16 @@ use super::types::Types;
 use crate::limits::{SCHEMA_OPTIONAL, SCHEMA_VARIANTS};
 use crate::text::grammar::error::GrammarError;
 
-/// With more optional properties not every selection of them is written out.
+/// With more optional properties than this, their selections are not written out.
 const MOST_OPTIONAL: usize = 6;
-/// With more optional properties not even one of them can be demanded: the parser would hold every place
-/// in each of as many objects at once.
+/// With more optional properties than this, not even one of them can be required, because the
+/// parser would hold the state of each in as many objects at once.
 const MOST_DEMANDED: usize = 20;
 
 impl Pass<'_> {
-    /// `minProperties` and `maxProperties`. Which of the optional properties are there is written out
-    /// as a choice; of names that are not declared the same may come twice, so that one of them can
-    /// be demanded and not several.
+    /// `minProperties` and `maxProperties`. The selections of the optional properties are written
+    /// out as a choice. Undeclared names may repeat, so one of them can be required, but not
+    /// several.
     pub(super) fn counts(
         &mut self,
         properties: &Properties,
@@ -54,7 +54,7 @@ impl Pass<'_> {
         }
         match (least, most) {
             (None, None) => Ok(()),
-            // llguidance knows this: one of the optional ones has to be there.
+            // llguidance supports this case: one of the optional properties is required.
             (Some(one), None)
                 if !is_open && one == needed + 1 && optional.len() <= MOST_DEMANDED =>
             {
@@ -96,7 +96,7 @@ impl Pass<'_> {
         self.variants <= SCHEMA_VARIANTS
     }
 
-    /// A schema for each selection of the optional properties, as one choice.
+    /// A choice of schemas, one for each selection of the optional properties.
     fn variants(
         &mut self,
         optional: &[&String],
@@ -111,7 +111,7 @@ impl Pass<'_> {
             return Ok(None);
         }
         let mut all = Vec::new();
-        // Most of them first: a model that has begun with one is not held up by it.
+        // The largest selections come first, so that a model that has begun with one can add more.
         for chosen in (0..1usize << optional.len()).rev() {
             let there = |n: &usize| chosen >> n & 1 == 1;
             let names: Vec<&String> =
@@ -161,7 +161,7 @@ impl Pass<'_> {
     }
 }
 
-/// One of the optional properties, or one that is not declared.
+/// Requires one of the optional properties, or one that is not declared.
 fn one_more(optional: &[&String], least: u64) -> Value {
     let absent: Map<String, Value> =
         optional.iter().map(|name| ((*name).clone(), Value::Bool(false))).collect();
@@ -170,7 +170,7 @@ fn one_more(optional: &[&String], least: u64) -> Value {
     json!({"anyOf": all.collect::<Vec<_>>()})
 }
 
-/// Every selection of so many of these, where there are not too many.
+/// All selections of `count` of these names, unless there are too many.
 fn selections<'a>(names: &[&'a String], count: usize) -> Option<Vec<Vec<&'a String>>> {
     let mut all: Vec<(usize, Vec<&String>)> = vec![(0, Vec::new())];
     for _ in 0..count {

@@ -1,4 +1,4 @@
-//! A schema, and the names of its parts that a `$ref` may use.
+//! A schema document, and the names that a `$ref` may use for its parts.
 
 use std::collections::HashMap;
 
@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use super::keywords::{DATA, MAPS};
 
-/// A schema and the names of its parts.
+/// A schema document and the names of its parts.
 pub(super) struct Document<'d> {
     pub(super) root: &'d Value,
-    /// The pointer of each `$id`, as it is written.
+    /// The pointer to each `$id`, by its text.
     ids: HashMap<&'d str, String>,
-    /// The pointer of each anchor.
+    /// The pointer to each anchor.
     anchors: HashMap<&'d str, String>,
 }
 
@@ -66,7 +66,7 @@ impl<'d> Document<'d> {
         pointer.truncate(length);
     }
 
-    /// The pointer that a reference stands for, where there is something.
+    /// The pointer that a reference resolves to, if its target exists.
     pub(super) fn resolve(&self, reference: &str) -> Option<String> {
         let (base, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let base = match base {
@@ -82,25 +82,25 @@ impl<'d> Document<'d> {
         self.root.pointer(&pointer).map(|_| pointer)
     }
 
-    /// A part by its `$id`; a relative one by the end of an absolute one.
+    /// Finds a part by its `$id`. A relative one may match the end of an absolute one.
     pub(super) fn resource(&self, base: &str) -> Option<&String> {
         let is_end = |id: &str| id.strip_suffix(base).is_some_and(|start| start.ends_with('/'));
         let by_end = || self.ids.iter().find(|(id, _)| is_end(id)).map(|(_, pointer)| pointer);
         self.ids.get(base).or_else(by_end)
     }
 
-    /// The schema that a reference leads to.
+    /// The schema that a reference resolves to.
     pub(super) fn get(&self, reference: &str) -> Option<&'d Value> {
         self.root.pointer(&self.resolve(reference)?)
     }
 }
 
-/// A name as a step of a JSON pointer.
+/// Escapes a name for use in a JSON pointer.
 pub(super) fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-/// A text with `%2F` and the like read.
+/// Decodes `%2F` and the like.
 fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,20 +1,20 @@
-//! Formats as regular expressions, and what published libraries write with look-around.
+//! Regular expressions for formats, and replacements for look-around patterns of common libraries.
 
-/// A year from 0001.
+/// Years from 0001.
 const YEAR: &str = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)";
-/// A year with a 29th of February.
+/// Leap years.
 const LEAP_YEAR: &str =
     "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)";
 const TIME: &str = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])";
 const BYTE: &str = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
-/// What stands in a path of a URI.
+/// Characters in the path of a URI.
 const PCHAR: &str = "(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})";
 
-/// A text in base64.
+/// Text in base64.
 pub(super) const BASE64: &str =
     "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$";
 
-/// The values of `format` that are enforced. Any other restricts nothing.
+/// The values of `format` that are enforced. All others are ignored.
 pub const FORMATS: [&str; 19] = [
     "date-time",
     "date",
@@ -37,11 +37,11 @@ pub const FORMATS: [&str; 19] = [
     "json-pointer",
 ];
 
-/// What a text of this format looks like, from its begin to its end: never more than the standard
-/// allows, and where that is disputed, what readers agree on. `is_alone`: names are no longer than hosts
-/// have them. Counting them beside another pattern would be too much.
+/// A regular expression for a complete text of this format. It matches no more than the standard
+/// allows, and in disputed cases only what all readers accept. With `is_alone` names are limited to
+/// the length of host names; counting is too expensive next to another pattern.
 pub(super) fn regex(format: &str, is_alone: bool) -> Option<String> {
-    // Two hyphens in a row mean more than they say, and are left out.
+    // Two hyphens in a row have a special meaning, so they are excluded.
     let label = if is_alone {
         "[a-zA-Z0-9](?:-?[a-zA-Z0-9]){0,30}"
     } else {
@@ -108,7 +108,7 @@ fn duration(number: &str) -> String {
 fn ipv6() -> String {
     let hex = "[0-9a-fA-F]{1,4}";
     let mut forms = vec![format!("(?:{hex}:){{7}}{hex}")];
-    // The gap stands for two groups at least.
+    // The gap stands for at least two groups.
     for before in 0..=6 {
         let head = match before {
             0 => String::new(),
@@ -125,7 +125,8 @@ fn ipv6() -> String {
     format!("(?:{})", forms.join("|"))
 }
 
-/// Patterns that libraries write into every schema of a kind, with look-around; and the same without.
+/// Look-around patterns that libraries write into their schemas, and equivalents without
+/// look-around.
 pub(super) fn published(pattern: &str) -> Option<String> {
     const EMAIL: &str = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$";
     const DURATION: &str = r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$";
@@ -135,7 +136,7 @@ pub(super) fn published(pattern: &str) -> Option<String> {
                 .to_owned(),
         ),
         DURATION => {
-            // Any of the parts may be left out, but not all of a side.
+            // Any part may be omitted, but not all parts of a side.
             let date = "(?:[0-9]+Y(?:[0-9]+M)?(?:[0-9]+D)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)";
             let second = "[0-9]+(?:[.,][0-9]+)?S";
             let time = format!(

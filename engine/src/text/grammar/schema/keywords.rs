@@ -1,24 +1,24 @@
-//! What becomes of each keyword.
+//! The treatment of each keyword.
 
-/// What becomes of a keyword.
+/// The treatment of a keyword.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Treatment {
-    /// Every answer keeps to it, within what the row says.
+    /// It is enforced for every answer, within the bounds in the row.
     Enforced,
-    /// It restricts nothing here, and is taken out.
+    /// It restricts nothing here and is removed.
     Note,
-    /// A schema that has it is refused, but for what the row says.
+    /// A schema with it is rejected, apart from the exceptions in the row.
     Refused,
 }
 
 /// A row of the table of keywords.
 #[derive(Debug, Clone, Copy)]
 pub struct Keyword {
-    /// As it stands in a schema.
+    /// The name in a schema.
     pub name: &'static str,
-    /// What becomes of it.
+    /// Its treatment.
     pub treatment: Treatment,
-    /// What else there is to say: bounds, exceptions, or what to do instead. May be empty.
+    /// Further notes: bounds, exceptions, or alternatives. May be empty.
     pub says: &'static str,
 }
 
@@ -34,7 +34,7 @@ const fn refused(name: &'static str, says: &'static str) -> Keyword {
     Keyword { name, treatment: Treatment::Refused, says }
 }
 
-/// Every keyword that is known. Any other is a note.
+/// All known keywords. All others are treated as notes.
 pub const KEYWORDS: &[Keyword] = &[
     enforced("type", ""),
     enforced("enum", "numbers up to 2^53"),
@@ -136,13 +136,13 @@ pub const KEYWORDS: &[Keyword] = &[
     note("discriminator", ""),
 ];
 
-/// The row of a keyword.
+/// The table's row for a keyword.
 pub(super) fn row(name: &str) -> Option<&'static Keyword> {
     KEYWORDS.iter().find(|keyword| keyword.name == name)
 }
 
-/// Of these keywords the values are no schemas.
+/// Keywords whose values are not schemas.
 pub(super) const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
-/// The fields of these are schemas under names of the client's.
+/// Keywords whose fields are schemas under names that the client chooses.
 pub(super) const MAPS: [&str; 6] =
     ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];

@@ -1,14 +1,14 @@
-//! What is made of a JSON schema before it becomes a grammar.
+//! Prepares a JSON schema for its translation to a grammar.
 //!
-//! [`prepare`] takes out what restricts nothing, says in simpler keywords what llguidance knows in
-//! part only, and refuses what cannot be enforced, by the table [`KEYWORDS`]. What comes out has
-//! `type`, `properties`, `patternProperties`, `additionalProperties`, `required`, `minProperties`,
-//! `maxProperties`, `prefixItems`, `items`, `minItems`, `maxItems`, `minLength`, `maxLength`, `pattern`,
-//! the bounds of numbers, `multipleOf`, `enum`, `const`, `allOf`, `anyOf` and `$ref` into its own `$defs`,
-//! and each part says in `$comment` where it comes from.
+//! [`prepare`] removes what restricts nothing, replaces keywords that llguidance supports only in
+//! part by simpler ones, and rejects what cannot be enforced, following the table [`KEYWORDS`]. The
+//! result uses `type`, `properties`, `patternProperties`, `additionalProperties`, `required`,
+//! `minProperties`, `maxProperties`, `prefixItems`, `items`, `minItems`, `maxItems`, `minLength`,
+//! `maxLength`, `pattern`, the bounds of numbers, `multipleOf`, `enum`, `const`, `allOf`, `anyOf`
+//! and `$ref` into its own `$defs`. Each part has its origin in `$comment`.
 //!
-//! Every schema that comes out can be completed, from wherever an answer stands: a part that has no
-//! value, or none of finite length, is left out of choices, and refused where it has to be.
+//! An answer can always be completed, from any point in it: a part without a value, or without a
+//! value of finite length, is removed from choices, and rejected where it is required.
 
 mod arrays;
 mod automaton;

@@ -1,4 +1,4 @@
-//! Names of properties: those that `propertyNames` allows, and those that patterns match.
+//! Property names: those that `propertyNames` allows, and those that patterns match.
 
 use serde_json::{Map, Value, json};
 
@@ -10,20 +10,20 @@ use super::rewrite::is_true;
 use super::types::Types;
 use crate::text::grammar::error::GrammarError;
 
-/// A pattern that matches at most so many names beside the declared ones is written as properties.
+/// A pattern that matches at most this many undeclared names is written as properties.
 const FEW_NAMES: usize = 6;
 
-/// What `propertyNames` asks for.
+/// The restrictions of `propertyNames`.
 #[derive(Default)]
 struct Names {
-    /// One of these.
+    /// One of these names.
     listed: Option<Vec<String>>,
-    /// What all of these match.
+    /// A name that all of these match.
     regexes: Vec<String>,
 }
 
 impl Pass<'_> {
-    /// `propertyNames`, put into the properties themselves. Says whether there may be any.
+    /// Applies `propertyNames` to the properties. Returns whether any property is possible.
     pub(super) fn names(
         &mut self,
         fields: &Map<String, Value>,
@@ -63,7 +63,7 @@ impl Pass<'_> {
         Ok(true)
     }
 
-    /// Reads a schema of names. `None`: it is overlooked; `false`: there is no such name.
+    /// Reads a schema of names. `None`: it is ignored; `false`: no name matches.
     fn read_names(
         &mut self,
         schema: &Value,
@@ -98,7 +98,7 @@ impl Pass<'_> {
                 }
                 "format" => {
                     let regex = value.as_str().and_then(|name| formats::regex(name, true));
-                    // Beside a pattern the format is what the pattern says.
+                    // Next to a pattern, the format is handled as part of the pattern.
                     if !fields.contains_key("pattern") {
                         names.regexes.extend(regex.map(|regex| format!("^(?:{regex})$")));
                     }
@@ -137,7 +137,7 @@ impl Pass<'_> {
         Ok(Some(true))
     }
 
-    /// All names match these expressions.
+    /// Requires all names to match these expressions.
     fn hold_names(
         &mut self,
         regexes: &[String],
@@ -159,7 +159,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// A pattern of names as one expression. `None`: it is overlooked.
+    /// The expression for a pattern of names. `None`: the pattern is ignored.
     pub(super) fn name_regex(
         &mut self,
         pattern: &str,
@@ -195,9 +195,9 @@ impl Pass<'_> {
         }
     }
 
-    /// Patterns that match few names become properties of these names; those that share names are
-    /// told apart. llguidance does not see that a pattern has no name left but the declared ones, and
-    /// knows only patterns without common names.
+    /// Replaces patterns that match few names by properties with these names, and makes patterns
+    /// with common names disjoint. llguidance supports only disjoint patterns, and does not notice
+    /// when a pattern matches no undeclared name.
     pub(super) fn tell_patterns_apart(
         &mut self,
         properties: &mut Properties,
@@ -223,7 +223,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Adds a pattern to those that have no common names.
+    /// Adds a pattern to the disjoint patterns.
     fn add_pattern(
         &mut self,
         all: &mut Vec<(String, Value)>,
@@ -275,7 +275,7 @@ impl Pass<'_> {
     }
 }
 
-/// Both schemas hold.
+/// A schema that requires both.
 fn both(one: Value, other: Value) -> Value {
     match (one, other) {
         (Value::Bool(true), schema) | (schema, Value::Bool(true)) => schema,

@@ -9,11 +9,11 @@ use super::types::Types;
 use crate::limits::SCHEMA_DIVISOR;
 use crate::text::grammar::error::GrammarError;
 
-/// An end of a range: the number, and whether it is itself outside.
+/// A bound of a range: the number, and whether it is exclusive.
 type End = Option<(f64, bool)>;
 
 impl Pass<'_> {
-    /// `minimum`, `maximum`, their exclusive forms, and `multipleOf`.
+    /// Handles `minimum`, `maximum`, their exclusive forms, and `multipleOf`.
     pub(super) fn numbers(
         &mut self,
         fields: &Map<String, Value>,
@@ -34,7 +34,7 @@ impl Pass<'_> {
         let divisor = self.divisor(fields, place)?;
         let step = divisor.and_then(decimal);
         if divisor.is_some() {
-            // Of longer numbers readers see too few digits to divide them.
+            // Readers lose digits of longer numbers, so divisibility would be wrong.
             low = low.or(Some((-EXACT, false)));
             high = high.or(Some((EXACT, false)));
         }
@@ -61,7 +61,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// `multipleOf`, where it can be enforced.
+    /// The `multipleOf` of a schema, if it can be enforced.
     fn divisor<'v>(
         &self,
         fields: &'v Map<String, Value>,
@@ -79,7 +79,8 @@ impl Pass<'_> {
     }
 }
 
-/// The nearer of two ends. `sign` is 1 for the lower one. Beyond [`EXACT`] it is there.
+/// The stricter of two bounds. `sign` is 1 for the lower bound. Bounds beyond [`EXACT`] are
+/// clamped.
 fn end(
     fields: &Map<String, Value>,
     (name, exclusive): (&str, &str),
@@ -105,8 +106,8 @@ fn end(
     Ok(nearer.map(|(n, out)| if n * sign < -EXACT { (-EXACT * sign, false) } else { (n, out) }))
 }
 
-/// llguidance takes an end in that is a whole number and itself outside, where the other end is less
-/// than 1 away. Such an end is moved inwards a little.
+/// llguidance treats an exclusive whole-number bound as inclusive if the other bound is less than 1
+/// away. Such a bound is moved inwards a little.
 fn without_whole_ends(low: End, high: End) -> (End, End) {
     const LITTLE: f64 = 1e-9;
     let (Some((from, from_out)), Some((to, to_out))) = (low, high) else { return (low, high) };
@@ -120,7 +121,7 @@ fn without_whole_ends(low: End, high: End) -> (End, End) {
     (Some(low), Some(high))
 }
 
-/// Whether there is a number between the ends, one that can be written.
+/// Whether the range contains a number that can be written.
 fn has_value(low: End, high: End, step: Option<(u128, u32)>, is_integer: bool) -> bool {
     let (from, from_out) = low.unwrap_or((-EXACT, false));
     let (to, to_out) = high.unwrap_or((EXACT, false));
@@ -140,8 +141,8 @@ fn has_value(low: End, high: End, step: Option<(u128, u32)>, is_integer: bool) -
     first * step < to || (first * step == to && !to_out)
 }
 
-/// Refuses divisors of which several may have to hold at once, where schemas are put together, and that
-/// would take too long then: llguidance looks at each remainder, without a limit of its own.
+/// Rejects divisors that may apply together, where schemas are combined, and would then take too
+/// long: llguidance tracks every remainder, without a limit of its own.
 pub(super) fn check_divisors(schema: &Value) -> Result<(), GrammarError> {
     let (mut found, mut are_combined) = (Vec::new(), false);
     collect_divisors(schema, &mut found, &mut are_combined);
@@ -165,8 +166,8 @@ fn is_countable(number: &Number) -> bool {
     decimal(number).is_some_and(|(units, _)| (1..=SCHEMA_DIVISOR).contains(&units))
 }
 
-/// Whether llguidance, which multiplies a float by ten until nothing is left behind its point, reads
-/// the number that is written.
+/// Whether llguidance reads this number exactly: it multiplies a float by ten until no fraction is
+/// left.
 fn is_read_alike(number: &Number) -> bool {
     const MOST_DIGITS: u32 = 20;
     let mut value = number.as_f64().unwrap_or(0.0);
@@ -180,7 +181,7 @@ fn is_read_alike(number: &Number) -> bool {
     })
 }
 
-/// Finds every `multipleOf`, and whether there is anything by which two may hold for one number.
+/// Collects every `multipleOf`, and whether any two may apply to the same number.
 fn collect_divisors<'a>(schema: &'a Value, found: &mut Vec<&'a Number>, are_combined: &mut bool) {
     match schema {
         Value::Array(items) => {
@@ -201,7 +202,7 @@ fn collect_divisors<'a>(schema: &'a Value, found: &mut Vec<&'a Number>, are_comb
     }
 }
 
-/// A number as so many units of ten to the minus so many. `None` for those that are negative or too
+/// A number as an integer and a negative power of ten. `None` for numbers that are negative or too
 /// long.
 fn decimal(number: &Number) -> Option<(u128, u32)> {
     let text = number.to_string();

@@ -1,4 +1,4 @@
-//! Properties of objects.
+//! Keywords of objects.
 
 use serde_json::{Map, Value, json};
 
@@ -8,12 +8,12 @@ use super::rewrite::{Parts, is_true};
 use super::types::Types;
 use crate::text::grammar::error::GrammarError;
 
-/// The properties that an object may have, each with its schema.
+/// The properties of an object, each with its schema.
 pub(super) struct Properties {
     pub(super) declared: Map<String, Value>,
-    /// Regular expressions of names. What a declared name matches holds beside its own schema.
+    /// Regular expressions of names. They apply to declared names as well.
     pub(super) patterns: Vec<(String, Value)>,
-    /// All others.
+    /// The schema of all other properties.
     pub(super) others: Value,
     pub(super) required: Vec<String>,
 }
@@ -22,19 +22,19 @@ pub(super) struct Properties {
 #[derive(Default)]
 struct Evaluated {
     names: Vec<String>,
-    /// Patterns of names, as the schema has them.
+    /// Patterns of names, as written in the schema.
     patterns: Vec<String>,
     has_all: bool,
 }
 
 impl Properties {
-    /// Whether there may be names that are not declared.
+    /// Whether undeclared names are possible.
     pub(super) fn is_open(&self) -> bool {
         let all = self.patterns.iter().map(|(_, schema)| schema).chain([&self.others]);
         all.into_iter().any(|schema| *schema != Value::Bool(false))
     }
 
-    /// What holds for a name that is not declared, by the patterns and `others`.
+    /// The schema for an undeclared name, from the patterns and `others`.
     pub(super) fn undeclared(&self, name: &str) -> Value {
         let matching =
             self.patterns.iter().filter(|(regex, _)| super::automaton::matches(regex, name));
@@ -48,7 +48,7 @@ impl Properties {
 }
 
 impl Pass<'_> {
-    /// All keywords of objects.
+    /// Handles all keywords of objects.
     pub(super) fn object(
         &mut self,
         fields: &Map<String, Value>,
@@ -92,7 +92,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Schemas under names.
+    /// Rewrites a map of schemas.
     fn map(
         &mut self,
         fields: &Map<String, Value>,
@@ -124,7 +124,7 @@ impl Pass<'_> {
         Ok(all)
     }
 
-    /// `unevaluatedProperties`, said of the names that nothing beside it evaluates.
+    /// `unevaluatedProperties`, applied to the names that no other keyword evaluates.
     fn unevaluated(
         &mut self,
         fields: &Map<String, Value>,
@@ -156,7 +156,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Finds the names that a schema evaluates. Says whether all of them can be told.
+    /// Collects the names that a schema evaluates. Returns whether they are known completely.
     fn evaluated(&self, fields: &Map<String, Value>, found: &mut Evaluated, depth: usize) -> bool {
         const MOST_LEVELS: usize = 8;
         const UNTOLD: [&str; 6] =
@@ -184,7 +184,7 @@ impl Pass<'_> {
         })
     }
 
-    /// What has to hold when a property is there.
+    /// Handles requirements that depend on the presence of a property.
     fn dependencies(
         &mut self,
         fields: &Map<String, Value>,

@@ -1,21 +1,21 @@
-//! One pass over a schema, and the places in it that errors name.
+//! A pass over a schema, and the locations in it for error messages.
 
 use serde_json::Value;
 
 use super::document::{Document, escape};
 use crate::text::grammar::error::GrammarError;
 
-/// Where a part of what [`super::prepare`] makes stands in the schema: a JSON pointer.
+/// The keyword that holds the JSON pointer to a part's origin in the schema.
 pub(in crate::text::grammar) const PLACE: &str = "$comment";
 
-/// A longer pointer is cut. It is for people, who find the place by its beginning.
+/// Longer pointers are truncated. People find the location by its beginning.
 pub(super) const PLACE_CHARS: usize = 200;
 
-/// Where a part stands.
+/// The location of a part.
 pub(super) enum Place<'a> {
-    /// Where a definition, or the whole, begins: a JSON pointer.
+    /// The start of a definition or of the whole schema: a JSON pointer.
     Root(&'a str),
-    /// A field of what stands there.
+    /// A field of another location.
     Field(&'a Place<'a>, &'a str),
 }
 
@@ -50,30 +50,30 @@ impl std::fmt::Display for Place<'_> {
     }
 }
 
-/// A pointer, as an error names it.
+/// A pointer as shown in an error.
 pub(in crate::text::grammar) fn named(pointer: &str) -> String {
     if pointer.is_empty() { "the root".to_owned() } else { pointer.to_owned() }
 }
 
-/// It is wrong, whoever reads it.
+/// The error for a schema that is invalid for every reader.
 pub(super) fn wrong(place: &Place<'_>, what: impl std::fmt::Display) -> GrammarError {
     GrammarError::Invalid(format!("{what}, at {place}"))
 }
 
-/// One pass over a schema.
+/// A pass over a schema.
 pub(super) struct Pass<'d> {
     pub(super) document: &'d Document<'d>,
     pub(super) exactly: bool,
-    /// What is referred to: pointers into the document, and what becomes of them.
+    /// Referenced definitions: pointers into the document, and the rewritten schemas.
     pub(super) definitions: Vec<(String, Option<Value>)>,
-    /// Why the first part that allows nothing does so.
+    /// Why the first part that allows no value does so.
     pub(super) reason: Option<String>,
-    /// How many variants of objects were written out.
+    /// Number of object variants that were written out.
     pub(super) variants: usize,
 }
 
 impl Pass<'_> {
-    /// What cannot be enforced is an error, or overlooked where that was asked for.
+    /// Handles what cannot be enforced: an error, unless the request allows to ignore it.
     pub(super) fn cannot(
         &self,
         place: &Place<'_>,
@@ -88,7 +88,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Nothing validates here; the first reason is told.
+    /// A schema that allows no value. The first reason is reported.
     pub(super) fn nothing(&mut self, place: &Place<'_>, why: impl std::fmt::Display) -> Value {
         self.reason.get_or_insert_with(|| format!("{why}, at {place}"));
         Value::Bool(false)

@@ -1,4 +1,4 @@
-//! From a schema to one that llguidance compiles.
+//! Translates a schema to one that llguidance compiles.
 
 use serde_json::{Map, Value};
 
@@ -6,11 +6,11 @@ use super::document::Document;
 use super::pass::{Pass, Place};
 use crate::text::grammar::error::GrammarError;
 
-/// A schema that llguidance compiles, and that says the same as this one.
+/// Returns an equivalent schema that llguidance compiles.
 ///
 /// # Errors
-/// [`GrammarError::Invalid`] when it is no schema, when nothing validates against it, or, if `exactly`,
-/// when it has what cannot be enforced; otherwise that is overlooked.
+/// [`GrammarError::Invalid`] if it is not a valid schema, if no value validates against it, or,
+/// with `exactly`, if it has parts that cannot be enforced; otherwise these parts are ignored.
 pub(in crate::text::grammar) fn prepare(
     schema: &Value,
     exactly: bool,

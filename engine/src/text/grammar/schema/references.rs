@@ -1,4 +1,4 @@
-//! What a `$ref` leads to.
+//! Resolves `$ref`.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::pass::{Pass, Place, wrong};
 use crate::text::grammar::error::GrammarError;
 
 impl Pass<'_> {
-    /// The reference to a definition, which is written later.
+    /// A reference to a definition, which is rewritten later.
     pub(super) fn reference(
         &mut self,
         value: &Value,
@@ -27,7 +27,7 @@ impl Pass<'_> {
         Ok(json!({"$ref": format!("#/$defs/{n}")}))
     }
 
-    /// All that is referred to, in the order of its numbers.
+    /// All referenced definitions, in the order of their numbers.
     pub(super) fn definitions(&mut self) -> Result<Vec<Value>, GrammarError> {
         let mut n = 0;
         while let Some((pointer, _)) = self.definitions.get(n) {
@@ -42,7 +42,7 @@ impl Pass<'_> {
     }
 }
 
-/// The number of the definition that a part of what we wrote refers to.
+/// The number of the definition that a rewritten `$ref` refers to.
 pub(super) fn target(reference: &Value) -> Option<usize> {
     reference.as_str()?.strip_prefix("#/$defs/")?.parse().ok()
 }

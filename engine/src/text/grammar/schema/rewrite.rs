@@ -1,4 +1,4 @@
-//! One schema: its keywords, and how they hold together.
+//! Rewrites one schema: each keyword, and the combination of all.
 
 use serde_json::{Map, Value, json};
 
@@ -7,21 +7,21 @@ use super::pass::{PLACE, Pass, Place, wrong};
 use super::types::Types;
 use crate::text::grammar::error::GrammarError;
 
-/// Up to here every integer is a float of its own.
+/// Up to this number every integer has an exact float.
 pub(super) const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// What holds at one place.
+/// The restrictions at one location.
 pub(super) struct Parts {
-    /// The types that a value may have.
+    /// The possible types of a value.
     pub(super) types: Types,
-    /// Keywords of the part itself.
+    /// Keywords of the rewritten schema itself.
     pub(super) own: Map<String, Value>,
-    /// Schemas that hold beside it.
+    /// Other schemas that apply as well.
     pub(super) also: Vec<Value>,
 }
 
 impl Pass<'_> {
-    /// Rewrites one schema, and what is in it.
+    /// Rewrites a schema and its parts.
     pub(super) fn schema(
         &mut self,
         schema: &Value,
@@ -40,7 +40,7 @@ impl Pass<'_> {
         self.array(fields, &mut parts, place)?;
         self.object(fields, &mut parts, place)?;
         self.not(fields, &mut parts, place)?;
-        // Properties come in the order in which the schema has them, its own and those of others.
+        // Properties keep the order of the schema, whether they come from itself or from its parts.
         let begin = fields.keys().position(|name| name == "properties").unwrap_or(usize::MAX);
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for (n, (name, value)) in fields.iter().enumerate() {
@@ -80,7 +80,7 @@ impl Pass<'_> {
         Ok(all_of(all.collect(), place))
     }
 
-    /// Keywords that the table refuses, unless they restrict nothing.
+    /// Checks keywords that the table rejects, unless they restrict nothing.
     fn check_refused(
         &self,
         fields: &Map<String, Value>,
@@ -105,7 +105,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// A list of schemas.
+    /// Rewrites a list of schemas.
     fn list(&mut self, value: &Value, place: &Place<'_>) -> Result<Vec<Value>, GrammarError> {
         let Some(schemas) = value.as_array().filter(|schemas| !schemas.is_empty()) else {
             return Err(wrong(place, "a list of schemas is needed"));
@@ -114,7 +114,7 @@ impl Pass<'_> {
         schemas.iter().enumerate().map(step).collect()
     }
 
-    /// `const` and `enum`: those values that may be.
+    /// Handles `const` and `enum`: keeps the possible values.
     fn values(
         &mut self,
         name: &str,
@@ -148,7 +148,7 @@ impl Pass<'_> {
         Ok(json!({"enum": left}))
     }
 
-    /// `not`, of what can be said without it.
+    /// Handles `not`, if it can be expressed without it.
     fn not(
         &mut self,
         fields: &Map<String, Value>,
@@ -161,7 +161,7 @@ impl Pass<'_> {
             parts.also.push(self.nothing(&place, "not everything"));
             return Ok(());
         }
-        // What `types` and `values` have seen to.
+        // These are already handled by `types` and `values`.
         let is_values = not.as_object().is_some_and(|not| {
             not.keys().all(|name| matches!(name.as_str(), "const" | "enum" | "type"))
                 && (not.contains_key("const") ^ not.contains_key("enum"))
@@ -183,7 +183,7 @@ impl Pass<'_> {
         self.cannot(&place, "not", row("not").map_or("", |row| row.says))
     }
 
-    /// `if` that is decided already.
+    /// Handles an `if` whose result is known.
     fn condition(
         &mut self,
         fields: &Map<String, Value>,
@@ -194,7 +194,7 @@ impl Pass<'_> {
         branch.map(|branch| self.schema(branch, place)).transpose()
     }
 
-    /// A size or a count, where it is there.
+    /// Reads a size or a count, if present.
     pub(super) fn count(
         &self,
         fields: &Map<String, Value>,
@@ -213,7 +213,7 @@ impl Pass<'_> {
     }
 }
 
-/// All of these at once.
+/// A schema that requires all of these.
 fn all_of(parts: Vec<Value>, place: &Place<'_>) -> Value {
     if parts.contains(&Value::Bool(false)) {
         return Value::Bool(false);
@@ -227,7 +227,7 @@ fn all_of(parts: Vec<Value>, place: &Place<'_>) -> Value {
     }
 }
 
-/// Whether a schema allows everything, by its looks.
+/// Whether a schema obviously allows everything.
 pub(super) fn is_true(schema: &Value) -> bool {
     match schema {
         Value::Object(fields) => {
@@ -247,8 +247,8 @@ fn none_needed(fields: &Map<String, Value>) -> bool {
         && !fields.contains_key("maxContains")
 }
 
-/// Whether an answer can hold this value: numbers that a float holds, and no characters that JSON can
-/// write by their code only.
+/// Whether an answer can contain this value: numbers must fit a float, and strings must not have
+/// characters that JSON can only write as `\u` escapes.
 fn can_be_written(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(_) => true,

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::prepare;
 
-/// What a schema becomes, without where its parts come from.
+/// The prepared schema, without the origins of its parts.
 fn prepared(schema: Value) -> Value {
     let mut made = prepare(&schema, true).unwrap_or_else(|error| panic!("{error}: {schema}"));
     without_places(&mut made);
@@ -19,7 +19,7 @@ fn without_places(schema: &mut Value) {
 }
 
 #[test]
-fn what_restricts_nothing_is_taken_out() {
+fn keywords_without_effect_are_removed() {
     for neutral in [
         json!({"propertyNames": {"type": "string"}}),
         json!({"propertyNames": {"description": "any"}}),
@@ -49,7 +49,7 @@ fn what_restricts_nothing_is_taken_out() {
     }
 }
 
-/// Why a schema is refused.
+/// The error for a rejected schema.
 fn refusal(schema: Value) -> String {
     match prepare(&schema, true) {
         Err(error) => error.to_string(),
@@ -90,7 +90,7 @@ fn a_refusal_names_keyword_and_place() {
         let what = refusal(in_tags(schema.clone()));
         assert!(what.contains(words) && what.contains(place), "{schema}: {what}");
     }
-    // What is refused behind a reference is named where it stands.
+    // An error behind a reference names the location of the referenced part.
     let behind = json!({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"uniqueItems": true}}}});
     assert!(refusal(behind).contains("uniqueItems at /$defs/a/items"));
     let long = json!({"properties": {"n".repeat(900): {"uniqueItems": true}}});
@@ -98,7 +98,7 @@ fn a_refusal_names_keyword_and_place() {
 }
 
 #[test]
-fn what_cannot_be_enforced_is_overlooked_where_that_is_asked() {
+fn unenforceable_keywords_are_ignored_on_request() {
     let schema = json!({"type": "array", "uniqueItems": true, "items": {
         "oneOf": [{"type": "integer"}, {"type": "number"}], "if": {"type": "null"}, "then": false}});
     let made = prepare(&schema, false).unwrap();
@@ -111,7 +111,7 @@ fn a_divisor_at_its_limit() {
     let multiple = |n: u128| json!({"type": "integer", "multipleOf": n as u64});
     assert!(prepare(&multiple(SCHEMA_DIVISOR), true).is_ok());
     assert!(refusal(multiple(SCHEMA_DIVISOR + 1)).contains("multipleOf at the root"));
-    // Of two their least common multiple counts.
+    // For two divisors, their least common multiple counts.
     let two = |n: u128| json!({"allOf": [multiple(2), multiple(n)]});
     assert!(prepare(&two(SCHEMA_DIVISOR), true).is_ok());
     assert!(refusal(two(SCHEMA_DIVISOR / 2 + 1)).contains("least common multiple"));
@@ -120,7 +120,7 @@ fn a_divisor_at_its_limit() {
 #[test]
 fn selections_at_their_limit() {
     use crate::limits::SCHEMA_VARIANTS;
-    // Three of four properties, in as many objects as there is room for, and one more.
+    // Three of four properties, in the maximum number of objects, and one more.
     let one = json!({"type": "object", "additionalProperties": false, "minProperties": 3,
                      "properties": {"a": {}, "b": {}, "c": {}, "d": {}}});
     let many = |objects: usize| json!({"anyOf": vec![one.clone(); objects]});
@@ -130,7 +130,7 @@ fn selections_at_their_limit() {
 }
 
 #[test]
-fn what_cannot_be_completed_is_left_out() {
+fn parts_that_cannot_be_completed_are_removed() {
     let endless =
         json!({"type": "object", "required": ["n"], "properties": {"n": {"$ref": "#/$defs/n"}}});
     let definitions = json!({"n": endless});
@@ -157,7 +157,7 @@ fn what_cannot_be_completed_is_left_out() {
 
 #[test]
 fn patterns_of_names_are_told_apart() {
-    // All names of the pattern are declared, so that none is left.
+    // All names that match the pattern are declared, so no other name is left.
     let made = prepared(json!({"type": "object", "properties": {"score": {"type": "integer"}},
                                "patternProperties": {"^score$": {"minimum": 0}}}));
     assert!(made.get("patternProperties").is_none(), "{made}");
@@ -172,7 +172,7 @@ fn patterns_of_names_are_told_apart() {
 
 #[test]
 fn a_class_without_quotes_has_none() {
-    // llguidance takes a class with all control characters to have quotes and backslashes too.
+    // llguidance assumes that a class with all control characters also has quotes and backslashes.
     for (pattern, regex) in [
         ("^[^\"]+$", r#"^[^\x00"]+$"#),
         ("[\\d.]", r"[[0-9.]&&[^\x00]]"),

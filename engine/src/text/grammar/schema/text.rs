@@ -1,4 +1,4 @@
-//! Strings: lengths, patterns, formats.
+//! Keywords of strings: lengths, patterns, formats.
 
 use serde_json::{Map, Value, json};
 
@@ -10,7 +10,7 @@ use super::types::Types;
 use crate::text::grammar::error::GrammarError;
 
 impl Pass<'_> {
-    /// `minLength`, `maxLength`, `pattern` and `format`.
+    /// Handles `minLength`, `maxLength`, `pattern` and `format`.
     pub(super) fn text(
         &mut self,
         fields: &Map<String, Value>,
@@ -89,8 +89,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The expression of the texts that `not` excludes, where it excludes texts and nothing else does
-    /// see to it.
+    /// The expression of the texts that `not` excludes, if it excludes only texts and nothing else
+    /// handles it.
     pub(super) fn never(
         &self,
         fields: &Map<String, Value>,
@@ -107,7 +107,7 @@ impl Pass<'_> {
         let values: Vec<&Value> = match others.as_slice() {
             [name] if kind && *name == "pattern" => {
                 let patterns = self.pattern(not, &place.field("not"))?;
-                // Not both of two is more than can be said.
+                // The negation of two restrictions cannot be expressed.
                 return Ok(<[String; 1]>::try_from(patterns).ok().map(|[pattern]| pattern));
             }
             [name] if kind && *name == "const" => vec![&not["const"]],
@@ -121,7 +121,7 @@ impl Pass<'_> {
         Ok((!texts.is_empty()).then(|| format!("^(?:{})$", texts.join("|"))))
     }
 
-    /// The regular expressions of `pattern`, all of which match.
+    /// The regular expressions of `pattern`, all of which must match.
     pub(super) fn pattern(
         &self,
         fields: &Map<String, Value>,
@@ -133,8 +133,8 @@ impl Pass<'_> {
         self.regexes(pattern, place)
     }
 
-    /// A regular expression as JSON Schema has them (ECMAScript's), in Rust's syntax: all of these
-    /// match. None: it is overlooked.
+    /// Translates a regular expression of JSON Schema (ECMAScript syntax) to Rust expressions, all
+    /// of which must match. `None`: it is ignored.
     pub(super) fn regexes(
         &self,
         pattern: &str,
@@ -151,11 +151,11 @@ impl Pass<'_> {
     }
 }
 
-/// Why a regular expression is not read.
+/// Why a regular expression cannot be read.
 enum Unread {
-    /// It is none.
+    /// It is invalid.
     Wrong(String),
-    /// It asks for what cannot be enforced.
+    /// It has a part that cannot be enforced.
     Unknown(&'static str),
 }
 
@@ -206,7 +206,7 @@ fn readable(regex: &str) -> Result<(), Unread> {
 /// A look-ahead: whether its expression must match, and the expression.
 type LookAhead<'p> = (bool, &'p str);
 
-/// The look-aheads right after `^`, and the rest of the pattern.
+/// The look-aheads right after `^`, and the remaining pattern.
 fn looks_ahead(pattern: &str) -> Result<(Vec<LookAhead<'_>>, &str), Unread> {
     let Some(mut rest) = pattern.strip_prefix('^') else { return Ok((Vec::new(), pattern)) };
     let mut ahead = Vec::new();
@@ -222,7 +222,7 @@ fn looks_ahead(pattern: &str) -> Result<(Vec<LookAhead<'_>>, &str), Unread> {
     if ahead.is_empty() { Ok((ahead, pattern)) } else { Ok((ahead, rest)) }
 }
 
-/// Goes through a pattern outside of classes and escapes, with how deep in brackets it is.
+/// Walks through a pattern outside classes and escapes, tracking the depth of brackets.
 fn walk(pattern: &str, mut found: impl FnMut(char, usize) -> bool) -> Option<usize> {
     let (mut depth, mut in_class, mut is_escaped) = (0usize, false, false);
     for (at, c) in pattern.char_indices() {
@@ -249,20 +249,20 @@ fn walk(pattern: &str, mut found: impl FnMut(char, usize) -> bool) -> Option<usi
     None
 }
 
-/// Where the bracket closes that opens first.
+/// The position at which the first bracket closes.
 fn closing(pattern: &str) -> Option<usize> {
     walk(pattern, |c, depth| c == ')' && depth == 0)
 }
 
-/// Whether the pattern is a choice.
+/// Whether the pattern has alternatives at the top level.
 fn has_choice(pattern: &str) -> bool {
     walk(pattern, |c, depth| c == '|' && depth == 0).is_some()
 }
 
-/// ECMAScript's white space.
+/// The white space of ECMAScript.
 const SPACES: &str = r"\t\n\x0B\x0C\r\x20\u{A0}\u{1680}\u{2000}-\u{200A}\u{2028}\u{2029}\u{202F}\u{205F}\u{3000}\u{FEFF}";
 
-/// An expression of ECMAScript's in Rust's syntax.
+/// Translates an ECMAScript expression to Rust's syntax.
 fn translated(pattern: &str) -> Result<String, Unread> {
     let chars: Vec<char> = pattern.chars().collect();
     let (mut regex, mut at, mut in_class, mut is_counting) = (String::new(), 0, false, false);
@@ -274,7 +274,8 @@ fn translated(pattern: &str) -> Result<String, Unread> {
             '\\' => at += escape(rest, in_class, &mut regex)?,
             ']' if in_class => {
                 in_class = false;
-                // A class with all control characters is taken to have quotes and backslashes too.
+                // llguidance assumes that a class with all control characters also has quotes and
+                // backslashes.
                 regex.push_str(if is_negated { "]" } else { r"]&&[^\x00]]" });
             }
             '[' if in_class => regex.push_str(r"\["),
@@ -313,7 +314,7 @@ fn translated(pattern: &str) -> Result<String, Unread> {
     Ok(regex)
 }
 
-/// Whether `{` is followed by how often something comes.
+/// Whether `{` begins a repetition count.
 fn is_count(rest: &[char]) -> bool {
     let end = rest.iter().position(|c| *c == '}').unwrap_or(0);
     let inner = &rest[..end];
@@ -321,11 +322,11 @@ fn is_count(rest: &[char]) -> bool {
         && inner.iter().all(|c| c.is_ascii_digit() || *c == ',')
 }
 
-/// What follows `(`; says how many characters were read.
+/// Translates the text after `(`. Returns the number of characters read.
 fn group(rest: &[char], regex: &mut String) -> Result<usize, Unread> {
     match rest {
         ['?', '=' | '!', ..] | ['?', '<', '=' | '!', ..] => Err(Unread::Unknown(LOOK_AROUND)),
-        // Names of groups mean something else to llguidance.
+        // Group names have another meaning in llguidance.
         ['?', '<', ..] | ['?', 'P', '<', ..] => {
             let end = rest.iter().position(|c| *c == '>');
             let unnamed = || Unread::Wrong("the name of a group does not end".to_owned());
@@ -343,7 +344,7 @@ fn group(rest: &[char], regex: &mut String) -> Result<usize, Unread> {
     }
 }
 
-/// What follows a backslash; says how many characters were read.
+/// Translates the text after a backslash. Returns the number of characters read.
 fn escape(rest: &[char], in_class: bool, regex: &mut String) -> Result<usize, Unread> {
     let Some(&c) = rest.first() else {
         return Err(Unread::Wrong("the pattern ends in a backslash".to_owned()));
@@ -375,7 +376,7 @@ fn escape(rest: &[char], in_class: bool, regex: &mut String) -> Result<usize, Un
         'u' if rest.get(1) != Some(&'{') => return code_units(rest, regex),
         'n' | 'r' | 't' | 'f' | 'v' | 'x' | 'u' => regex.extend(['\\', c]),
         'p' | 'P' => {
-            // Its name is Rust's too, and its brackets are not ours.
+            // Rust uses the same name; its brackets are not ours.
             let end = rest.iter().position(|c| *c == '}').unwrap_or(0);
             regex.push_str(if in_class { "\\" } else { "[\\" });
             regex.extend(&rest[..=end]);
@@ -388,7 +389,7 @@ fn escape(rest: &[char], in_class: bool, regex: &mut String) -> Result<usize, Un
     Ok(1)
 }
 
-/// `\uXXXX`, twice for characters beyond the first plane.
+/// Reads `\uXXXX`, twice for characters beyond the first plane.
 fn code_units(rest: &[char], regex: &mut String) -> Result<usize, Unread> {
     let unit = |rest: &[char]| {
         let digits: String = rest.get(1..5)?.iter().collect();

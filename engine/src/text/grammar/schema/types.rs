@@ -1,11 +1,11 @@
-//! The types that a value may have.
+//! Sets of JSON types.
 
 use serde_json::{Map, Value};
 
 use super::pass::{Pass, Place, wrong};
 use crate::text::grammar::error::GrammarError;
 
-/// A set of types. Numbers are integers and others.
+/// A set of types. Integers and other numbers are separate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Types(u8);
 
@@ -32,7 +32,7 @@ impl Types {
         NAMES.iter().find(|(known, _)| *known == name).map(|(_, bits)| Self(*bits))
     }
 
-    /// What a `type` says; names that are no types are `None`.
+    /// Reads the value of `type`. Returns `None` for names that are not types.
     pub(super) fn read(value: &Value) -> Option<Self> {
         match value {
             Value::String(name) => Self::named(name),
@@ -77,7 +77,7 @@ impl Types {
         self.0 & other.0 != 0
     }
 
-    /// As a schema says it: `None` for all types.
+    /// Returns the value of `type`; `None` for all types.
     pub(super) fn write(self) -> Option<Value> {
         if self == Self::ALL {
             return None;
@@ -94,7 +94,7 @@ impl Types {
 }
 
 impl Pass<'_> {
-    /// The types that `type` and `not` leave.
+    /// The types that `type` and `not` allow.
     pub(super) fn types(
         &self,
         fields: &Map<String, Value>,
@@ -112,7 +112,7 @@ impl Pass<'_> {
         };
         if let Some(not) = fields.get("not").and_then(only_type) {
             let left = types.without(not);
-            // All numbers but integers cannot be said.
+            // The set of all numbers except integers cannot be expressed.
             if left.has(Types::NUMBER) && !left.has(Types::INTEGER) {
                 self.cannot(place, "not", "numbers that are no integers cannot be told")?
             } else {
@@ -123,7 +123,7 @@ impl Pass<'_> {
     }
 }
 
-/// The types of a schema that says nothing else.
+/// The types of a schema without any other keyword.
 pub(super) fn only_type(schema: &Value) -> Option<Types> {
     let fields = schema.as_object()?;
     let restricts = |name: &str| {

@@ -1,6 +1,6 @@
 //! One case of the corpus.
 
-/// A model's template and vocabulary, as far as they tell the format.
+/// The parts of a model's template and vocabulary that identify the format.
 pub(super) struct Family {
     /// Text of the chat template.
     pub(super) template: &'static str,
@@ -8,7 +8,7 @@ pub(super) struct Family {
     pub(super) tokens: &'static [&'static str],
 }
 
-/// An answer, and the parts that it is taken apart into.
+/// An answer, and its expected parts.
 pub(super) struct Case {
     /// The end of the prompt.
     pub(super) prompt: &'static str,

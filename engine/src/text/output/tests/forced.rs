@@ -1,4 +1,4 @@
-//! What a grammar forces a model to write is what the parser of its format reads.
+//! Answers that a grammar forces a model to write are read correctly by the format's parser.
 
 use super::*;
 use crate::text::grammar::{Grammar, Pattern, TokenTrie};
@@ -7,7 +7,7 @@ use crate::types::FinishReason;
 use crate::types::MarkedText;
 
 const END: u32 = 3;
-/// Room for the markers that [`tokenizer`] adds.
+/// The size of the vocabulary, with space for the markers that [`tokenizer`] adds.
 const VOCAB: usize = 100_020;
 
 fn json(schema: Value) -> Pattern {
@@ -29,12 +29,12 @@ impl Harness {
         TokenTrie::new(&self.tokenizer, &[END], VOCAB).unwrap()
     }
 
-    /// Without thoughts, which end when they like.
+    /// A prompt without reasoning, whose length is not constrained.
     fn prompt(&self) -> &'static str {
         self.format.inner.thinking.map_or("", |thinking| thinking.close.text)
     }
 
-    /// Tokens that a grammar allows, one after the other, drawn by `seed`. `None`: it did not end.
+    /// Draws tokens that a grammar allows, using `seed`. `None`: it did not end.
     fn draw(&self, grammar: &Grammar, seed: u32) -> Option<Vec<u32>> {
         let mut constraint = grammar.begin();
         let (mut tokens, mut random) = (Vec::new(), seed);
@@ -56,7 +56,7 @@ impl Harness {
         None
     }
 
-    /// What the parser makes of them, and whether it was cut.
+    /// The parser's result, and whether it was cut.
     fn take(&self, tokens: &[u32], parallel: bool) -> (Vec<Part>, bool) {
         let mut parser = self.format.parser(self.prompt(), &tools(), parallel);
         let mut detokenizer = Detokenizer::new(self.tokenizer.clone(), parser.markers());
@@ -78,7 +78,7 @@ impl Harness {
     }
 }
 
-/// Names and arguments of the calls; anything else is a failure.
+/// Names and arguments of the calls. Any other part fails the test.
 fn calls(parts: &[Part], answer: &str) -> Vec<(String, Value)> {
     let (mut calls, mut arguments) = (Vec::new(), String::new());
     for part in parts {
@@ -91,7 +91,7 @@ fn calls(parts: &[Part], answer: &str) -> Vec<(String, Value)> {
                 arguments.clear();
             }
             Part::Text(text) if text.trim().is_empty() => {}
-            // Harmony may think first.
+            // Harmony may reason first.
             Part::Reasoning(_) => {}
             Part::Text(text) => panic!("text {text:?} in {answer}"),
         }
@@ -130,11 +130,11 @@ fn forced_calls_are_read_as_calls_in_every_format() {
             assert!(ended > 3, "{}: {ended} of 12 ended", family.template);
         }
     }
-    // All but Gemma's two and the one that has no calls, each with and without several calls.
+    // All but Gemma's two and the one without calls, each with and without parallel calls.
     assert!(families >= 16, "{families}");
 }
 
-/// What may follow after `answer`: the end, and another call.
+/// Whether after `answer` the end, or another call, may follow.
 fn after(template: usize, expected: &Expected, parallel: bool, answer: &str) -> (bool, bool) {
     let harness = Harness::new(corpus::ALL[template].0);
     let pattern = harness.format.pattern(harness.prompt(), expected, parallel).unwrap();
@@ -198,6 +198,6 @@ fn a_text_begins_after_the_thoughts() {
     assert_eq!(first("assistant\n", &answer), (true, false, true, false));
     assert_eq!(first("assistant\n<think>\n", &answer), (false, true, true, true));
     assert_eq!(first("assistant\n<think>\n\n</think>\n\n", &answer), (false, false, true, false));
-    // Text that is free stays so beside calls that are held.
+    // Free text stays free next to constrained calls.
     assert_eq!(first("</think>", &Expected::Free(functions())), (false, false, true, true));
 }

@@ -1,4 +1,5 @@
-//! Every format is fed its corpus in every way that a stream may come, with one result.
+//! Every format reads its corpus, split in all ways in which a stream may arrive, with the same
+//! result.
 
 mod case;
 mod corpus;
@@ -16,10 +17,10 @@ use crate::text::tokenizer::Tokenizer;
 use crate::types::Mark;
 use case::{Case, Family};
 
-/// Stands inside a marker's text that the model spelled with ordinary tokens; it is taken out.
+/// Marks a marker that the model spelled with ordinary tokens; it is removed from the text.
 const SPELLED: char = '\u{1}';
 
-/// The tools that the corpus is read with.
+/// The tools with which the corpus is read.
 pub(super) fn tools() -> Vec<Value> {
     let function = |name: &str, properties: Value| {
         let parameters = json!({
@@ -43,8 +44,8 @@ pub(super) fn tools() -> Vec<Value> {
     ]
 }
 
-/// Parts in one line: `think(..)`, `text(..)`, `name(arguments)`, the last one with `...` where it
-/// was cut.
+/// Parts in one line: `think(..)`, `text(..)`, `name(arguments)`, the last one with `...` if it was
+/// cut.
 fn show(parts: &[Part], cut: bool) -> String {
     let mut out = String::new();
     let mut last = std::mem::discriminant(&Part::CallEnd);
@@ -68,7 +69,7 @@ fn show(parts: &[Part], cut: bool) -> String {
     out + if cut { "..." } else { "" }
 }
 
-/// The smallest pieces that text comes in: a character, or a marker's token.
+/// The smallest pieces in which text can arrive: a character, or a marker's token.
 fn atoms(answer: &str, markers: &[(String, u32)]) -> Vec<(String, Option<u32>)> {
     let mut atoms = Vec::new();
     let mut rest = answer;
@@ -149,7 +150,7 @@ impl Harness {
         show(&parts, parser.is_cut())
     }
 
-    /// The answer as the tokenizer cuts it.
+    /// The answer as split by the tokenizer.
     fn by_tokens(&self, answer: &str) -> Vec<MarkedText> {
         let markers: std::sync::Arc<[u32]> = self.markers.iter().map(|(_, id)| *id).collect();
         let mut detokenizer = Detokenizer::new(self.tokenizer.clone(), markers);
@@ -171,7 +172,7 @@ impl Harness {
         self.check_ended(case.prompt, case.answer, FinishReason::Stop, case.parts);
     }
 
-    /// The answer gives the same parts however it is cut into pieces.
+    /// Checks that the answer gives the same parts however it is split.
     fn check_ended(&self, prompt: &str, answer: &str, finish: FinishReason, parts: &str) {
         let atoms = atoms(answer, &self.markers);
         let read = |deltas: Vec<MarkedText>| self.read(prompt, finish, deltas);
@@ -247,7 +248,7 @@ fn parts_come_as_soon_as_they_are_certain() {
     assert_eq!(feed("\n</tool_call>"), "");
 }
 
-/// The fuzz target's twin.
+/// The same test as the fuzz target.
 #[test]
 fn anything_at_all_is_read_without_loss() {
     use proptest::prelude::*;

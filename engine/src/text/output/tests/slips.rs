@@ -1,4 +1,4 @@
-//! What models write when they err, in each format: `tests/fixtures/slips.json` says what is right.
+//! Models' mistakes in each format. `tests/fixtures/slips.json` has the expected results.
 
 use crate::types::FinishReason;
 use serde::Deserialize;
@@ -28,11 +28,11 @@ struct Slip {
     /// The end of the prompt.
     #[serde(default)]
     prompt: String,
-    /// Whether the answer ends because it is too long.
+    /// Whether the answer ends at its length limit.
     #[serde(default)]
     length: bool,
     answer: String,
-    /// As [`show`] writes them.
+    /// In the form that [`show`] writes.
     parts: String,
 }
 
@@ -63,7 +63,7 @@ fn every_slip_has_one_reading_however_it_is_cut() {
 }
 
 #[test]
-fn each_format_has_ten_slips_and_more() {
+fn each_format_has_at_least_ten_slips() {
     let mut known: Vec<String> = Vec::new();
     for family in slips() {
         let first = family.family.split(',').next().unwrap();

@@ -1,6 +1,6 @@
-//! The second turn's prompt begins with the first one and what the model answered to it, byte for
-//! byte: what was taken apart is put together again by the template. Run with real templates, where
-//! they are (`../shared/templates`).
+//! The second turn's prompt begins with the first one and the model's answer, byte for byte: the
+//! template restores the text that the parser split. Runs with real templates, if they are present
+//! (`../shared/templates`).
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{FinishReason, MarkedText, OutputFormat, Part, tokenizer};
 use crate::text::template::{ChatInputs, ChatTemplate};
 
-/// A template, how it is called, and an answer as its model writes it.
+/// A template, its call, and an answer as its model writes it.
 struct Turn {
     template: &'static str,
     thinks: bool,
@@ -62,7 +62,7 @@ const TURNS: &[Turn] = &[
     },
 ];
 
-/// What every template can show.
+/// Tools that every template can show.
 fn tools() -> Vec<Value> {
     let function = |name: &str, properties: Value| {
         let parameters = json!({"type": "object", "properties": properties});
@@ -76,7 +76,7 @@ fn tools() -> Vec<Value> {
     vec![function("look", properties), function("stop", json!({}))]
 }
 
-/// `None` where the real templates are not.
+/// `None` if the real templates are missing.
 fn load(name: &str) -> Option<ChatTemplate> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
     let source = match name {
@@ -108,7 +108,7 @@ fn render(template: &ChatTemplate, thinks: bool, messages: &[Value]) -> String {
     template.render(&inputs).expect("renders")
 }
 
-/// The message that a client gets, and sends back.
+/// The message that a client receives and sends back.
 fn message(parts: &[Part]) -> Value {
     let (mut text, mut thoughts, mut calls) = (String::new(), String::new(), Vec::new());
     for part in parts {

@@ -65,7 +65,7 @@ pub(super) const HARMONY: &[Case] = &[
          commentary json<|message|>{}",
         "think(Hm)stop({})",
     ),
-    // Said before a call, and a message that was not ended.
+    // Text before a call, and a message without an end.
     case(
         "",
         "<|channel|>commentary<|message|>I look.<|channel|>analysis<|message|>Hm<|end|><|start|>\

@@ -7,7 +7,7 @@ pub(super) const QWEN3: Family = Family {
     tokens: &["<tool_call>", "</tool_call>", "<think>", "</think>"],
 };
 
-/// The same format where the vocabulary has no tokens for it.
+/// The same format with a vocabulary that lacks its tokens.
 pub(super) const SPELLED_OUT: Family = Family { tokens: &[], ..QWEN3 };
 
 pub(super) const HERMES: &[Case] = &[
@@ -18,7 +18,7 @@ pub(super) const HERMES: &[Case] = &[
         "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>",
         r#"look({"city": "Rome"})"#,
     ),
-    // Text before, between and after; each keeps its own space.
+    // Text before, between and after; each keeps its spaces.
     case(
         "",
         "First.\n\n<tool_call>{\"name\":\"stop\",\"arguments\":{}}</tool_call>\nThen\n<tool_call>\n\
@@ -56,7 +56,7 @@ pub(super) const HERMES: &[Case] = &[
     case("", r#"<tool_call>{"name": "stop"}</tool_call>"#, "stop({})"),
     case("", r#"<tool_call>{"name": "stop", "arguments": null}</tool_call>"#, "stop({})"),
     case("", r#"<tool_call>{"name": "stop", "arguments": ""}</tool_call>"#, "stop({})"),
-    // Several in one pair of markers, with and without an array; a brace too many.
+    // Several calls in one pair of markers, with and without an array; an extra brace.
     case(
         "",
         "<tool_call>\n{\"name\": \"stop\"}\n{\"name\": \"look\"}\n</tool_call>",
@@ -64,7 +64,7 @@ pub(super) const HERMES: &[Case] = &[
     ),
     case("", r#"<tool_call>[{"name": "stop"}, {"name": "look"}]</tool_call>"#, "stop({})look({})"),
     case("", "<tool_call>{\"name\": \"stop\"}}\n</tool_call>!", "stop({})text(!)"),
-    // Slips that are mended.
+    // Mistakes that are repaired.
     case(
         "",
         "<tool_call>{'name': 'look', 'arguments': {'city': 'O\\'Hare \"x\"', 'ok': True, 'no': \
@@ -87,7 +87,7 @@ pub(super) const HERMES: &[Case] = &[
          [], {}]}}</tool_call>",
         "look({\"c\": \"\u{1f980} \u{e9}\", \"n\": [1, -2.5e3, [], {}]})",
     ),
-    // No calls: what there is of them is text.
+    // Not calls, so everything is text.
     case("", "<tool_call> is a marker", "text(<tool_call> is a marker)"),
     case("", "a\n<tool_call>\n{\"name\": 3}", "text(a\n<tool_call>\n{\"name\": 3})"),
     case(
@@ -128,7 +128,7 @@ pub(super) const THINKING: &[Case] = &[
     case("", " \n<think>\n\n</think>\n\nYes", "text(Yes)"),
     case("", " \n<thin", "text( \n<thin)"),
     case("<think>\n\n</think>\n\n", "Yes\n\n", "text(Yes\n\n)"),
-    // The template's end is nothing that a user wrote.
+    // The template's end is not text that a user wrote.
     case("<think><|im_start|>assistant\n", "Yes", "text(Yes)"),
     case("<think>\n", "never ends <tool_call> \n", "think(never ends <tool_call> \n)"),
     case("<think>\n", "a </thin b\n\n", "think(a </thin b\n\n)"),
@@ -151,7 +151,7 @@ pub(super) const PROSE: &[Case] = &[
         "Write <\u{1}tool_call>{\"name\": \"stop\"}<\u{1}/tool_call> and <\u{1}think>",
         "text(Write <tool_call>{\"name\": \"stop\"}</tool_call> and <think>)",
     ),
-    // Thoughts in the middle, between calls.
+    // Reasoning in the middle, between calls.
     case(
         "",
         "One <think>\nb\n</think>\n\ntwo<tool_call>{\"name\": \"stop\"}</tool_call><think>c</think>",
@@ -282,7 +282,7 @@ pub(super) const KIMI_CALLS: &[Case] = &[
          functions.stop:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
         r#"text(I look.)look({"city": "Rome"})stop({})"#,
     ),
-    // The section ends the thoughts.
+    // The section ends the reasoning.
     case(
         "<think>",
         "Hm\n<|tool_calls_section_begin|><|tool_call_begin|>functions.stop:0\

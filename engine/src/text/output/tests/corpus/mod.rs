@@ -1,4 +1,4 @@
-//! Answers of each family, well formed and not.
+//! Answers of each family, well-formed and not.
 
 mod channels;
 mod json;

@@ -1,4 +1,4 @@
-//! Families that write each argument of a call between tags of its own.
+//! Families that write each argument of a call between separate tags.
 
 use crate::text::output::tests::case::{Case, Family, case};
 
@@ -39,7 +39,7 @@ pub(super) const FUNCTIONS: &[Case] = &[
          \n</function>\n</tool_call>",
         r#"look({"city": "", "days": "two"})"#,
     ),
-    // Kinds by schema.
+    // Types by schema.
     case(
         "",
         "<tool_call>\n<function=look>\n<parameter=days>\n\"7\"\n</parameter>\n<parameter=list>\n[1, \
@@ -55,7 +55,7 @@ pub(super) const FUNCTIONS: &[Case] = &[
          list\n</parameter>\n<parameter=city>\n12\n</parameter>\n</function>\n</tool_call>",
         r#"look({"either": "12", "list": "not a list", "city": "12"})"#,
     ),
-    // The opening marker or the end of a value left out.
+    // The opening marker or the end of a value is missing.
     case(
         "",
         "I do.\n<function=look>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>",
@@ -66,7 +66,7 @@ pub(super) const FUNCTIONS: &[Case] = &[
         "<tool_call>\n<function=look>\n<parameter=city>\nRome\n</function>\n</tool_call>",
         r#"look({"city": "Rome"})"#,
     ),
-    // No calls.
+    // Not calls.
     case("", "In a line <function=look> is prose", "text(In a line <function=look> is prose)"),
     case(
         "",
@@ -163,10 +163,10 @@ pub(super) const DSML: Family = Family {
     tokens: &["\u{ff5c}DSML\u{ff5c}", "<think>", "</think>"],
 };
 
-/// The same where the vocabulary has no tokens for it.
+/// The same format with a vocabulary that lacks its tokens.
 pub(super) const DSML_SPELLED: Family = Family { tokens: &[], ..DSML };
 
-/// V4 has another word around the calls.
+/// V4 uses another word around the calls.
 pub(super) const DSML_TOOL_CALLS: Family =
     Family { template: "<\u{ff5c}DSML\u{ff5c}tool_calls> </think>", ..DSML };
 
@@ -180,7 +180,7 @@ pub(super) const DSML_CALLS: &[Case] = &[
          </\u{ff5c}DSML\u{ff5c}function_calls>",
         "think(Hm)text(I look.)look({\"city\": \"Rome \\\"x\\\"\\n\", \"days\": 2})stop({})",
     ),
-    // The mark decides, not the schema; without one the schema does.
+    // The mark has priority over the schema, which decides without one.
     case(
         "",
         "<\u{ff5c}DSML\u{ff5c}function_calls>\n<\u{ff5c}DSML\u{ff5c}invoke name=\"look\">\n\
