@@ -1,4 +1,4 @@
-//! The engine's handle: what other threads hold of the one that owns MLX.
+//! The engine's handle, which other threads use to reach the thread that owns MLX.
 
 use crate::runtime::config::EngineConfig;
 use crate::runtime::link::EngineLink;
@@ -28,21 +28,21 @@ use crate::runtime::model::Model;
 use crate::runtime::worker::{self, Worker};
 use crate::types::ModelInfo;
 
-/// Room in the command channel for commands that are no requests: loads, unloads, wake-ups.
+/// Capacity of the command channel for commands that are not requests: loads, unloads, wake-ups.
 const CONTROL_COMMANDS: usize = 64;
 
-/// A handle to the engine thread. Clones share it; the thread ends at [`Engine::stop`], or when the
-/// last handle is gone.
+/// A handle to the engine thread. Clones share it. The thread ends at [`Engine::stop`], or when the
+/// last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Engine {
     link: Arc<EngineLink>,
 }
 
 impl Engine {
-    /// Starts the thread. MLX is not touched before the first load.
+    /// Starts the thread. MLX is not used before the first load.
     ///
     /// # Errors
-    /// When the system refuses a thread.
+    /// If the system cannot start a thread.
     pub fn start(config: EngineConfig) -> std::io::Result<Self> {
         let (commands, receiver) =
             sync_channel(config.max_batch + config.max_queue + CONTROL_COMMANDS);
@@ -50,7 +50,7 @@ impl Engine {
         let (max_batch, max_queue) = (config.max_batch, config.max_queue);
         let thread = std::thread::Builder::new().name("engine".into()).spawn({
             let status = Arc::clone(&status);
-            // Made on its own thread: arrays never leave it.
+            // The worker is created on its own thread, because arrays never leave it.
             move || worker::supervise(Worker::new(receiver, config, Arc::clone(&status)), &status)
         })?;
         let link = EngineLink {
@@ -64,19 +64,19 @@ impl Engine {
         Ok(Self { link: Arc::new(link) })
     }
 
-    /// Loads the model folder `dir` under `name`, which is for people only. Running requests stand
-    /// still while weights are read.
+    /// Loads the model folder `dir` under `name`, which is only used for display. Running requests
+    /// pause while weights are read.
     ///
     /// # Errors
-    /// When the folder is not a model that runs here; nothing of it stays in memory.
+    /// If the folder is not a supported model. Nothing of it then stays in memory.
     pub async fn load(&self, dir: &Path, name: &str) -> Result<Model, LoadError> {
         self.load_with(dir, name, LoadOptions::default()).await
     }
 
-    /// The same, with settings of one's own over those of the folder.
+    /// Like [`Engine::load`], with the user's settings over those of the folder.
     ///
     /// # Errors
-    /// As [`Engine::load`].
+    /// The same as [`Engine::load`].
     pub async fn load_with(
         &self,
         dir: &Path,
@@ -85,14 +85,14 @@ impl Engine {
     ) -> Result<Model, LoadError> {
         let started = Instant::now();
         let (reply, outcome) = oneshot::channel();
-        let (held, gone) = UnloadNotifier::new();
+        let (notifier, gone) = UnloadNotifier::new();
         let id = ModelId(self.link.next_model.fetch_add(1, Ordering::Relaxed));
         let (dir, name) = (dir.to_owned(), name.to_owned());
         let label = name.clone();
         let commands = self.link.commands.clone();
-        // Tokenizers take a while to parse: not on an async thread, and not on the engine's.
+        // Parsing a tokenizer takes long, so neither an async thread nor the engine thread does it.
         let read = move || {
-            // A tokenizer or a template may panic in a library's hands.
+            // A library may panic on a tokenizer or a template.
             let read = catch_unwind(AssertUnwindSafe(|| ModelFiles::read(&dir)));
             let read = read.unwrap_or_else(|panic| {
                 let what = format!("reading it panicked: {}", panic_text(&*panic));
@@ -102,8 +102,8 @@ impl Engine {
                 Ok(folder) => Arc::new(folder.with(options)),
                 Err(error) => return drop(reply.send(Err(error))),
             };
-            // The reply is dropped, and so answered, when the engine is gone.
-            let _ = commands.send(Command::Load { id, name: label, folder, held, reply });
+            // If the engine has ended, dropping the reply answers the call.
+            let _ = commands.send(Command::Load { id, name: label, folder, notifier, reply });
         };
         std::thread::Builder::new()
             .name("load".into())
@@ -117,20 +117,20 @@ impl Engine {
         Ok(Model::new(Arc::clone(&self.link), id, name, (info, cost), folder, gone))
     }
 
-    /// Completes when the thread has ended by a panic, and says which. Nothing is computed any more then:
-    /// what ran has failed, and what is asked for is refused.
+    /// Completes when the thread has ended by a panic, and returns the panic's text. From then on
+    /// running requests have failed and new ones are rejected.
     pub async fn failed(&self) -> String {
         let mut failure = self.link.status.failure.subscribe();
         let why =
             failure.wait_for(Option::is_some).await.map(|why| why.clone().unwrap_or_default());
         match why {
             Ok(why) => why,
-            // The sender is `self`'s own.
+            // `self` owns the sender.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Whether the engine gets on.
+    /// Reports whether the engine makes progress.
     pub fn progress(&self) -> Progress {
         let status = &self.link.status;
         let now = status.started.elapsed();
@@ -155,27 +155,27 @@ impl Engine {
         }
     }
 
-    /// Finished turns whose caches are in memory, and the bytes that these hold.
+    /// The number of finished turns whose caches are in memory, and their bytes.
     pub fn live_sessions(&self) -> (usize, u64) {
         let status = &self.link.status;
         let bytes = status.live_bytes.load(Ordering::Relaxed) as u64;
         (status.live_sessions.load(Ordering::Relaxed), bytes)
     }
 
-    /// For each model loaded since the start: the namespaces of the store that its KV lies in, one
-    /// for each salt met so far and the one without a salt. Namespaces follow from content: two
-    /// names of one model share them.
+    /// The store's namespaces of each model loaded since the start: one for each salt used so far
+    /// and one without a salt. Namespaces depend on content only, so two names of one model share
+    /// them.
     pub fn namespaces(&self) -> BTreeMap<String, BTreeSet<Namespace>> {
         self.link.status.namespaces().clone()
     }
 
     /// Drops the caches of finished turns.
     pub fn clear_live_sessions(&self) {
-        // An engine that is gone has dropped them itself.
+        // An engine that has ended has dropped them already.
         let _ = self.link.commands.send(Command::ClearLive);
     }
 
-    /// MLX's memory.
+    /// Memory use of MLX and of the engine.
     pub fn memory(&self) -> MemoryUse {
         let bytes = |read: Result<usize>| read.map_or(0, |bytes| bytes as u64);
         MemoryUse {
@@ -199,25 +199,25 @@ impl Engine {
         }
     }
 
-    /// Counts bytes of the budget that requests take outside this crate: their bodies, and what
-    /// is made of them. Replaces what was said before.
+    /// Sets the bytes of the memory budget that requests use outside this crate: their bodies and
+    /// the data built from them. Replaces the previous value.
     pub fn set_request_bytes(&self, bytes: u64) {
         self.link.status.request_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Ends the thread after the step under way: running and waiting requests fail with
-    /// `ShuttingDown`. Calling it again changes nothing.
+    /// Ends the thread after the step in flight. Running and waiting requests fail with
+    /// `ShuttingDown`. Calling it again has no effect.
     pub fn stop(&self) {
         self.link.stop();
     }
 
-    /// Waits until the thread has ended. Blocks: not for an async thread.
+    /// Waits until the thread has ended. Blocks, so do not call it on an async thread.
     pub fn join(&self) {
         self.link.join();
     }
 }
 
-/// Frees a model that nobody will hold: its load failed, or its caller went away meanwhile.
+/// Frees a model that has no handle, because its load failed or its caller went away meanwhile.
 struct UnloadOnDrop<'a> {
     engine: &'a Engine,
     id: ModelId,

@@ -1,8 +1,8 @@
-//! How long a model thinks: after so many tokens its next one is the end of its thoughts.
+//! Limits a model's reasoning: after a number of tokens the end marker is forced.
 
 use crate::types::ThinkingBudget;
 
-/// What is left of it.
+/// The rest of a request's budget.
 #[derive(Debug)]
 pub(crate) struct ReasoningBudget {
     budget: ThinkingBudget,
@@ -15,7 +15,7 @@ impl ReasoningBudget {
         Self { budget, is_open: budget.is_open, left: budget.tokens }
     }
 
-    /// The answer has this token next.
+    /// Counts the answer's next token.
     pub(crate) fn take(&mut self, id: u32) {
         if id == self.budget.close {
             self.is_open = false;
@@ -26,13 +26,13 @@ impl ReasoningBudget {
         }
     }
 
-    /// The next token, where it is decided.
+    /// The next token, if it is forced.
     pub(crate) fn forced(&self) -> Option<u32> {
         (self.is_open && self.left == 0).then_some(self.budget.close)
     }
 
-    /// Whether the token after the next one depends on which the next one is. Such a row cannot be
-    /// computed ahead. (Reasoning that is opened again when nothing is left may have one token.)
+    /// Whether the token after the next one depends on the next one. Such a row cannot be computed
+    /// ahead. (Reasoning that is opened again after the budget is used up may have one token.)
     pub(crate) fn is_near_end(&self) -> bool {
         self.is_open && self.left <= 1
     }
@@ -46,7 +46,7 @@ mod tests {
         ThinkingBudget { tokens: 2, is_open: false, open: Some(1), close: 2 };
 
     #[test]
-    fn thoughts_end_after_so_many_tokens() {
+    fn reasoning_ends_after_its_budget() {
         let mut thoughts = ReasoningBudget::new(BUDGET);
         assert_eq!(thoughts.forced(), None);
         let seen: Vec<_> = [9, 1, 9, 9, 2, 9, 1, 2]
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_of_nothing_ends_them_at_once() {
+    fn a_zero_budget_ends_reasoning_at_once() {
         let thoughts = ReasoningBudget::new(ThinkingBudget { tokens: 0, is_open: true, ..BUDGET });
         assert_eq!(thoughts.forced(), Some(2));
         let closed = ReasoningBudget::new(ThinkingBudget { is_open: true, open: None, ..BUDGET });
