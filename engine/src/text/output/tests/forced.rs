@@ -29,7 +29,7 @@ impl Harness {
         TokenTrie::new(&self.tokenizer, &[END], VOCAB).unwrap()
     }
 
-    /// A prompt without reasoning, whose length is not constrained.
+    /// A prompt that leaves no reasoning open, because its length is not constrained.
     fn prompt(&self) -> &'static str {
         self.format.inner.thinking.map_or("", |thinking| thinking.close.text)
     }
