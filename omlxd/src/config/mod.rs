@@ -136,143 +136,141 @@ config! {
     server: Server {
         /// Address to listen on. An address other than loopback needs auth.enabled = true.
         host: IpAddr = "127.0.0.1"; Restart
-        /// Port to listen on; 0 picks a free one (see run/omlxd.json for which).
+        /// Port to listen on; 0 picks a free port (run/omlxd.json names it).
         port: u16 = 1337; Restart
-        /// How often a waiting stream says that it is alive; "off" for never.
+        /// Time between keep-alives of a waiting stream; "off" sends none.
         keepalive: Option<Duration> = "10s", at_least_if_on(Duration::from_millis(10)); Restart
-        /// What it then sends: an SSE "comment", an empty "chunk", or nothing ("off").
+        /// What a keep-alive is: an SSE "comment", an empty "chunk", or nothing ("off").
         keepalive_mode: KeepaliveMode = "comment"; Restart
         /// Refuse unknown request fields instead of ignoring them.
         strict: bool = false; Restart
-        /// Keep answers of /v1/responses on disk for requests that go on from one by its id
-        /// (previous_response_id) or fetch it. They hold what was asked and answered, in clear text,
-        /// for this user alone (responses/ in the base directory). A request with "store": false is
-        /// never kept.
+        /// Store answers of /v1/responses, so that requests can continue one (previous_response_id) or
+        /// fetch it. They hold prompts and answers in plain text, readable by this user only
+        /// (responses/ in the base directory). A request with "store": false is never stored.
         store_responses: bool = true; Restart
-        /// Most disk space for those answers; the longest unused are removed first.
+        /// Disk space for stored answers; the least recently used are deleted first.
         responses_quota: u64 = "256MiB", between(1 << 20, 1 << 40); Restart
-        /// An answer that nobody went on from in this time is removed.
+        /// Delete an answer that was not used for this long.
         responses_ttl: Duration = "24h", at_least(Duration::from_secs(1)); Restart
-        /// Longest pause while a request is being read.
+        /// Longest pause while a request is read.
         request_read_timeout: Duration = "30s", at_least(Duration::from_millis(10)); Restart
-        /// Longest time a client may leave what it was sent unread before its request is cancelled.
+        /// Cancel a request when its client has read nothing for this long.
         write_timeout: Duration = "30s", at_least(Duration::from_millis(10)); Restart
-        /// Longest wait for running requests at shutdown.
+        /// Time that running requests get to finish at shutdown.
         drain: Duration = "20s"; Restart
-        /// Most connections open at once; one more is answered 503 and closed.
+        /// Maximum number of open connections; further ones get 503 and are closed.
         max_connections: usize = 512, between(1, 65_536); Restart
-        /// File with the certificate and its chain, in PEM: with it other machines are answered by TLS
-        /// only. SIGHUP reads it and its key again.
+        /// PEM file with the TLS certificate and its chain. If set, other machines must use TLS. SIGHUP
+        /// reloads it and its key.
         tls_cert: MaybeFile = "none"; Restart
-        /// File with the certificate's private key, in PEM (mode 0600).
+        /// PEM file with the certificate's private key (mode 0600).
         tls_key: MaybeFile = "none"; Restart
-        /// Keep a Mac from falling asleep for being idle while there is something to compute.
+        /// Prevent idle sleep of a Mac while there is work to compute.
         keep_awake: bool = true; Restart
         /// Browser origins that may call the API, such as `https://chat.example`. Empty: none.
         cors_origins: Vec<String> = []; Restart
     }
     /// API keys.
     auth: Auth {
-        /// Ask for a key on every request. May be false on a loopback address only.
+        /// Require an API key on every request. Can be false only on a loopback address.
         enabled: bool = true; Restart
         /// File with the key (mode 0600), relative to the base directory.
         key_file: PathBuf = "api-key"; Restart
     }
-    /// Where models are and how they are kept.
+    /// Where models are and when they are unloaded.
     models: Models {
-        /// More folders with models, searched after the base directory's own models/.
+        /// Additional folders with models, searched after models/ in the base directory.
         dirs: Vec<PathBuf> = []; Restart
-        /// Model that "omlxctl chat" talks to when none is named; "auto" takes a loaded one, else
-        /// the first by name.
+        /// Default model of "omlxctl chat"; "auto" uses a loaded model, else the first by name.
         default: Option<String> = "auto"; Restart
-        /// Unload a model after this long without a request; "off" keeps it.
+        /// Unload a model after this long without a request; "off" keeps it loaded.
         idle_ttl: Option<Duration> = "off"; Restart
-        /// Longest that a request waits for its model to be loaded, and for other models to make
-        /// room for it.
+        /// Longest time that a request waits for its model to load and for other models to free
+        /// memory.
         max_wait: Duration = "5m", at_least(Duration::from_millis(10)); Restart
-        /// Arithmetic type: "auto" takes what suits the machine, "stored" the checkpoint's own.
+        /// Data type to compute in: "auto" chooses the fastest for this machine, "stored" uses the
+        /// checkpoint's.
         compute_dtype: ComputeDtype = "auto"; Restart
     }
     /// The memory budget.
     memory: Memory {
-        /// Most memory for models: a size, or a share of the machine's. "auto" is three quarters.
+        /// Memory for everything that omlxd computes with: a size, or a share of the machine's memory.
+        /// "auto" is three quarters.
         budget: Size = "auto"; Restart
     }
     /// The KV cache in memory and on SSD.
     cache: Cache {
-        /// Keep the KV of finished prompts for requests that begin alike.
+        /// Keep the KV cache of past prompts for requests that share a prefix.
         enabled: bool = true; Restart
-        /// Tokens in one block.
+        /// Tokens per block.
         block_tokens: usize = 256, between(16, 4096); Restart
-        /// Memory for stored blocks, the cache's first tier: a size, or a share of the machine's.
-        /// "auto" is a sixteenth.
+        /// Memory for cached blocks (the RAM tier): a size, or a share of the machine's memory. "auto"
+        /// is a sixteenth.
         ram_budget: Size = "auto"; Restart
-        /// Memory for the caches of finished turns, which the next turn continues without reading
-        /// anything: a size, or a share of the machine's. "auto" is an eighth, 0 keeps none.
+        /// Memory for live sessions, which the next turn continues without reading anything: a size, or
+        /// a share of the machine's memory. "auto" is an eighth; 0 keeps none.
         live_budget: Size = "auto"; Restart
-        /// Folder of the second tier; "auto" is cache/kv in the base directory.
+        /// Folder of the SSD tier; "auto" is cache/kv in the base directory.
         ssd_dir: Option<PathBuf> = "auto"; Restart
-        /// Most that the second tier may hold: a size, or a share of the disk. "auto" is a quarter
-        /// of what is free, at most 200 GiB.
+        /// Maximum size of the SSD tier: a size, or a share of the disk. "auto" is a quarter of the
+        /// free space, at most 200 GiB.
         ssd_quota: Size = "auto"; Restart
-        /// Free disk space that the second tier leaves alone.
+        /// Free disk space that the SSD tier does not use.
         ssd_min_free: Size = "10GiB"; Restart
-        /// Most bytes written in a day, which spares the SSD; "auto" is as much as the
-        /// quota.
+        /// Maximum bytes written per day, to limit wear of the SSD; "auto" equals the quota.
         ssd_write_budget_per_day: Size = "auto"; Restart
-        /// Remove a block from the second tier when no prompt has used it for this long; "off" keeps
-        /// it until its room is needed.
+        /// Delete a block from the SSD tier when no prompt has used it for this long; "off" keeps it
+        /// until its space is needed.
         max_idle: Option<Duration> = "off", at_least_if_on(Duration::from_secs(3600)); Restart
-        /// Encrypt the second tier with a key of this machine (cache-key in the base directory, mode
-        /// 0600). Blocks are then copied and decrypted instead of mapped. Changing it makes the blocks
-        /// that are stored unusable; they go as room is needed.
+        /// Encrypt the SSD tier with a key of this machine (cache-key in the base directory, mode 0600).
+        /// Blocks are then copied and decrypted instead of mapped. A change makes the stored blocks
+        /// unusable; they are evicted when space is needed.
         encrypt: bool = false; Restart
     }
     /// How requests share the machine.
     scheduler: Scheduler {
-        /// Most requests that generate at once.
+        /// Maximum number of requests that generate at once.
         max_batch: usize = 8, between(1, 256); Restart
-        /// Prompt tokens run at a time, between other requests' tokens.
+        /// Prompt tokens computed in one step (prefill chunk) while nothing else decodes.
         prefill_chunk: usize = 256, between(1, 65_536); Restart
-        /// Longest step while answers are being generated and a prompt is computed beside them;
-        /// "auto" allows twice the time of a step without a prompt, and up to 250 ms where that would
-        /// hold the prompt below 50 tokens a second.
+        /// Longest step while answers are generated and a prompt is computed beside them. "auto" allows
+        /// twice the time of a step without a prompt, and up to 250 ms if the prompt would otherwise
+        /// run below 50 tokens a second.
         decode_stall: AutoTime = "auto"; Restart
-        /// Most requests that wait beyond `max_batch`; one more is answered 503.
+        /// Maximum number of waiting requests beyond `max_batch`; further ones get 503.
         max_queue: usize = 256, between(1, 65_536); Restart
-        /// Percent of the time that the engine computes while it has something to; the rest is left
-        /// to other programs.
+        /// Percentage of the time that the engine computes while it has work; the rest is left to other
+        /// programs.
         duty_percent: usize = 100, between(5, 100); Restart
     }
-    /// What one request may ask for.
+    /// Limits of a request.
     limits: Limits {
         /// Largest request body.
         max_body: u64 = "64MiB", between(1024, 1 << 32); Restart
         /// Largest request head (request line and headers).
         max_header: u64 = "64KiB", between(8192, 1 << 20); Restart
-        /// Most requests of one API key at a time; one more is answered 429.
+        /// Maximum number of concurrent requests per API key; further ones get 429.
         max_requests_per_key: usize = 64, between(1, 65_536); Restart
         /// Longest time from a request's arrival to the end of its answer; "off" sets no limit.
         request_deadline: Option<Duration> = "off"; Restart
-        /// Most choices ("n") for one prompt.
+        /// Maximum number of choices ("n") per prompt.
         max_choices: usize = 8, between(1, 128); Restart
-        /// Most stop strings.
+        /// Maximum number of stop strings.
         max_stop: usize = 4, between(1, 128); Restart
     }
-    /// Logs, which go to standard error and to logs/omlxd.log. They never hold prompts, answers or
-    /// keys.
+    /// Logs, on standard error and in logs/omlxd.log. They never contain prompts, answers or keys.
     log: Log {
-        /// On standard error: "text", "json", or "auto", text on a terminal and JSON otherwise. The
-        /// file has JSON.
+        /// Format on standard error: "text", "json", or "auto" (text on a terminal, otherwise JSON). The
+        /// file is always JSON.
         format: LogFormat = "auto"; Restart
         /// "error", "warn", "info", "debug" or "trace".
         level: LogLevel = "info"; Reload
-        /// Size at which logs/omlxd.log becomes logs/omlxd.log.1, of which there is one.
+        /// Size at which logs/omlxd.log becomes logs/omlxd.log.1 and replaces the previous one.
         max_size: u64 = "16MiB", between(4096, 1 << 40); Restart
-        /// Log to standard error too. A service manager that keeps it in a file of its own has no use
-        /// for that: only what ends the process is written there all the same.
+        /// Also log to standard error. Turn this off if a service manager keeps standard error in a file:
+        /// then only fatal errors go there.
         stderr: bool = true; Restart
-        /// Warnings and errors to the system's log too: macOS's unified log, syslog elsewhere.
+        /// Also send warnings and errors to the system's log (macOS's unified log, syslog elsewhere).
         system: bool = false; Restart
     }
 }

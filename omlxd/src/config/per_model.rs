@@ -61,8 +61,8 @@ pub const MODEL_KEYS: &[ModelKey] = &[
     ModelKey {
         name: "alias",
         kind: "text, or list of texts",
-        doc: "Other names for it in requests. A model that really has that name comes first. An alias may lead to \
-              another section's alias, eight in a row at most, and never in a circle.",
+        doc: "Other names that requests can use. A model whose id is that name takes precedence. An alias can lead \
+              to another section's alias, at most eight in a row and never in a circle.",
         set: |model, raw| {
             let names = match raw {
                 DeValue::String(_) => vec![String::from_toml(raw)?],
@@ -78,7 +78,7 @@ pub const MODEL_KEYS: &[ModelKey] = &[
     ModelKey {
         name: "pin",
         kind: bool::KIND,
-        doc: "Load it at start, and never unload it to make room or for being idle.",
+        doc: "Load the model at start and never unload it, neither when idle nor to free memory.",
         set: |model, raw| put(&mut model.pin, raw),
     },
     ModelKey {
@@ -93,7 +93,7 @@ pub const MODEL_KEYS: &[ModelKey] = &[
     ModelKey {
         name: "context_limit",
         kind: "number",
-        doc: "Most tokens of a prompt and its answer, when fewer than the model has.",
+        doc: "Maximum tokens of a prompt and its answer, if less than the model's context.",
         set: |model, raw| {
             let limit = integer(raw, "a number of tokens from 16 on")?;
             let range = MIN_CONTEXT_TOKENS..=CONFIG_CONTEXT_TOKENS;
@@ -107,7 +107,7 @@ pub const MODEL_KEYS: &[ModelKey] = &[
     ModelKey {
         name: "temperature",
         kind: "number, 0 to 2",
-        doc: "Where a request does not say; before the model's generation_config.json.",
+        doc: "Default if a request does not set it; takes precedence over the model's generation_config.json.",
         set: |model, raw| number(&mut model.sampling.temperature, raw, 0.0, 2.0),
     },
     ModelKey {
@@ -143,9 +143,9 @@ pub const MODEL_KEYS: &[ModelKey] = &[
     ModelKey {
         name: "kv_dtype",
         kind: KvDtype::KIND,
-        doc: "What its keys and values are kept in; \"auto\": the type that they are computed in. 16 bits \
-              take half the room of float32 in memory and on SSD, are less exact, and are converted in each \
-              step. A change starts a new cache for it.",
+        doc: "Data type of the KV cache; \"auto\" is the type that the model computes in. 16 bits take half the \
+              space of float32 in memory and on SSD, are less precise, and are converted in each step. A \
+              change starts a new cache for the model.",
         set: |model, raw| {
             model.kv_dtype = KvDtype::from_toml(raw)?.into();
             Ok(())
@@ -154,8 +154,8 @@ pub const MODEL_KEYS: &[ModelKey] = &[
     ModelKey {
         name: "chat_template_kwargs",
         kind: "table",
-        doc: "Variables of the chat template, such as `{ enable_thinking = false }`; what a request \
-              sets wins.",
+        doc: "Variables of the chat template, such as `{ enable_thinking = false }`; a request's values take \
+              precedence.",
         set: |model, raw| {
             match to_json(raw) {
                 Value::Object(kwargs) => model.chat_template_kwargs = kwargs,

@@ -71,7 +71,7 @@ pub fn reference() -> String {
 const PER_MODEL: &str = "
 ### `[models.\"<id>\"]`
 
-What one model has of its own; the id is the one of `omlxctl models list`:
+Settings of a single model. The id is the one that `omlxctl models list` shows:
 
 ```toml
 [models.\"acme/agent-8b\"]
@@ -92,30 +92,29 @@ const HEAD: &str = "\
      `OMLX_UPDATE=1 cargo test -p omlxd config`. -->
 
 omlxd needs no configuration. It reads `config.toml` in its base directory (`--base-dir`, else
-`OMLX_BASE_DIR`, else `~/.omlx`), or the file that `--config` (or `OMLX_CONFIG`) names. A first
+`OMLX_BASE_DIR`, else `~/.omlx`), or the file that `--config` (or `OMLX_CONFIG`) names. The first
 start writes that file with every key commented out at its default.
 
-A value comes from, first match wins:
+omlxd takes each value from the first of these that sets it:
 
 1. a command line flag: `--host`, `--port`, `--model-dir` (may be repeated), `--log-format`;
 2. an environment variable, `OMLX_<SECTION>_<KEY>`: `OMLX_SERVER_PORT=8080` sets `server.port`;
 3. the file;
 4. the default.
 
-`omlxctl config show` prints each effective value and where it came from. `omlxd check-config`
-prints the problems, one line each with file, line and key (the first 100, and how many more there are), and
-exits with 78 when there is one.
-An unknown key is a problem, and so is an unknown variable in a section's name space.
+`omlxctl config show` prints each effective value and its source. `omlxd check-config` prints one line
+for each problem, with file, line and key (the first 100, then how many more there are), and exits with 78 if
+there is one. An unknown key is a problem, and so is an unknown variable such as `OMLX_SERVER_PROT`.
 
-Sizes are texts with a unit: `B`, `kB`, `MB`, `GB`, `TB` count in 1000s, `KiB`, `MiB`, `GiB`, `TiB`
-in 1024s; 1024 TiB are the most. Times are texts with `ms`, `s`, `m`, `h` or `d`; 365 days are the most.
-Relative paths start at the base directory; `~/` is your home. [Security](security.md#limits) lists the
-limits on the file itself.
+A size is a string with a unit: `B`, `kB`, `MB`, `GB`, `TB` count in 1000s, and `KiB`, `MiB`, `GiB`, `TiB`
+in 1024s; the maximum is 1024 TiB. A time is a string with `ms`, `s`, `m`, `h` or `d`; the maximum is 365
+days. Relative paths start at the base directory; `~/` is your home directory.
+[Security](security.md#limits) lists the limits on the file itself.
 
-A file may begin with `version = 1`, as the one of a first start does; one of a later version is
-refused, because its keys may mean something else.
+A file may begin with `version = 1`; the file of the first start does. omlxd refuses a file of a later
+version, because its keys may mean something else.
 
-Unless a key says otherwise, a change takes effect when omlxd is started again.
+Unless a key says otherwise, a change takes effect when omlxd restarts.
 ";
 
 fn push_line(text: &mut String, start: &str, rest: &str) {
