@@ -123,7 +123,7 @@ fn usage(body: &Value, pointer: &str) -> u64 {
     body.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
 }
 
-/// About so many tokens that no earlier prompt begins with.
+/// A text of about `tokens` tokens that shares no prefix with an earlier prompt.
 fn prompt(tokens: u32, round: u32) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut random = (now.as_nanos() as u64) ^ (u64::from(round) << 48) | 1;

@@ -130,7 +130,7 @@ impl Client {
         self.post_lines_with(path, &[], each).await
     }
 
-    /// The same, with headers of one's own.
+    /// The same, with additional headers.
     ///
     /// # Errors
     /// As [`Client::post_lines`].
@@ -241,7 +241,7 @@ where
 {
     let broken = |error: hyper::Error| ClientError::Broken(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // Ends with the response's body; an error reaches whoever reads that body.
+    // Ends with the response's body; an error reaches the reader of that body.
     tokio::spawn(connection);
     sender.send_request(request).await.map_err(broken)
 }

@@ -22,7 +22,7 @@ use crate::service::{self, JobInfo, Site};
 
 /// The longest path of a Unix socket on macOS.
 const MAX_SOCKET_BYTES: usize = 104;
-/// Less free disk than this is told.
+/// Less free disk space than this is reported.
 const LITTLE_DISK: u64 = 10 << 30;
 /// With less than this not even a log can be kept.
 const FULL_DISK: u64 = 16 << 20;

@@ -78,7 +78,7 @@ impl CommandError {
             CommandError::Denied(_) => Exit::Permission,
             CommandError::Usage(_) => Exit::Usage,
             CommandError::Unreachable(_) => Exit::Unreachable,
-            // Whoever read our output has seen enough.
+            // The reader closed the pipe.
             CommandError::Stdio(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             CommandError::Stdio(_) => Exit::Failed,
         }

@@ -44,10 +44,10 @@ pub const HOST: &str = "omlxd";
 /// What every path starts with.
 pub const PREFIX: &str = "/admin/v1";
 
-/// Header with the `HF_TOKEN` of whoever asks for a pull. The daemon's own may be another.
+/// Header with the client's `HF_TOKEN` for a pull. The daemon's may differ.
 pub const HUB_TOKEN_HEADER: &str = "omlx-hub-token";
 
-/// Header with the `HF_ENDPOINT` of whoever asks for a pull.
+/// Header with the client's `HF_ENDPOINT` for a pull.
 pub const HUB_ENDPOINT_HEADER: &str = "omlx-hub-endpoint";
 
 /// Largest request body, and largest answer that the client reads.

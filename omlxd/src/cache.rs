@@ -51,7 +51,7 @@ pub struct Cache {
     pub problem: Option<String>,
     /// Free bytes of the disk below which nothing is saved.
     pub min_free_bytes: u64,
-    /// What the engine is told.
+    /// The engine's settings for reuse.
     pub reuse: ReuseConfig,
     reports: Mutex<VecDeque<RequestReport>>,
 }

@@ -20,7 +20,7 @@ const SERVER: &str = "server_error";
 const MODEL_RETRY_SECS: u64 = 10;
 /// A template's own message is cut to this many characters.
 const TEMPLATE_MESSAGE_CHARS: usize = 500;
-/// What is wrong with a schema is told in at most this many characters.
+/// Longest text about a faulty schema, in characters.
 const SCHEMA_MESSAGE_CHARS: usize = 500;
 
 /// As much of a text as an answer repeats.

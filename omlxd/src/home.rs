@@ -200,7 +200,7 @@ impl Home {
         }
         for dir in ["cache", "cache/kv"] {
             match self.private_dir(&self.base.join(dir), true) {
-                // Not worth a start: opening the cache says what is wrong, and it goes on without.
+                // Not worth failing the start: opening the cache reports the problem, and omlxd serves without it.
                 Err(HomeError::Io { .. }) => {}
                 made => notes.extend(made?),
             }

@@ -37,7 +37,7 @@ impl LogHandle {
         let _ = self.level.reload(targets(level));
     }
 
-    /// Opens the file anew, for whoever moved it away.
+    /// Reopens the file after it was moved away.
     pub fn reopen(&self) {
         if let Some(file) = &self.file {
             file.reopen();

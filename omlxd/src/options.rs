@@ -10,7 +10,7 @@ use crate::config::{self, FileText, Flag, Loaded, Origin, Problem, Sources};
 use crate::home::Home;
 use crate::limits::CONFIG_FILE_BYTES;
 
-/// The LLM inference daemon of omlx. It runs in the foreground until it is told to stop.
+/// The LLM inference daemon of omlx. It runs in the foreground until it is stopped.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "omlxd", version, disable_help_subcommand = true)]
 pub struct Options {

@@ -134,7 +134,7 @@ impl Share {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The body is parsed: it has so many bytes, and so many values.
+    /// The body was parsed: `bytes` bytes with `values` JSON values.
     pub fn parsed(&self, body_bytes: usize, values: usize) {
         let made_bytes = needed(body_bytes as u64, values as u64);
         self.body_bytes.store(body_bytes as u64, Ordering::Relaxed);
@@ -154,7 +154,7 @@ impl Share {
         self.made_bytes.load(Ordering::Relaxed) > LARGE_BYTES
     }
 
-    /// Gives back what is more than so many bytes.
+    /// Gives back all but `bytes` bytes.
     fn keep(&self, bytes: u64) {
         let mut held = self.held();
         let more = held.num_permits().saturating_sub(units(bytes) as usize);

@@ -156,7 +156,7 @@ impl Requests {
         self.shared.stop.cancel();
     }
 
-    /// What a request is told that was cancelled.
+    /// The error of a request that was cancelled.
     pub(crate) fn cancelled_error(&self) -> ApiError {
         if self.shared.stop.is_cancelled() {
             ApiError::shutting_down()

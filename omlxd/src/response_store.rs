@@ -47,7 +47,7 @@ const ID_PREFIX: &str = "resp_";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     version: u32,
-    /// The answer that it goes on from.
+    /// The answer that it continues.
     pub previous: Option<String>,
     /// The items that the client sent with this request.
     pub input: Vec<Value>,
@@ -179,7 +179,7 @@ impl ResponseStore {
         Some((record, entry.bytes))
     }
 
-    /// An answer and all those that it goes on from, oldest first.
+    /// An answer and all earlier ones that it continues, oldest first.
     ///
     /// # Errors
     /// When one of them is not there, or they are too many.

@@ -1,4 +1,4 @@
-//! Sees that the engine gets on, and says which step it is stuck in when it does not.
+//! Watches that the engine makes progress, and logs the step that it is stuck in.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub(crate) async fn watch(engine: Engine, shutdown: CancellationToken) {
         tokio::select! {
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
-            // Whoever waits for that tells of it.
+            // The code that waits for the engine's end reports it.
             _ = engine.failed() => return,
         }
         match watchdog.look(engine.progress()) {

@@ -132,7 +132,7 @@ pub struct NamespaceUse {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum VerifyEvent {
-    /// It goes on.
+    /// Progress.
     Progress(Verified),
     /// Every record was looked at.
     Done(Verified),

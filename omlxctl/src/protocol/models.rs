@@ -77,7 +77,7 @@ pub struct ModelFacts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ModelEvent {
-    /// It goes on.
+    /// Progress.
     Progress(ModelProgress),
     /// It is done.
     Done(ModelChanged),
@@ -145,7 +145,7 @@ pub struct PullList {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum PullEvent {
-    /// It goes on.
+    /// Progress.
     Progress(PullProgress),
     /// The model is there.
     Done(Pulled),

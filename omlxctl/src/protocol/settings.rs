@@ -43,7 +43,7 @@ pub struct KeyInfo {
 pub struct KeyAdded {
     /// Its name.
     pub name: String,
-    /// The key. It is told this once.
+    /// The key. It is shown only once.
     pub key: String,
 }
 

@@ -49,7 +49,7 @@ const NO_SERVICE: i32 = 113;
 const DISABLED: i32 = 119;
 const WRONG_DOMAIN: i32 = 125;
 
-/// What a code means for whoever reads it.
+/// The meaning of an exit code, for people.
 fn reason(code: i32, text: &str) -> String {
     let meaning = match code {
         EPERM => "not permitted; a system service needs sudo",

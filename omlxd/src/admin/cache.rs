@@ -116,7 +116,7 @@ fn counted<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String,
     happened.map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
-/// Reads every record on disk. Ends early when whoever asked is gone.
+/// Reads every record on disk. Ends early if the client disconnects.
 pub(super) fn verify(_: AdminPeer, daemon: &Daemon, _: &Asked, events: &Events) {
     let app = &daemon.app;
     let Some(store) = &app.cache.store else {

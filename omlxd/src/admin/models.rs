@@ -129,7 +129,7 @@ pub(super) fn unload(_: AdminPeer, daemon: &Daemon, asked: &Asked, events: &Even
 }
 
 /// Does something while telling how far it is; `None` when nobody listens any more. Then it is
-/// dropped: what the registry began goes on without it.
+/// dropped: the registry finishes what it began.
 fn reporting<T>(
     daemon: &Daemon,
     id: &str,

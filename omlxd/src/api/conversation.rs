@@ -236,7 +236,7 @@ impl Conversation {
         self.messages.push(Message { call_id, ..Message::new(Role::Tool, text) });
     }
 
-    /// The model's turn that goes on, or a new one.
+    /// The model's turn, if the last message is one, or a new turn.
     fn turn(&mut self) -> &mut Message {
         if self.messages.last().is_none_or(|last| last.role != Role::Assistant) {
             self.messages.push(Message::new(Role::Assistant, ""));

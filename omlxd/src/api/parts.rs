@@ -7,7 +7,7 @@ use super::conversation::unseal;
 use super::read::Path;
 use crate::error::ApiError;
 
-/// Puts a note where a part of this kind stood, so that a conversation with a picture in it goes on. E15
+/// Puts a note in place of a part of this kind, so that a conversation with a picture can continue. E15
 /// where the user asks about it now.
 pub(super) fn note(
     text: &mut String,

@@ -42,7 +42,7 @@ impl Reading {
         self.cancelled.is_cancelled()
     }
 
-    /// Whether a list of so many may be read on: E6 past its limit, E36 when nobody waits for it.
+    /// Checks the length of a list: E6 beyond its limit, E36 if the request was cancelled.
     pub(super) fn check_count(
         &self,
         path: &Path<'_>,
@@ -60,7 +60,7 @@ impl Reading {
         }
     }
 
-    /// The body holds so many JSON values.
+    /// Sets the number of JSON values in the body.
     pub(super) fn holds(&self, values: usize) {
         self.values.set(values);
     }

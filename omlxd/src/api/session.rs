@@ -205,7 +205,7 @@ impl Tally {
         self.ticket.submitted(prompt_tokens, choices.iter().map(Generation::phase).collect());
     }
 
-    /// The model's template does not show it so many of the request's tools.
+    /// Notes how many of the request's tools the template does not show to the model.
     pub(crate) fn unshown_tools(&mut self, tools: usize) {
         self.usage.unshown_tools = tools;
         self.app.note_unshown_tools(self.endpoint, self.ticket.model(), tools);

@@ -214,7 +214,7 @@ fn check_chain(owners: &BTreeMap<&str, &str>, alias: &str) -> Result<(), String>
             return Err(format!("\"{alias}\" leads back to itself: an alias must end at a model"));
         }
         if seen.contains(owner) {
-            // It leads into a circle, of which every part is told.
+            // It leads into a circle, each part of which is reported.
             return Ok(());
         }
         seen.push(owner);

@@ -23,7 +23,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// A request that has just come, with a new id.
+    /// A new request, with a new id.
     pub(crate) fn new(app: Arc<App>, route: &'static Route) -> Self {
         Call { app, id: new_id(), route, started: Instant::now(), share: OnceLock::new() }
     }

@@ -46,7 +46,7 @@ pub(crate) async fn json_body(
     let announced = headers.get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > max_bytes) {
-        // Whoever waits for a go-ahead has sent nothing yet, and must not be given one.
+        // A client that waits for `100 Continue` has sent nothing yet, and must not get one.
         if !headers.contains_key(header::EXPECT) {
             discard(&mut body, max_bytes).await;
         }

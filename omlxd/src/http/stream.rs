@@ -18,7 +18,7 @@ impl EventSender {
     /// Hands over an event, and waits until it was taken.
     pub(crate) async fn send(&mut self, event: Bytes) {
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(event);
-        // Whoever takes the event polls again afterwards: no waker is needed.
+        // The reader polls again after it takes the event, so no waker is needed.
         poll_fn(|_| {
             if self.slot.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
                 Poll::Pending

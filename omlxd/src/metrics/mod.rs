@@ -27,7 +27,7 @@ pub use model::{Finish, ModelMetrics, Rejection, ReuseTotals};
 
 /// What Prometheus asks for.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// What was built, when whoever built it said so.
+/// The commit that was built, if the build named it.
 const COMMIT: &str = match option_env!("OMLX_COMMIT") {
     Some(commit) => commit,
     None => "unknown",
@@ -213,7 +213,7 @@ impl Metrics {
         &self.shared.other
     }
 
-    /// A model is in memory; its KV is kept in blocks of so many tokens.
+    /// A model was loaded. Its KV is stored in blocks of `block_tokens` tokens.
     pub fn model_loaded(&self, model: &str, info: &ModelInfo, block_tokens: usize) {
         let quant = info.quantization.as_ref();
         let quant = quant.map_or("none".to_owned(), |packing| format!("{}bit", packing.bits));

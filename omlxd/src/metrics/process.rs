@@ -94,7 +94,7 @@ mod tests {
         assert!(metrics.footprint_bytes.get() > 1 << 20);
         let before = metrics.cpu_seconds.get();
         assert!(before < 1e6);
-        // Whoever computes needs time for it.
+        // Computing takes CPU time.
         let mut sum = 0u64;
         let mut rounds = 0u64;
         while metrics.cpu_seconds.get() <= before {

@@ -19,7 +19,7 @@ const MAX_DAMAGES: u32 = 2;
 /// Pause after a failed try; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LAST_PAUSE: Duration = Duration::from_secs(20);
-/// Longest pause that a hub may ask for; one that asks for more is told to the user.
+/// Longest pause that a hub may ask for. A longer one is reported to the user.
 const MAX_ASKED_PAUSE: Duration = Duration::from_secs(120);
 const CHUNK_BYTES: usize = 256 << 10;
 

@@ -35,7 +35,7 @@ pub(super) struct Hub {
     token: Option<String>,
 }
 
-/// What whoever asks for a pull may bring along; the rest comes from the daemon's environment.
+/// What a client may send along with a pull; the rest comes from the daemon's environment.
 #[derive(Clone, Default)]
 pub struct Access {
     /// `HF_ENDPOINT`.

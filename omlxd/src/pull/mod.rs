@@ -1,9 +1,9 @@
 //! Models from a hub into the base directory's `models/`, in the hub cache layout.
 //!
-//! A pull is a job of the daemon: whoever asks may go away and come back. Only the files that the
+//! A pull is a job of the daemon: the client may disconnect and come back. Only the files that the
 //! engine reads are taken. Each goes into `blobs/<hash>.incomplete`, is verified by size and hash, and
 //! gets its name; then a snapshot of links appears in one rename. A process killed at any instant
-//! leaves nothing that looks like a model, and the next pull goes on where it was.
+//! leaves nothing that looks like a model, and the next pull continues where it stopped.
 
 mod download;
 mod error;

@@ -1,6 +1,6 @@
 //! Which model may be in memory: one state machine for each, decided in one place.
 //!
-//! Pure: no clock, no thread, no file. Whoever owns it tells what happened and how much room there
+//! Pure: no clock, no thread, no file. The owner reports what happened and how much room there
 //! is, and carries out the [`Action`]s of [`Core::plan`]:
 //!
 //! ```text
@@ -52,7 +52,7 @@ impl Room {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
-/// What whoever waits is told.
+/// The state of a waiting request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Turn {
     /// The model is in memory, and stays there until the lease is given back.
@@ -199,7 +199,7 @@ impl Core {
         self.line.remove(&ticket);
     }
 
-    /// What whoever holds this ticket may do. Anything but [`Turn::Wait`] takes the ticket back.
+    /// What the holder of this ticket may do. Anything but [`Turn::Wait`] takes the ticket back.
     pub(super) fn turn(&mut self, ticket: Ticket, room: Room, now: Time) -> Turn {
         let Some(waiter) = self.line.get(&ticket) else { return Turn::Gone };
         let Some(entry) = self.models.get_mut(&waiter.model) else { return Turn::Gone };
@@ -245,7 +245,7 @@ impl Core {
         entry.state = State::Failed { why, retry_at: now + wait.min(LAST_RETRY) };
     }
 
-    /// A load that was asked for found its room taken: whoever waits for it goes on waiting.
+    /// A load that was asked for found its memory taken: the requests that wait for it keep waiting.
     pub(super) fn load_postponed(&mut self, id: &str) {
         let entry = self.entry(id);
         if entry.state == State::Loading {
@@ -381,7 +381,7 @@ impl Core {
     /// Models that may leave, least recently used first: the idle ones, or those in use.
     fn victims(&self, in_use: bool) -> Vec<String> {
         let may_leave = |(id, entry): &(&String, &Entry)| {
-            // Whoever waited for it is served first: else models would come and go for nobody.
+            // The requests that waited for it are served first: else models would be loaded and unloaded unused.
             let is_due = self.waiting(id) > 0;
             let may_leave = entry.state == State::Ready && !entry.pinned && !is_due;
             may_leave && (entry.leases > 0) == in_use

@@ -183,7 +183,7 @@ impl Registry {
     }
 
     /// A lease on a model; loads it if it is not in memory. However many ask at once, it is loaded
-    /// once, and a load goes on when those who asked are gone.
+    /// once, and a load continues when the callers are gone.
     ///
     /// # Errors
     /// See [`AcquireError`].
@@ -224,7 +224,7 @@ impl Registry {
         leased.then(|| Lease { registry: self.clone(), model: Some(model) })
     }
 
-    /// What the model will take. What cannot be loaded is told here, without the engine.
+    /// The memory that the model needs. A model that cannot be loaded fails here, without the engine.
     async fn needed_bytes(&self, entry: &ModelEntry) -> Result<u64, AcquireError> {
         let (registry, entry) = (self.clone(), entry.clone());
         let reading = tokio::task::spawn_blocking(move || {

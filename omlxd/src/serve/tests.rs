@@ -73,7 +73,7 @@ fn a_panic_of_the_engines_thread_ends_the_daemon_with_a_code_of_its_own() {
     .unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();
-    // Whoever waited has an answer first.
+    // Waiting clients get an answer first.
     assert!(reply.starts_with("HTTP/1.1 500 ") && reply.contains("\"error\""), "{reply}");
     let status = eventually("the exit", || child.try_wait().unwrap());
     assert_eq!(status.code(), Some(i32::from(Exit::Engine as u8)));

@@ -33,7 +33,7 @@ pub(crate) struct MessagesReply {
     thoughts: Thoughts,
     /// Blocks that are complete.
     content: Vec<Value>,
-    /// The block that goes on.
+    /// The block that is open.
     open: Option<Block>,
     ending: Ending,
 }

@@ -171,7 +171,7 @@ fn said(item: &Fields<'_, '_>, name: &str, reading: &Reading) -> Result<String, 
 }
 
 /// A field's text: a string, or parts put together with nothing between them. `is_asked`: the user asks
-/// about it now. `unknown` is told of parts whose kind is not known.
+/// about it now. `unknown` handles parts of an unknown kind.
 fn text(
     item: &Fields<'_, '_>,
     name: &str,

@@ -26,7 +26,7 @@ pub(super) struct ResponseEcho {
     pub namespaces: BTreeMap<String, String>,
     /// What the client sent.
     pub input: Vec<Value>,
-    /// The answer that this one goes on from.
+    /// The answer that this one continues.
     pub previous: Option<String>,
     /// Where to store the answer; `None` when it is not to be stored.
     pub archive: Option<Archive>,
@@ -43,7 +43,7 @@ pub(crate) struct ResponsesReply {
     sequence: usize,
     /// Items that are complete.
     output: Vec<Value>,
-    /// The item that goes on.
+    /// The item that is open.
     open: Option<Item>,
     ending: Ending,
     /// The complete answer, until it was stored.
