@@ -10,6 +10,8 @@
 
 #ifdef __x86_64__
 
+#include <immintrin.h>
+
 typedef float lanes __attribute__((vector_size(32), aligned(4), may_alias));
 
 enum {
@@ -38,11 +40,10 @@ typedef struct {
 
 /* The lanes' sum, in pairs: an order that does not depend on the block. */
 INLINE float sum_of(lanes x) {
-    typedef float half __attribute__((vector_size(16), may_alias));
-    half low = __builtin_shufflevector(x, x, 0, 1, 2, 3);
-    half four = low + __builtin_shufflevector(x, x, 4, 5, 6, 7);
-    half two = four + __builtin_shufflevector(four, four, 2, 3, 2, 3);
-    return two[0] + two[1];
+    __m256 all = (__m256)x;
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
 /* With b transposed: `columns` of c from `column`, in `rows` from `row`. */
